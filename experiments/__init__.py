@@ -1,0 +1,1 @@
+"""The programs: flags → frozen configuration → library → files."""

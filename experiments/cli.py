@@ -1,0 +1,249 @@
+"""What the programs share: flags in groups, help, errors as one line, tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
+
+import pandas as pd
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from implicit_accel.errors import UserError
+from implicit_accel.statistics import bounded_speed_up
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class FlagGroups:
+    """A program's flags under headings, so that ``--help`` reads like documentation."""
+
+    groups: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, heading: str, *holders: flags.FlagHolder) -> None:
+        """Puts flags under a heading."""
+        self.groups.setdefault(heading, []).extend(holder.name for holder in holders)
+
+    def help(self, description: str, width: int = 88) -> str:
+        """The whole help text."""
+        lines = [description.strip(), ""]
+        for heading, names in self.groups.items():
+            lines += [f"{heading}:"]
+            for name in names:
+                flag = flags.FLAGS[name]
+                default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+                shown = {None: "", True: "true", False: "false"}.get(default, default)
+                lines.append(f"  --{name}" + (f"  (default: {shown})" if shown != "" else ""))
+                lines += textwrap.wrap(
+                    str(flag.help), width, initial_indent="      ", subsequent_indent="      "
+                )
+            lines.append("")
+        return "\n".join(lines)
+
+
+def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoReturn:
+    """Parses the command line and runs a program.
+
+    Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
+    traceback), 130 after Ctrl-C.
+
+    Args:
+        main: The program; it reads its flags and raises `UserError` for bad input.
+        groups: The program's flags.
+        description: What ``--help`` begins with.
+    """
+
+    if any(word in _HELP for word in sys.argv[1:]):
+        print(groups.help(description))
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(sys.argv)
+    except flags.Error as error:
+        _fail(f"{str(error).strip()} (--help lists every flag)")
+    if rest[1:]:
+        _fail(
+            f"unexpected {rest[1]!r}: flags are written --name=value, "
+            "lists with commas and no spaces"
+        )
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was written", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(EXIT_USAGE)
+
+
+def parse_items(name: str, items: Sequence[str], convert: Callable[[str], _T]) -> tuple[_T, ...]:
+    """Converts the items of a list flag.
+
+    Raises:
+        UserError: If an item cannot be converted, or the list has an empty item.
+    """
+    values = []
+    for item in items:
+        text = item.strip()
+        try:
+            values.append(convert(text))
+        except UserError as error:
+            raise UserError(f"--{name}: {error}") from None
+        except ValueError:
+            what = "a whole number" if convert is int else "a number"
+            raise UserError(f"--{name}: {text!r} is not {what}") from None
+    return tuple(values)
+
+
+_UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Reads ``4GiB``, ``500MiB`` or a number of bytes.
+
+    Raises:
+        UserError: If the text is neither.
+    """
+    digits = text.rstrip("bBiIkKmMgG ")
+    unit = text[len(digits) :].strip().lower()
+    try:
+        size = int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise UserError(f"--memory_limit: {text!r} is no size; write 4GiB or 500MiB") from None
+    if size <= 0:
+        raise UserError(f"--memory_limit: {text!r} must be above 0")
+    return size
+
+
+def host_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not squeeze tables when its output goes to a file."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=150)
+
+
+def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
+    """Prints the summary table and the answer in words."""
+    shown = Table(title=title, title_justify="left", caption_justify="left")
+    for name, justify in (
+        ("model", "left"),
+        ("best learning rate", "right"),
+        ("final excess loss\n[quartiles]", "right"),
+        ("steps to target\n[quartiles]", "right"),
+        ("speed-up over depth 1\n[95 % interval]", "right"),
+        ("diverged", "right"),
+    ):
+        shown.add_column(name, justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]
+    previous = None
+    for m, row in table.iterrows():
+        if previous is not None and row["loss_name"] != previous:
+            shown.add_section()
+        previous = row["loss_name"]
+        shown.add_row(*_cells(table, int(m)))  # pyright: ignore[reportArgumentType]
+    targets = ", ".join(
+        f"{name} {value:.3g}"
+        for name, value in table[["loss_name", "target"]].drop_duplicates().itertuples(index=False)
+    )
+    steps = int(table["num_steps"].iloc[0])
+    seeds = int(table["num_seeds"].iloc[0])
+    shown.caption = (
+        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. Target excess loss: "
+        f"{targets}. * best rate at the edge of the grid: widen it."
+    )
+    console.print(shown)
+    for sentence in answers(table):
+        console.print(sentence)
+
+
+def _cells(table: pd.DataFrame, m: int) -> list[str]:
+    row = table.iloc[m]
+    value, bound = bounded_speed_up(table, m)
+    if row["baseline"] == row["model"]:
+        speed = "1 (baseline)"
+    elif pd.isna(value):
+        speed = "-"
+    else:
+        speed = f"{bound} {value:.3g}".strip()
+        if not bound and pd.notna(row["speed_up_low"]):
+            speed += f"  [{row['speed_up_low']:.3g}, {row['speed_up_high']:.3g}]"
+    rate = "every rate diverges" if pd.isna(row["best_learning_rate"]) else (
+        f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
+    )
+    return [
+        str(row["model"]),
+        rate,
+        _with_quartiles(row, "final_excess", "{:.3g}"),
+        _with_quartiles(row, "steps_to_target", "{:.0f}"),
+        speed,
+        f"{row['num_diverged']} of {row['num_runs']}",
+    ]
+
+
+def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
+    def show(value: float) -> str:
+        if value == float("inf"):
+            return "never" if name == "steps_to_target" else "diverged"
+        return form.format(value)
+
+    middle, low, high = (show(float(row[name + end])) for end in ("", "_q25", "_q75"))
+    return middle if low == high == middle else f"{middle} [{low}, {high}]"
+
+
+def answers(table: pd.DataFrame) -> list[str]:
+    """The question answered in words: which depth won, by how much, how surely.
+
+    One sentence for each group of models that share a baseline.
+    """
+    sentences = []
+    for baseline, group in table.groupby("baseline", sort=False):
+        deeper = group[group["model"] != baseline]
+        if not baseline or deeper.empty:
+            continue
+        best = deeper["steps_to_target"].astype(float).idxmin()
+        row = table.loc[best]
+        value, bound = bounded_speed_up(table, int(best))  # pyright: ignore[reportArgumentType]
+        at_edge = group[group["grid_edge"] != ""]["model"].tolist()
+        if pd.isna(value):
+            verdict = f"neither {baseline} nor any deeper model reached the target"
+        elif bound == ">":
+            verdict = (
+                f"{row['model']} reached the target and {baseline} did not: "
+                f"at least {value:.3g}x faster"
+            )
+        elif bound == "<":
+            verdict = f"{baseline} reached the target and no deeper model did"
+        else:
+            low, high = row["speed_up_low"], row["speed_up_high"]
+            interval = f" (95 % interval {low:.3g} to {high:.3g})" if pd.notna(low) else ""
+            if pd.notna(low) and low <= 1 <= high:
+                verdict = f"{row['model']} is as fast as {baseline}: {value:.3g}x{interval}"
+            elif value >= 1:
+                verdict = f"{row['model']} is {value:.3g}x faster than {baseline}{interval}"
+            else:
+                verdict = (
+                    f"depth does not help: the best deeper model, {row['model']}, needs "
+                    f"{1 / value:.3g}x the steps of {baseline}"
+                    + (f" (95 % interval {1 / high:.3g} to {1 / low:.3g})" if interval else "")
+                )
+        note = f"; not at their best rate (edge of the grid): {', '.join(at_edge)}" if at_edge else ""
+        sentences.append(f"→ {verdict}{note}.")
+    return sentences

@@ -1,0 +1,12 @@
+"""Errors that the caller can mend: bad settings and bad data."""
+
+
+class UserError(ValueError):
+    """Something that was asked for is wrong; the message says what, what is allowed, what to do.
+
+    The programs in ``experiments`` print the message as one line and exit with code 2.
+    """
+
+
+class DataError(UserError):
+    """A data file is missing, damaged or unusable."""

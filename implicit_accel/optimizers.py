@@ -1,0 +1,147 @@
+"""optax's optimizers by name, with a learning rate and weight decay that may be traced.
+
+A traced learning rate lets one compiled program train every rate of a grid. The optimizer is
+built inside the mapped function: this gives the same bits as a Python float would, which
+``optax.inject_hyperparams`` does not for every optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optax
+
+from implicit_accel.errors import UserError
+
+Setting = float | bool
+
+
+@dataclass(frozen=True)
+class _Kind:
+    build: Callable[..., optax.GradientTransformation]
+    settings: dict[str, Setting]
+    fixed: dict[str, Setting] = field(default_factory=dict)
+    # Whether its update is a linear function of the gradients so far, with scalar coefficients.
+    # Such an optimizer commutes with rotations of the features (see reductions.py).
+    is_linear: bool = False
+    # Whether it applies weight decay itself, apart from the gradient (AdamW).
+    decouples_decay: bool = False
+
+
+_ADAM: dict[str, Setting] = {
+    "b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "nesterov": False
+}  # fmt: skip
+
+# The defaults are optax's own; a test holds them to it.
+_KINDS: dict[str, _Kind] = {
+    "sgd": _Kind(optax.sgd, {}, is_linear=True),
+    "momentum": _Kind(optax.sgd, {"momentum": 0.9}, is_linear=True),
+    "nesterov": _Kind(optax.sgd, {"momentum": 0.9}, fixed={"nesterov": True}, is_linear=True),
+    "adagrad": _Kind(optax.adagrad, {"initial_accumulator_value": 0.1, "eps": 1e-7}),
+    "adadelta": _Kind(optax.adadelta, {"rho": 0.9, "eps": 1e-6}),
+    "rmsprop": _Kind(
+        optax.rmsprop,
+        {"decay": 0.9, "eps": 1e-8, "initial_scale": 0.0, "eps_in_sqrt": True, "centered": False},
+    ),
+    "adam": _Kind(optax.adam, _ADAM),
+    "adamw": _Kind(optax.adamw, _ADAM, decouples_decay=True),
+}
+
+OPTIMIZERS = tuple(_KINDS)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer and its settings, all but the learning rate and the weight decay.
+
+    Attributes:
+        name: One of `OPTIMIZERS`; ``sgd`` is full-batch gradient descent.
+        settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``.
+
+    Raises:
+        UserError: If the name or a setting is unknown, or a value is out of range.
+    """
+
+    name: str = "sgd"
+    settings: tuple[tuple[str, Setting], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in _KINDS:
+            raise UserError(f"optimizer {self.name!r}: choose from {', '.join(OPTIMIZERS)}")
+        allowed = _KINDS[self.name].settings
+        for key, value in self.settings:
+            if key not in allowed:
+                names = ", ".join(allowed) or "none: it has no settings but the learning rate"
+                raise UserError(f"optimizer {self.name} has no setting {key!r}: it has {names}")
+            if isinstance(allowed[key], bool) != isinstance(value, bool):
+                kind = "true or false" if isinstance(allowed[key], bool) else "a number"
+                raise UserError(f"optimizer setting {self.name}:{key} must be {kind}")
+            if not (math.isfinite(value) and value >= 0 and (key != "eps" or value > 0)):
+                bound = "> 0" if key == "eps" else ">= 0"
+                raise UserError(f"optimizer setting {self.name}:{key}={value}: must be {bound}")
+            if key in ("b1", "b2", "momentum", "rho", "decay") and value >= 1:
+                raise UserError(f"optimizer setting {self.name}:{key}={value}: must be below 1")
+        if len({key for key, _ in self.settings}) < len(self.settings):
+            raise UserError(f"optimizer {self.name}: a setting is given twice")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether updates are linear in the gradients, so that features may be rotated."""
+        return _KINDS[self.name].is_linear
+
+    def build(self, learning_rate: Any, weight_decay: Any = None) -> optax.GradientTransformation:
+        """The optax transformation.
+
+        Args:
+            learning_rate: η, a number or a traced scalar of the parameters' type.
+            weight_decay: λ, likewise, or None for none. It is the gradient of ``λ/2 ‖θ‖²`` added
+                to the loss's gradient, so that gradient descent gives
+                ``W_j ← (1 − ηλ) W_j − η ∂L/∂W_j``; for ``adamw`` it is the decoupled decay of
+                Loshchilov & Hutter (2019), ``θ ← θ − η (Adam's update + λ θ)``.
+
+        Returns:
+            A pair of pure functions, see optax.
+        """
+        kind = _KINDS[self.name]
+        settings = {**kind.settings, **dict(self.settings), **kind.fixed}
+        if kind.decouples_decay:
+            decay = 0.0 if weight_decay is None else weight_decay
+            return kind.build(learning_rate, weight_decay=decay, **settings)
+        transformation = kind.build(learning_rate, **settings)
+        if weight_decay is None:
+            return transformation
+        return optax.chain(optax.add_decayed_weights(weight_decay), transformation)
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, tuple[tuple[str, Setting], ...]]:
+    """Reads ``optimizer:setting=value`` items, e.g. ``momentum:momentum=0.8``.
+
+    Returns:
+        Settings by optimizer name, for `Optimizer`.
+
+    Raises:
+        UserError: If an item has another form or names an unknown optimizer.
+    """
+    settings: dict[str, tuple[tuple[str, Setting], ...]] = {}
+    for text in texts:
+        name, colon, rest = text.partition(":")
+        key, equals, value_text = rest.partition("=")
+        if not (colon and equals):
+            raise UserError(f"optimizer setting {text!r}: write optimizer:setting=value")
+        if name not in _KINDS:
+            raise UserError(f"optimizer {name!r}: choose from {', '.join(OPTIMIZERS)}")
+        lowered = value_text.lower()
+        if lowered in ("true", "false"):
+            value: Setting = lowered == "true"
+        else:
+            try:
+                value = float(value_text)
+            except ValueError:
+                raise UserError(
+                    f"optimizer setting {text!r}: {value_text!r} is not a number, true or false"
+                ) from None
+        settings[name] = (*settings.get(name, ()), (key, value))
+    return settings

@@ -1,0 +1,278 @@
+"""Figures of a sweep: one function per figure, results in, matplotlib Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from implicit_accel.results import atomic_path
+from implicit_accel.statistics import (
+    best_learning_rates,
+    bounded_speed_up,
+    final_excess,
+    sound_steps,
+    summarise,
+)
+
+# Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+_PANEL = ("loss_name", "optimizer", "weight_decay", "init", "init_std")
+
+FORMATS = ("png", "pdf")
+
+
+def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
+    """Models that belong in one panel (they differ in depth and width), with its title."""
+    varying = [n for n in _PANEL if len(set(map(str, results[n].values.tolist()))) > 1]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for m in range(results.sizes["model"]):
+        groups.setdefault(tuple(str(results[n].values[m]) for n in _PANEL), []).append(m)
+    for models in groups.values():
+        m = models[0]
+        p = str(results["loss_name"].values[m]).removeprefix("l")
+        words = [rf"$\ell_{{{p}}}$ loss"]
+        for name in varying:
+            value = results[name].values[m]
+            if name == "optimizer":
+                words.append(str(value))
+            elif name == "init":
+                words.append(str(value).replace("_", " "))
+            elif name == "init_std" and np.isfinite(value):
+                words.append(f"std {value:g}")
+            elif name == "weight_decay":
+                words.append(f"decay {value:g}")
+        yield ", ".join(words), models
+
+
+def _line_label(results: xr.Dataset, m: int) -> str:
+    depth, hidden = results["depth"].values[m], str(results["hidden_widths"].values[m])
+    widths = set(hidden.split("x"))
+    if depth == 1:
+        return "depth 1"
+    return f"depth {depth}, width {widths.pop() if len(widths) == 1 else hidden}"
+
+
+def _figure(
+    results: xr.Dataset,
+    title: str,
+    draw: Callable[[Axes, list[int]], None],
+    *,
+    panel_size: tuple[float, float] = (4.4, 3.4),
+) -> Figure:
+    """A row (or grid) of panels under one title, with one legend per panel."""
+    panels = list(_panels(results))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(
+        figsize=(panel_size[0] * columns, panel_size[1] * rows + 0.4), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (name, models) in zip(axes, panels, strict=False):
+        draw(ax, models)
+        ax.set_title(name, fontsize=10)
+        ax.grid(True, which="major", alpha=0.25, linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    figure.suptitle(f"{title}\n{results.attrs['title']}", fontsize=10)
+    return figure
+
+
+def _style(position: int) -> dict[str, str]:
+    return {
+        "color": _COLOURS[position % len(_COLOURS)],
+        "linestyle": _STYLES[position // len(_COLOURS) % len(_STYLES)],
+    }
+
+
+def _legend(ax: Axes) -> None:
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
+        ax.legend(fontsize=7.5, frameon=False, ncols=1 + len(handles) // 9)
+
+
+def _log_axes(ax: Axes, *, rates: np.ndarray | None = None) -> None:
+    """Makes both axes logarithmic, also where nothing is to be seen (every run diverged)."""
+    drawn = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
+    values = np.concatenate([*drawn, [0.0]])
+    if not (values[np.isfinite(values)] > 0).any():
+        ax.set_ylim(0.1, 1)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    if rates is not None:
+        ax.set_xlim(rates.min() / 1.2, rates.max() * 1.2)
+        ax.set_xlabel(r"learning rate $\eta$")
+
+
+def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quartiles and median over the first axis; no interpolation among infinities."""
+    low, high = np.quantile(curves, [0.25, 0.75], axis=0, method="inverted_cdf")
+    return low, np.median(curves, axis=0), high
+
+
+def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+    """Excess loss against step, each model at its best learning rate.
+
+    Lines are medians over seeds, bands the quartiles; dashed, the target.
+    """
+    best = best_learning_rates(results, best_by)
+    steps = results["step"].values
+    shown = steps > 0  # a log axis has no place for step 0
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        for position, m in enumerate(models):
+            label = _line_label(results, m)
+            if best[m] < 0:
+                ax.plot([], [], label=f"{label}: diverges at every rate", **_style(position))
+                continue
+            curves = results["excess_loss"].values[m, best[m]][:, shown].astype(float)
+            # What is not positive (rounding) or not finite (diverged) has no place either.
+            curves = np.where(curves > 0, curves, np.nan)
+            with np.errstate(invalid="ignore"):
+                low, middle, high = (np.where(np.isfinite(c), c, np.nan) for c in _band(curves))
+            rate = results["learning_rate"].values[best[m]]
+            ax.plot(steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position))
+            ax.fill_between(
+                steps[shown], low, high, alpha=0.2, linewidth=0, color=_style(position)["color"]
+            )
+        ax.axhline(results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+        _log_axes(ax)
+        ax.set_xlabel("step")
+        ax.set_ylabel(r"excess loss $L - L^*$")
+        _legend(ax)
+
+    return _figure(results, "Excess loss at each model's best learning rate", draw)
+
+
+def plot_learning_rates(results: xr.Dataset) -> Figure:
+    """Final excess loss against learning rate; where it ends, the median run diverges.
+
+    Crosses on the top edge mark the rates at which at least one run diverged.
+    """
+    rates = results["learning_rate"].values
+    final = final_excess(results)
+    diverged = np.isfinite(results["divergence_step"].values)
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        for position, m in enumerate(models):
+            low, middle, high = _band(np.where(final[m] > 0, final[m], np.nan).T)
+            finite = np.isfinite(middle)
+            style = _style(position)
+            ax.plot(
+                rates[finite], middle[finite], marker="o", markersize=2.5,
+                label=_line_label(results, m), **style,
+            )  # fmt: skip
+            visible = finite & np.isfinite(low) & np.isfinite(high)
+            ax.fill_between(
+                rates[visible], low[visible], high[visible], alpha=0.2, linewidth=0,
+                color=style["color"],
+            )  # fmt: skip
+            bad = diverged[m].any(axis=1)
+            height = 1.0 - 0.035 * position
+            ax.plot(
+                rates[bad], np.full(bad.sum(), height), "x", markersize=3.5, clip_on=False,
+                color=style["color"], transform=ax.get_xaxis_transform(),
+            )  # fmt: skip
+        _log_axes(ax, rates=rates)
+        ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
+        _legend(ax)
+
+    return _figure(results, "Final excess loss against learning rate (×: runs diverge)", draw)
+
+
+def plot_steps_to_target(results: xr.Dataset) -> Figure:
+    """Steps to the target against learning rate, median and quartiles over seeds."""
+    rates = results["learning_rate"].values
+    steps = sound_steps(results)
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        for position, m in enumerate(models):
+            low, middle, high = (
+                np.where(np.isfinite(c), np.maximum(c, 1), np.nan) for c in _band(steps[m].T)
+            )
+            style = _style(position)
+            label = _line_label(results, m)
+            label += "" if np.isfinite(middle).any() else ": not reached"
+            ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
+            ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
+        _log_axes(ax, rates=rates)
+        ax.set_ylabel("steps to target")
+        _legend(ax)
+
+    return _figure(results, "Steps to target against learning rate", draw)
+
+
+def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+    """Speed-up over depth 1 in steps to target, with 95 % bootstrap intervals.
+
+    Arrows are bounds: one of the two models did not arrive within the run's steps.
+    """
+    table = summarise(results, best_by=best_by)
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+        ax.set_xscale("log")
+        shown = [0.5, 2.0]
+        for position, m in enumerate(models):
+            row = table.iloc[m]
+            colour = _style(position)["color"]
+            value, bound = bounded_speed_up(table, m)
+            if not np.isfinite(value):
+                ax.annotate("not reached", (1, position), fontsize=7.5, va="center", ha="center",
+                            color=colour, backgroundcolor="white")  # fmt: skip
+                continue
+            marker = {"": "o", ">": ">", "<": "<"}[bound]
+            ax.plot(value, position, marker=marker, color=colour, markersize=6)
+            ends = np.array([row["speed_up_low"], row["speed_up_high"]], float)
+            shown.append(value)
+            if not bound and np.isfinite(ends).all() and (ends > 0).all():
+                shown += list(ends)
+                ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+            text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.2f}×"
+            ax.annotate(text, (value, position), xytext=(0, 7), textcoords="offset points",
+                        fontsize=7.5, ha="center")  # fmt: skip
+        ax.set_yticks(range(len(models)), [_line_label(results, m) for m in models], fontsize=8)
+        ax.set_ylim(len(models) - 0.4, -0.6)
+        ax.set_xlim(min(shown) / 1.3, max(shown) * 1.3)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 50 else (1,)))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("speed-up over depth 1 (steps to target)")
+
+    return _figure(
+        results, "How many times fewer steps than one layer", draw, panel_size=(4.4, 2.6)
+    )
+
+
+def save_figures(
+    results: xr.Dataset,
+    folder: Path,
+    *,
+    best_by: str = "target",
+    formats: tuple[str, ...] = FORMATS,
+) -> list[Path]:
+    """Draws every figure into a folder, as bitmap and vector graphics; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "excess_loss": plot_excess_loss(results, best_by=best_by),
+        "learning_rates": plot_learning_rates(results),
+        "steps_to_target": plot_steps_to_target(results),
+        "speed_up": plot_speed_up(results, best_by=best_by),
+    }
+    paths = []
+    for name, figure in figures.items():
+        for extension in formats:
+            path = folder / f"{name}.{extension}"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=160, format=extension)
+            paths.append(path)
+    return paths

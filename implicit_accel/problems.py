@@ -1,0 +1,202 @@
+"""From a dataset to a regression problem: split and scale, in float64.
+
+Statistics come from the training rows alone and are applied to the held-out rows as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from implicit_accel.datasets import Dataset
+from implicit_accel.errors import DataError, UserError
+
+SCALINGS = ("standard", "whiten", "center")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arrays to fit, ready for training.
+
+    Attributes:
+        name: The dataset's name.
+        title: A label for figures and tables.
+        features: Training rows, (n, d) float64.
+        targets: (n, k) float64.
+        held_out_features: (m, d), or None without a split.
+        held_out_targets: (m, k), or None.
+        scaling: How features and labels were scaled.
+        fingerprint: Identifies the dataset's contents.
+        source: Where the data come from.
+        is_stand_in: Whether the data were generated to stand in for measured ones.
+
+    Raises:
+        DataError: If shapes disagree, there are no rows, or a number is not finite.
+    """
+
+    name: str
+    title: str
+    features: np.ndarray
+    targets: np.ndarray
+    held_out_features: np.ndarray | None = None
+    held_out_targets: np.ndarray | None = None
+    scaling: str = "none"
+    fingerprint: str = ""
+    source: str = ""
+    is_stand_in: bool = False
+
+    def __post_init__(self) -> None:
+        pairs = [("training", self.features, self.targets)]
+        if self.held_out_features is not None and self.held_out_targets is not None:
+            pairs.append(("held-out", self.held_out_features, self.held_out_targets))
+        elif self.held_out_features is not None or self.held_out_targets is not None:
+            raise DataError("held-out features and targets must be given together")
+        for what, X, Y in pairs:
+            if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or 0 in (*X.shape, *Y.shape):
+                raise DataError(
+                    f"{what} arrays have shapes {X.shape} and {Y.shape}: "
+                    "features must be (rows, d) and targets (rows, k), neither empty"
+                )
+            if not (np.isfinite(X).all() and np.isfinite(Y).all()):
+                raise DataError(f"{what} arrays hold numbers that are not finite")
+        if not np.any(self.targets):
+            raise DataError("every training label is zero: there is nothing to learn")
+
+    @classmethod
+    def from_arrays(
+        cls, features: np.ndarray, targets: np.ndarray, *, name: str = "arrays"
+    ) -> Problem:
+        """A problem from one's own arrays, taken as they are.
+
+        Args:
+            features: (n, d).
+            targets: (n,) or (n, k).
+            name: What to call it.
+
+        Raises:
+            DataError: As for the class.
+        """
+        X = np.asarray(features, np.float64)
+        Y = np.asarray(targets, np.float64)
+        return cls(name, name, X, Y[:, None] if Y.ndim == 1 else Y)
+
+    @property
+    def num_features(self) -> int:
+        """Number of features d (after scaling: whitening drops null directions)."""
+        return self.features.shape[1]
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs k."""
+        return self.targets.shape[1]
+
+
+def make_problem(
+    dataset: Dataset,
+    *,
+    scaling: str = "standard",
+    held_out_fraction: float = 0.0,
+    split_seed: int = 0,
+) -> Problem:
+    """Splits a dataset's rows and scales features and labels.
+
+    * ``standard``: every feature and label to mean 0 and standard deviation 1 (divisor n).
+    * ``whiten``: features centred, rotated to their principal components and scaled to identity
+      covariance, null directions dropped; labels centred and scaled so that the
+      cross-covariance ``Λ_yx = Yᵀ X / n`` has unit Frobenius norm, as in Arora, Cohen,
+      Golowich & Hu (2019).
+    * ``center``: means removed, raw scale kept.
+
+    Args:
+        dataset: The rows.
+        scaling: One of `SCALINGS`.
+        held_out_fraction: Share of the rows that are not trained on, in [0, 1); they are drawn
+            without replacement by ``split_seed``.
+        split_seed: A whole number ≥ 0.
+
+    Returns:
+        The problem.
+
+    Raises:
+        UserError: If a setting is out of range.
+        DataError: If a training column is constant and has to be scaled, or the labels are.
+    """
+    if scaling not in SCALINGS:
+        raise UserError(f"scaling {scaling!r}: choose from {', '.join(SCALINGS)}")
+    if not 0 <= held_out_fraction < 1:
+        raise UserError(f"held-out fraction {held_out_fraction:g}: must be at least 0 and below 1")
+    if split_seed < 0:
+        raise UserError(f"split seed {split_seed}: must be a whole number >= 0")
+    n = len(dataset.features)
+    num_held_out = round(held_out_fraction * n)
+    if num_held_out > n - 2 or (held_out_fraction > 0 and num_held_out == 0):
+        raise UserError(
+            f"held-out fraction {held_out_fraction:g} of {n} rows leaves {n - num_held_out} to "
+            f"train on and {num_held_out} held out: at least 2 and 1 are needed"
+        )
+    if num_held_out:
+        order = np.random.default_rng(split_seed).permutation(n)
+        train, held_out = np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+    else:
+        train, held_out = np.arange(n), np.arange(0)
+
+    X, Y = dataset.features[train], dataset.targets[train]
+    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
+    y_std = _spread(Y, dataset.target_names)
+    if scaling == "standard":
+        x_map = np.diag(1 / _spread(X, dataset.feature_names))
+        y_scale = 1 / y_std
+    elif scaling == "whiten":
+        x_map = _whitening(X - x_mean)
+        cross = (Y - y_mean).T @ ((X - x_mean) @ x_map) / len(X)
+        norm = float(np.linalg.norm(cross))
+        if norm == 0:
+            raise DataError("whitening: features and labels are uncorrelated, labels have no scale")
+        y_scale = np.full(Y.shape[1], 1 / norm)
+    else:
+        x_map, y_scale = np.eye(X.shape[1]), np.ones(Y.shape[1])
+
+    def apply(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centred = dataset.features[rows] - x_mean
+        # A diagonal map is a scaling; as a product it would only cost time and digits.
+        scaled = centred @ x_map if scaling == "whiten" else centred * np.diag(x_map)
+        return scaled, (dataset.targets[rows] - y_mean) * y_scale
+
+    features, targets = apply(train)
+    held_out_features, held_out_targets = apply(held_out) if num_held_out else (None, None)
+    return Problem(
+        name=dataset.name,
+        title=dataset.title,
+        features=features,
+        targets=targets,
+        held_out_features=held_out_features,
+        held_out_targets=held_out_targets,
+        scaling=scaling,
+        fingerprint=dataset.fingerprint,
+        source=dataset.source,
+        is_stand_in=dataset.is_stand_in,
+    )
+
+
+def _spread(columns: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Standard deviations (divisor n) of columns that must vary."""
+    std = columns.std(axis=0)
+    # A column of equal numbers may come out a rounding error away from 0.
+    noise = np.finfo(np.float64).eps * len(columns) * np.abs(columns).max(axis=0)
+    if (std <= noise).any():
+        constant = names[int(np.argmax(std <= noise))]
+        raise DataError(
+            f"column {constant!r} is constant over the training rows: remove it, or choose "
+            "--scaling center if it is a feature"
+        )
+    return std
+
+
+def _whitening(centred: np.ndarray) -> np.ndarray:
+    """The (d, r) map to r ≤ d principal components of unit variance."""
+    _, s, Vt = np.linalg.svd(centred, full_matrices=False)
+    kept = s > s[0] * max(centred.shape) * np.finfo(np.float64).eps if s[0] > 0 else s > 0
+    if not kept.any():
+        raise DataError("whitening: every feature is constant over the training rows")
+    return Vt[kept].T * (np.sqrt(len(centred)) / s[kept])

@@ -1,0 +1,288 @@
+"""Exact reductions: the cheapest objective with the same training trajectory.
+
+A linear network's loss depends on its weights through the end-to-end map alone, so each step
+first multiplies the layers (`networks.end_to_end`) and only then touches the data. What the data
+part costs depends on the loss and on the optimizer:
+
+========== ========================== ==================================== ====================
+objective  holds for                  what is computed a step              cost (k outputs)
+========== ========================== ==================================== ====================
+spectral   p = 2, linear optimizers   a diagonal, after rotating W_1       O(k d)
+compressed p = 2                      d rows (R of X = QR) for n           2 products d × d × k
+collapsed  any p                      the n rows                           2 products n × d × k
+layerwise  any network (ReLU)         the n rows through every layer       O(n · parameters)
+========== ========================== ==================================== ====================
+
+All of them are exact: they change rounding, not the trajectory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from implicit_accel.losses import Loss, Optimum, optimum
+from implicit_accel.networks import Layers, end_to_end, matmul, predict
+from implicit_accel.problems import Problem
+
+
+class Data(NamedTuple):
+    """The arrays that an objective needs, as they travel to the device.
+
+    Attributes:
+        rows: (m, d) matrix of the reduced problem; (d,) its diagonal for ``spectral``.
+        ones: (m,) what multiplies the bias in each row; (d,) feature means for ``spectral``.
+        targets: (k, m); for ``spectral`` with a bias a last column, (k, d + 1), for the mean.
+        residuals: (k, m) residuals at the optimum, or (k, 1) zeros where they vanish.
+        offset: L*, what is added to the excess loss to give the loss.
+        zero_loss: Loss of the map that is zero everywhere.
+        held_out_rows: (h, d) held-out features, h = 0 without a split.
+        held_out_targets: (h, k).
+    """
+
+    rows: Any
+    ones: Any
+    targets: Any
+    residuals: Any
+    offset: Any
+    zero_loss: Any
+    held_out_rows: Any
+    held_out_targets: Any
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: a pure function of the parameters and `Data`, static under jit.
+
+    Attributes:
+        kind: ``spectral``, ``compressed``, ``collapsed`` or ``layerwise``.
+        loss: The ℓp loss.
+        activation: The network's activation.
+        num_entries: n · k of the full problem, the mean's divisor.
+    """
+
+    kind: str
+    loss: Loss
+    activation: str
+    num_entries: int
+
+    def value_and_grad(
+        self, layers: Layers, data: Data, active: Any
+    ) -> tuple[jax.Array, jax.Array, Layers]:
+        """Loss, excess loss L − L* and the loss's gradient.
+
+        Args:
+            layers: One network's parameters.
+            data: The arrays.
+            active: (N,) booleans, which layers are not padding.
+
+        Returns:
+            Two scalars, and the gradient in the shape of ``layers``.
+        """
+        if self.kind == "layerwise":
+
+            def full_loss(layers: Layers) -> jax.Array:
+                outputs = predict(layers, data.rows, activation=self.activation, active=active)
+                penalties = self.loss.penalty(outputs.T - data.targets)
+                return jnp.sum(penalties) / self.num_entries
+
+            value, gradient = jax.value_and_grad(full_loss)(layers)
+            return value, value - data.offset, gradient
+
+        # The chain of layers is differentiated by JAX, the data part by hand: one product for
+        # the residuals, one for the gradient, the elementwise work between them fused.
+        (W, b), pull_back = jax.vjp(end_to_end, layers)
+        data_part = self._spectral if self.kind == "spectral" else self._rows
+        value, excess, W_bar, b_bar = data_part(W, b, data)
+        (gradient,) = pull_back((W_bar, b_bar))
+        return value, excess, gradient
+
+    def _rows(
+        self, W: jax.Array, b: jax.Array | None, data: Data
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+        """The data part of ``mean φ(W X'ᵀ + b 1'ᵀ − Y'ᵀ)``, for collapsed and compressed rows."""
+        residuals = matmul(W, data.rows.T) - data.targets  # (k, m)
+        if b is not None:
+            residuals = residuals + b[:, None] * data.ones
+        slopes = self.loss.derivative(residuals) / self.num_entries
+        W_bar = matmul(slopes, data.rows)
+        b_bar = None if b is None else slopes @ data.ones
+        if self.loss.is_even:
+            excess = jnp.sum(self.loss.excess(residuals, data.residuals)) / self.num_entries
+            return excess + data.offset, excess, W_bar, b_bar
+        value = jnp.sum(self.loss.penalty(residuals)) / self.num_entries
+        return value, value - data.offset, W_bar, b_bar
+
+    def _spectral(
+        self, W: jax.Array, b: jax.Array | None, data: Data
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+        """The data part of p = 2 in the features' eigenbasis.
+
+        With ``X = U S Vᵀ + 1 mᵀ`` (m = 0 without a bias) and W in the basis V, the excess loss is
+        ``c (‖W S/√n − UᵀY/√n‖² + ‖W m + b − ȳ‖²)``, a sum of squares.
+        """
+        d = W.shape[-1]
+        scale = self.loss.scale / W.shape[0]  # the mean over outputs
+        along = W * data.rows - data.targets[:, :d]
+        excess = jnp.sum(along * along)
+        W_bar = along * data.rows
+        b_bar = None
+        if b is not None:
+            across = W @ data.ones + b - data.targets[:, d]
+            excess = excess + jnp.sum(across * across)
+            W_bar = W_bar + across[:, None] * data.ones
+            b_bar = 2 * scale * across
+        excess = scale * excess
+        return excess + data.offset, excess, 2 * scale * W_bar, b_bar
+
+    def held_out_loss(self, layers: Layers, data: Data, active: Any) -> jax.Array:
+        """Loss on the held-out rows, a scalar."""
+        if self.kind == "layerwise":
+            outputs = predict(
+                layers, data.held_out_rows, activation=self.activation, active=active
+            )
+        else:
+            W, b = end_to_end(layers)
+            outputs = matmul(data.held_out_rows, W.T)
+            outputs = outputs if b is None else outputs + b
+        return self.loss.mean(outputs - data.held_out_targets)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """An objective, its arrays and how a network's first layer enters it.
+
+    Attributes:
+        objective: The function to minimise.
+        data: Its arrays, float64 numpy.
+        optimum: The optimum of the full problem; its loss is 0 by convention for ReLU networks,
+            whose true optimum is not known.
+        rotation: (d, d) orthogonal V with ``W_1 → W_1 V``, or None for no change of basis.
+    """
+
+    objective: Objective
+    data: Data
+    optimum: Optimum
+    rotation: np.ndarray | None = None
+
+    @property
+    def zero_excess(self) -> float:
+        """Excess loss of the zero map, the natural unit of a target."""
+        return float(self.data.zero_loss) - self.optimum.loss
+
+    def enter(self, layers: Layers) -> Layers:
+        """Carries initial weights into the reduction's basis."""
+        return self._rotate(layers, self.rotation)
+
+    def leave(self, layers: Layers) -> Layers:
+        """Carries trained weights back to the features' own basis."""
+        return self._rotate(layers, None if self.rotation is None else self.rotation.T)
+
+    @staticmethod
+    def _rotate(layers: Layers, rotation: np.ndarray | None) -> Layers:
+        if rotation is None:
+            return layers
+        first = np.asarray(layers.weights[0], np.float64) @ rotation
+        return layers._replace(weights=(first, *layers.weights[1:]))
+
+
+KINDS = ("spectral", "compressed", "collapsed", "layerwise")
+
+
+def choose_kind(loss: Loss, *, activation: str, linear_optimizer: bool) -> str:
+    """The cheapest objective that is exact, see the module's table."""
+    if activation != "identity":
+        return "layerwise"
+    if loss.p != 2:
+        return "collapsed"
+    return "spectral" if linear_optimizer else "compressed"
+
+
+def reduce(
+    problem: Problem, loss: Loss, *, kind: str, bias: bool = False, activation: str = "identity"
+) -> Reduction:
+    """Builds the arrays of an objective, in float64.
+
+    Args:
+        problem: The full problem.
+        loss: The loss; p = 2 for ``spectral`` and ``compressed``.
+        kind: One of `KINDS`, see `choose_kind`; a costlier one than necessary serves as a check.
+        bias: Whether the networks have biases.
+        activation: The networks' activation; ``relu`` needs ``layerwise``.
+
+    Returns:
+        The reduction.
+
+    Raises:
+        ValueError: If the kind does not hold for the loss or the activation.
+    """
+    if kind not in KINDS or (kind in ("spectral", "compressed") and loss.p != 2):
+        raise ValueError(f"objective {kind!r} does not hold for {loss.name}")
+    if activation != "identity" and kind != "layerwise":
+        raise ValueError(f"objective {kind!r} does not hold for activation {activation!r}")
+    X, Y = problem.features, problem.targets
+    n, k = Y.shape
+    if activation == "identity":
+        best = optimum(loss, X, Y, bias=bias)
+    else:
+        best = Optimum(0.0, np.zeros((k, X.shape[1])), np.zeros(k), np.zeros_like(Y), math.inf)
+
+    rotation = None
+    residuals = np.zeros((k, 1))
+    if kind == "spectral":
+        rows, ones, targets, rotation = _spectrum(X, Y, bias=bias)
+    elif kind == "compressed":
+        rows, ones, targets = _triangle(X, Y, bias=bias)
+    else:
+        rows, ones, targets = X, np.ones(n), Y.T
+        residuals = best.residuals.T
+    held_out = problem.held_out_features
+    held_out_rows = np.zeros((0, X.shape[1])) if held_out is None else held_out
+    held_out_targets = problem.held_out_targets
+    data = Data(
+        rows=rows,
+        ones=ones,
+        targets=targets,
+        residuals=residuals,
+        offset=np.float64(best.loss),
+        zero_loss=np.float64(loss.mean(Y)),
+        held_out_rows=held_out_rows if rotation is None else held_out_rows @ rotation,
+        held_out_targets=np.zeros((0, k)) if held_out_targets is None else held_out_targets,
+    )
+    return Reduction(Objective(kind, loss, activation, n * k), data, best, rotation)
+
+
+def _spectrum(
+    X: np.ndarray, Y: np.ndarray, *, bias: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Diagonal, feature means, targets and basis of the spectral objective."""
+    n, d = X.shape
+    mean = X.mean(axis=0) if bias else np.zeros(d)
+    U, s, Vt = scipy.linalg.svd(X - mean, full_matrices=n < d)
+    V = Vt.T
+    diagonal = np.zeros(d)
+    diagonal[: len(s)] = s / math.sqrt(n)
+    projections = np.zeros((Y.shape[1], d))
+    projections[:, : len(s)] = Y.T @ U[:, : len(s)] / math.sqrt(n)
+    # Along a null direction the loss does not change; rounding must not say otherwise.
+    null = diagonal <= diagonal[0] * max(n, d) * np.finfo(np.float64).eps
+    diagonal[null] = 0.0
+    projections[:, null] = 0.0
+    targets = np.hstack([projections, Y.mean(axis=0)[:, None]]) if bias else projections
+    return diagonal, mean @ V, targets, V
+
+
+def _triangle(
+    X: np.ndarray, Y: np.ndarray, *, bias: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, bias column and targets of the compressed objective: R and QᵀY of [X 1] = QR."""
+    design = np.hstack([X, np.ones((len(X), 1))]) if bias else X
+    Q, R = scipy.linalg.qr(design, mode="economic")
+    ones = R[:, -1] if bias else np.zeros(len(R))
+    return R[:, : X.shape[1]], ones, Y.T @ Q

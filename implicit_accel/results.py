@@ -1,0 +1,273 @@
+"""Labelled results of a sweep: an xarray dataset, and a folder on disk.
+
+Dimensions are ``model`` × ``learning_rate`` × ``seed`` × ``step``. What makes up a model (its
+loss, depth, hidden widths, initialiser …) are coordinates along ``model``; `select` and
+`load_run` let them be used by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from implicit_accel.errors import DataError
+from implicit_accel.problems import Problem
+from implicit_accel.reductions import Reduction
+from implicit_accel.training import GroupResult
+
+if TYPE_CHECKING:
+    from implicit_accel.sweep import SweepConfig
+
+FORMAT = "implicit_accel sweep 1"
+
+RESULTS_FILE = "results.nc"
+SUMMARY_FILE = "summary.csv"
+CONFIG_FILE = "config.json"
+FIGURES_FOLDER = "figures"
+
+# What distinguishes models, in the order in which tables show it.
+MODEL_COORDINATES = (
+    "loss_name", "depth", "hidden_widths", "init", "init_std", "optimizer", "weight_decay"
+)  # fmt: skip
+
+
+def label_results(
+    problem: Problem,
+    config: SweepConfig,
+    parts: Sequence[GroupResult],
+    reductions: Sequence[Reduction],
+) -> xr.Dataset:
+    """Puts names to the trajectories of a sweep.
+
+    Args:
+        problem: What was fitted.
+        config: The grid; parts and reductions are in the order of its models.
+        parts: A model's results, arrays with leading axes (learning rate, seed).
+        reductions: What each model minimised.
+
+    Returns:
+        Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
+        (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
+        ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
+        ``optimum``, ``zero_loss`` and ``target`` over model.
+    """
+    models = config.models
+    excess = np.stack([p.excess_loss for p in parts])
+    optimum = np.array([r.optimum.loss for r in reductions])
+    arrived = np.stack([p.steps_to_target for p in parts]).astype(float)
+    diverged = np.stack([p.divergence_step for p in parts]).astype(float)
+    curve = ("model", "learning_rate", "seed", "step")
+    run = curve[:3]
+    per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"
+    variables: dict[str, Any] = {
+        "loss": (
+            curve,
+            (excess + optimum[:, None, None, None]).astype(excess.dtype),
+            {"long_name": "training loss", "formula": per_entry, "diverged": "inf"},
+        ),
+        "excess_loss": (
+            curve,
+            excess,
+            {"long_name": "excess training loss L - L*", "diverged": "inf"},
+        ),
+        "steps_to_target": (
+            run,
+            np.where(arrived < 0, np.inf, arrived),
+            {"long_name": "steps to target", "units": "updates", "never": "inf"},
+        ),
+        "divergence_step": (
+            run,
+            np.where(diverged < 0, np.nan, diverged),
+            {"long_name": "step of divergence", "units": "updates", "never": "NaN"},
+        ),
+        "optimum": (
+            "model",
+            optimum,
+            {"long_name": "L*, the smallest loss of a linear map (0 with an activation)"},
+        ),
+        "zero_loss": (
+            "model",
+            np.array([float(r.data.zero_loss) for r in reductions]),
+            {"long_name": "loss of predicting zero"},
+        ),
+        "target": (
+            "model",
+            np.array([config.target.absolute(r.zero_excess) for r in reductions]),
+            {"long_name": "target excess loss"},
+        ),
+    }
+    if problem.held_out_features is not None:
+        variables["held_out_loss"] = (
+            curve,
+            np.stack([p.held_out_loss for p in parts]),
+            {"long_name": "loss on the held-out rows", "diverged": "inf"},
+        )
+    coordinates = {
+        "learning_rate": np.array(config.learning_rates),
+        "seed": np.array(config.seeds),
+        "step": ("step", config.record_steps, {"units": "updates"}),
+        "loss_name": ("model", [m.loss.name for m in models]),
+        "depth": ("model", [m.depth for m in models]),
+        "hidden_widths": ("model", [m.hidden for m in models]),
+        "init": ("model", [m.initialiser.name for m in models]),
+        "init_std": ("model", [m.initialiser.std for m in models]),
+        "optimizer": ("model", [m.optimizer.name for m in models]),
+        "weight_decay": ("model", [m.weight_decay for m in models]),
+        "dataset": problem.name,
+    }
+    attributes = {
+        "format": FORMAT,
+        "title": problem.title,
+        "source": problem.source,
+        "is_stand_in": int(problem.is_stand_in),
+        "dataset_fingerprint": problem.fingerprint,
+        "scaling": problem.scaling,
+        "num_rows": len(problem.features),
+        "num_features": problem.num_features,
+        "num_outputs": problem.num_outputs,
+        "num_steps": config.num_steps,
+        "target_as_asked": str(config.target),
+        "bias": int(config.bias),
+        "activation": config.activation,
+        "precision": config.precision,
+        "loss_convention": config.losses[0].convention,
+    }
+    return xr.Dataset(variables, coordinates, attributes)
+
+
+def select(results: xr.Dataset, **coordinates: object) -> xr.Dataset:
+    """The models that have these coordinates, e.g. ``select(run, loss_name="l4", depth=2)``.
+
+    Raises:
+        DataError: If no model has them; the message lists the values there are.
+    """
+    chosen = np.ones(results.sizes["model"], bool)
+    for name, value in coordinates.items():
+        if name not in MODEL_COORDINATES:
+            raise DataError(f"{name!r} is no model coordinate: {', '.join(MODEL_COORDINATES)}")
+        found = results[name].values == value
+        if not found.any():
+            there = ", ".join(map(str, dict.fromkeys(results[name].values.tolist())))
+            raise DataError(f"no model has {name} = {value!r}: there are {there}")
+        chosen &= found
+    if not chosen.any():
+        raise DataError(f"no model has all of {coordinates}")
+    return results.isel(model=np.flatnonzero(chosen))
+
+
+def model_labels(results: xr.Dataset) -> list[str]:
+    """A short label for each model: its depth, and whatever else differs between models."""
+    labels = []
+    varying = [
+        name
+        for name in MODEL_COORDINATES
+        if name not in ("depth", "loss_name") and _differs(results, name)
+    ]
+    several_losses = _differs(results, "loss_name")
+    for m in range(results.sizes["model"]):
+        row = {name: results[name].values[m] for name in MODEL_COORDINATES}
+        words = [f"depth {row['depth']}"]
+        for name in varying:
+            if name == "hidden_widths":
+                words += [f"width {row[name]}"] if row["depth"] > 1 else []
+            elif name == "init_std":
+                words += [f"std {row[name]:g}"] if np.isfinite(row[name]) else []
+            elif name == "weight_decay":
+                words += [f"decay {row[name]:g}"]
+            else:
+                words += [str(row[name])]
+        if several_losses:
+            words.insert(0, str(row["loss_name"]))
+        labels.append(", ".join(words))
+    return labels
+
+
+def _differs(results: xr.Dataset, name: str) -> bool:
+    values = results[name].values
+    if name == "hidden_widths":  # "-" of single layers says no more than their depth
+        deep = [v for v, depth in zip(values, results["depth"].values, strict=True) if depth > 1]
+        by_depth: dict[int, set[str]] = {}
+        for v, depth in zip(values, results["depth"].values, strict=True):
+            by_depth.setdefault(int(depth), set()).add(str(v))
+        uniform = len({w for v in deep for w in v.split("x")}) <= 1
+        return not uniform or any(len(v) > 1 for v in by_depth.values())
+    return len(set(map(str, values.tolist()))) > 1
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` to write to, then moves it into place.
+
+    A reader sees the old file or the whole new one; after an error the old one is still there.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp's files are private; a result is as readable as any other new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_results(results: xr.Dataset, folder: Path) -> Path:
+    """Writes ``results.nc`` (netCDF-4, compressed) into a folder, atomically; returns its path."""
+    path = folder / RESULTS_FILE
+    encoding = {
+        name: {"zlib": True, "complevel": 1, "shuffle": True}
+        for name in ("loss", "excess_loss", "held_out_loss")
+        if name in results
+    }
+    with atomic_path(path) as temporary:
+        results.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def save_json(content: dict[str, Any], path: Path) -> None:
+    """Writes a JSON file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load_run(folder: str | Path) -> xr.Dataset:
+    """Reads a run's results into memory.
+
+    Args:
+        folder: The run's folder, or its ``results.nc``.
+
+    Returns:
+        The labelled results, see `label_results`.
+
+    Raises:
+        DataError: If there are none, or the file is not one of ours.
+    """
+    path = Path(folder)
+    path = path / RESULTS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as stored:
+            results = stored.load()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
+    missing = {
+        "loss", "excess_loss", "steps_to_target", "divergence_step", "optimum", "target",
+        *MODEL_COORDINATES,
+    } - {str(name) for name in results.variables}  # fmt: skip
+    if results.attrs.get("format") != FORMAT or missing:
+        raise DataError(f"{path}: not a sweep's results (expected format {FORMAT!r})")
+    return results
