@@ -63,7 +63,6 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         groups: The program's flags.
         description: What ``--help`` begins with.
     """
-
     if any(word in _HELP for word in sys.argv[1:]):
         print(groups.help(description))
         sys.exit(0)
@@ -110,7 +109,16 @@ def parse_items(name: str, items: Sequence[str], convert: Callable[[str], _T]) -
     return tuple(values)
 
 
-_UNITS = {"": 1, "b": 1, "k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 2**10,
+    "kib": 2**10,
+    "m": 2**20,
+    "mib": 2**20,
+    "g": 2**30,
+    "gib": 2**30,
+}
 
 
 def parse_bytes(text: str) -> int:
@@ -166,8 +174,8 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
     steps = int(table["num_steps"].iloc[0])
     seeds = int(table["num_seeds"].iloc[0])
     shown.caption = (
-        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. Target excess loss: "
-        f"{targets}. * best rate at the edge of the grid: widen it."
+        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. "
+        f"Target excess loss: {targets}. * best rate at the edge of the grid: widen it."
     )
     console.print(shown)
     for sentence in answers(table):
@@ -185,8 +193,10 @@ def _cells(table: pd.DataFrame, m: int) -> list[str]:
         speed = f"{bound} {value:.3g}".strip()
         if not bound and pd.notna(row["speed_up_low"]):
             speed += f"  [{row['speed_up_low']:.3g}, {row['speed_up_high']:.3g}]"
-    rate = "every rate diverges" if pd.isna(row["best_learning_rate"]) else (
-        f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
+    rate = (
+        "every rate diverges"
+        if pd.isna(row["best_learning_rate"])
+        else (f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}")
     )
     return [
         str(row["model"]),
@@ -244,6 +254,8 @@ def answers(table: pd.DataFrame) -> list[str]:
                     f"{1 / value:.3g}x the steps of {baseline}"
                     + (f" (95 % interval {1 / high:.3g} to {1 / low:.3g})" if interval else "")
                 )
-        note = f"; not at their best rate (edge of the grid): {', '.join(at_edge)}" if at_edge else ""
+        note = (
+            f"; not at their best rate (edge of the grid): {', '.join(at_edge)}" if at_edge else ""
+        )
         sentences.append(f"→ {verdict}{note}.")
     return sentences

@@ -1,7 +1,7 @@
 """Redraws the figures of a finished run, without training.
 
-    python -m experiments.plot --run outputs/gas_like
-    python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
+python -m experiments.plot --run outputs/gas_like
+python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ _RUN = flags.DEFINE_string("run", None, "Output folder of a sweep.")
 _FIGURES = flags.DEFINE_string(
     "figures_dir", None, "Where the figures go; the run's own figures/ unless given."
 )
-_PLOT_FORMATS = flags.DEFINE_list("formats", ["png", "pdf"], f"File formats: {', '.join(_FORMATS)}.")
+_PLOT_FORMATS = flags.DEFINE_list(
+    "formats", ["png", "pdf"], f"File formats: {', '.join(_FORMATS)}."
+)
 _BEST_BY = flags.DEFINE_enum(
     "best_by",
     "target",
     BEST_BY,
-    "What makes a learning rate the best: fewest steps to the target, or smallest final excess "
-    "loss.",
+    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
+    "which do not diverge later; or the smallest final excess loss.",
 )
 _GROUPS.add("Flags", _RUN, _FIGURES, _PLOT_FORMATS, _BEST_BY)
 
@@ -44,9 +46,7 @@ def main() -> None:
         raise UserError(f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}")
     results = load_run(_RUN.value)
     console = cli.make_console()
-    cli.print_summary(
-        summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console
-    )
+    cli.print_summary(summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console)
     run = Path(_RUN.value)
     folder = run if run.is_dir() else run.parent
     figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER

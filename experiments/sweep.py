@@ -19,7 +19,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ from rich.progress import (
 from experiments import cli
 from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import UserError
+from implicit_accel.grid import (
+    PRECISIONS,
+    SweepConfig,
+    Target,
+    parse_hidden_widths,
+    parse_learning_rates,
+)
 from implicit_accel.initialisers import INITIALISERS
 from implicit_accel.losses import CONVENTIONS, Loss
 from implicit_accel.networks import ACTIVATIONS
@@ -56,15 +63,8 @@ from implicit_accel.results import (
     save_results,
 )
 from implicit_accel.statistics import BEST_BY, summarise
-from implicit_accel.sweep import (
-    PRECISIONS,
-    SweepConfig,
-    Target,
-    parse_hidden_widths,
-    parse_learning_rates,
-    run_sweep,
-)
-from implicit_accel.training import Timing
+from implicit_accel.sweep import run_sweep
+from implicit_accel.training import Device, Timing
 
 DATASETS = ("gas_like", "gas", "abalone", "csv")
 
@@ -160,8 +160,8 @@ _BEST_BY = flags.DEFINE_enum(
     "best_by",
     "target",
     BEST_BY,
-    "What makes a learning rate the best: fewest steps to the target, or smallest final excess "
-    "loss.",
+    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
+    "which do not diverge later; or the smallest final excess loss.",
 )
 _NUM_RECORDS = flags.DEFINE_integer(
     "num_records", 400, "About how many steps' losses are kept, evenly spaced on a log axis."
@@ -223,14 +223,15 @@ def load_dataset(console: Console) -> Dataset:
         UserError: If it cannot be had; the message says how to get it.
     """
     name = _DATASET.value
-    for flag in (_CSV_PATH, _CSV_TARGET):
-        if (flag.value is None) == (name == "csv"):
-            need = "needs" if name == "csv" else "does not take"
-            raise UserError(f"--dataset {name} {need} --{flag.name}")
+    path, target = _CSV_PATH.value, _CSV_TARGET.value
+    if name == "csv":
+        if path is None or target is None:
+            raise UserError("--dataset csv needs --csv_path and --csv_target")
+        return load_csv(path, target)
+    if path is not None or target is not None:
+        raise UserError(f"--csv_path and --csv_target go with --dataset csv, not {name}")
     if name == "gas_like":
         return gas_like()
-    if name == "csv":
-        return load_csv(_CSV_PATH.value, _CSV_TARGET.value)
     with _bar(console, "downloading") as report:
         if name == "abalone":
             return load_abalone(data_dir=_DATA_DIR.value, progress=report)
@@ -343,7 +344,7 @@ def _show(value: object) -> str:
 
 
 def describe(
-    wanted: dict[str, Any], dataset: Dataset, timing: Timing, devices: list[jax.Device]
+    wanted: dict[str, Any], dataset: Dataset, timing: Timing, devices: Sequence[Device]
 ) -> dict[str, Any]:
     """What ``config.json`` says of a run: what was asked for, of which data, on what, how fast."""
     packages = ("jax", "jaxlib", "optax", "numpy", "scipy", "xarray")
@@ -383,7 +384,7 @@ def describe(
     }
 
 
-def memory_limit(devices: list[jax.Device]) -> int:
+def memory_limit(devices: Sequence[Device]) -> int:
     """Bytes that runs in training may take."""
     if _MEMORY_LIMIT.value is not None:
         return cli.parse_bytes(_MEMORY_LIMIT.value)
@@ -418,13 +419,13 @@ def main() -> None:
     devices = jax.local_devices()
     limit = memory_limit(devices)
     num_runs = len(config.models) * len(config.learning_rates) * config.num_seeds
-    log.print(
-        f"{dataset.title}: {len(problem.features):,} rows, {problem.num_features} features\n"
-        f"{len(config.models)} models x {len(config.learning_rates)} learning rates x "
-        f"{config.num_seeds} seeds = {num_runs:,} runs of {config.num_steps:,} steps on "
-        f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
-    )
     with output_folder(folder):
+        log.print(
+            f"{dataset.title}: {len(problem.features):,} rows, {problem.num_features} features\n"
+            f"{len(config.models)} models x {len(config.learning_rates)} learning rates x "
+            f"{config.num_seeds} seeds = {num_runs:,} runs of {config.num_steps:,} steps on "
+            f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+        )
         with _bar(log, "training") as report:
             results, timing = run_sweep(
                 problem, config, devices=devices, memory_limit=limit, progress=report

@@ -1,10 +1,10 @@
 """Does depth accelerate? Deep linear networks trained over whole hyper-parameter grids at once.
 
-    from implicit_accel import SweepConfig, gas_like, make_problem, run_sweep, summarise
+from implicit_accel import SweepConfig, gas_like, make_problem, run_sweep, summarise
 
-    problem = make_problem(gas_like())
-    results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=2000))
-    print(summarise(results))
+problem = make_problem(gas_like())
+results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=2000))
+print(summarise(results))
 """
 
 from implicit_accel.datasets import (
@@ -15,6 +15,7 @@ from implicit_accel.datasets import (
     load_gas,
 )
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.grid import SweepConfig, Target
 from implicit_accel.initialisers import INITIALISERS, Initialiser
 from implicit_accel.losses import Loss, Optimum, optimum
 from implicit_accel.networks import Layers
@@ -22,7 +23,7 @@ from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.problems import SCALINGS, Problem, make_problem
 from implicit_accel.results import load_run, select
 from implicit_accel.statistics import summarise
-from implicit_accel.sweep import SweepConfig, Target, Trajectory, run_sweep, train
+from implicit_accel.sweep import Trajectory, run_sweep, train
 from implicit_accel.training import Timing
 
 __all__ = [

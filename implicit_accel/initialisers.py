@@ -41,9 +41,10 @@ def _identity(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Lay
 
 
 def _orthogonal(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Layers:  # noqa: ARG001
-    """W_j with orthonormal rows or columns, uniform (Haar): Q of a Gaussian matrix's QR, with
-    R's diagonal made positive; b_j = 0. Saxe, McClelland & Ganguli (2014); Levy & Wang (2024)
-    call it near-identity.
+    """W_j with orthonormal rows or columns, uniform (Haar); b_j = 0.
+
+    It is Q of a Gaussian matrix's QR decomposition with R's diagonal made positive. Saxe,
+    McClelland & Ganguli (2014); Levy & Wang (2024) call it near-identity.
     """
 
     def draw(shape: tuple[int, int], layer: int) -> np.ndarray:
@@ -69,10 +70,10 @@ def _pytorch(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Laye
 
 
 def _balanced(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Layers:
-    """End-to-end matrix W_e ~ N(0, std²) = U Σ Vᵀ split evenly: W_1 = Σ^{1/N} Vᵀ,
-    W_j = Σ^{1/N}, W_N = U Σ^{1/N}, filled with zeros; b_j = 0.
+    """End-to-end matrix W_e = U Σ Vᵀ ~ N(0, std²), split evenly over the layers; b_j = 0.
 
-    Then W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ for all j. Procedure 1 of Arora, Cohen, Golowich & Hu (2019).
+    W_1 = Σ^{1/N} Vᵀ, W_j = Σ^{1/N}, W_N = U Σ^{1/N}, filled with zeros. Then
+    W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ for all j. Procedure 1 of Arora, Cohen, Golowich & Hu (2019).
     """
     d, k, N = shapes[0][1], shapes[-1][0], len(shapes)
     end_to_end = std * _stream(seed, 0).standard_normal((k, d))
@@ -142,7 +143,9 @@ class Initialiser:
         """Equal for equal initialisers (NaN, which equals nothing, becomes None)."""
         return self.name, None if math.isnan(self.std) else self.std
 
-    def draw(self, d: int, hidden_widths: Sequence[int], k: int, *, bias: bool, seed: int) -> Layers:
+    def draw(
+        self, d: int, hidden_widths: Sequence[int], k: int, *, bias: bool, seed: int
+    ) -> Layers:
         """Draws the initial parameters of a network d → hidden widths → k.
 
         Args:

@@ -44,7 +44,7 @@ class Loss:
 
     @classmethod
     def parse(cls, text: str, convention: str = "paper") -> Loss:
-        """Reads ``l2``, ``l4``, ``l2.5`` …
+        """Reads ``l2``, ``l4``, ``l2.5`` and so on.
 
         Raises:
             UserError: If the text is not an ``l`` followed by a number ≥ 2.
@@ -54,12 +54,14 @@ class Loss:
                 raise ValueError
             p = float(text[1:])
         except ValueError:
-            raise UserError(f"loss {text!r}: write an l and an exponent >= 2, like l2 or l4") from None
+            raise UserError(
+                f"loss {text!r}: write an l and an exponent >= 2, like l2 or l4"
+            ) from None
         return cls(p, convention)
 
     @property
     def name(self) -> str:
-        """``l2``, ``l4``, ``l2.5`` …"""
+        """As `parse` reads it: ``l2``, ``l4``, ``l2.5``."""
         return f"l{self.p:g}"
 
     @property

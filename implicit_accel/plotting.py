@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -83,11 +84,13 @@ def _figure(
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    figure.suptitle(f"{title}\n{results.attrs['title']}", fontsize=10)
+    # A dollar sign in a dataset's name is one, not the start of a formula.
+    name = str(results.attrs["title"]).replace("$", r"\$")
+    figure.suptitle(f"{title}\n{name}", fontsize=10)
     return figure
 
 
-def _style(position: int) -> dict[str, str]:
+def _style(position: int) -> dict[str, Any]:
     return {
         "color": _COLOURS[position % len(_COLOURS)],
         "linestyle": _STYLES[position // len(_COLOURS) % len(_STYLES)],
@@ -100,17 +103,18 @@ def _legend(ax: Axes) -> None:
         ax.legend(fontsize=7.5, frameon=False, ncols=1 + len(handles) // 9)
 
 
-def _log_axes(ax: Axes, *, rates: np.ndarray | None = None) -> None:
-    """Makes both axes logarithmic, also where nothing is to be seen (every run diverged)."""
-    drawn = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
-    values = np.concatenate([*drawn, [0.0]])
-    if not (values[np.isfinite(values)] > 0).any():
-        ax.set_ylim(0.1, 1)
+def _log_axes(ax: Axes, x: np.ndarray) -> None:
+    """Makes both axes logarithmic around x and what is drawn; also if nothing is to be seen."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    low, high = (drawn.min(), drawn.max()) if drawn.size else (0.1, 1.0)
+    margin = max((high / low) ** 0.05, 1.1)
+    # Limits before scales: choosing limits by itself, matplotlib would stumble over no data.
+    ax.set_ylim(low / margin, high * margin)
+    margin = max((x.max() / x.min()) ** 0.03, 1.1)
+    ax.set_xlim(x.min() / margin, x.max() * margin)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    if rates is not None:
-        ax.set_xlim(rates.min() / 1.2, rates.max() * 1.2)
-        ax.set_xlabel(r"learning rate $\eta$")
 
 
 def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,12 +144,16 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             with np.errstate(invalid="ignore"):
                 low, middle, high = (np.where(np.isfinite(c), c, np.nan) for c in _band(curves))
             rate = results["learning_rate"].values[best[m]]
-            ax.plot(steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position))
+            ax.plot(
+                steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position)
+            )
             ax.fill_between(
                 steps[shown], low, high, alpha=0.2, linewidth=0, color=_style(position)["color"]
             )
-        ax.axhline(results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-        _log_axes(ax)
+        ax.axhline(
+            results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3))
+        )
+        _log_axes(ax, steps[shown])
         ax.set_xlabel("step")
         ax.set_ylabel(r"excess loss $L - L^*$")
         _legend(ax)
@@ -176,13 +184,15 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
                 rates[visible], low[visible], high[visible], alpha=0.2, linewidth=0,
                 color=style["color"],
             )  # fmt: skip
+        _log_axes(ax, rates)
+        ax.set_xlabel(r"learning rate $\eta$")
+        for position, m in enumerate(models):
             bad = diverged[m].any(axis=1)
             height = 1.0 - 0.035 * position
             ax.plot(
                 rates[bad], np.full(bad.sum(), height), "x", markersize=3.5, clip_on=False,
-                color=style["color"], transform=ax.get_xaxis_transform(),
+                color=_style(position)["color"], transform=ax.get_xaxis_transform(),
             )  # fmt: skip
-        _log_axes(ax, rates=rates)
         ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
         _legend(ax)
 
@@ -204,7 +214,8 @@ def plot_steps_to_target(results: xr.Dataset) -> Figure:
             label += "" if np.isfinite(middle).any() else ": not reached"
             ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
             ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
-        _log_axes(ax, rates=rates)
+        _log_axes(ax, rates)
+        ax.set_xlabel(r"learning rate $\eta$")
         ax.set_ylabel("steps to target")
         _legend(ax)
 

@@ -8,7 +8,7 @@ part costs depends on the loss and on the optimizer:
 objective  holds for                  what is computed a step              cost (k outputs)
 ========== ========================== ==================================== ====================
 spectral   p = 2, linear optimizers   a diagonal, after rotating W_1       O(k d)
-compressed p = 2                      d rows (R of X = QR) for n           2 products d × d × k
+compressed p = 2                      d rows (S Vᵀ of X = U S Vᵀ) for n     2 products d × d × k
 collapsed  any p                      the n rows                           2 products n × d × k
 layerwise  any network (ReLU)         the n rows through every layer       O(n · parameters)
 ========== ========================== ==================================== ====================
@@ -144,9 +144,7 @@ class Objective:
     def held_out_loss(self, layers: Layers, data: Data, active: Any) -> jax.Array:
         """Loss on the held-out rows, a scalar."""
         if self.kind == "layerwise":
-            outputs = predict(
-                layers, data.held_out_rows, activation=self.activation, active=active
-            )
+            outputs = predict(layers, data.held_out_rows, activation=self.activation, active=active)
         else:
             W, b = end_to_end(layers)
             outputs = matmul(data.held_out_rows, W.T)
@@ -238,7 +236,7 @@ def reduce(
     if kind == "spectral":
         rows, ones, targets, rotation = _spectrum(X, Y, bias=bias)
     elif kind == "compressed":
-        rows, ones, targets = _triangle(X, Y, bias=bias)
+        rows, ones, targets = _compress(X, Y, bias=bias)
     else:
         rows, ones, targets = X, np.ones(n), Y.T
         residuals = best.residuals.T
@@ -278,11 +276,18 @@ def _spectrum(
     return diagonal, mean @ V, targets, V
 
 
-def _triangle(
+def _compress(
     X: np.ndarray, Y: np.ndarray, *, bias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, bias column and targets of the compressed objective: R and QᵀY of [X 1] = QR."""
+    """Rows, bias column and targets of the compressed objective.
+
+    With [X 1] = U S Vᵀ, cut at its rank, the part of Y outside U's range is the optimum's
+    residual, and ``‖U S Vᵀ w − Y‖² = ‖S Vᵀ w − UᵀY‖² + ‖Y − U UᵀY‖²``. (A QR decomposition would
+    do for features of full rank; otherwise its Q has columns outside that range.)
+    """
     design = np.hstack([X, np.ones((len(X), 1))]) if bias else X
-    Q, R = scipy.linalg.qr(design, mode="economic")
-    ones = R[:, -1] if bias else np.zeros(len(R))
-    return R[:, : X.shape[1]], ones, Y.T @ Q
+    U, s, Vt = scipy.linalg.svd(design, full_matrices=False)
+    kept = s > s[0] * max(design.shape) * np.finfo(np.float64).eps
+    rows = s[kept, None] * Vt[kept]
+    ones = rows[:, -1] if bias else np.zeros(len(rows))
+    return rows[:, : X.shape[1]], ones, Y.T @ U[:, kept]

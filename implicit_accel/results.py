@@ -24,7 +24,7 @@ from implicit_accel.reductions import Reduction
 from implicit_accel.training import GroupResult
 
 if TYPE_CHECKING:
-    from implicit_accel.sweep import SweepConfig
+    from implicit_accel.grid import SweepConfig
 
 FORMAT = "implicit_accel sweep 1"
 

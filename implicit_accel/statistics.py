@@ -9,20 +9,23 @@ import xarray as xr
 from implicit_accel.errors import UserError
 from implicit_accel.results import MODEL_COORDINATES, model_labels
 
-BEST_BY = ("target", "final")
+BEST_BY = ("target", "stable", "final")
 
 _RESAMPLES = 4000
 
+# A learning rate is usable if at least this share of its runs does not diverge before arriving.
+_USABLE_SHARE = 0.9
 
-def sound_steps(results: xr.Dataset) -> np.ndarray:
-    """Steps to target, (model, learning_rate, seed); inf for runs that do not get there to stay.
 
-    A run that reaches the target and later diverges, or ends above it, has not trained: it
-    counts as never there.
+def sound_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
+    """Steps to target, (model, learning_rate, seed); inf for runs that do not get there.
+
+    A run that has reached the target may diverge later: it has still reached it, and would have
+    been stopped there. With ``stable`` it counts as never there.
     """
-    target = results["target"].values[:, None, None]
-    stays = final_excess(results) <= target  # false for a diverged run, whose excess is inf
-    return np.where(stays, results["steps_to_target"].values, np.inf)
+    steps = results["steps_to_target"].values
+    diverged = np.isfinite(results["divergence_step"].values)
+    return np.where(diverged, np.inf, steps) if stable else steps
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
@@ -33,29 +36,40 @@ def final_excess(results: xr.Dataset) -> np.ndarray:
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
     """The position of each model's best learning rate.
 
-    * ``target``: fewest steps to the target; where no rate gets there, or rates tie, the smallest
-      final excess loss.
+    * ``target``: fewest steps to the target, whatever comes after; where no rate gets there, or
+      rates tie, the smallest final excess loss.
+    * ``stable``: the same, among runs that do not diverge after they have reached the target.
     * ``final``: the smallest final excess loss; where rates tie, the fewest steps.
 
-    Both are medians over seeds, in which a diverged run counts as infinitely bad.
+    All are medians over seeds. Rates at which more than a tenth of the runs diverge (before they
+    arrive, for ``target``) are passed over, unless there are no others.
 
     Args:
         results: A sweep's results.
         best_by: One of `BEST_BY`.
 
     Returns:
-        (model,) positions along ``learning_rate``, −1 where every rate's median run diverged.
+        (model,) positions along ``learning_rate``, −1 where every rate's median run diverges
+        before it arrives.
 
     Raises:
         UserError: If ``best_by`` is unknown.
     """
     if best_by not in BEST_BY:
         raise UserError(f"best_by {best_by!r}: choose from {', '.join(BEST_BY)}")
-    steps = np.median(sound_steps(results), axis=2)
+    steps = np.median(sound_steps(results, stable=best_by == "stable"), axis=2)
     final = np.median(final_excess(results), axis=2)
-    keys = (final, steps) if best_by == "target" else (steps, final)  # lexsort: last one first
-    best = np.array([np.lexsort([key[m] for key in keys])[0] for m in range(len(steps))])
-    hopeless = ~np.isfinite(np.take_along_axis(final, best[:, None], axis=1)[:, 0])
+    lost = np.isfinite(results["divergence_step"].values)
+    if best_by == "target":
+        lost &= ~np.isfinite(results["steps_to_target"].values)
+    unusable = np.mean(lost, axis=2) > 1 - _USABLE_SHARE + 1e-9
+    keys = (steps, final) if best_by == "final" else (final, steps)
+    # lexsort sorts by its last key first.
+    best = np.array(
+        [np.lexsort([*(key[m] for key in keys), unusable[m]])[0] for m in range(len(steps))]
+    )
+    at_best = [np.take_along_axis(key, best[:, None], axis=1)[:, 0] for key in (steps, final)]
+    hopeless = ~np.isfinite(at_best).any(axis=0)
     return np.where(hopeless, -1, best)
 
 
@@ -119,7 +133,8 @@ def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         * ``num_diverged`` of ``num_runs`` over all learning rates;
         * ``optimum``, ``target`` and ``num_steps``.
     """
-    steps, final = sound_steps(results), final_excess(results)
+    steps = sound_steps(results, stable=best_by == "stable")
+    final = final_excess(results)
     best = best_learning_rates(results, best_by)
     rates = results["learning_rate"].values
     diverged = np.isfinite(results["divergence_step"].values)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from implicit_accel.networks import Layers
 from implicit_accel.optimizers import Optimizer
@@ -115,9 +115,7 @@ def train_step(
         The state after one more update, and the excess loss at t (inf for a diverged run).
     """
     loss, excess, gradient = program.objective.value_and_grad(state.layers, data, hyper.active)
-    limit = jnp.where(
-        step == 0, DIVERGENCE_FACTOR * jnp.maximum(loss, data.zero_loss), state.limit
-    )
+    limit = jnp.where(step == 0, DIVERGENCE_FACTOR * jnp.maximum(loss, data.zero_loss), state.limit)
     running = state.divergence_step < 0
     # A comparison with NaN is false: written this way round, NaN diverges and never arrives.
     sound = (loss <= limit) & jnp.isfinite(loss)
@@ -131,22 +129,21 @@ def train_step(
     )
     moves = running & (step < num_steps)
 
-    def keep_unless(moved: Any, new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, old)
+    moved = Layers(*optax.apply_updates(state.layers, updates))  # pyright: ignore
 
-    moved_layers = optax.apply_updates(state.layers, updates)
+    def where_active(new: tuple[Any, ...], old: tuple[Any, ...]) -> tuple[Any, ...]:
+        pairs = enumerate(zip(new, old, strict=True))
+        return tuple(jnp.where(moves & hyper.active[j], a, b) for j, (a, b) in pairs)
+
     layers = Layers(
-        *(
-            tuple(
-                jnp.where(moves & hyper.active[j], new, old)
-                for j, (new, old) in enumerate(zip(new_part, old_part, strict=True))
-            )
-            for new_part, old_part in zip(moved_layers, state.layers, strict=True)
-        )
+        where_active(moved.weights, state.layers.weights),
+        where_active(moved.biases, state.layers.biases),
     )
     state = RunState(
         layers=layers,
-        opt_state=keep_unless(moves, opt_state, state.opt_state),
+        opt_state=jax.tree.map(
+            lambda new, old: jnp.where(moves, new, old), opt_state, state.opt_state
+        ),
         limit=limit,
         steps_to_target=steps_to_target,
         divergence_step=divergence_step,
@@ -313,6 +310,8 @@ class Timing:
 
 Progress = Callable[[int, int], None]
 
+Device = Any  # jax.Device is a variable to type checkers
+
 
 def segment_length(num_steps: int, *, most_segments: int = 50, least_steps: int = 200) -> int:
     """Steps run between two reports of progress.
@@ -337,7 +336,7 @@ def train_groups(
     num_steps: int,
     record_steps: np.ndarray,
     precision: str = "float32",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     memory_limit: int | None = None,
     keep_layers: bool = False,
     progress: Progress | None = None,
@@ -357,7 +356,12 @@ def train_groups(
 
     Returns:
         One result per group, and what it cost.
+
+    Raises:
+        ValueError: If there are no groups.
     """
+    if not groups:
+        raise ValueError("no groups to train")
     devices = list(jax.local_devices() if devices is None else devices)
     mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     length = segment_length(num_steps)
@@ -382,7 +386,12 @@ def train_groups(
             jax.shard_map(
                 lambda *arguments: _run_groups(programs, num_records, *arguments),
                 mesh=mesh,
-                in_specs=(PartitionSpec(_AXIS), PartitionSpec(_AXIS), PartitionSpec(), PartitionSpec()),
+                in_specs=(
+                    PartitionSpec(_AXIS),
+                    PartitionSpec(_AXIS),
+                    PartitionSpec(),
+                    PartitionSpec(),
+                ),
                 out_specs=PartitionSpec(_AXIS),
                 check_vma=False,
             ),

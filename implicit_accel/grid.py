@@ -1,0 +1,304 @@
+"""The grid of configurations: what can be asked for, validated when it is made."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from implicit_accel.errors import UserError
+from implicit_accel.initialisers import Initialiser
+from implicit_accel.losses import Loss
+from implicit_accel.networks import ACTIVATIONS
+from implicit_accel.optimizers import Optimizer
+
+PRECISIONS = ("float32", "float64")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The excess loss at which a run has arrived.
+
+    Attributes:
+        value: The excess loss L − L*, or, if relative, its share of the zero map's excess loss
+            (the loss of predicting 0, which near-zero initialisation starts from).
+        relative: Which of the two.
+
+    Raises:
+        UserError: If the value is not a number above 0, or a share not below 1.
+    """
+
+    value: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise UserError(f"target {self.value:g}: the target excess loss must be above 0")
+        if self.relative and self.value >= 1:
+            raise UserError(f"target {100 * self.value:g}%: a relative target must be below 100%")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Reads ``1e-5`` (an excess loss) or ``10%`` (of the zero map's).
+
+        Raises:
+            UserError: If the text is neither.
+        """
+        relative = text.endswith("%")
+        try:
+            value = float(text.removesuffix("%"))
+        except ValueError:
+            raise UserError(
+                f"target {text!r}: write an excess loss like 1e-5, or a share like 10%"
+            ) from None
+        return cls(value / 100, True) if relative else cls(value)
+
+    def absolute(self, zero_excess: float) -> float:
+        """The target as an excess loss, for a problem whose zero map has this excess loss."""
+        return self.value * zero_excess if self.relative else self.value
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+
+
+def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
+    """Reads numbers and log ranges, e.g. ``["log:1e-5:0.5:24"]`` or ``["0.1", "0.2"]``.
+
+    ``log:low:high:count`` is ``count`` rates from low to high in equal ratios.
+
+    Returns:
+        The rates, in the order given.
+
+    Raises:
+        UserError: If an item has another form.
+    """
+    rates: list[float] = []
+    for item in items:
+        try:
+            if item.startswith("log:"):
+                low_text, high_text, count_text = item.removeprefix("log:").split(":")
+                low, high, count = float(low_text), float(high_text), int(count_text)
+                if not (0 < low < high < math.inf and 2 <= count <= 100_000):
+                    raise ValueError
+                # Six digits are ample for a learning rate, and read well in tables and labels.
+                rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
+            else:
+                rates.append(float(item))
+        except ValueError:
+            raise UserError(
+                f"learning rate {item!r}: write numbers above 0, or log:low:high:count with "
+                "0 < low < high and count >= 2"
+            ) from None
+    return tuple(rates)
+
+
+HiddenWidths = int | tuple[int, ...]
+
+
+def parse_hidden_widths(item: str) -> HiddenWidths:
+    """Reads ``10`` (every hidden layer, at every depth) or ``64x32`` (a depth-3 network's).
+
+    Raises:
+        UserError: If the item has another form.
+    """
+    try:
+        widths = tuple(int(part) for part in item.split("x"))
+    except ValueError:
+        raise UserError(
+            f"hidden width {item!r}: write a whole number like 10, or one per hidden layer "
+            "like 64x32"
+        ) from None
+    return widths[0] if len(widths) == 1 else widths
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the summary: everything of a configuration but learning rate and seed.
+
+    Attributes:
+        hidden_widths: Widths of the hidden layers; empty for a single layer.
+        initialiser: How the weights start.
+        loss: What is minimised.
+        optimizer: By what.
+        weight_decay: λ.
+    """
+
+    hidden_widths: tuple[int, ...]
+    initialiser: Initialiser
+    loss: Loss
+    optimizer: Optimizer
+    weight_decay: float = 0.0
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices N."""
+        return len(self.hidden_widths) + 1
+
+    @property
+    def hidden(self) -> str:
+        """The hidden widths as text, ``10x10``; ``-`` for a single layer."""
+        return "x".join(map(str, self.hidden_widths)) or "-"
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for models that train alike."""
+        return (
+            self.hidden_widths, self.initialiser.key, self.loss, self.optimizer, self.weight_decay
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A grid: the product of its fields, without repetitions.
+
+    A single layer has no hidden width, and some initialisers have no standard deviation: such
+    combinations that are the same model are trained once.
+
+    Attributes:
+        depths: Numbers of weight matrices.
+        hidden_widths: A width for all hidden layers, or a tuple of one network's own.
+        inits: Names of initialisers.
+        init_stds: Their standard deviations.
+        losses: Losses.
+        optimizers: Optimizers with their settings.
+        weight_decays: λ's.
+        learning_rates: η's.
+        num_seeds: Seeds 0 … num_seeds − 1.
+        num_steps: Updates per run.
+        target: Excess loss at which a run has arrived.
+        num_records: About how many steps' losses are kept, evenly spaced on a log axis.
+        precision: ``float32`` or ``float64``.
+        bias: Whether layers have biases.
+        activation: Between layers.
+
+    Raises:
+        UserError: If a field is empty, repeats itself or holds a value that is not allowed.
+    """
+
+    depths: tuple[int, ...] = (1, 2, 3)
+    hidden_widths: tuple[HiddenWidths, ...] = (1,)
+    inits: tuple[str, ...] = ("near_zero",)
+    init_stds: tuple[float, ...] = (0.01,)
+    losses: tuple[Loss, ...] = (Loss(2), Loss(4))
+    optimizers: tuple[Optimizer, ...] = (Optimizer("sgd"),)
+    weight_decays: tuple[float, ...] = (0.0,)
+    learning_rates: tuple[float, ...] = field(
+        default_factory=lambda: parse_learning_rates(["log:1e-3:1:25"])
+    )
+    num_seeds: int = 5
+    num_steps: int = 20_000
+    target: Target = Target(0.1, relative=True)
+    num_records: int = 400
+    precision: str = "float32"
+    bias: bool = False
+    activation: str = "identity"
+
+    def __post_init__(self) -> None:
+        lists = {
+            "depths": self.depths,
+            "hidden widths": self.hidden_widths,
+            "inits": self.inits,
+            "init stds": self.init_stds,
+            "losses": self.losses,
+            "optimizers": self.optimizers,
+            "weight decays": self.weight_decays,
+            "learning rates": self.learning_rates,
+        }
+        for name, values in lists.items():
+            if not values:
+                raise UserError(f"{name}: the list is empty, give at least one")
+            repeated = [v for i, v in enumerate(values) if v in values[:i]]
+            if repeated:
+                shown = getattr(repeated[0], "name", repeated[0])
+                raise UserError(f"{name}: {shown} is given twice")
+        _check_all("depth", self.depths, lambda v: v >= 1, "a whole number >= 1")
+        widths = itertools.chain(*(w if isinstance(w, tuple) else (w,) for w in self.hidden_widths))
+        _check_all("hidden width", widths, lambda v: v >= 1, "a whole number >= 1")
+        _check_all("learning rate", self.learning_rates, lambda v: v > 0, "a number above 0")
+        _check_all("weight decay", self.weight_decays, lambda v: v >= 0, "a number >= 0")
+        _check_all("number of seeds", [self.num_seeds], lambda v: v >= 1, "a whole number >= 1")
+        _check_all(
+            "number of steps",
+            [self.num_steps],
+            lambda v: 1 <= v < 2**31 - 2**20,
+            "a whole number from 1 to about 2e9",
+        )
+        _check_all("number of records", [self.num_records], lambda v: v >= 2, "at least 2")
+        for name, value, allowed in (
+            ("precision", self.precision, PRECISIONS),
+            ("activation", self.activation, ACTIVATIONS),
+        ):
+            if value not in allowed:
+                raise UserError(f"{name} {value!r}: choose from {', '.join(allowed)}")
+        for widths in self.hidden_widths:
+            if isinstance(widths, tuple) and len(widths) + 1 not in self.depths:
+                text = "x".join(map(str, widths))
+                raise UserError(
+                    f"hidden widths {text} make a network of depth {len(widths) + 1}, "
+                    f"which is not among the depths {', '.join(map(str, self.depths))}"
+                )
+        _ = self.models  # validates initialisers and that something is left to train
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the initial weights."""
+        return range(self.num_seeds)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The distinct models, in the order in which the fields list them."""
+        models: dict[Hashable, Model] = {}
+        for loss, optimizer, decay, init, std, depth, widths in itertools.product(
+            self.losses,
+            self.optimizers,
+            self.weight_decays,
+            self.inits,
+            self.init_stds,
+            self.depths,
+            self.hidden_widths,
+        ):
+            if isinstance(widths, int):
+                hidden = (widths,) * (depth - 1)
+            elif len(widths) == depth - 1:
+                hidden = widths
+            else:
+                continue
+            model = Model(hidden, Initialiser(init, std), loss, optimizer, decay)
+            models.setdefault(model.key, model)
+        if not models:
+            raise UserError("the grid is empty: no hidden widths fit the depths")
+        return tuple(models.values())
+
+    @property
+    def record_steps(self) -> np.ndarray:
+        """Increasing step numbers whose losses are kept: 0, …, num_steps."""
+        return spaced_steps(self.num_steps, self.num_records)
+
+
+def _check_all(name: str, values: Iterable[_T], allowed: Callable[[_T], bool], what: str) -> None:
+    for value in values:
+        if not allowed(value) or (isinstance(value, float) and not math.isfinite(value)):
+            raise UserError(f"{name} {value}: must be {what}")
+
+
+def spaced_steps(num_steps: int, count: int) -> np.ndarray:
+    """At most about ``count`` step numbers from 0 to num_steps, evenly spaced on a log axis.
+
+    All of them if they are few enough.
+    """
+    if num_steps < count:
+        return np.arange(num_steps + 1)
+    # Small steps coincide after rounding: ask for more until enough are distinct.
+    points = count
+    while True:
+        steps = np.unique(np.round(np.geomspace(1, num_steps, points)).astype(np.int64))
+        if len(steps) >= count - 1:
+            return np.concatenate([[0], steps])
+        points += count

@@ -1,0 +1,30 @@
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Two host-platform devices, so that spreading runs over devices is tested everywhere. The
+# programs do the same; it has to happen before JAX first computes.
+jax.config.update("jax_num_cpu_devices", 2)
+
+# Examples compile programs: fewer of them, without a limit on each one's time.
+settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
+settings.load_profile("suite")
+
+DATA_DIR = os.environ.get("IMPLICIT_ACCEL_DATA_DIR")
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder with the real data files; the test is skipped where there is none."""
+    if not DATA_DIR:
+        pytest.skip("IMPLICIT_ACCEL_DATA_DIR is not set: no real data here")
+    return Path(DATA_DIR)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)

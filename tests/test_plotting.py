@@ -1,0 +1,92 @@
+"""What the figures show, read back from matplotlib's own objects."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from test_statistics import INF, NAN, made
+
+from implicit_accel.plotting import (
+    plot_excess_loss,
+    plot_learning_rates,
+    plot_speed_up,
+    plot_steps_to_target,
+    save_figures,
+)
+
+
+def lines(ax: Axes) -> dict[str, Any]:
+    return {str(line.get_label()): line for line in ax.get_lines()}
+
+
+@pytest.fixture
+def results():
+    steps = [[[200, 210, 220], [100, 110, 120]], [[50, 60, 70], [INF, INF, INF]]]
+    final = [[[0.3, 0.4, 0.5], [0.2, 0.2, 0.2]], [[0.05, 0.06, 0.07], [INF, INF, INF]]]
+    diverged = [[[NAN] * 3] * 2, [[NAN] * 3, [5, 6, 7]]]
+    return made(steps, final, diverged=diverged, rates=[0.01, 0.1])
+
+
+def test_excess_loss_is_drawn_at_the_best_rate(results):
+    figure = plot_excess_loss(results)
+    (ax,) = figure.axes
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    drawn = lines(ax)
+    assert drawn[r"depth 1, $\eta$ = 0.1"].get_ydata()[-1] == pytest.approx(0.2)
+    assert drawn[r"depth 2, width 1, $\eta$ = 0.01"].get_ydata()[-1] == pytest.approx(0.06)
+    assert "made" in figure.get_suptitle()
+
+
+def test_final_loss_ends_where_runs_diverge(results):
+    (ax,) = plot_learning_rates(results).axes
+    drawn = lines(ax)
+    np.testing.assert_allclose(drawn["depth 1"].get_xdata(), [0.01, 0.1])
+    np.testing.assert_allclose(drawn["depth 2, width 1"].get_xdata(), [0.01])
+    crosses = [line for line in ax.get_lines() if line.get_marker() == "x"]
+    assert [list(c.get_xdata()) for c in crosses] == [[], [0.1]]
+
+
+def test_steps_are_drawn_where_reached(results):
+    (ax,) = plot_steps_to_target(results).axes
+    np.testing.assert_allclose(lines(ax)["depth 2, width 1"].get_ydata(), [60, NAN])
+
+
+def test_speed_up_shows_value_and_interval(results):
+    (ax,) = plot_speed_up(results).axes
+    assert "1.83×" in [t.get_text() for t in ax.texts]
+    spans = [line for line in ax.get_lines() if len(np.asarray(line.get_xdata())) == 2]
+    ends = [line.get_xdata() for line in spans if line.get_xdata()[0] != line.get_xdata()[1]]
+    assert len(ends) == 1
+    assert ends[0][0] < 110 / 60 < ends[0][1]
+
+
+@pytest.mark.parametrize("worst", ["all diverged", "never reached", "one seed", "zero excess"])
+def test_extreme_results_are_drawn_without_a_warning(tmp_path, worst):
+    seeds = 1 if worst == "one seed" else 3
+    steps, final = np.full((2, 2, seeds), INF), np.ones((2, 2, seeds))
+    diverged = None
+    if worst == "all diverged":
+        final, diverged = steps, np.zeros((2, 2, seeds))
+    if worst == "zero excess":
+        final = np.zeros((2, 2, seeds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figures(made(steps, final, diverged=diverged), tmp_path, formats=("png", "svg"))
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_files_are_what_they_claim(results, tmp_path):
+    paths = save_figures(results, tmp_path / "new", formats=("png", "pdf", "svg"))
+    assert {p.suffix for p in paths} == {".png", ".pdf", ".svg"}
+    start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+    for path in paths:
+        assert path.read_bytes().startswith(start[path.suffix])
+
+
+def test_names_from_data_are_text_not_markup(results, tmp_path):
+    results.attrs["title"] = r"<script>$1 & co_x^2 $\frac$"
+    save_figures(results, tmp_path, formats=("svg",))
+    for path in tmp_path.iterdir():
+        assert "<script>" not in path.read_text()

@@ -1,0 +1,224 @@
+"""The programs as a user runs them: files, exit codes, messages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from implicit_accel import load_run
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = ["--num_steps", "300", "--num_seeds", "2", "--learning_rates", "0.003,0.03,3"]
+
+
+def run(program, *arguments, cwd=None, **environment):
+    inherited = {k: v for k, v in os.environ.items() if k != "IMPLICIT_ACCEL_DATA_DIR"}
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{program}", *map(str, arguments)],
+        cwd=cwd or REPOSITORY,
+        env=inherited | {"PYTHONPATH": paths} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def expect_usage_error(result, *words):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    result = run("sweep", *SMALL, "--output_dir", folder, "--held_out_fraction", "0.2")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_sweep_writes_an_output_folder_that_explains_itself(finished):
+    folder, result = finished
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "figures", "results.nc", "summary.csv"
+    ]  # fmt: skip
+    names = {p.name for p in (folder / "figures").iterdir()}
+    figures = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
+    assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["identity"]["settings"]["num_steps"] == 300
+    assert config["timing"]["compilations"] == 1
+    assert config["dataset"]["is_stand_in"] is True
+    assert {"jax", "optax", "numpy", "implicit_accel", "python"} <= config["versions"].keys()
+    assert config["device"]["platform"] == "cpu"
+    results = load_run(folder)
+    assert "held_out_loss" in results
+    assert results.sizes["learning_rate"] == 3
+    assert "1 compilation" in result.stdout
+
+
+def test_the_table_says_what_the_csv_says(finished):
+    folder, result = finished
+    table = pd.read_csv(folder / "summary.csv")
+    assert len(table) == 6
+    for _, row in table.iterrows():
+        (line,) = [x for x in result.stdout.splitlines() if x.startswith(f"│ {row['model']} ")]
+        assert f"{row['best_learning_rate']:.3g}" in line
+        assert f"{row['num_diverged']} of {row['num_runs']}" in line
+    assert table["grid_edge"].fillna("").isin(["", "low", "high"]).all()
+
+
+def test_the_stand_in_says_so_everywhere(finished):
+    folder, result = finished
+    assert "stand-in" in result.stdout
+    assert "stand-in" in load_run(folder).attrs["title"]
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    folder, _ = finished
+    before = (folder / "results.nc").stat().st_mtime_ns
+    again = run("sweep", *SMALL, "--output_dir", folder, "--held_out_fraction", "0.2")
+    assert again.returncode == 0
+    assert "already" in again.stdout
+    assert (folder / "results.nc").stat().st_mtime_ns == before
+
+
+def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path):
+    folder, _ = finished
+    other = ["--output_dir", folder, *SMALL, "--held_out_fraction", "0.2", "--bias"]
+    expect_usage_error(run("sweep", *other), "bias: False there, True asked for", "--overwrite")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("precious")
+    expect_usage_error(run("sweep", "--output_dir", foreign), "not a finished run's")
+    assert (foreign / "thesis.tex").read_text() == "precious"
+
+
+def test_plot_redraws_without_training(finished, tmp_path):
+    folder, _ = finished
+    figures = tmp_path / "figures"
+    result = run("plot", "--run", folder, "--figures_dir", figures, "--formats", "svg")
+    assert result.returncode == 0, result.stderr
+    assert len(list(figures.iterdir())) == 4
+    assert "depth 2" in result.stdout
+
+
+def test_help_reads_like_documentation():
+    for program, flag in (("sweep", "--learning_rates"), ("plot", "--run")):
+        result = run(program, "--help")
+        assert result.returncode == 0
+        assert flag in result.stdout
+        assert result.stderr == ""
+
+
+def test_own_csv(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    table = pd.DataFrame(X, columns=["a", "b", "c"])
+    table["price"] = X @ [1, 2, 3] + rng.standard_normal(60)
+    path = tmp_path / "my.csv"
+    table.to_csv(path, index=False)
+    result = run(
+        "sweep", "--dataset", "csv", "--csv_path", path, "--csv_target", "price", *SMALL,
+        "--optimizers", "sgd,adam,adamw", "--optimizer_settings", "adam:b1=0.8",
+        "--weight_decays", "0,0.1", "--inits", "identity,pytorch", "--hidden_widths", "2,4x3",
+        "--losses", "l3", "--bias", "--precision", "float64", "--memory_limit", "1MiB",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    results = load_run(tmp_path / "outputs" / "csv")
+    # 3 optimizers x 2 decays x 2 inits x (1; 2; 2x2; 4x3)
+    assert results.sizes["model"] == 3 * 2 * 2 * 4
+    assert results.loss.dtype == np.float64
+
+
+def make_csv(folder, text):
+    path = folder / "my.csv"
+    path.write_text(text)
+    return path
+
+
+CSV_ERRORS = {
+    "text": ("a,y\n1,2\nx,3\n4,5\n", ["'a'", "x"]),
+    "gap": ("a,y\n1,2\n,3\n4,5\n", ["'a'"]),
+    "one row": ("a,y\n1,2\n", ["1 row"]),
+    "constant": ("a,b,y\n1,7,2\n2,7,3\n3,7,5\n", ["'b'", "constant"]),
+    "no target": ("a,b\n1,2\n2,3\n", ["'y'", "'a', 'b'"]),
+}
+
+
+@pytest.mark.parametrize("what", CSV_ERRORS)
+def test_bad_csv(tmp_path, what):
+    text, words = CSV_ERRORS[what]
+    result = run(
+        "sweep", "--dataset", "csv", "--csv_path", make_csv(tmp_path, text), "--csv_target", "y",
+        cwd=tmp_path,
+    )  # fmt: skip
+    expect_usage_error(result, *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["my.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "iris"], ["--dataset", "gas_like", "abalone"]),
+        (["--datset", "gas"], ["datset"]),
+        (["--learning_rates", "1e-3", "1e-2"], ["unexpected '1e-2'", "commas"]),
+        (["--learning_rates", ""], ["learning rates", "empty"]),
+        (["--learning_rates", "0.1,,0.2"], ["log:low:high:count"]),
+        (["--learning_rates", "-0.1"], ["-0.1", "above 0"]),
+        (["--depths", "1,two"], ["--depths", "'two'", "whole number"]),
+        (["--depths", "2,2"], ["2 is given twice"]),
+        (["--losses", "l1.5"], ["--losses", "1.5", ">= 2"]),
+        (["--inits", "xavier"], ["'xavier'", "near_zero"]),
+        (["--init_stds", "small"], ["--init_stds", "'small'"]),
+        (["--optimizers", "lion"], ["'lion'", "adamw"]),
+        (["--optimizer_settings", "adam:b1=0.8"], ["adam is not among --optimizers"]),
+        (["--num_seeds", "0"], ["seeds", ">= 1"]),
+        (["--num_steps", "many"], ["num_steps", "many"]),
+        (["--target", "lots"], ["target 'lots'", "10%"]),
+        (["--precision", "float16"], ["float32", "float64"]),
+        (["--activation", "tanh"], ["identity", "relu"]),
+        (["--scaling", "minmax"], ["standard", "whiten", "center"]),
+        (["--held_out_fraction", "1.5"], ["held-out fraction"]),
+        (["--memory_limit", "huge"], ["--memory_limit", "4GiB"]),
+        (["--csv_path", "a.csv"], ["--dataset csv"]),
+        (["--dataset", "csv"], ["needs --csv_path and --csv_target"]),
+        (["--dataset", "csv", "--csv_path", "no.csv", "--csv_target", "y"], ["no.csv"]),
+        (["--dataset", "gas", "--data_dir", "nowhere"], ["nowhere"]),
+        (["--dataset", "gas", "--gas_batches", "11"], ["11"]),
+        (["--output_dir", "/proc/nowhere"], ["/proc/nowhere", "cannot write"]),
+    ],
+)  # fmt: skip
+def test_bad_flags(tmp_path, arguments, words):
+    expect_usage_error(run("sweep", *arguments, cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_plot_flags(tmp_path):
+    expect_usage_error(run("plot"), "--run is missing")
+    expect_usage_error(run("plot", "--run", tmp_path), "no such file")
+    expect_usage_error(run("plot", "--run", tmp_path, "--formats", "bmp"), "bmp", "png, pdf, svg")
+
+
+def test_truncated_gas_batch(tmp_path):
+    folder = tmp_path / "gas"
+    folder.mkdir()
+    values = " ".join(f"{i}:{i}.5" for i in range(1, 129))
+    (folder / "batch1.dat").write_text(f"1;10.000000 {values}\n1;20.000000 1:2.5 2:3\n")
+    result = run(
+        "sweep", "--dataset", "gas", "--data_dir", tmp_path, "--gas_batches", "1", cwd=tmp_path
+    )
+    expect_usage_error(result, "batch1.dat", "2")
+    result = run("sweep", "--dataset", "gas", "--data_dir", tmp_path, cwd=tmp_path)
+    expect_usage_error(result, "batch2.dat", "--gas_batches")
+    assert [p.name for p in tmp_path.iterdir()] == ["gas"]

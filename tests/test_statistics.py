@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from implicit_accel import UserError, summarise
+from implicit_accel.statistics import best_learning_rates, bounded_speed_up, speed_up
+
+INF, NAN = np.inf, np.nan
+
+
+def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Dataset:
+    """A sweep's results from (model, learning rate, seed) arrays."""
+    steps, final = np.asarray(steps, float), np.asarray(final, float)
+    M, L, S = steps.shape
+    diverged = np.full(steps.shape, NAN) if diverged is None else np.asarray(diverged, float)
+    curve = np.stack([np.ones_like(final), final], axis=-1)
+    return xr.Dataset(
+        {
+            "loss": (("model", "learning_rate", "seed", "step"), curve + 1),
+            "excess_loss": (("model", "learning_rate", "seed", "step"), curve),
+            "steps_to_target": (("model", "learning_rate", "seed"), steps),
+            "divergence_step": (("model", "learning_rate", "seed"), diverged),
+            "optimum": ("model", np.ones(M)),
+            "target": ("model", np.full(M, 0.1)),
+        },
+        {
+            "learning_rate": np.array(rates or [10.0**i for i in range(L)]),
+            "seed": np.arange(S), "step": [0, 1000],
+            "loss_name": ("model", ["l2"] * M), "depth": ("model", list(depths)),
+            "hidden_widths": ("model", ["-" if d == 1 else "1" for d in depths]),
+            "init": ("model", ["near_zero"] * M), "init_std": ("model", [0.01] * M),
+            "optimizer": ("model", ["sgd"] * M), "weight_decay": ("model", [0.0] * M),
+        },
+        {"num_steps": 1000, "title": "made"},
+    )  # fmt: skip
+
+
+def test_the_best_rate_has_the_fewest_steps_or_the_smallest_final_loss():
+    results = made(
+        [[[90, 80, 70], [50, 40, 60], [INF, INF, 5]]], [[[1, 1, 1], [3, 3, 3], [2, 2, 2]]], depths=[1]
+    )  # fmt: skip
+    assert best_learning_rates(results, "target") == [1]
+    assert best_learning_rates(results, "final") == [0]
+    with pytest.raises(UserError, match="choose from target, stable, final"):
+        best_learning_rates(results, "luck")
+
+
+def test_ties_and_unreached_targets_go_by_the_other_measure():
+    never = [[[INF] * 3, [INF] * 3]]
+    results = made(never, [[[2, 2, 2], [1, 1, 1]]], depths=[1])
+    assert best_learning_rates(results, "target") == [1]
+    tied = made([[[9, 9, 9], [5, 5, 5]]], [[[1, 1, 1], [1, 1, 1]]], depths=[1])
+    assert best_learning_rates(tied, "final") == [1]
+
+
+def test_divergence_before_the_target_disqualifies_a_rate():
+    steps = [[[50, 50, 50], [10, 10, INF]]]
+    final = [[[1, 1, 1], [0.1, 0.1, INF]]]
+    diverged = [[[NAN] * 3, [NAN, NAN, 7]]]
+    results = made(steps, final, diverged=diverged, depths=[1])
+    for best_by in ("target", "stable", "final"):
+        assert best_learning_rates(results, best_by) == [0]
+
+
+def test_divergence_after_the_target_does_not_unless_stability_is_asked_for():
+    results = made(
+        [[[50, 50, 50], [10, 10, 10]]], [[[1, 1, 1], [INF, INF, INF]]],
+        diverged=[[[NAN] * 3, [99, 99, 99]]], depths=[1],
+    )  # fmt: skip
+    assert best_learning_rates(results, "target") == [1]
+    assert best_learning_rates(results, "stable") == [0]
+    assert best_learning_rates(results, "final") == [0]
+
+
+def test_all_diverged_reads_sensibly():
+    everywhere = np.full((2, 2, 3), INF)
+    results = made(everywhere, everywhere, diverged=np.ones((2, 2, 3)))
+    table = summarise(results)
+    assert table["best_learning_rate"].isna().all()
+    assert (table["grid_edge"] == "").all()
+    assert table["num_diverged"].tolist() == [6, 6]
+    assert np.isnan(table["speed_up"][1])
+    assert np.isinf(table["final_excess"]).all()
+    assert not table[["final_excess_q25", "steps_to_target_q75"]].isna().any().any()
+
+
+@pytest.mark.parametrize(("best", "edge"), [(0, "low"), (1, ""), (2, "high")])
+def test_the_grid_s_edges_are_named(best, edge):
+    steps = np.full((1, 3, 2), 50.0)
+    steps[0, best] = 10
+    table = summarise(made(steps, np.ones((1, 3, 2)), depths=[1]))
+    assert table["grid_edge"][0] == edge
+    assert summarise(made(steps[:, :1], np.ones((1, 1, 2)), depths=[1]))["grid_edge"][0] == "only"
+
+
+def test_a_row_of_the_summary():
+    table = summarise(
+        made([[[100, 120, 140]], [[50, 60, 70]]], [[[1, 2, 3]], [[4, 5, 6]]], rates=[0.5])
+    )
+    row = table.iloc[1]
+    assert row["model"] == "depth 2"
+    assert row["baseline"] == "depth 1"
+    assert row["best_learning_rate"] == 0.5
+    assert (row["final_excess_q25"], row["final_excess"], row["final_excess_q75"]) == (4, 5, 6)
+    assert row["speed_up"] == 2.0
+    assert 1.4 <= row["speed_up_low"] <= 2 <= row["speed_up_high"] <= 2.8
+    assert (row["num_reached"], row["num_seeds"], row["num_diverged"]) == (3, 3, 0)
+
+
+def test_without_a_single_layer_there_is_no_baseline():
+    table = summarise(made(np.ones((2, 1, 2)), np.ones((2, 1, 2)), depths=[2, 3]))
+    assert (table["baseline"] == "").all()
+    assert table["speed_up"].isna().all()
+
+
+def test_bounds():
+    never, there = [[INF] * 4], [[100.0] * 4]
+    one = np.ones((2, 1, 4))
+    model_only = summarise(made([never, there], one))
+    assert bounded_speed_up(model_only, 1) == (10.0, ">")  # over 1000 steps against 100
+    baseline_only = summarise(made([there, never], one))
+    assert bounded_speed_up(baseline_only, 1) == (0.1, "<")
+    neither = summarise(made([never, never], one))
+    assert np.isnan(bounded_speed_up(neither, 1)[0])
+
+
+def test_intervals_with_infinities():
+    some = np.array([100, 110, INF, 120, 105])
+    value, low, high = speed_up(some, np.full(5, 50.0))
+    assert value == pytest.approx(110 / 50)
+    assert low < value <= high == INF
+    assert speed_up(np.full(3, INF), np.full(3, INF))[1:] == (0, INF)
+    assert speed_up(np.zeros(3), np.zeros(3)) == (1, 1, 1)
+    assert np.isnan(speed_up(np.ones(1), np.ones(1))[1:]).all()
+
+
+@given(
+    baseline=st.lists(st.floats(1, 1e6), min_size=2, max_size=9),
+    factor=st.floats(0.01, 100),
+)
+def test_speed_up_scales(baseline, factor):
+    steps = np.array(baseline)
+    value, low, high = speed_up(steps * max(1, factor), steps * max(1, 1 / factor))
+    assert value == pytest.approx(factor, rel=1e-6)
+    assert low <= value * (1 + 1e-9)
+    assert high >= value * (1 - 1e-9)
+
+
+def test_intervals_cover_a_planted_effect():
+    """Of 300 draws with a true ratio of 2, about 95 % of the intervals hold it."""
+    rng, covered, excluded = np.random.default_rng(0), 0, 0
+    for draw in range(300):
+        baseline, steps = 200 * rng.lognormal(0, 0.3, 30), 100 * rng.lognormal(0, 0.3, 30)
+        _, low, high = speed_up(baseline, steps, seed=draw)
+        covered += low <= 2 <= high
+        excluded += low > 1
+    assert covered / 300 > 0.9
+    assert excluded / 300 > 0.99
+
+
+def test_an_absent_effect_is_rarely_declared():
+    rng = np.random.default_rng(1)
+    declared = 0
+    for draw in range(300):
+        a, b = rng.lognormal(5, 0.3, (2, 30))
+        _, low, high = speed_up(a, b, seed=draw)
+        declared += not low <= 1 <= high
+    assert declared / 300 < 0.08
