@@ -74,7 +74,7 @@ def test_the_table_says_what_the_csv_says(finished):
         (line,) = [x for x in result.stdout.splitlines() if x.startswith(f"│ {row['model']} ")]
         assert f"{row['best_learning_rate']:.3g}" in line
         assert f"{row['num_diverged']} of {row['num_runs']}" in line
-    assert table["grid_edge"].fillna("").isin(["", "low", "high"]).all()
+    assert set(table["grid_edge"].fillna("")) <= {"", "low", "high"}
 
 
 def test_the_stand_in_says_so_everywhere(finished):

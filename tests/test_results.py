@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 
@@ -89,18 +90,21 @@ def test_damaged_results_are_read_or_refused(results, tmp_path_factory, data):
     for _ in range(data.draw(st.integers(0, 3)) if content else 0):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     (folder / "results.nc").write_bytes(content)
-    try:
-        load_run(folder)
-    except DataError as error:
-        assert "results.nc" in str(error)
+    with contextlib.suppress(DataError):
+        assert load_run(folder).attrs["format"]
 
 
 def test_atomic_writing_leaves_the_old_file_after_an_error(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), atomic_path(path) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError("half way")
+
+    def fail_half_way():
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
     assert path.read_text() == "old"
     with atomic_path(path) as temporary:
         temporary.write_text("new")

@@ -38,9 +38,8 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
 
 
 def test_the_best_rate_has_the_fewest_steps_or_the_smallest_final_loss():
-    results = made(
-        [[[90, 80, 70], [50, 40, 60], [INF, INF, 5]]], [[[1, 1, 1], [3, 3, 3], [2, 2, 2]]], depths=[1]
-    )  # fmt: skip
+    steps = [[[90, 80, 70], [50, 40, 60], [INF, INF, 5]]]
+    results = made(steps, [[[1, 1, 1], [3, 3, 3], [2, 2, 2]]], depths=[1])
     assert best_learning_rates(results, "target") == [1]
     assert best_learning_rates(results, "final") == [0]
     with pytest.raises(UserError, match="choose from target, stable, final"):
@@ -78,12 +77,12 @@ def test_all_diverged_reads_sensibly():
     everywhere = np.full((2, 2, 3), INF)
     results = made(everywhere, everywhere, diverged=np.ones((2, 2, 3)))
     table = summarise(results)
-    assert table["best_learning_rate"].isna().all()
-    assert (table["grid_edge"] == "").all()
+    assert np.isnan(table["best_learning_rate"]).all()
+    assert set(table["grid_edge"]) == {""}
     assert table["num_diverged"].tolist() == [6, 6]
     assert np.isnan(table["speed_up"][1])
     assert np.isinf(table["final_excess"]).all()
-    assert not table[["final_excess_q25", "steps_to_target_q75"]].isna().any().any()
+    assert not np.isnan(table[["final_excess_q25", "steps_to_target_q75"]].to_numpy()).any()
 
 
 @pytest.mark.parametrize(("best", "edge"), [(0, "low"), (1, ""), (2, "high")])
@@ -91,8 +90,9 @@ def test_the_grid_s_edges_are_named(best, edge):
     steps = np.full((1, 3, 2), 50.0)
     steps[0, best] = 10
     table = summarise(made(steps, np.ones((1, 3, 2)), depths=[1]))
-    assert table["grid_edge"][0] == edge
-    assert summarise(made(steps[:, :1], np.ones((1, 1, 2)), depths=[1]))["grid_edge"][0] == "only"
+    assert list(table["grid_edge"]) == [edge]
+    single = summarise(made(steps[:, :1], np.ones((1, 1, 2)), depths=[1]))
+    assert list(single["grid_edge"]) == ["only"]
 
 
 def test_a_row_of_the_summary():
@@ -111,8 +111,8 @@ def test_a_row_of_the_summary():
 
 def test_without_a_single_layer_there_is_no_baseline():
     table = summarise(made(np.ones((2, 1, 2)), np.ones((2, 1, 2)), depths=[2, 3]))
-    assert (table["baseline"] == "").all()
-    assert table["speed_up"].isna().all()
+    assert set(table["baseline"]) == {""}
+    assert np.isnan(table["speed_up"]).all()
 
 
 def test_bounds():
