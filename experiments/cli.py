@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
+import numpy as np
 import pandas as pd
 from absl import flags
 from rich.console import Console
@@ -42,14 +43,19 @@ class FlagGroups:
             lines += [f"{heading}:"]
             for name in names:
                 flag = flags.FLAGS[name]
-                default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
-                shown = {None: "", True: "true", False: "false"}.get(default, default)
-                lines.append(f"  --{name}" + (f"  (default: {shown})" if shown != "" else ""))
+                lines.append(f"  --{name}{_default(flag.default)}")
                 lines += textwrap.wrap(
                     str(flag.help), width, initial_indent="      ", subsequent_indent="      "
                 )
             lines.append("")
         return "\n".join(lines)
+
+
+def _default(value: object) -> str:
+    if value is None or value == []:
+        return ""
+    shown = ",".join(value) if isinstance(value, list) else str(value)
+    return f"  (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
 def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoReturn:
@@ -175,8 +181,17 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
     seeds = int(table["num_seeds"].iloc[0])
     shown.caption = (
         f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. "
-        f"Target excess loss: {targets}. * best rate at the edge of the grid: widen it."
+        f"Target excess loss: {targets}."
     )
+    notes = []
+    if set(table["grid_edge"]) != {""}:
+        notes.append("* at the edge of the grid of learning rates: widen it.")
+    reached = np.isfinite(table["steps_to_target"].to_numpy(float))
+    if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
+        notes.append(
+            "Final loss diverged: after the target was reached (--best_by stable avoids it)."
+        )
+    shown.caption = " ".join([shown.caption, *notes])
     console.print(shown)
     for sentence in answers(table):
         console.print(sentence)

@@ -1,4 +1,4 @@
-"""Trains deep linear networks over a whole grid at once and compares how fast they train.
+r"""Trains deep linear networks over a whole grid at once and compares how fast they train.
 
     python -m experiments.sweep
     python -m experiments.sweep --dataset gas --losses l2,l4 --depths 1,2,3
@@ -141,7 +141,7 @@ _WEIGHT_DECAYS = flags.DEFINE_list(
     "weight_decays", ["0"], "L2 penalties lambda/2 |W|^2; decoupled for adamw."
 )
 _RATES = flags.DEFINE_list(
-    "learning_rates", ["log:1e-3:1:25"], "Numbers, or log:low:high:count for equal ratios."
+    "learning_rates", ["log:1e-3:3:29"], "Numbers, or log:low:high:count for equal ratios."
 )
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Seeds 0, 1, ... of the initial weights.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 20_000, "Updates per run (full-batch epochs).")

@@ -190,7 +190,7 @@ class SweepConfig:
     optimizers: tuple[Optimizer, ...] = (Optimizer("sgd"),)
     weight_decays: tuple[float, ...] = (0.0,)
     learning_rates: tuple[float, ...] = field(
-        default_factory=lambda: parse_learning_rates(["log:1e-3:1:25"])
+        default_factory=lambda: parse_learning_rates(["log:1e-3:3:29"])
     )
     num_seeds: int = 5
     num_steps: int = 20_000
