@@ -126,11 +126,12 @@ def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
-    Lines are medians over seeds, bands the quartiles; dashed, the target.
+    Lines are medians over seeds, bands the quartiles; dashed, the target. A line ends in a cross
+    at the first step at which one of its runs diverges.
     """
     best = best_learning_rates(results, best_by)
     steps = results["step"].values
-    shown = steps > 0  # a log axis has no place for step 0
+    diverged = results["divergence_step"].values
 
     def draw(ax: Axes, models: list[int]) -> None:
         for position, m in enumerate(models):
@@ -138,11 +139,13 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             if best[m] < 0:
                 ax.plot([], [], label=f"{label}: diverges at every rate", **_style(position))
                 continue
+            end = np.min(
+                diverged[m, best[m]], initial=np.inf, where=np.isfinite(diverged[m, best[m]])
+            )
+            shown = (steps > 0) & (steps < end)  # a log axis has no place for step 0
             curves = results["excess_loss"].values[m, best[m]][:, shown].astype(float)
-            # What is not positive (rounding) or not finite (diverged) has no place either.
-            curves = np.where(curves > 0, curves, np.nan)
-            with np.errstate(invalid="ignore"):
-                low, middle, high = (np.where(np.isfinite(c), c, np.nan) for c in _band(curves))
+            # Rounding may leave an excess that is not positive: no place for that either.
+            low, middle, high = _band(np.where(curves > 0, curves, np.nan))
             rate = results["learning_rate"].values[best[m]]
             ax.plot(
                 steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position)
@@ -150,10 +153,12 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             ax.fill_between(
                 steps[shown], low, high, alpha=0.2, linewidth=0, color=_style(position)["color"]
             )
+            if np.isfinite(end) and shown.any():
+                ax.plot(steps[shown][-1], middle[-1], "x", color=_style(position)["color"])
         ax.axhline(
             results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3))
         )
-        _log_axes(ax, steps[shown])
+        _log_axes(ax, steps[steps > 0])
         ax.set_xlabel("step")
         ax.set_ylabel(r"excess loss $L - L^*$")
         _legend(ax)
@@ -233,6 +238,7 @@ def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
         ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
         ax.set_xscale("log")
         shown = [0.5, 2.0]
+        intervals = []
         for position, m in enumerate(models):
             row = table.iloc[m]
             colour = _style(position)["color"]
@@ -245,15 +251,19 @@ def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             ax.plot(value, position, marker=marker, color=colour, markersize=6)
             ends = np.array([row["speed_up_low"], row["speed_up_high"]], float)
             shown.append(value)
-            if not bound and np.isfinite(ends).all() and (ends > 0).all():
-                shown += list(ends)
-                ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+            if not bound and not np.isnan(ends).any():
+                shown += [end for end in ends if 0 < end < np.inf]
+                intervals.append((position, ends, colour))
             text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.2f}×"
             ax.annotate(text, (value, position), xytext=(0, 7), textcoords="offset points",
                         fontsize=7.5, ha="center")  # fmt: skip
         ax.set_yticks(range(len(models)), [_line_label(results, m) for m in models], fontsize=8)
         ax.set_ylim(len(models) - 0.4, -0.6)
-        ax.set_xlim(min(shown) / 1.3, max(shown) * 1.3)
+        limits = (min(shown) / 1.3, max(shown) * 1.3)
+        ax.set_xlim(*limits)
+        for position, ends, colour in intervals:  # an end at 0 or infinity leaves the panel
+            ends = np.clip(ends, *limits)
+            ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 50 else (1,)))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
         ax.xaxis.set_minor_formatter(NullFormatter())
