@@ -75,21 +75,43 @@ def plan_groups(
     return groups
 
 
-# A block's state should stay in a core's own cache; more than 32 configurations gain nothing.
-_CACHE_BYTES = 2**19
-_LARGEST_BLOCK = 32
+# A block's working set should stay in a core's own cache (L2: 1 MiB on current processors); beyond
+# 256 configurations the loop around a step is paid for.
+_CACHE_BYTES = 2**20
+_LARGEST_BLOCK = 256
 
 
-def choose_block_size(
-    count: int, num_parameters: int, *, num_devices: int, platform: str, itemsize: int
-) -> int:
-    """Configurations stepped together on one device.
+def largest_block(
+    *, num_parameters: int, num_rows: int, platform: str, itemsize: int
+) -> int | None:
+    """The most configurations that should be stepped together on one device; None for all.
 
-    On a CPU few enough that their parameters and updates stay in cache, elsewhere all of them.
-    Blocks come out equally full, and as many for each device.
+    On a CPU few enough that parameters, gradients and updates, and the residuals of the
+    objective's rows, stay in cache.
+
+    Args:
+        num_parameters: Of one network, padded.
+        num_rows: Rows whose residuals a step computes.
+        platform: The devices', ``cpu``, ``gpu`` or ``tpu``.
+        itemsize: Bytes of a number.
     """
-    largest = _LARGEST_BLOCK if platform == "cpu" else count
-    if platform == "cpu":
-        largest = min(largest, max(4, _CACHE_BYTES // (3 * num_parameters * itemsize)))
-    blocks_per_device = math.ceil(count / (largest * num_devices))
-    return math.ceil(count / (blocks_per_device * num_devices))
+    if platform != "cpu":
+        return None
+    working_set = (3 * num_parameters + num_rows) * itemsize
+    return min(_LARGEST_BLOCK, max(4, _CACHE_BYTES // working_set))
+
+
+def split_evenly(count: int, largest: int | None, parts: int) -> tuple[int, int]:
+    """Deals configurations to parts (pieces × devices), and each part's to equally full blocks.
+
+    Args:
+        count: Configurations.
+        largest: The most in a block, or None.
+        parts: The number of parts.
+
+    Returns:
+        Blocks per part, and configurations per block: together enough for all of them.
+    """
+    share = math.ceil(count / parts)
+    blocks = 1 if largest is None else math.ceil(share / largest)
+    return blocks, math.ceil(share / blocks)

@@ -15,7 +15,7 @@ from implicit_accel.grid import Model, SweepConfig, Target
 from implicit_accel.losses import Loss
 from implicit_accel.networks import Layers, layer_shapes, pad
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.planning import choose_block_size, merge_shapes, plan_groups
+from implicit_accel.planning import largest_block, merge_shapes, plan_groups
 from implicit_accel.problems import Problem
 from implicit_accel.reductions import Reduction, choose_kind, reduce
 from implicit_accel.results import label_results
@@ -76,7 +76,7 @@ def _member_configurations(
 
 
 def _make_groups(
-    problem: Problem, config: SweepConfig, num_devices: int, platform: str
+    problem: Problem, config: SweepConfig, platform: str
 ) -> tuple[list[Group], list[_Member]]:
     models = config.models
     families: dict[Hashable, list[int]] = {}
@@ -119,17 +119,16 @@ def _make_groups(
                 decays=any(models[i].weight_decay > 0 for i in inside),
                 shapes=shapes,
                 bias=config.bias,
-                block_size=choose_block_size(
-                    count,
-                    sum(a * b for a, b in shapes),
-                    num_devices=num_devices,
-                    platform=platform,
-                    itemsize=np.dtype(config.precision).itemsize,
-                ),
+            )
+            block = largest_block(
+                num_parameters=sum(a * b for a, b in shapes),
+                num_rows=reduction.data.targets.shape[1],
+                platform=platform,
+                itemsize=np.dtype(config.precision).itemsize,
             )
             chosen = [models[i] for i in inside]
             configurations = _member_configurations(config, chosen, reduction, shapes, problem)
-            groups.append(Group(program, reduction.data, count, configurations))
+            groups.append(Group(program, reduction.data, count, configurations, block))
             members.append(_Member(inside, reduction))
     return groups, members
 
@@ -158,7 +157,7 @@ def run_sweep(
         UserError: If an initialiser does not fit the hidden widths.
     """
     devices = list(jax.local_devices() if devices is None else devices)
-    groups, members = _make_groups(problem, config, len(devices), devices[0].platform)
+    groups, members = _make_groups(problem, config, devices[0].platform)
     trained, timing = train_groups(
         groups,
         num_steps=config.num_steps,
@@ -305,7 +304,7 @@ def train(
 
     program = Program(
         reduction.objective, optimizer, weight_decay > 0, layer_shapes(d, embedding, k),
-        config.bias, len(rates),
+        config.bias,
     )  # fmt: skip
     (result,), _ = train_groups(
         [Group(program, reduction.data, len(rates), configurations)],

@@ -5,7 +5,8 @@ layer shapes. Its configurations are laid out in *blocks*; within a block the st
 the scan over steps runs inside the block, so that its state stays in cache, and blocks are
 spread over devices. All groups of a grid go through one compiled program, called once for every
 *segment* of steps (where progress is reported) and every *piece* of the grid (which bounds
-memory).
+memory). Between segments the runs that have not diverged are moved to the first blocks: a block
+without any is skipped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from implicit_accel.networks import Layers
 from implicit_accel.optimizers import Optimizer
+from implicit_accel.planning import split_evenly
 from implicit_accel.reductions import Data, Objective
 
 # A run whose loss exceeds this multiple of the larger of its first loss and the zero map's has
@@ -79,7 +81,6 @@ class Program:
         decays: Whether any configuration has weight decay.
         shapes: Layer shapes (h_j, h_{j−1}), padded.
         bias: Whether the networks have biases.
-        block_size: Configurations stepped together.
     """
 
     objective: Objective
@@ -87,7 +88,6 @@ class Program:
     decays: bool
     shapes: tuple[tuple[int, int], ...]
     bias: bool
-    block_size: int
 
     def transformation(self, hyper: Hyper) -> optax.GradientTransformation:
         """The optimizer at one configuration's learning rate and weight decay."""
@@ -232,12 +232,24 @@ def _run_groups(
     num_records: int,
     states: tuple[RunState, ...],
     hypers: tuple[Hyper, ...],
+    orders: tuple[jax.Array, ...],
     data: tuple[Data, ...],
     schedule: Schedule,
-) -> tuple[tuple[RunState, ...], tuple[tuple[jax.Array, jax.Array], ...]]:
-    """A segment of every group, on one device; blocks along the leading axis."""
-    new_states, records = [], []
-    for program, state, hyper, arrays in zip(programs, states, hypers, data, strict=True):
+) -> tuple[tuple[RunState, ...], tuple[Hyper, ...], tuple[tuple[jax.Array, jax.Array], ...]]:
+    """A segment of every group, on one device; blocks along the leading axis.
+
+    ``orders`` (blocks, B) gives the place, counted over this device's blocks, from which each run
+    is taken before the segment.
+    """
+    new_states, new_hypers, records = [], [], []
+    for program, unordered, order, arrays in zip(
+        programs, zip(states, hypers, strict=True), orders, data, strict=True
+    ):
+
+        def take(a: jax.Array, order: jax.Array = order) -> jax.Array:
+            return a.reshape(-1, *a.shape[2:])[order]
+
+        state, hyper = jax.tree.map(take, unordered)
 
         def run(
             block: tuple[RunState, Hyper], program: Program = program, arrays: Data = arrays
@@ -246,8 +258,9 @@ def _run_groups(
 
         new_state, excess, held_out = lax.map(run, (state, hyper))
         new_states.append(new_state)
+        new_hypers.append(hyper)
         records.append((excess, held_out))
-    return tuple(new_states), tuple(records)
+    return tuple(new_states), tuple(new_hypers), tuple(records)
 
 
 @dataclass(frozen=True)
@@ -260,12 +273,14 @@ class Group:
         num_configurations: C.
         configurations: Gives the padded initial layers and the hyper-parameters of some of the
             configurations, by number: numpy arrays with a leading axis as long as the argument.
+        largest_block: The most configurations that are stepped together; None for no bound.
     """
 
     program: Program
     data: Data
     num_configurations: int
     configurations: Callable[[np.ndarray], tuple[Layers, Hyper]]
+    largest_block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -370,9 +385,7 @@ def train_groups(
     edges = np.searchsorted(record_steps, [*starts, num_steps + 1])
     num_records = max(1, int(np.max(np.diff(edges))))
     with precision_context(precision) as dtype:
-        per_block = [_block_bytes(g.program, num_records, dtype) for g in groups]
-        blocks = [math.ceil(g.num_configurations / g.program.block_size) for g in groups]
-        pieces = _count_pieces(blocks, per_block, len(devices), memory_limit)
+        pieces = _count_pieces(groups, num_records, len(devices), memory_limit, dtype)
         layouts = [_layout(g, pieces, len(devices)) for g in groups]
         results = [_empty_result(g, len(record_steps), dtype) for g in groups]
 
@@ -386,16 +399,11 @@ def train_groups(
             jax.shard_map(
                 lambda *arguments: _run_groups(programs, num_records, *arguments),
                 mesh=mesh,
-                in_specs=(
-                    PartitionSpec(_AXIS),
-                    PartitionSpec(_AXIS),
-                    PartitionSpec(),
-                    PartitionSpec(),
-                ),
+                in_specs=(*[PartitionSpec(_AXIS)] * 3, *[PartitionSpec()] * 2),
                 out_specs=PartitionSpec(_AXIS),
                 check_vma=False,
             ),
-            donate_argnums=0,
+            donate_argnums=(0, 1),
         )
         compiled, compile_seconds = None, 0.0
         total = sum(g.num_configurations for g in groups) * num_steps
@@ -403,23 +411,32 @@ def train_groups(
         kept: list[list[tuple[np.ndarray, Layers]]] = [[] for _ in groups]
         began = time.perf_counter()
         for piece in range(pieces):
-            members = [layout[piece].reshape(-1) for layout in layouts]
-            inputs = [
-                _piece_inputs(g, layout[piece], dtype)
-                for g, layout in zip(groups, layouts, strict=True)
-            ]
+            members = [layout[piece] for layout in layouts]
+            inputs = [_piece_inputs(g, m, dtype) for g, m in zip(groups, members, strict=True)]
             states = jax.device_put(tuple(state for state, _ in inputs), spread)
             hypers = jax.device_put(tuple(hyper for _, hyper in inputs), spread)
+            alive = [m >= 0 for m in members]
             for s, start in enumerate(starts):
+                orders = [_pack(a, len(devices)) for a in alive]
+                members = [
+                    _reorder(m, order, len(devices))
+                    for m, order in zip(members, orders, strict=True)
+                ]
                 recorded_here = record_steps[edges[s] : edges[s + 1]]
-                schedule = jax.device_put(
-                    _schedule(start, length, recorded_here, num_records, num_steps), everywhere
+                schedule = _schedule(start, length, recorded_here, num_records, num_steps)
+                arguments = (
+                    states,
+                    hypers,
+                    jax.device_put(tuple(orders), spread),
+                    data,
+                    jax.device_put(schedule, everywhere),
                 )
                 if compiled is None:
                     before = time.perf_counter()
-                    compiled = run.lower(states, hypers, data, schedule).compile()
+                    compiled = run.lower(*arguments).compile()
                     compile_seconds = time.perf_counter() - before
-                states, records = compiled(states, hypers, data, schedule)
+                states, hypers, records = compiled(*arguments)
+                alive = [np.asarray(state.divergence_step) < 0 for state in states]
                 for result, member, (excess, held_out) in zip(
                     results, members, records, strict=True
                 ):
@@ -430,8 +447,8 @@ def train_groups(
                     done = round(share * total)
                     progress(done, total)
             for g, (result, member, state) in enumerate(zip(results, members, states, strict=True)):
-                real = member >= 0
-                where = member[real]
+                real = member.reshape(-1) >= 0
+                where = member.reshape(-1)[real]
                 result.steps_to_target[where] = _flat(state.steps_to_target)[real]
                 result.divergence_step[where] = _flat(state.divergence_step)[real]
                 if keep_layers:
@@ -483,9 +500,22 @@ def _store(target: np.ndarray, member: np.ndarray, edges: np.ndarray, records: j
     count = edges[1] - edges[0]
     if target.shape[1] == 0 or count == 0:
         return
-    rows = np.asarray(records)[:, :count].transpose(0, 2, 1).reshape(-1, count)
+    rows = np.asarray(records)[:, :count].transpose(0, 2, 1)
     real = member >= 0
     target[member[real], edges[0] : edges[1]] = rows[real]
+
+
+def _pack(alive: np.ndarray, num_devices: int) -> np.ndarray:
+    """The order that moves each device's live runs to its first blocks, (blocks, B) places."""
+    flat = alive.reshape(num_devices, -1)
+    order = np.argsort(~flat, axis=1, kind="stable")
+    return order.reshape(alive.shape).astype(np.int32)
+
+
+def _reorder(a: np.ndarray, order: np.ndarray, num_devices: int) -> np.ndarray:
+    """What the program does to the runs, for an array of theirs on the host."""
+    flat, places = a.reshape(num_devices, -1), order.reshape(num_devices, -1)
+    return np.take_along_axis(flat, places, axis=1).reshape(a.shape)
 
 
 def _schedule(
@@ -508,42 +538,53 @@ def _state_shapes(program: Program, dtype: np.dtype) -> RunState:
     return RunState(layers, opt_state, scalar, count, count)
 
 
-def _block_bytes(program: Program, num_records: int, dtype: np.dtype) -> int:
-    """Device memory of a block: its state, once more while it is stepped, and its records."""
+def _run_bytes(program: Program, num_records: int, dtype: np.dtype) -> int:
+    """Device memory of a run: its state, twice more while moved and stepped, and its records."""
     state = jax.tree.leaves(_state_shapes(program, dtype))
-    per_run = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in state)
-    return program.block_size * (2 * per_run + 2 * (num_records + 1) * dtype.itemsize)
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in state)
+    return 3 * held + 2 * (num_records + 1) * dtype.itemsize
 
 
 def _count_pieces(
-    blocks: list[int], per_block: list[int], num_devices: int, memory_limit: int | None
+    groups: Sequence[Group],
+    num_records: int,
+    num_devices: int,
+    memory_limit: int | None,
+    dtype: np.dtype,
 ) -> int:
-    """The fewest equal pieces whose blocks fit the limit; one block per device at the least."""
-    most = max(math.ceil(b / num_devices) for b in blocks)
+    """The fewest equal pieces that fit the limit; at the most as many as have a run per device."""
     if memory_limit is None:
         return 1
-    for pieces in range(1, most + 1):
-        held = (
-            math.ceil(b / (pieces * num_devices)) * num_devices * size
-            for b, size in zip(blocks, per_block, strict=True)
-        )
-        if sum(held) <= memory_limit:
-            return pieces
-    return most
+    per_run = [_run_bytes(g.program, num_records, dtype) for g in groups]
+
+    def held(pieces: int) -> int:
+        total = 0
+        for g, size in zip(groups, per_run, strict=True):
+            blocks, B = split_evenly(g.num_configurations, g.largest_block, pieces * num_devices)
+            total += blocks * B * num_devices * size
+        return total
+
+    most = max(math.ceil(g.num_configurations / num_devices) for g in groups)
+    # What one piece would hold, shared out, is a lower bound of their number.
+    pieces = min(most, max(1, held(1) // memory_limit))
+    while pieces < most and held(pieces) > memory_limit:
+        pieces += 1
+    return pieces
 
 
 def _layout(group: Group, pieces: int, num_devices: int) -> np.ndarray:
     """(pieces, blocks, block size) numbers of the configurations, −1 where there is none.
 
-    Neighbouring blocks go to different devices: learning rates that diverge early lie together,
-    and what they leave idle is shared.
+    Neighbours go to different devices: learning rates that diverge lie together, and what they
+    leave idle is shared. A device's blocks follow one another.
     """
-    B = group.program.block_size
-    per_device = math.ceil(group.num_configurations / (B * pieces * num_devices))
+    per_device, B = split_evenly(
+        group.num_configurations, group.largest_block, pieces * num_devices
+    )
     numbers = np.full(pieces * per_device * num_devices * B, -1)
     numbers[: group.num_configurations] = np.arange(group.num_configurations)
-    blocks = numbers.reshape(pieces, per_device, num_devices, B)
-    return blocks.transpose(0, 2, 1, 3).reshape(pieces, num_devices * per_device, B)
+    dealt = numbers.reshape(pieces, per_device * B, num_devices).transpose(0, 2, 1)
+    return dealt.reshape(pieces, num_devices * per_device, B)
 
 
 def _piece_inputs(group: Group, members: np.ndarray, dtype: np.dtype) -> tuple[RunState, Hyper]:

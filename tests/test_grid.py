@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from implicit_accel import Loss, Optimizer, SweepConfig, Target, UserError
 from implicit_accel.grid import parse_hidden_widths, parse_learning_rates, spaced_steps
 from implicit_accel.networks import layer_shapes
-from implicit_accel.planning import choose_block_size, merge_shapes, plan_groups
+from implicit_accel.planning import largest_block, merge_shapes, plan_groups, split_evenly
 
 
 def test_the_student_project_s_grid_has_seven_models():
@@ -141,16 +141,20 @@ def test_small_grids_share_a_program_and_large_ones_do_not():
 
 
 @given(
-    count=st.integers(1, 5000), num_parameters=st.integers(1, 10**6),
-    num_devices=st.integers(1, 8), platform=st.sampled_from(["cpu", "gpu"]),
+    count=st.integers(1, 5000), largest=st.none() | st.integers(1, 300), parts=st.integers(1, 50)
 )  # fmt: skip
-def test_blocks_waste_little(count, num_parameters, num_devices, platform):
-    size = choose_block_size(
-        count, num_parameters, num_devices=num_devices, platform=platform, itemsize=4
-    )
-    assert 1 <= size <= count
-    blocks = -(-count // (size * num_devices)) * num_devices
-    assert blocks * size - count < max(blocks * num_devices, blocks + num_devices * size)
+def test_blocks_hold_everyone_and_waste_little(count, largest, parts):
+    blocks, size = split_evenly(count, largest, parts)
+    assert blocks * size * parts >= count
+    assert largest is None or size <= largest
+    assert blocks * size * parts - count < parts * (blocks + 1)
+
+
+def test_blocks_fit_the_cache():
+    thin = largest_block(num_parameters=130, num_rows=128, platform="cpu", itemsize=4)
+    wide = largest_block(num_parameters=12_352, num_rows=128, platform="cpu", itemsize=4)
+    assert (thin, wide) == (256, 7)
+    assert largest_block(num_parameters=1, num_rows=1, platform="gpu", itemsize=4) is None
 
 
 def test_optimizers_with_other_settings_are_other_models():
