@@ -39,6 +39,7 @@ from rich.progress import (
 from experiments import cli
 from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import UserError
+from implicit_accel.files import atomic_path
 from implicit_accel.grid import (
     PRECISIONS,
     SweepConfig,
@@ -57,7 +58,6 @@ from implicit_accel.results import (
     FORMAT,
     RESULTS_FILE,
     SUMMARY_FILE,
-    atomic_path,
     load_run,
     save_json,
     save_results,

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from implicit_accel.results import atomic_path
+from implicit_accel.files import atomic_path
 from implicit_accel.statistics import (
     best_learning_rates,
     bounded_speed_up,

@@ -7,11 +7,8 @@ loss, depth, hidden widths, initialiser …) are coordinates along ``model``; `s
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
+from implicit_accel.files import atomic_path
 from implicit_accel.problems import Problem
 from implicit_accel.reductions import Reduction
 from implicit_accel.training import GroupResult
@@ -200,28 +198,6 @@ def _differs(results: xr.Dataset, name: str) -> bool:
         uniform = len({w for v in deep for w in v.split("x")}) <= 1
         return not uniform or any(len(v) > 1 for v in by_depth.values())
     return len(set(map(str, values.tolist()))) > 1
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` to write to, then moves it into place.
-
-    A reader sees the old file or the whole new one; after an error the old one is still there.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp's files are private; a result is as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_results(results: xr.Dataset, folder: Path) -> Path:

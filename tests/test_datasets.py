@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from implicit_accel import datasets, fetch
+from implicit_accel import datasets, download, fetch
 from implicit_accel.datasets import Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import DataError, UserError
 
@@ -38,12 +38,14 @@ FUZZ = settings(
 def _isolated(monkeypatch, tmp_path):
     """Neither the user's data folder nor the user's cache nor the network."""
     monkeypatch.delenv(fetch.DATA_DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(fetch.pooch, "os_cache", lambda name: tmp_path / "user-cache" / name)
+    monkeypatch.setattr(
+        fetch.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "user-cache" / name)
+    )
 
     def refuse(*_):
         raise AssertionError("a test tried to download")
 
-    monkeypatch.setattr(fetch, "_download_to", refuse)
+    monkeypatch.setattr(download, "_download_to", refuse)
 
 
 @pytest.fixture
@@ -295,7 +297,7 @@ def serve_zip(monkeypatch, members: dict[str, str]) -> list[str]:
             for name, text in members.items():
                 archive.writestr(name, text)
 
-    monkeypatch.setattr(fetch, "_download_to", serve)
+    monkeypatch.setattr(download, "_download_to", serve)
     return served
 
 

@@ -15,7 +15,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implicit_accel import fetch
+from implicit_accel import download, fetch
 from implicit_accel.errors import DataError, UserError
 
 PAGE = "https://example.org/page"
@@ -27,9 +27,11 @@ GOOD = {"a.dat": b"good a\n", "b.dat": b"good b\n"}
 def _isolated(monkeypatch, tmp_path):
     """Neither the user's data folder nor the user's cache nor a proxy."""
     monkeypatch.delenv(fetch.DATA_DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(fetch.pooch, "os_cache", lambda name: tmp_path / "user-cache" / name)
+    monkeypatch.setattr(
+        fetch.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "user-cache" / name)
+    )
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
 
 
 def archive(url="http://localhost/x.zip"):
@@ -228,8 +230,8 @@ def check_good(files: Mapping[str, bytes]) -> None:
             raise DataError(f"{name}, line 1: not good")
 
 
-def download(url: str, cache: Path, **options) -> Path:
-    return fetch.download(archive(url), check_good, cache_dir=cache, **options)
+def download_into(url: str, cache: Path, **options) -> Path:
+    return download.download(archive(url), check_good, cache_dir=cache, **options)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -238,7 +240,7 @@ def files_below(folder: Path) -> list[str]:
 
 def test_download(serve, tmp_path, capfd):
     url, requested = serve(send(zip_bytes(GOOD | {"../evil.dat": b"x", "readme": b"y"})))
-    folder = download(url, tmp_path)
+    folder = download_into(url, tmp_path)
     assert folder == tmp_path / "thing"
     assert {name: (folder / name).read_bytes() for name in NAMES} == GOOD
     assert files_below(tmp_path) == sorted(NAMES)
@@ -249,7 +251,7 @@ def test_download(serve, tmp_path, capfd):
 
 def test_download_replaces_a_damaged_cache(serve, tmp_path):
     fill(tmp_path / "thing", "a.dat")
-    download(serve(send(zip_bytes()))[0], tmp_path)
+    download_into(serve(send(zip_bytes()))[0], tmp_path)
     assert (tmp_path / "thing" / "a.dat").read_bytes() == GOOD["a.dat"]
 
 
@@ -264,7 +266,7 @@ def test_progress(serve, tmp_path, told):
 
     calls = []
     url, _ = serve(send(body) if told else untold)
-    download(url, tmp_path, progress=lambda done, total: calls.append((done, total)))
+    download_into(url, tmp_path, progress=lambda done, total: calls.append((done, total)))
     done = [d for d, _ in calls]
     assert done == sorted(done)
     assert len(done) > 2
@@ -275,13 +277,13 @@ def test_progress(serve, tmp_path, told):
 def test_retries(serve, tmp_path):
     broken = send(zip_bytes()[:50], Content_Length="5000")
     url, requested = serve(send(b"", 502), broken, send(zip_bytes()))
-    download(url, tmp_path)
+    download_into(url, tmp_path)
     assert len(requested) == 3
 
 
 def test_two_downloads_at_once(serve, tmp_path):
     url, _ = serve(send(zip_bytes()))
-    threads = [threading.Thread(target=download, args=(url, tmp_path)) for _ in range(4)]
+    threads = [threading.Thread(target=download_into, args=(url, tmp_path)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -310,7 +312,7 @@ def test_bad_archive(serve, tmp_path, case):
     body, words = BAD_BODIES[case]
     url, requested = serve(send(body))
     with pytest.raises(DataError, match=words) as error:
-        download(url, tmp_path)
+        download_into(url, tmp_path)
     text = assert_one_line(error)
     assert url in text
     assert PAGE in text
@@ -323,7 +325,7 @@ def test_damaged_member(serve, tmp_path):
     body = bytearray(zip_bytes(method=zipfile.ZIP_STORED))
     body[body.find(b"good")] ^= 1
     with pytest.raises(DataError, match="CRC"):
-        download(serve(send(bytes(body)))[0], tmp_path)
+        download_into(serve(send(bytes(body)))[0], tmp_path)
     assert files_below(tmp_path) == []
 
 
@@ -347,12 +349,12 @@ def stall(request: BaseHTTPRequestHandler) -> None:
     ],
 )
 def test_bad_answer(serve, tmp_path, monkeypatch, route, words, tries):
-    monkeypatch.setattr(fetch, "TRIES", 2)
-    monkeypatch.setattr(fetch, "TIMEOUT_S", 0.1)
-    monkeypatch.setattr(fetch, "MAX_ARCHIVE_BYTES", 2**17)
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 2**17)
     url, requested = serve(route)
     with pytest.raises(DataError, match=words) as error:
-        download(url, tmp_path)
+        download_into(url, tmp_path)
     assert PAGE in assert_one_line(error)
     assert files_below(tmp_path) == []
     assert len(requested) == tries or "redirects" in words
@@ -361,22 +363,22 @@ def test_bad_answer(serve, tmp_path, monkeypatch, route, words, tries):
 def test_redirect_to_http(serve, tmp_path):
     good, _ = serve(send(zip_bytes()))
     url, _ = serve(send(b"", 302, Location=good))
-    assert files_below(download(url, tmp_path)) == sorted(NAMES)
+    assert files_below(download_into(url, tmp_path)) == sorted(NAMES)
 
 
 def test_no_connection(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "TRIES", 2)
+    monkeypatch.setattr(download, "TRIES", 2)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_port
     with pytest.raises(DataError, match="no connection to the server") as error:
-        download(f"http://127.0.0.1:{port}/x.zip", tmp_path)
+        download_into(f"http://127.0.0.1:{port}/x.zip", tmp_path)
     assert_one_line(error)
 
 
 def test_cache_is_a_file(serve, tmp_path):
     (tmp_path / "cache").write_text("x")
     with pytest.raises(DataError, match="cannot be written") as error:
-        download(serve(send(zip_bytes()))[0], tmp_path / "cache")
+        download_into(serve(send(zip_bytes()))[0], tmp_path / "cache")
     assert_one_line(error)
 
 
@@ -389,7 +391,7 @@ def test_interrupted_placing(serve, tmp_path, monkeypatch, point, fault):
     monkeypatch.setattr(*((os, "fsync") if point == "fsync" else (Path, "replace")), fail)
     expected = DataError if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        download(serve(send(zip_bytes()))[0], tmp_path)
+        download_into(serve(send(zip_bytes()))[0], tmp_path)
     assert files_below(tmp_path) == []
 
 
@@ -402,8 +404,8 @@ def test_any_bytes_for_an_archive(data):
     if data.draw(st.booleans()):
         body = bytearray(data.draw(st.binary(max_size=200)))
     with suppress(DataError):
-        assert set(fetch._read_members(io.BytesIO(body), NAMES)) == set(NAMES)
+        assert set(download._read_members(io.BytesIO(body), NAMES)) == set(NAMES)
 
 
 def test_errors_of_requests_are_not_retried_in_vain():
-    assert not fetch._is_passing(requests.exceptions.InvalidURL())
+    assert not download._is_passing(requests.exceptions.InvalidURL())

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from oracles import random_problem
 
 from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
-from implicit_accel.results import atomic_path, model_labels, save_json, save_results
+from implicit_accel.files import atomic_path
+from implicit_accel.results import model_labels, save_json, save_results
 
 
 @pytest.fixture(scope="module")

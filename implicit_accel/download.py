@@ -1,0 +1,217 @@
+"""Downloads published archives into the cache.
+
+Everything that arrives from outside is bounded in size, checked before it is kept, and never
+unpacked outside the cache, unpickled or executed.
+"""
+
+import contextlib
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pooch
+import requests  # what pooch downloads with: needed here for the names of its errors
+
+from implicit_accel.errors import DataError
+from implicit_accel.fetch import (
+    DATA_DIR_VARIABLE,
+    MAX_FILE_BYTES,
+    Archive,
+    Progress,
+    cache_folder,
+    join_names,
+    mebibytes,
+    one_line,
+)
+from implicit_accel.files import atomic_path
+
+MAX_ARCHIVE_BYTES = 256 * 2**20
+"""The largest archive that is downloaded."""
+
+MAX_RATIO = 100
+"""The largest compression ratio of an archive's member (text of numbers stays below 10)."""
+
+TIMEOUT_S = 30.0
+"""Seconds without an answer, or without a further byte, after which a try is given up."""
+
+TRIES = 4
+"""How often a download is tried before it counts as failed."""
+
+FIRST_WAIT_S = 1.0
+"""Seconds between the first try and the second; each further wait doubles."""
+
+
+def download(
+    archive: Archive,
+    check: Callable[[Mapping[str, bytes]], None],
+    *,
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Downloads an archive and places its members, once they are checked, in the cache.
+
+    No checksum is asked of the archive: a server that repacks its zip must not lock users out, so
+    the contents are what counts. The archive itself is never kept, and each file is moved into
+    place whole, so a failure or another process at the same work leaves no damaged file.
+
+    Args:
+        archive: What to download.
+        check: Gets each member's bytes by name and raises DataError where they are not good.
+        cache_dir: The cache; by default the user's cache folder for this package.
+        progress: Told how far the download is.
+
+    Returns:
+        The folder that now holds ``archive.members``.
+
+    Raises:
+        DataError: No connection, no answer in time, not a zip archive, or unusable contents. The
+            message says how to get the files by hand.
+    """
+    folder = cache_folder(cache_dir) / archive.folder
+    by_hand = (
+        f"By hand: download it from {archive.page}, unpack {join_names(archive.members)} into a "
+        f"folder and name that folder as data_dir or in {DATA_DIR_VARIABLE}."
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Nameless and in the cache: a full disk shows early, and nothing is left behind.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _download_to(file, archive.url, progress)
+            files = _read_members(file, archive.members)
+            check(files)
+        for name, data in files.items():
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(data)
+    except (requests.RequestException, ValueError) as error:  # ValueError: also DataError
+        reason = f"Could not download {archive.url}: {_reason(error)}"
+        raise DataError(f"{reason.rstrip('.')}. {by_hand}") from error
+    except OSError as error:
+        raise DataError(f"The cache {folder} cannot be written: {_reason(error)}.") from error
+    return folder
+
+
+def _download_to(file: BinaryIO, url: str, progress: Progress | None) -> None:
+    # pooch.retrieve logs to the console and has no retries, so pooch's downloader is used directly.
+    for attempt in range(TRIES):
+        file.seek(0)
+        file.truncate()
+        with contextlib.ExitStack() as answers:  # pooch leaves a broken-off answer open
+            get = pooch.HTTPDownloader(
+                progressbar=_Transfer(progress),  # pyright: ignore[reportArgumentType], too narrow
+                chunk_size=2**16,
+                timeout=TIMEOUT_S,
+                hooks={"response": lambda answer, **_: answers.enter_context(answer)},
+            )
+            try:
+                get(url, file, None)
+                return
+            except requests.RequestException as error:
+                if attempt == TRIES - 1 or not _is_passing(error):
+                    raise
+        time.sleep(FIRST_WAIT_S * 2**attempt)
+
+
+class _Transfer:
+    """Stands where pooch expects a progress bar: bounds the size, passes the progress on."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.total = 0  # set by pooch; 0 where the server does not tell
+        self._progress = progress
+        self._done = 0
+        self._finished = False
+
+    def update(self, num_bytes: int) -> None:
+        if self._finished:  # after reset pooch reports the total once more
+            return
+        # pooch counts the last chunk as a full one
+        self._done = min(self._done + num_bytes, self.total or self._done + num_bytes)
+        if max(self._done, self.total) > MAX_ARCHIVE_BYTES:
+            raise DataError(f"it is longer than {mebibytes(MAX_ARCHIVE_BYTES)}")
+        if self._progress is not None:
+            self._progress(self._done, self.total or None)
+
+    def reset(self) -> None:
+        self._finished = True
+
+    def close(self) -> None:
+        pass
+
+
+def _is_passing(error: requests.RequestException) -> bool:
+    """Whether another try may help: not where the server says no, or the address is wrong."""
+    if error.response is not None:
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    return isinstance(
+        error,
+        requests.ConnectionError
+        | requests.Timeout
+        | requests.exceptions.ChunkedEncodingError
+        | requests.exceptions.ContentDecodingError,
+    )
+
+
+def _read_members(file: BinaryIO, names: Sequence[str]) -> dict[str, bytes]:
+    """Reads the named top-level members of a zip archive; all else in it is left alone."""
+    file.seek(0)
+    if file.read(512).lstrip().startswith(b"<"):
+        raise DataError("the server sent a web page instead of a zip archive; try again later")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {name: _read_member(archive, name) for name in names}
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,  # holds NotImplementedError: an unknown compression
+        ValueError,
+        IndexError,
+    ) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"what the server sent is no sound zip archive ({_reason(error)})"
+        ) from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    found = [info for info in archive.infolist() if info.filename == name]
+    if len(found) != 1:
+        raise DataError(f"the zip archive holds {name!r} {len(found)} times instead of once")
+    info = found[0]
+    if info.flag_bits & 1:
+        raise DataError(f"{name!r} in the zip archive is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{name!r} in the zip archive is compressed in an unexpected way")
+    if info.file_size > min(MAX_FILE_BYTES, MAX_RATIO * info.compress_size):
+        raise DataError(
+            f"{name!r} in the zip archive would unpack from {info.compress_size} to "
+            f"{info.file_size} bytes, more than a data file can"
+        )
+    return archive.read(info)  # reads no more than file_size, and checks its CRC
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line without its Python names."""
+    match error:
+        case requests.HTTPError() if error.response is not None:
+            text = f"the server answered {error.response.status_code} {error.response.reason}"
+        case requests.Timeout():
+            text = f"no answer within {TIMEOUT_S:g} s"
+        case requests.exceptions.InvalidSchema():
+            text = "it was redirected to an address that is not http(s)"
+        case requests.exceptions.ChunkedEncodingError():
+            text = "the connection broke off"
+        case requests.ConnectionError():
+            text = (
+                f"no answer within {TIMEOUT_S:g} s"
+                if "timed out" in str(error).lower()
+                else "no connection to the server"
+            )
+        case _:
+            return one_line(error)
+    return " ".join(text.split())
