@@ -151,8 +151,11 @@ def host_memory() -> int:
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when its output goes to a file."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=150)
+    # No markup: square brackets are intervals, or part of somebody's file name.
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if console.is_terminal:
+        return console
+    return Console(stderr=stderr, highlight=False, markup=False, width=150)
 
 
 def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:

@@ -1,0 +1,84 @@
+"""The student project's grid from process start to results on disk: ``python -m benchmarks.cold``.
+
+Both datasets, 7 architectures × 7 learning rates × seeds × 100 full-batch steps, biases, PyTorch's
+default initialisation, MSE. Timed from outside, imports and compilation included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.workloads import DEPTH_WIDTHS_STUDENT, RATES_STUDENT, load_arrays
+
+STEPS = 100
+
+
+def torch_loop(datasets: list[Path], num_seeds: int, folder: Path) -> None:
+    """As the student project does it: one model after another, the loss noted every epoch."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for path in datasets:
+        features, targets = load_arrays(path)
+        X, y = torch.from_numpy(features), torch.from_numpy(targets)[:, None]
+        curves = []
+        for hidden in DEPTH_WIDTHS_STUDENT:
+            widths = (X.shape[1], *hidden, 1)
+            for rate in RATES_STUDENT:
+                for seed in range(num_seeds):
+                    torch.manual_seed(seed)
+                    model = torch.nn.Sequential(
+                        *(torch.nn.Linear(widths[j], widths[j + 1]) for j in range(len(widths) - 1))
+                    )
+                    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+                    criterion = torch.nn.MSELoss()
+                    losses = []
+                    for _ in range(STEPS):
+                        optimizer.zero_grad()
+                        loss = criterion(model(X), y)
+                        loss.backward()
+                        optimizer.step()
+                        losses.append(loss.item())
+                    curves.append(losses)
+        np.save(folder / f"{path.stem}.npy", np.array(curves))
+
+
+def ours(datasets: list[Path], num_seeds: int, folder: Path) -> None:
+    """The same grid by this project: trajectories, optimum and summary table."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    from implicit_accel import Loss, Problem, SweepConfig, run_sweep, summarise
+    from implicit_accel.results import save_results
+
+    config = SweepConfig(
+        depths=(1, 2, 3),
+        hidden_widths=(1, 10, 64),
+        inits=("pytorch",),
+        bias=True,
+        losses=(Loss(2, "plain"),),
+        learning_rates=RATES_STUDENT,
+        num_seeds=num_seeds,
+        num_steps=STEPS,
+    )
+    for path in datasets:
+        results, _ = run_sweep(Problem.from_arrays(*load_arrays(path)), config)
+        out = folder / path.stem
+        out.mkdir()
+        save_results(results, out)
+        summarise(results).to_csv(out / "summary.csv", index=False)
+
+
+def main() -> None:
+    """Arguments: contender, number of seeds, output folder, data files."""
+    contender, num_seeds, folder, *datasets = sys.argv[1:]
+    work = {"a": torch_loop, "e": ours}[contender]
+    work([Path(d) for d in datasets], int(num_seeds), Path(folder))
+
+
+if __name__ == "__main__":
+    main()
