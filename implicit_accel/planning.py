@@ -112,6 +112,6 @@ def split_evenly(count: int, largest: int | None, parts: int) -> tuple[int, int]
     Returns:
         Blocks per part, and configurations per block: together enough for all of them.
     """
-    share = math.ceil(count / parts)
+    share = max(1, math.ceil(count / parts))
     blocks = 1 if largest is None else math.ceil(share / largest)
     return blocks, math.ceil(share / blocks)

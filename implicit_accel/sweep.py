@@ -20,26 +20,40 @@ from implicit_accel.problems import Problem
 from implicit_accel.reductions import Reduction, choose_kind, reduce
 from implicit_accel.results import label_results
 from implicit_accel.training import (
+    WHOLE,
     Device,
     Group,
     GroupResult,
     Hyper,
     Program,
     Progress,
+    Share,
     Timing,
     train_groups,
 )
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A group's place in the grid: which models it holds, and how its runs are numbered."""
+class Plan:
+    """A grid laid out for training.
 
-    models: tuple[int, ...]
-    reduction: Reduction
+    Attributes:
+        problem: What to fit.
+        config: The grid.
+        groups: Its configurations, by the program that trains them.
+        models: For each group, the numbers of its models in ``config.models``; the group's runs
+            are numbered (model, learning rate, seed).
+        reductions: For each group, what it minimises.
+    """
+
+    problem: Problem
+    config: SweepConfig
+    groups: tuple[Group, ...]
+    models: tuple[tuple[int, ...], ...]
+    reductions: tuple[Reduction, ...]
 
 
-def _member_configurations(
+def _configurations(
     config: SweepConfig,
     models: Sequence[Model],
     reduction: Reduction,
@@ -75,9 +89,18 @@ def _member_configurations(
     return configurations
 
 
-def _make_groups(
-    problem: Problem, config: SweepConfig, platform: str
-) -> tuple[list[Group], list[_Member]]:
+def plan_sweep(problem: Problem, config: SweepConfig, *, platform: str = "cpu") -> Plan:
+    """Decides which runs share a program and prepares what each program minimises.
+
+    Args:
+        problem: What to fit.
+        config: The grid.
+        platform: Of the devices, ``cpu``, ``gpu`` or ``tpu``; it decides how many runs are
+            stepped together, not their order.
+
+    Returns:
+        The plan, for `train_plan` and `assemble`.
+    """
     models = config.models
     families: dict[Hashable, list[int]] = {}
     kinds = {}
@@ -95,7 +118,7 @@ def _make_groups(
     }
     runs_per_model = len(config.learning_rates) * config.num_seeds
     d, k = problem.num_features, problem.num_outputs
-    groups, members = [], []
+    groups, group_models, group_reductions = [], [], []
     for numbers in families.values():
         reduction = reductions[kinds[numbers[0]]]
         counts: dict[tuple[int, ...], int] = {}
@@ -103,15 +126,15 @@ def _make_groups(
             hidden = models[i].hidden_widths
             counts[hidden] = counts.get(hidden, 0) + runs_per_model
         layerwise = reduction.objective.kind == "layerwise"
-        for group in plan_groups(
+        for shapes_together in plan_groups(
             counts,
             num_steps=config.num_steps,
             d=d,
             k=k,
             rows_per_step=len(problem.features) if layerwise else 0,
         ):
-            inside = tuple(i for i in numbers if models[i].hidden_widths in group)
-            shapes = layer_shapes(d, merge_shapes(group, k), k)
+            inside = tuple(i for i in numbers if models[i].hidden_widths in shapes_together)
+            shapes = layer_shapes(d, merge_shapes(shapes_together, k), k)
             count = len(inside) * runs_per_model
             program = Program(
                 objective=reduction.objective,
@@ -127,10 +150,11 @@ def _make_groups(
                 itemsize=np.dtype(config.precision).itemsize,
             )
             chosen = [models[i] for i in inside]
-            configurations = _member_configurations(config, chosen, reduction, shapes, problem)
+            configurations = _configurations(config, chosen, reduction, shapes, problem)
             groups.append(Group(program, reduction.data, count, configurations, block))
-            members.append(_Member(inside, reduction))
-    return groups, members
+            group_models.append(inside)
+            group_reductions.append(reduction)
+    return Plan(problem, config, tuple(groups), tuple(group_models), tuple(group_reductions))
 
 
 def run_sweep(
@@ -157,43 +181,61 @@ def run_sweep(
         UserError: If an initialiser does not fit the hidden widths.
     """
     devices = list(jax.local_devices() if devices is None else devices)
-    groups, members = _make_groups(problem, config, devices[0].platform)
-    trained, timing = train_groups(
-        groups,
-        num_steps=config.num_steps,
-        record_steps=config.record_steps,
-        precision=config.precision,
+    plan = plan_sweep(problem, config, platform=devices[0].platform)
+    trained, timing = train_plan(
+        plan, devices=devices, memory_limit=memory_limit, progress=progress
+    )
+    return assemble(plan, trained), timing
+
+
+def train_plan(
+    plan: Plan,
+    *,
+    share: Share = WHOLE,
+    devices: Sequence[Device] | None = None,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[GroupResult], Timing]:
+    """Trains one process's share of a grid; the other arguments are those of `run_sweep`.
+
+    Returns:
+        Results in the order of the plan's groups, for `assemble`; those of several shares have to
+        be put together first (`shares.merge`). And what they cost.
+    """
+    return train_groups(
+        plan.groups,
+        num_steps=plan.config.num_steps,
+        record_steps=plan.config.record_steps,
+        precision=plan.config.precision,
         devices=devices,
         memory_limit=memory_limit,
+        share=share,
         progress=progress,
     )
-    models = config.models
-    grid = (len(config.learning_rates), config.num_seeds)
-    parts: list[GroupResult | None] = [None] * len(models)
-    reductions: list[Reduction | None] = [None] * len(models)
-    for member, result in zip(members, trained, strict=True):
-        for position, i in enumerate(member.models):
-            rows = slice(position * math.prod(grid), (position + 1) * math.prod(grid))
-            parts[i] = GroupResult(
-                *(
-                    a[rows].reshape(*grid, *a.shape[1:])
-                    for a in (
-                        result.excess_loss,
-                        result.held_out_loss,
-                        result.steps_to_target,
-                        result.divergence_step,
-                    )
-                ),
-                layers=None,
+
+
+def assemble(plan: Plan, trained: Sequence[GroupResult]) -> xr.Dataset:
+    """Labels the results of all groups of a plan, see `implicit_accel.results`."""
+    grid = (len(plan.config.learning_rates), plan.config.num_seeds)
+    runs = math.prod(grid)
+    parts: dict[int, GroupResult] = {}
+    reductions: dict[int, Reduction] = {}
+    for models, reduction, result in zip(plan.models, plan.reductions, trained, strict=True):
+        for position, i in enumerate(models):
+            rows = slice(position * runs, (position + 1) * runs)
+            arrays = (
+                result.excess_loss,
+                result.held_out_loss,
+                result.steps_to_target,
+                result.divergence_step,
             )
-            reductions[i] = member.reduction
-    results = label_results(
-        problem,
-        config,
-        [p for p in parts if p is not None],
-        [r for r in reductions if r is not None],
+            own = (a[rows].reshape(*grid, *a.shape[1:]) for a in arrays)
+            parts[i] = GroupResult(*own, layers=None)
+            reductions[i] = reduction
+    order = range(len(plan.config.models))
+    return label_results(
+        plan.problem, plan.config, [parts[i] for i in order], [reductions[i] for i in order]
     )
-    return results, timing
 
 
 @dataclass(frozen=True)

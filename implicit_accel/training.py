@@ -284,6 +284,26 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A process's part of a grid: every count-th configuration of each group, from index on.
+
+    Attributes:
+        index: Which part, 0 … count − 1.
+        count: Of how many.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def members(self, num_configurations: int) -> np.ndarray:
+        """Numbers of the configurations."""
+        return np.arange(self.index, num_configurations, self.count)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class GroupResult:
     """Trajectories of a group's configurations; C of them, R records.
 
@@ -353,6 +373,7 @@ def train_groups(
     precision: str = "float32",
     devices: Sequence[Device] | None = None,
     memory_limit: int | None = None,
+    share: Share = WHOLE,
     keep_layers: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[GroupResult], Timing]:
@@ -366,6 +387,7 @@ def train_groups(
         devices: Devices to spread the configurations over; all local ones by default.
         memory_limit: Bytes that states and records may take on all devices together; the grid
             is run in as many equal pieces as that needs. No limit by default.
+        share: Which configurations to train; the others' results stay empty (see `shares.merge`).
         keep_layers: Whether to return the final parameters.
         progress: Called with (configuration-steps done, all of them) after every segment.
 
@@ -385,8 +407,9 @@ def train_groups(
     edges = np.searchsorted(record_steps, [*starts, num_steps + 1])
     num_records = max(1, int(np.max(np.diff(edges))))
     with precision_context(precision) as dtype:
-        pieces = _count_pieces(groups, num_records, len(devices), memory_limit, dtype)
-        layouts = [_layout(g, pieces, len(devices)) for g in groups]
+        counts = [len(share.members(g.num_configurations)) for g in groups]
+        pieces = _count_pieces(groups, counts, num_records, len(devices), memory_limit, dtype)
+        layouts = [_layout(g, share, pieces, len(devices)) for g in groups]
         results = [_empty_result(g, len(record_steps), dtype) for g in groups]
 
         spread = NamedSharding(mesh, PartitionSpec(_AXIS))
@@ -406,7 +429,7 @@ def train_groups(
             donate_argnums=(0, 1),
         )
         compiled, compile_seconds = None, 0.0
-        total = sum(g.num_configurations for g in groups) * num_steps
+        total = sum(counts) * num_steps
         done = 0
         kept: list[list[tuple[np.ndarray, Layers]]] = [[] for _ in groups]
         began = time.perf_counter()
@@ -443,8 +466,7 @@ def train_groups(
                     _store(result.excess_loss, member, edges[s : s + 2], excess)
                     _store(result.held_out_loss, member, edges[s : s + 2], held_out)
                 if progress is not None:
-                    share = (piece * len(starts) + s + 1) / (pieces * len(starts))
-                    done = round(share * total)
+                    done = round(total * (piece * len(starts) + s + 1) / (pieces * len(starts)))
                     progress(done, total)
             for g, (result, member, state) in enumerate(zip(results, members, states, strict=True)):
                 real = member.reshape(-1) >= 0
@@ -547,6 +569,7 @@ def _run_bytes(program: Program, num_records: int, dtype: np.dtype) -> int:
 
 def _count_pieces(
     groups: Sequence[Group],
+    counts: Sequence[int],
     num_records: int,
     num_devices: int,
     memory_limit: int | None,
@@ -559,12 +582,12 @@ def _count_pieces(
 
     def held(pieces: int) -> int:
         total = 0
-        for g, size in zip(groups, per_run, strict=True):
-            blocks, B = split_evenly(g.num_configurations, g.largest_block, pieces * num_devices)
+        for g, count, size in zip(groups, counts, per_run, strict=True):
+            blocks, B = split_evenly(count, g.largest_block, pieces * num_devices)
             total += blocks * B * num_devices * size
         return total
 
-    most = max(math.ceil(g.num_configurations / num_devices) for g in groups)
+    most = max(1, *(math.ceil(count / num_devices) for count in counts))
     # What one piece would hold, shared out, is a lower bound of their number.
     pieces = min(most, max(1, held(1) // memory_limit))
     while pieces < most and held(pieces) > memory_limit:
@@ -572,17 +595,16 @@ def _count_pieces(
     return pieces
 
 
-def _layout(group: Group, pieces: int, num_devices: int) -> np.ndarray:
+def _layout(group: Group, share: Share, pieces: int, num_devices: int) -> np.ndarray:
     """(pieces, blocks, block size) numbers of the configurations, −1 where there is none.
 
     Neighbours go to different devices: learning rates that diverge lie together, and what they
     leave idle is shared. A device's blocks follow one another.
     """
-    per_device, B = split_evenly(
-        group.num_configurations, group.largest_block, pieces * num_devices
-    )
+    members = share.members(group.num_configurations)
+    per_device, B = split_evenly(len(members), group.largest_block, pieces * num_devices)
     numbers = np.full(pieces * per_device * num_devices * B, -1)
-    numbers[: group.num_configurations] = np.arange(group.num_configurations)
+    numbers[: len(members)] = members
     dealt = numbers.reshape(pieces, per_device * B, num_devices).transpose(0, 2, 1)
     return dealt.reshape(pieces, num_devices * per_device, B)
 
