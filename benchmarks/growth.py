@@ -43,7 +43,6 @@ def main() -> None:
             {
                 "seconds": timing.train_seconds,
                 "compile_seconds": timing.compile_seconds,
-                "compilations": timing.num_compilations,
                 "pieces": timing.num_pieces,
                 "per_configuration_step": timing.train_seconds / timing.configuration_steps,
                 "peak_bytes": peak,

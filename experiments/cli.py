@@ -18,12 +18,17 @@ from rich.table import Table
 from implicit_accel.errors import UserError
 from implicit_accel.statistics import bounded_speed_up
 
+EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 _T = TypeVar("_T")
+
+
+class ProgramError(Exception):
+    """Something outside failed that the user did not ask wrongly; one line, exit code 1."""
 
 
 @dataclass
@@ -62,7 +67,7 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     """Parses the command line and runs a program.
 
     Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
-    traceback), 130 after Ctrl-C.
+    traceback), 1 for a failure from outside, 130 after Ctrl-C.
 
     Args:
         main: The program; it reads its flags and raises `UserError` for bad input.
@@ -85,15 +90,17 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         main()
     except UserError as error:
         _fail(str(error))
+    except ProgramError as error:
+        _fail(str(error), EXIT_FAILURE)
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing was written", file=sys.stderr)
+        print("\ninterrupted: the run was not finished", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+    sys.exit(code)
 
 
 def parse_items(name: str, items: Sequence[str], convert: Callable[[str], _T]) -> tuple[_T, ...]:
@@ -145,8 +152,18 @@ def parse_bytes(text: str) -> int:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this machine has; 8 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -192,7 +209,8 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
     if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
         notes.append(
-            "Final loss diverged: after the target was reached (--best_by stable avoids it)."
+            "Final loss 'diverged': by the last step, after the target "
+            "(--best_by stable avoids it)."
         )
     shown.caption = " ".join([shown.caption, *notes])
     console.print(shown)
@@ -263,7 +281,10 @@ def answers(table: pd.DataFrame) -> list[str]:
             low, high = row["speed_up_low"], row["speed_up_high"]
             interval = f" (95 % interval {low:.3g} to {high:.3g})" if pd.notna(low) else ""
             if pd.notna(low) and low <= 1 <= high:
-                verdict = f"{row['model']} is as fast as {baseline}: {value:.3g}x{interval}"
+                verdict = (
+                    f"no clear difference: {row['model']} is {value:.3g}x as fast as "
+                    f"{baseline}{interval}"
+                )
             elif value >= 1:
                 verdict = f"{row['model']} is {value:.3g}x faster than {baseline}{interval}"
             else:

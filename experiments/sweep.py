@@ -13,9 +13,10 @@ the output folder gets results.nc, summary.csv, config.json and figures/.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pandas as pd
+import xarray as xr
 from absl import flags
 from rich.console import Console
 from rich.progress import (
@@ -36,7 +39,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments import cli
+from experiments import cli, cluster
 from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path
@@ -63,8 +66,8 @@ from implicit_accel.results import (
     save_results,
 )
 from implicit_accel.statistics import BEST_BY, summarise
-from implicit_accel.sweep import run_sweep
-from implicit_accel.training import Device, Timing
+from implicit_accel.sweep import Plan, assemble, plan_sweep, train_plan
+from implicit_accel.training import Device, GroupResult, Share, Timing
 
 DATASETS = ("gas_like", "gas", "abalone", "csv")
 
@@ -167,19 +170,30 @@ _NUM_RECORDS = flags.DEFINE_integer(
     "num_records", 400, "About how many steps' losses are kept, evenly spaced on a log axis."
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "This run's own folder; outputs/<dataset> unless given."
+    "output_dir",
+    None,
+    "This run's own folder; unless given, outputs/<dataset>, with a code of the settings behind it "
+    "if they are not the defaults.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace another run in the output folder.")
 _GROUPS.add("Results", _TARGET, _BEST_BY, _NUM_RECORDS, _OUTPUT_DIR, _OVERWRITE)
 
 _PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "Of training.")
+_DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "How many of this process's devices share the runs; all unless given. On a CPU a device is a "
+    "core.",
+    lower_bound=1,
+)
 _MEMORY_LIMIT = flags.DEFINE_string(
     "memory_limit",
     None,
     "Memory for runs in training, like 4GiB; larger grids are trained in several pieces. 60 % of "
     "the device's or machine's unless given.",
 )
-_GROUPS.add("Machine", _PRECISION, _MEMORY_LIMIT)
+_GROUPS.add("Machine", _PRECISION, _DEVICES, _MEMORY_LIMIT)
+cluster.add_flags(_GROUPS)
 
 
 def build_config() -> SweepConfig:
@@ -230,6 +244,9 @@ def load_dataset(console: Console) -> Dataset:
         return load_csv(path, target)
     if path is not None or target is not None:
         raise UserError(f"--csv_path and --csv_target go with --dataset csv, not {name}")
+    for flag in ("gas_name", "gas_batches"):
+        if name != "gas" and flags.FLAGS[flag].present:
+            raise UserError(f"--{flag} goes with --dataset gas, not {name}")
     if name == "gas_like":
         return gas_like()
     with _bar(console, "downloading") as report:
@@ -297,12 +314,39 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def identity(fingerprint: str) -> dict[str, Any]:
-    """What makes two runs the same run: the settings that results depend on."""
-    outside = {"data_dir", "output_dir", "overwrite", "best_by", "memory_limit", "csv_path"}
-    names = [name for group in _GROUPS.groups.values() for name in group if name not in outside]
-    settings = {name: flags.FLAGS[name].value for name in names}
-    return {"settings": settings, "dataset_fingerprint": fingerprint}
+def settings_of(config: SweepConfig) -> dict[str, Any]:
+    """What results depend on besides the data's contents, by the flags' names, as JSON has it."""
+    data = {"dataset": _DATASET.value}
+    if _DATASET.value == "gas":
+        data |= {"gas_name": _GAS_NAME.value, "gas_batches": sorted(map(int, _GAS_BATCHES.value))}
+    if _DATASET.value == "csv":
+        data |= {"csv_target": _CSV_TARGET.value}
+    grid = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    grid |= {
+        "losses": [loss.name for loss in config.losses],
+        "loss_convention": config.losses[0].convention,
+        "optimizers": [o.name for o in config.optimizers],
+        "optimizer_settings": [[o.name, *s] for o in config.optimizers for s in o.settings],
+        "target": str(config.target),
+    }
+    split = {"held_out_fraction": _HELD_OUT.value, "split_seed": _SPLIT_SEED.value}
+    return json.loads(json.dumps(data | {"scaling": _SCALING.value} | split | grid))
+
+
+def default_folder(settings: dict[str, Any]) -> Path:
+    """A folder for each set of settings, so that two runs do not meet in one."""
+    usual = {
+        "dataset": settings["dataset"], "scaling": "standard", "gas_name": "ethanol",
+        "gas_batches": list(range(1, 11)), "held_out_fraction": 0.0, "split_seed": 0,
+    }  # fmt: skip
+    plain = SweepConfig()
+    unchanged = settings == settings_of(plain) and all(
+        settings.get(name, value) == value for name, value in usual.items()
+    )
+    if unchanged:
+        return Path("outputs") / settings["dataset"]
+    code = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("outputs") / f"{settings['dataset']}-{code}"
 
 
 def finished_run(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -311,21 +355,22 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> bool:
     Raises:
         UserError: If it holds another run or other files, and may not be overwritten.
     """
-    path = folder / CONFIG_FILE
-    if not folder.is_dir() or not any(folder.iterdir()) or _OVERWRITE.value:
+    if not folder.is_dir() or _OVERWRITE.value:
         return False
+    if {p.name for p in folder.iterdir()} <= {cluster.SHARES_FOLDER}:
+        return False  # empty, or shares of a run that several processes have begun
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads((folder / CONFIG_FILE).read_text())
         if stored.get("format") != FORMAT:
             raise ValueError
-        old = {"dataset": stored["identity"]["dataset_fingerprint"][:12]}
+        old = {"data": stored["identity"]["dataset_fingerprint"][:12]}
         old |= stored["identity"]["settings"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"--output_dir {folder} holds files that are not a finished run's: choose an empty "
             "folder, or --overwrite to write into this one"
         ) from None
-    new = {"dataset": wanted["dataset_fingerprint"][:12]} | wanted["settings"]
+    new = {"data": wanted["dataset_fingerprint"][:12]} | wanted["settings"]
     changed = [
         f"{name}: {_show(old.get(name))} there, {_show(new.get(name))} asked for"
         for name in dict.fromkeys([*new, *old])
@@ -343,8 +388,27 @@ def _show(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@contextlib.contextmanager
+def counted_compilations() -> Iterator[list[float]]:
+    """Collects the seconds of every XLA compilation, by JAX's own events, while it lasts."""
+    seconds: list[float] = []
+    active = True
+
+    def note(event: str, duration_secs: float, **_: object) -> None:
+        if active and event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seconds
+    active = False
+
+
 def describe(
-    wanted: dict[str, Any], dataset: Dataset, timing: Timing, devices: Sequence[Device]
+    wanted: dict[str, Any],
+    dataset: Dataset,
+    timing: Timing,
+    num_compilations: int,
+    devices: Sequence[Device],
 ) -> dict[str, Any]:
     """What ``config.json`` says of a run: what was asked for, of which data, on what, how fast."""
     packages = ("jax", "jaxlib", "optax", "numpy", "scipy", "xarray")
@@ -371,10 +435,10 @@ def describe(
             "kind": devices[0].device_kind,
             "count": len(devices),
             "machine": platform.machine(),
-            "cores": os.cpu_count(),
+            "cores": cli.num_cores(),
         },
         "timing": {
-            "compilations": timing.num_compilations,
+            "compilations": num_compilations,
             "compile_seconds": round(timing.compile_seconds, 3),
             "train_seconds": round(timing.train_seconds, 3),
             "configuration_steps": timing.configuration_steps,
@@ -393,15 +457,60 @@ def memory_limit(devices: Sequence[Device]) -> int:
     return int(0.6 * available)
 
 
+def choose_devices() -> list[Device]:
+    """This process's devices.
+
+    Raises:
+        UserError: If there are fewer than asked for.
+    """
+    devices = jax.local_devices()
+    if _DEVICES.value is not None and _DEVICES.value > len(devices):
+        raise UserError(f"--devices {_DEVICES.value}: this process has {len(devices)}")
+    return devices[: _DEVICES.value]
+
+
+def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
+    """Writes the summary and the figures of a run; returns the table."""
+    # Imported here: errors and --help come half a second sooner without matplotlib.
+    from implicit_accel.plotting import save_figures
+
+    table = summarise(results, best_by=_BEST_BY.value)
+    with atomic_path(folder / SUMMARY_FILE) as temporary:
+        table.to_csv(temporary, index=False)
+    save_figures(results, folder / FIGURES_FOLDER, best_by=_BEST_BY.value)
+    return table
+
+
+def train(
+    plan: Plan, share: Share, wanted: dict[str, Any], folder: Path, log: Console
+) -> tuple[list[GroupResult], Timing]:
+    """Trains this process's share, or takes it from an earlier call, and collects the others'."""
+    whose = json.dumps(wanted, sort_keys=True)
+    earlier = cluster.finished_share(folder, share, whose) if share.count > 1 else None
+    with cluster.sign_of_life(folder, share), _bar(log, "training") as report:
+        if earlier is not None:
+            trained, timing = earlier, Timing()
+        else:
+            trained, timing = train_plan(
+                plan,
+                share=share,
+                devices=choose_devices(),
+                memory_limit=memory_limit(choose_devices()),
+                progress=report,
+            )
+        if share.count > 1 and earlier is None:
+            cluster.save_share(folder, share, whose, trained)
+    if share.index == 0 and share.count > 1:
+        trained = cluster.collect(folder, share, whose, log.print)
+    return trained, timing
+
+
 def main() -> None:
     """Trains, prints, writes."""
-    # One host-platform device per core: each runs its own blocks of configurations in its cache.
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     config = build_config()
     if _MEMORY_LIMIT.value is not None:
         cli.parse_bytes(_MEMORY_LIMIT.value)
     console, log = cli.make_console(), cli.make_console(stderr=True)
-    folder = Path(_OUTPUT_DIR.value or Path("outputs") / _DATASET.value)
     dataset = load_dataset(log)
     problem = make_problem(
         dataset,
@@ -409,40 +518,48 @@ def main() -> None:
         held_out_fraction=_HELD_OUT.value,
         split_seed=_SPLIT_SEED.value,
     )
-    wanted = identity(dataset.fingerprint)
+    settings = settings_of(config)
+    wanted = {"settings": settings, "dataset_fingerprint": dataset.fingerprint}
+    folder = Path(_OUTPUT_DIR.value) if _OUTPUT_DIR.value else default_folder(settings)
     if finished_run(folder, wanted):
         results = load_run(folder)
-        cli.print_summary(summarise(results, best_by=_BEST_BY.value), dataset.title, console)
+        with output_folder(folder):
+            table = report_results(results, folder)
+        cli.print_summary(table, dataset.title, console)
         console.print(f"\nThis run was already in {folder}; --overwrite trains it again.")
         return
 
-    devices = jax.local_devices()
-    limit = memory_limit(devices)
+    # One host-platform device per core: each runs its own blocks of configurations in its cache.
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value or cli.num_cores())
+    share = cluster.join()
+    devices = choose_devices()
     num_runs = len(config.models) * len(config.learning_rates) * config.num_seeds
-    with output_folder(folder):
+    with output_folder(folder), counted_compilations() as compilations:
         log.print(
             f"{dataset.title}: {len(problem.features):,} rows, {problem.num_features} features\n"
             f"{len(config.models)} models x {len(config.learning_rates)} learning rates x "
             f"{config.num_seeds} seeds = {num_runs:,} runs of {config.num_steps:,} steps on "
             f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+            + (f", process {share.index} of {share.count}" if share.count > 1 else "")
         )
-        with _bar(log, "training") as report:
-            results, timing = run_sweep(
-                problem, config, devices=devices, memory_limit=limit, progress=report
-            )
-        table = summarise(results, best_by=_BEST_BY.value)
+        plan = plan_sweep(problem, config, platform=devices[0].platform)
+        trained, timing = train(plan, share, wanted, folder, log)
+        if share.index > 0:
+            log.print(f"process {share.index} of {share.count}: share finished")
+            return
+        # While this file is missing, the folder holds no finished run.
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        results = assemble(plan, trained)
         save_results(results, folder)
-        with atomic_path(folder / SUMMARY_FILE) as temporary:
-            table.to_csv(temporary, index=False)
-        from implicit_accel.plotting import save_figures
-
-        save_figures(results, folder / FIGURES_FOLDER, best_by=_BEST_BY.value)
-        save_json(describe(wanted, dataset, timing, devices), folder / CONFIG_FILE)
+        table = report_results(results, folder)
+        count = len(compilations)
+        save_json(describe(wanted, dataset, timing, count, devices), folder / CONFIG_FILE)
+        cluster.remove_shares(folder, share)
     cli.print_summary(table, dataset.title, console)
-    rate = timing.configuration_steps / timing.train_seconds
+    rate = timing.configuration_steps / timing.train_seconds if timing.train_seconds else 0
     console.print(
-        f"\n{timing.num_compilations} compilation ({timing.compile_seconds:.1f} s), training "
-        f"{timing.train_seconds:.1f} s: {rate:,.0f} run-steps/s.\n"
+        f"\n{count} compilation{'' if count == 1 else 's'} ({timing.compile_seconds:.1f} s), "
+        f"training {timing.train_seconds:.1f} s: {rate:,.0f} run-steps/s.\n"
         f"{folder}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/",
         soft_wrap=True,
     )

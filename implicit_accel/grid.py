@@ -173,7 +173,7 @@ class SweepConfig:
         num_seeds: Seeds 0 … num_seeds − 1.
         num_steps: Updates per run.
         target: Excess loss at which a run has arrived.
-        num_records: About how many steps' losses are kept, evenly spaced on a log axis.
+        num_records: How many steps' losses are kept at least, evenly spaced on a log axis.
         precision: ``float32`` or ``float64``.
         bias: Whether layers have biases.
         activation: Between layers.
@@ -218,6 +218,12 @@ class SweepConfig:
             if repeated:
                 shown = getattr(repeated[0], "name", repeated[0])
                 raise UserError(f"{name}: {shown} is given twice")
+        for name, values, kind in (
+            ("losses", self.losses, Loss),
+            ("optimizers", self.optimizers, Optimizer),
+        ):
+            if not all(isinstance(v, kind) for v in values):
+                raise UserError(f"{name}: must be {kind.__name__} objects, not {values!r}")
         _check_all("depth", self.depths, lambda v: v >= 1, "a whole number >= 1")
         widths = itertools.chain(*(w if isinstance(w, tuple) else (w,) for w in self.hidden_widths))
         _check_all("hidden width", widths, lambda v: v >= 1, "a whole number >= 1")
@@ -244,7 +250,13 @@ class SweepConfig:
                     f"hidden widths {text} make a network of depth {len(widths) + 1}, "
                     f"which is not among the depths {', '.join(map(str, self.depths))}"
                 )
-        _ = self.models  # validates initialisers and that something is left to train
+        fitting = {m.depth for m in self.models}  # making the models validates initialisers
+        for depth in self.depths:
+            if depth not in fitting:
+                raise UserError(
+                    f"depth {depth}: none of the hidden widths fits it; give a whole number, which "
+                    "fits every depth, or leave the depth out"
+                )
 
     @property
     def seeds(self) -> range:
@@ -264,7 +276,9 @@ class SweepConfig:
             self.depths,
             self.hidden_widths,
         ):
-            if isinstance(widths, int):
+            if depth == 1:
+                hidden = ()
+            elif isinstance(widths, int):
                 hidden = (widths,) * (depth - 1)
             elif len(widths) == depth - 1:
                 hidden = widths
@@ -272,8 +286,6 @@ class SweepConfig:
                 continue
             model = Model(hidden, Initialiser(init, std), loss, optimizer, decay)
             models.setdefault(model.key, model)
-        if not models:
-            raise UserError("the grid is empty: no hidden widths fit the depths")
         return tuple(models.values())
 
     @property
@@ -289,13 +301,13 @@ def _check_all(name: str, values: Iterable[_T], allowed: Callable[[_T], bool], w
 
 
 def spaced_steps(num_steps: int, count: int) -> np.ndarray:
-    """At most about ``count`` step numbers from 0 to num_steps, evenly spaced on a log axis.
+    """At least ``count`` step numbers from 0 to num_steps, evenly spaced on a log axis.
 
-    All of them if they are few enough.
+    All of them if they are fewer. Small steps coincide after rounding, so that somewhat more than
+    ``count`` may be needed for the even spacing.
     """
     if num_steps < count:
         return np.arange(num_steps + 1)
-    # Small steps coincide after rounding: ask for more until enough are distinct.
     points = count
     while True:
         steps = np.unique(np.round(np.geomspace(1, num_steps, points)).astype(np.int64))

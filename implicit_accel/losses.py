@@ -18,6 +18,10 @@ from implicit_accel.errors import UserError
 
 CONVENTIONS = ("paper", "plain")
 
+# Above it the polynomial of the excess loss has coefficients that float32 cannot hold; such p are
+# treated like those that are not even.
+_LARGEST_EVEN = 32
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -72,7 +76,7 @@ class Loss:
     @property
     def is_even(self) -> bool:
         """Whether p is an even integer, so that |r|^p is a polynomial in r."""
-        return self.p % 2 == 0
+        return self.p % 2 == 0 and self.p <= _LARGEST_EVEN
 
     def penalty(self, r: Any) -> Any:
         """``scale · |r|^p``, entry by entry."""
@@ -102,7 +106,7 @@ class Loss:
         # Horner's rule in δ; the coefficients depend on r* alone.
         polynomial = 1.0
         for j in range(p - 1, 1, -1):
-            polynomial = polynomial * delta + math.comb(p, j) * _power(r_star, p - j)
+            polynomial = polynomial * delta + float(math.comb(p, j)) * _power(r_star, p - j)
         return self.scale * (delta * delta) * polynomial
 
     def mean(self, r: Any) -> Any:

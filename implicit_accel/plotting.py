@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +71,7 @@ def _figure(
 ) -> Figure:
     """A row (or grid) of panels under one title, with one legend per panel."""
     panels = list(_panels(results))
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = Figure(
         figsize=(panel_size[0] * columns, panel_size[1] * rows + 0.4), layout="constrained"
@@ -92,6 +93,7 @@ def _figure(
 
 def _style(position: int) -> dict[str, Any]:
     return {
+        "linewidth": 1.2,
         "color": _COLOURS[position % len(_COLOURS)],
         "linestyle": _STYLES[position // len(_COLOURS) % len(_STYLES)],
     }
@@ -100,7 +102,10 @@ def _style(position: int) -> dict[str, Any]:
 def _legend(ax: Axes) -> None:
     handles, _ = ax.get_legend_handles_labels()
     if handles:
-        ax.legend(fontsize=7.5, frameon=False, ncols=1 + len(handles) // 9)
+        ax.legend(
+            fontsize=7.5, framealpha=0.85, edgecolor="none", borderpad=0.2,
+            ncols=1 + len(handles) // 9,
+        )  # fmt: skip
 
 
 def _log_axes(ax: Axes, x: np.ndarray) -> None:
@@ -126,8 +131,9 @@ def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
-    Lines are medians over seeds, bands the quartiles; dashed, the target. A line ends in a cross
-    at the first step at which one of its runs diverges.
+    Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
+    they arrive are left out (the table counts them); one that diverges later stays at its last
+    value. Where half of the runs have diverged, the line ends in a cross.
     """
     best = best_learning_rates(results, best_by)
     steps = results["step"].values
@@ -139,13 +145,10 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             if best[m] < 0:
                 ax.plot([], [], label=f"{label}: diverges at every rate", **_style(position))
                 continue
-            end = np.min(
-                diverged[m, best[m]], initial=np.inf, where=np.isfinite(diverged[m, best[m]])
-            )
+            # The median run has diverged once half of the runs have.
+            end = np.median(np.where(np.isnan(diverged[m, best[m]]), np.inf, diverged[m, best[m]]))
             shown = (steps > 0) & (steps < end)  # a log axis has no place for step 0
-            curves = results["excess_loss"].values[m, best[m]][:, shown].astype(float)
-            # Rounding may leave an excess that is not positive: no place for that either.
-            low, middle, high = _band(np.where(curves > 0, curves, np.nan))
+            low, middle, high = _band(_shown_runs(results, m, int(best[m]))[:, shown])
             rate = results["learning_rate"].values[best[m]]
             ax.plot(
                 steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position)
@@ -166,6 +169,17 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     return _figure(results, "Excess loss at each model's best learning rate", draw)
 
 
+def _shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
+    """Excess losses (seed, step) of the runs that a curve is made of, see `plot_excess_loss`."""
+    curves = results["excess_loss"].values[m, rate].astype(float)
+    diverged = np.isfinite(results["divergence_step"].values[m, rate])
+    arrived = np.isfinite(results["steps_to_target"].values[m, rate])
+    kept = arrived | ~diverged
+    curves = curves[kept] if kept.any() else curves
+    filled = pd.DataFrame(np.where(np.isfinite(curves), curves, np.nan)).ffill(axis=1).to_numpy()
+    return np.where(filled > 0, filled, np.nan)  # rounding may leave an excess below 0
+
+
 def plot_learning_rates(results: xr.Dataset) -> Figure:
     """Final excess loss against learning rate; where it ends, the median run diverges.
 
@@ -180,24 +194,22 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
             low, middle, high = _band(np.where(final[m] > 0, final[m], np.nan).T)
             finite = np.isfinite(middle)
             style = _style(position)
-            ax.plot(
-                rates[finite], middle[finite], marker="o", markersize=2.5,
-                label=_line_label(results, m), **style,
-            )  # fmt: skip
-            visible = finite & np.isfinite(low) & np.isfinite(high)
-            ax.fill_between(
-                rates[visible], low[visible], high[visible], alpha=0.2, linewidth=0,
-                color=style["color"],
-            )  # fmt: skip
+            low, middle, high = (np.where(finite, c, np.nan) for c in (low, middle, high))
+            label = _line_label(results, m)
+            ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
+            high = np.minimum(high, 1e300)  # a quartile that diverged leaves the panel
+            ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
         _log_axes(ax, rates)
         ax.set_xlabel(r"learning rate $\eta$")
         for position, m in enumerate(models):
             bad = diverged[m].any(axis=1)
             height = 1.0 - 0.035 * position
-            ax.plot(
+            (crosses,) = ax.plot(
                 rates[bad], np.full(bad.sum(), height), "x", markersize=3.5, clip_on=False,
                 color=_style(position)["color"], transform=ax.get_xaxis_transform(),
             )  # fmt: skip
+            # Unclipped and perhaps empty, it would confuse the layout.
+            crosses.set_in_layout(False)
         ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
         _legend(ax)
 
@@ -254,7 +266,7 @@ def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             if not bound and not np.isnan(ends).any():
                 shown += [end for end in ends if 0 < end < np.inf]
                 intervals.append((position, ends, colour))
-            text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.2f}×"
+            text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.3g}×"
             ax.annotate(text, (value, position), xytext=(0, 7), textcoords="offset points",
                         fontsize=7.5, ha="center")  # fmt: skip
         ax.set_yticks(range(len(models)), [_line_label(results, m) for m in models], fontsize=8)
@@ -264,7 +276,9 @@ def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
         for position, ends, colour in intervals:  # an end at 0 or infinity leaves the panel
             ends = np.clip(ends, *limits)
             ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 50 else (1,)))
+        ax.xaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if max(shown) < 50 * min(shown) else (1,))
+        )
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("speed-up over depth 1 (steps to target)")

@@ -145,22 +145,21 @@ def make_problem(
     x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
     y_std = _spread(Y, dataset.target_names)
     if scaling == "standard":
-        x_map = np.diag(1 / _spread(X, dataset.feature_names))
-        y_scale = 1 / y_std
+        x_scale, y_scale = 1 / _spread(X, dataset.feature_names), 1 / y_std
     elif scaling == "whiten":
-        x_map = _whitening(X - x_mean)
-        cross = (Y - y_mean).T @ ((X - x_mean) @ x_map) / len(X)
+        x_scale = _whitening(X - x_mean)
+        cross = (Y - y_mean).T @ ((X - x_mean) @ x_scale) / len(X)
         norm = float(np.linalg.norm(cross))
         if norm == 0:
             raise DataError("whitening: features and labels are uncorrelated, labels have no scale")
         y_scale = np.full(Y.shape[1], 1 / norm)
     else:
-        x_map, y_scale = np.eye(X.shape[1]), np.ones(Y.shape[1])
+        x_scale, y_scale = np.ones(X.shape[1]), np.ones(Y.shape[1])
 
     def apply(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         centred = dataset.features[rows] - x_mean
-        # A diagonal map is a scaling; as a product it would only cost time and digits.
-        scaled = centred @ x_map if scaling == "whiten" else centred * np.diag(x_map)
+        # Whitening rotates, the others scale each column by itself.
+        scaled = centred @ x_scale if x_scale.ndim == 2 else centred * x_scale
         return scaled, (dataset.targets[rows] - y_mean) * y_scale
 
     features, targets = apply(train)

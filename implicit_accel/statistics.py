@@ -127,7 +127,8 @@ def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         * ``best_learning_rate`` (NaN if every rate diverged) and ``grid_edge``: ``low``, ``high``
           or ``only`` if it is the grid's first, last or only rate, else empty. At an edge the
           model was not given its best rate;
-        * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds;
+        * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds, and ``final_held_out``,
+          the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
         * ``speed_up`` over ``baseline`` (depth 1, all else equal) with ``_low``, ``_high``;
         * ``num_diverged`` of ``num_runs`` over all learning rates;
@@ -160,6 +161,9 @@ def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
         row["grid_edge"] = _edge(int(b), len(rates))
         row.update(_quartiles("final_excess", final_at_best))
+        if "held_out_loss" in results:
+            held_out = results["held_out_loss"].values[m, b, :, -1].astype(float)
+            row.update(_quartiles("final_held_out", held_out if b >= 0 else final_at_best))
         row.update(_quartiles("steps_to_target", at_best))
         row["num_reached"] = int(np.isfinite(at_best).sum())
         row["num_seeds"] = seeds

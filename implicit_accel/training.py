@@ -329,18 +329,16 @@ class Timing:
     Attributes:
         compile_seconds: Tracing, lowering and compiling the program.
         train_seconds: Everything after that.
-        num_compilations: Programs compiled: 1.
         num_pieces: Parts that the grid was run in, to bound memory.
         num_segments: Parts that the steps were run in, for progress.
         configuration_steps: Runs × steps.
     """
 
-    compile_seconds: float
-    train_seconds: float
-    num_compilations: int
-    num_pieces: int
-    num_segments: int
-    configuration_steps: int
+    compile_seconds: float = 0
+    train_seconds: float = 0
+    num_pieces: int = 0
+    num_segments: int = 0
+    configuration_steps: int = 0
 
 
 Progress = Callable[[int, int], None]
@@ -479,7 +477,6 @@ def train_groups(
         timing = Timing(
             compile_seconds=compile_seconds,
             train_seconds=time.perf_counter() - began - compile_seconds,
-            num_compilations=1,
             num_pieces=pieces,
             num_segments=len(starts),
             configuration_steps=total,

@@ -43,7 +43,7 @@ def test_final_loss_ends_where_runs_diverge(results):
     (ax,) = plot_learning_rates(results).axes
     drawn = lines(ax)
     np.testing.assert_allclose(drawn["depth 1"].get_xdata(), [0.01, 0.1])
-    np.testing.assert_allclose(drawn["depth 2, width 1"].get_xdata(), [0.01])
+    np.testing.assert_allclose(drawn["depth 2, width 1"].get_ydata(), [0.06, NAN])
     crosses = [line for line in ax.get_lines() if line.get_marker() == "x"]
     assert [np.asarray(c.get_xdata()).tolist() for c in crosses] == [[], [0.1]]
 

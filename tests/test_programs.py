@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +134,10 @@ def test_own_csv(tmp_path):
         "--optimizers", "sgd,adam,adamw", "--optimizer_settings", "adam:b1=0.8",
         "--weight_decays", "0,0.1", "--inits", "identity,pytorch", "--hidden_widths", "2,4x3",
         "--losses", "l3", "--bias", "--precision", "float64", "--memory_limit", "1MiB",
-        cwd=tmp_path,
+        "--output_dir", "run", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    results = load_run(tmp_path / "outputs" / "csv")
+    results = load_run(tmp_path / "run")
     # 3 optimizers x 2 decays x 2 inits x (1; 2; 2x2; 4x3)
     assert results.sizes["model"] == 3 * 2 * 2 * 4
     assert results.loss.dtype == np.float64
@@ -192,6 +194,10 @@ def test_bad_csv(tmp_path, what):
         (["--held_out_fraction", "1.5"], ["held-out fraction"]),
         (["--memory_limit", "huge"], ["--memory_limit", "4GiB"]),
         (["--csv_path", "a.csv"], ["--dataset csv"]),
+        (["--gas_name", "toluene"], ["--gas_name goes with --dataset gas"]),
+        (["--devices", "1000"], ["--devices 1000"]),
+        (["--hidden_widths", "64x32"], ["depth 2", "hidden widths fits"]),
+        (["--num_processes", "2"], ["--coordinator_address"]),
         (["--dataset", "csv"], ["needs --csv_path and --csv_target"]),
         (["--dataset", "csv", "--csv_path", "no.csv", "--csv_target", "y"], ["no.csv"]),
         (["--dataset", "gas", "--data_dir", "nowhere"], ["nowhere"]),
@@ -202,6 +208,80 @@ def test_bad_csv(tmp_path, what):
 def test_bad_flags(tmp_path, arguments, words):
     expect_usage_error(run("sweep", *arguments, cwd=tmp_path), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_with_other_settings_do_not_meet(tmp_path):
+    folders = set()
+    for changes in ([], ["--num_seeds", "1"], ["--learning_rates", "0.003,0.03,3.0"]):
+        result = run("sweep", *SMALL, *changes, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        folders |= {p.name for p in (tmp_path / "outputs").iterdir()}
+    # 3 and 3.0 are the same learning rate: the third run is the first.
+    assert len(folders) == 2
+    assert all(name.startswith("gas_like-") for name in folders)
+
+
+def test_another_measure_of_best_redraws_a_finished_run(tmp_path):
+    arguments = [*SMALL, "--output_dir", tmp_path / "run"]
+    assert run("sweep", *arguments).returncode == 0
+    summary = tmp_path / "run" / "summary.csv"
+    trained = (tmp_path / "run" / "results.nc").read_bytes()
+    summary.unlink()
+    assert run("sweep", *arguments, "--best_by", "final").returncode == 0
+    assert len(pd.read_csv(summary)) == 6
+    assert (tmp_path / "run" / "results.nc").read_bytes() == trained
+
+
+def start(program, *arguments, cwd):
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{program}", *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": paths}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def processes(tmp_path, count, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = [
+        *SMALL, *arguments, "--output_dir", tmp_path / "shared", "--devices", "1",
+        "--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(count),
+    ]  # fmt: skip
+    return [start("sweep", *shared, "--process_id", str(i), cwd=tmp_path) for i in range(count)]
+
+
+def test_two_processes_share_a_sweep(tmp_path):
+    assert run("sweep", *SMALL, "--output_dir", tmp_path / "alone").returncode == 0
+    workers = processes(tmp_path, 2)
+    outputs = [w.communicate(timeout=200) for w in workers]
+    assert [w.returncode for w in workers] == [0, 0], outputs
+    assert "process 1 of 2: share finished" in outputs[1][1]
+    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == [
+        "config.json", "figures", "results.nc", "summary.csv"
+    ]  # fmt: skip
+    together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
+    np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=2e-4, atol=1e-7)
+    for name in ("steps_to_target", "divergence_step", "optimum", "learning_rate", "seed"):
+        np.testing.assert_array_equal(together[name], alone[name])
+
+
+def test_a_lost_process_ends_the_others_and_its_share_alone_is_trained_again(tmp_path):
+    long = ["--num_steps", "60000", "--losses", "l4"]
+    first, second = processes(tmp_path, 2, *long)
+    lives = tmp_path / "shared" / "shares"
+    deadline = time.monotonic() + 100
+    while not (lives / "1-of-2.alive").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second.kill()
+    second.communicate()
+    _, errors = first.communicate(timeout=300)
+    assert first.returncode == 1
+    assert "process 1 of 2 ended before its share was finished" in errors
+    assert "Traceback" not in errors
+    assert (lives / "0-of-2.npz").exists()
 
 
 def test_bad_plot_flags(tmp_path):
