@@ -89,7 +89,9 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _GAS_NAME = flags.DEFINE_enum("gas_name", "ethanol", tuple(GAS_NAMES), "Which gas.")
 _GAS_BATCHES = flags.DEFINE_list(
-    "gas_batches", [str(b) for b in range(1, 11)], "Batches (months) of the gas data to use."
+    "gas_batches",
+    [str(b) for b in range(1, 11)],
+    "Batches of the gas data to use, in order of time.",
 )
 _CSV_PATH = flags.DEFINE_string("csv_path", None, "Your file: a header line, then numbers.")
 _CSV_TARGET = flags.DEFINE_string("csv_target", None, "The column of your file to predict.")
@@ -121,7 +123,7 @@ _INITS = flags.DEFINE_list(
     "inits",
     ["near_zero"],
     f"Initialisers: {', '.join(INITIALISERS)}. near_zero: Gaussian; identity: Gaussian plus the "
-    "rectangular identity; pytorch: torch.nn.Linear's default; balanced: an end-to-end Gaussian "
+    "rectangular identity; orthogonal: semi-orthogonal; pytorch: torch.nn.Linear's default; balanced: an end-to-end Gaussian "
     "split evenly over the layers.",
 )
 _INIT_STDS = flags.DEFINE_list(
