@@ -26,13 +26,20 @@ def _best(run: Callable[[], Any], repeats: int = 5) -> float:
     return float(np.median(times))
 
 
+def num_devices() -> int:
+    """Devices that the limits are measured on: one for each core, or the accelerators."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", NUM_CORES)
+    return jax.local_device_count()
+
+
 def _on_all_devices(step: Callable[[Any], Any], state: Any, length: int) -> Callable[[], Any]:
     """A scan of ``step`` over each device's own state, (devices, …)."""
     import jax
     from jax.sharding import AxisType, PartitionSpec
 
-    jax.config.update("jax_num_cpu_devices", NUM_CORES)
-    mesh = jax.make_mesh((jax.local_device_count(),), ("d",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((num_devices(),), ("d",), axis_types=(AxisType.Auto,))
 
     def run(state: Any) -> Any:
         def body(carry: Any, _: None) -> tuple[Any, None]:
@@ -51,9 +58,11 @@ def gemm_rate(rows: int, d: int, block: int, length: int = 40) -> float:
     """FLOP/s of a step's two products, (block, d) × (d, rows) and (block, rows) × (rows, d)."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, d)).astype(np.float32) / np.sqrt(rows, dtype=np.float32)
-    W = rng.standard_normal((NUM_CORES, block, d)).astype(np.float32)
-    seconds = _best(_on_all_devices(lambda W: (W @ X.T) @ X, W, length))
-    return 4 * rows * d * block * NUM_CORES * length / seconds
+    W = rng.standard_normal((num_devices(), block, d)).astype(np.float32)
+    from implicit_accel.networks import matmul  # the precision that training has
+
+    seconds = _best(_on_all_devices(lambda W: matmul(matmul(W, X.T), X), W, length))
+    return 4 * rows * d * block * len(W) * length / seconds
 
 
 def torch_gemm_rate(rows: int, d: int, count: int) -> float:
@@ -68,14 +77,14 @@ def torch_gemm_rate(rows: int, d: int, count: int) -> float:
 
 def cache_bandwidth(numbers: int, length: int = 2000) -> float:
     """Bytes/s read and written by ``w ← a w + b`` on an array that stays in each core's cache."""
-    w = np.ones((NUM_CORES, numbers), np.float32)
+    w = np.ones((num_devices(), numbers), np.float32)
     seconds = _best(_on_all_devices(lambda w: 0.999 * w + 0.001, w, length))
-    return 2 * 4 * numbers * NUM_CORES * length / seconds
+    return 2 * 4 * numbers * len(w) * length / seconds
 
 
 def memory_bandwidth(numbers: int = 2**26) -> float:
     """Bytes/s read and written by the same on an array far larger than any cache."""
-    w = np.ones((NUM_CORES, numbers // NUM_CORES), np.float32)
+    w = np.ones((num_devices(), numbers // num_devices()), np.float32)
     seconds = _best(_on_all_devices(lambda w: 0.999 * w + 0.001, w, 4))
     return 2 * 4 * numbers * 4 / seconds
 
@@ -91,6 +100,12 @@ def adam_rate(numbers: int, length: int = 500) -> float:
         v = 0.999 * v + 0.001 * g * g
         return w - 1e-3 * m / (jnp.sqrt(v) + 1e-8), m, v
 
-    state = tuple(np.ones((NUM_CORES, numbers), np.float32) for _ in range(3))
+    state = tuple(np.ones((num_devices(), numbers), np.float32) for _ in range(3))
     seconds = _best(_on_all_devices(step, state, length))
-    return numbers * NUM_CORES * length / seconds
+    return numbers * num_devices() * length / seconds
+
+
+def loop_rate(length: int = 20_000) -> float:
+    """Steps/s of a scan that does next to nothing: what launching (or looping) alone allows."""
+    w = np.ones((num_devices(), 8), np.float32)
+    return length / _best(_on_all_devices(lambda w: 0.999 * w + 0.001, w, length))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 from experiments import cli
 from implicit_accel.datasets import gas_like, load_abalone, load_gas
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import atomic_path
 from implicit_accel.planning import largest_block
 from implicit_accel.problems import make_problem
 from implicit_accel.results import save_json
@@ -196,6 +198,26 @@ def growth(log: Console) -> dict[str, Any]:
     return found
 
 
+def fit_cost(found: dict[str, Any]) -> dict[str, float]:
+    """The cost model ``seconds = configurations · steps · (α + β rows)`` of the ℓ4 objective.
+
+    α and β come from the cases of different row counts; the prediction is held against a case of
+    another row count and number of steps that they were not fitted on.
+    """
+    cases = found["rows, ℓ4 width 1"]
+    beta, alpha = np.polyfit(
+        [c["rows"] for c in cases], [c["per_configuration_step"] for c in cases], 1
+    )
+    check = next(c for c in found["configurations, ℓ4 width 1"] if c["configurations"] == 1000)
+    predicted = check["configurations"] * check["steps"] * (alpha + beta * check["rows"])
+    return {
+        "alpha_seconds": float(alpha),
+        "beta_seconds_per_row": float(beta),
+        "predicted_seconds": float(predicted),
+        "measured_seconds": check["seconds"],
+    }
+
+
 def measure_limits(log: Console) -> dict[str, float]:
     """The machine's own rates, see `benchmarks.limits`."""
     log.print("measuring the machine's limits")
@@ -244,6 +266,33 @@ def against_limits(results: dict[str, Any], machine: dict[str, float]) -> dict[s
     return shares
 
 
+def plot_ratios(results: dict[str, Any]) -> Figure:
+    """How many times faster this project is than each contender, by workload."""
+    shown = {name: r["ratio_to"] for name, r in results.items() if "ratio_to" in r}
+    figure = Figure(figsize=(7, 0.9 + 0.75 * max(len(shown), 1)), layout="constrained")
+    ax = figure.subplots()
+    colours = {"a": "#0072B2", "b": "#D55E00", "c": "#009E73", "d": "#CC79A7"}
+    for letter, colour in colours.items():
+        rows = [(i, r[letter]) for i, r in enumerate(shown.values()) if letter in r]
+        places = [i + 0.18 * ("abcd".index(letter) - 1.5) for i, _ in rows]
+        medians = [r["median"] for _, r in rows]
+        ax.barh(places, medians, 0.16, color=colour, label=CONTENDERS[letter][0])
+        for place, (_, r) in zip(places, rows, strict=True):
+            ax.plot([r["q25"], r["q75"]], [place, place], color="black", linewidth=0.8)
+            ax.annotate(f"{r['median']:,.3g}×", (r["median"], place), xytext=(4, 0),
+                        textcoords="offset points", va="center", fontsize=7)  # fmt: skip
+    ax.set_yticks(range(len(shown)), list(shown))
+    ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)
+    ax.set_xscale("log")
+    ax.axvline(1, color="0.4", linewidth=0.8)
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, 0.9), high * 3)
+    ax.set_xlabel("times faster")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=7.5, frameon=False, loc="lower right")
+    return figure
+
+
 def print_tables(report: dict[str, Any], console: Console) -> None:
     """The report as tables."""
     results = report["results"]
@@ -280,6 +329,14 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
         for name, value in report["limits"].items():
             shares.add_row(name, f"{value['limit_per_second']:,.0f}", f"{value['share']:.0%}")
         console.print(shares)
+    if "cost" in report:
+        cost = report["cost"]
+        console.print(
+            "Cost model of ℓ4, width 1, d = 128: seconds = configurations x steps x "
+            f"({cost['alpha_seconds']:.3g} + {cost['beta_seconds_per_row']:.3g} x rows); a case "
+            f"that it was not fitted on took {cost['measured_seconds']:.3g} s, predicted "
+            f"{cost['predicted_seconds']:.3g} s."
+        )
     for title, cases in results.get("W6", {}).items():
         grown = Table(title=f"W6: {title}", title_justify="left")
         for column in ("runs", "steps", "rows", "ns per run-step", "peak MiB", "pieces"):
@@ -326,7 +383,11 @@ def main() -> None:
         "results": results,
         "limits": against_limits(results, machine) if machine else {},
     }
+    if "W6" in results:
+        report["cost"] = fit_cost(results["W6"])
     save_json(report, folder / "benchmarks.json")
+    with atomic_path(folder / "benchmarks.png") as temporary:
+        plot_ratios(results).savefig(temporary, dpi=160, format="png")
     print_tables(report, console)
     console.print(f"{folder / 'benchmarks.json'}", soft_wrap=True)
 

@@ -123,8 +123,8 @@ _INITS = flags.DEFINE_list(
     "inits",
     ["near_zero"],
     f"Initialisers: {', '.join(INITIALISERS)}. near_zero: Gaussian; identity: Gaussian plus the "
-    "rectangular identity; orthogonal: semi-orthogonal; pytorch: torch.nn.Linear's default; balanced: an end-to-end Gaussian "
-    "split evenly over the layers.",
+    "rectangular identity; orthogonal: semi-orthogonal; pytorch: torch.nn.Linear's default; "
+    "balanced: an end-to-end Gaussian split evenly over the layers.",
 )
 _INIT_STDS = flags.DEFINE_list(
     "init_stds", ["0.01"], "Standard deviations of near_zero, identity and balanced."
