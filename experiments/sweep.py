@@ -71,6 +71,9 @@ from implicit_accel.training import Device, GroupResult, Share, Timing
 
 DATASETS = ("gas_like", "gas", "abalone", "csv")
 
+# What --devices may ask of a CPU with fewer cores.
+_MOST_CPU_DEVICES = 16
+
 _GROUPS = cli.FlagGroups()
 
 _DATASET = flags.DEFINE_enum(
@@ -532,7 +535,9 @@ def main() -> None:
         return
 
     # One host-platform device per core: each runs its own blocks of configurations in its cache.
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value or cli.num_cores())
+    # More may be asked for, to try what several devices do; but not without bound.
+    most = max(cli.num_cores(), _MOST_CPU_DEVICES)
+    jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or cli.num_cores(), most))
     share = cluster.join()
     devices = choose_devices()
     num_runs = len(config.models) * len(config.learning_rates) * config.num_seeds

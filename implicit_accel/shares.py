@@ -42,7 +42,7 @@ def save(results: Sequence[GroupResult], path: Path, identity: str) -> None:
 def load(path: Path, identity: str) -> list[GroupResult] | None:
     """Reads what `save` wrote; None if it is not there, damaged or another's."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["identity"]) != identity:
                 return None
             count = len(stored.files) // len(_ARRAYS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# Two host-platform devices, so that spreading runs over devices is tested everywhere. The
+# Four host-platform devices, so that spreading runs over devices is tested everywhere. The
 # programs do the same; it has to happen before JAX first computes.
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 
 # Examples compile programs: fewer of them, without a limit on each one's time.
 settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)

@@ -9,11 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradient_descent, random_layers, random_problem
 
-from implicit_accel import Layers, Loss, Optimizer, Problem, Target, UserError, optimum, train
+from implicit_accel import (
+    Layers,
+    Loss,
+    Optimizer,
+    Problem,
+    Target,
+    UserError,
+    optimum,
+    shares,
+    train,
+)
 from implicit_accel.grid import SweepConfig
 from implicit_accel.reductions import choose_kind
-from implicit_accel.sweep import run_sweep
-from implicit_accel.training import segment_length, train_groups
+from implicit_accel.sweep import assemble, plan_sweep, run_sweep, train_plan
+from implicit_accel.training import Share, segment_length, train_groups
 
 
 def assert_layers_close(actual: Layers, expected: Layers, **tolerance):
@@ -321,7 +331,7 @@ def test_order_of_the_grid_does_not_matter(reference_runs, order):
     assert_same_runs(runs(run_sweep(problem, config)[0]), runs(results), count=2 * 3 * 3 * 3)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
 @pytest.mark.parametrize("memory_limit", [None, 1, 60_000])
 def test_devices_and_pieces_do_not_matter(reference_runs, num_devices, memory_limit):
     problem, results = reference_runs
@@ -391,3 +401,38 @@ def test_held_out_loss_is_the_loss_of_the_weights_at_that_step(rng):
 def test_an_empty_call_is_refused():
     with pytest.raises(ValueError, match="no groups"):
         train_groups([], num_steps=1, record_steps=np.arange(2))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_together_are_the_whole(reference_runs, tmp_path, count):
+    problem, results = reference_runs
+    plan = plan_sweep(problem, small_config())
+    for index in range(count):
+        trained, _ = train_plan(plan, share=Share(index, count))
+        shares.save(trained, tmp_path / f"{index}.npz", "this run")
+    loaded = [shares.load(tmp_path / f"{i}.npz", "this run") for i in range(count)]
+    assert None not in loaded
+    merged = shares.merge([part for part in loaded if part is not None])
+    assert_same_runs(runs(assemble(plan, merged)), runs(results))
+
+
+def test_another_run_s_or_a_damaged_share_is_not_taken(reference_runs, tmp_path):
+    problem, _ = reference_runs
+    plan = plan_sweep(problem, small_config(depths=(1,), losses=(Loss(2),)))
+    path = tmp_path / "share.npz"
+    shares.save(train_plan(plan)[0], path, "this run")
+    assert shares.load(path, "another run") is None
+    assert shares.load(tmp_path / "none.npz", "this run") is None
+    content = path.read_bytes()
+    for damaged in (b"", content[:-30], content[: len(content) // 2], b"PK" + bytes(500)):
+        path.write_bytes(damaged)
+        assert shares.load(path, "this run") is None
+
+
+def test_more_processes_than_runs(reference_runs):
+    problem, _ = reference_runs
+    config = small_config(depths=(1,), losses=(Loss(2),), optimizers=(Optimizer("sgd"),),
+                          inits=("near_zero",), learning_rates=(0.01,), num_seeds=1)  # fmt: skip
+    plan = plan_sweep(problem, config)
+    trained = [train_plan(plan, share=Share(i, 3))[0] for i in range(3)]
+    assert np.isfinite(shares.merge(trained)[0].excess_loss).all()
