@@ -293,8 +293,9 @@ def output_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: If the folder cannot be made or written.
     """
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    made: list[Path] = []
     try:
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -360,17 +361,20 @@ def finished_run(folder: Path, wanted: dict[str, Any]) -> bool:
     Raises:
         UserError: If it holds another run or other files, and may not be overwritten.
     """
-    if not folder.is_dir() or _OVERWRITE.value:
-        return False
-    if {p.name for p in folder.iterdir()} <= {cluster.SHARES_FOLDER}:
-        return False  # empty, or shares of a run that several processes have begun
+    try:
+        if not folder.is_dir() or _OVERWRITE.value:
+            return False
+        if {p.name for p in folder.iterdir()} <= {cluster.SHARES_FOLDER}:
+            return False  # empty, or shares of a run that several processes have begun
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: {error.strerror}; choose another folder") from None
     try:
         stored = json.loads((folder / CONFIG_FILE).read_text())
         if stored.get("format") != FORMAT:
             raise ValueError
         old = {"data": stored["identity"]["dataset_fingerprint"][:12]}
         old |= stored["identity"]["settings"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"--output_dir {folder} holds files that are not a finished run's: choose an empty "
             "folder, or --overwrite to write into this one"

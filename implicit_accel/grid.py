@@ -236,7 +236,12 @@ class SweepConfig:
             lambda v: 1 <= v < 2**31 - 2**20,
             "a whole number from 1 to about 2e9",
         )
-        _check_all("number of records", [self.num_records], lambda v: v >= 2, "at least 2")
+        _check_all(
+            "number of records",
+            [self.num_records],
+            lambda v: 2 <= v <= 100_000,
+            "from 2 to 100 000",
+        )
         for name, value, allowed in (
             ("precision", self.precision, PRECISIONS),
             ("activation", self.activation, ACTIVATIONS),

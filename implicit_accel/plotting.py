@@ -111,7 +111,7 @@ def _legend(ax: Axes) -> None:
 def _log_axes(ax: Axes, x: np.ndarray) -> None:
     """Makes both axes logarithmic around x and what is drawn; also if nothing is to be seen."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
-    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    drawn = drawn[(drawn > 1e-290) & (drawn < 1e290)]  # room for margins
     low, high = (drawn.min(), drawn.max()) if drawn.size else (0.1, 1.0)
     margin = max((high / low) ** 0.05, 1.1)
     # Limits before scales: choosing limits by itself, matplotlib would stumble over no data.

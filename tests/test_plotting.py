@@ -61,7 +61,9 @@ def test_speed_up_shows_value_and_interval(results):
     assert ends[0] < 110 / 60 < ends[1]
 
 
-@pytest.mark.parametrize("worst", ["all diverged", "never reached", "one seed", "zero excess"])
+@pytest.mark.parametrize(
+    "worst", ["all diverged", "never reached", "one seed", "zero excess", "smallest numbers"]
+)
 def test_extreme_results_are_drawn_without_a_warning(tmp_path, worst):
     seeds = 1 if worst == "one seed" else 3
     steps, final = np.full((2, 2, seeds), INF), np.ones((2, 2, seeds))
@@ -70,6 +72,8 @@ def test_extreme_results_are_drawn_without_a_warning(tmp_path, worst):
         final, diverged = steps, np.zeros((2, 2, seeds))
     if worst == "zero excess":
         final = np.zeros((2, 2, seeds))
+    if worst == "smallest numbers":
+        final = np.full((2, 2, seeds), 1e-320)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_figures(made(steps, final, diverged=diverged), tmp_path, formats=("png", "svg"))

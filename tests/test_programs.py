@@ -203,6 +203,8 @@ def test_bad_csv(tmp_path, what):
         (["--dataset", "gas", "--data_dir", "nowhere"], ["nowhere"]),
         (["--dataset", "gas", "--gas_batches", "11"], ["11"]),
         (["--output_dir", "/proc/nowhere"], ["/proc/nowhere", "cannot write"]),
+        (["--output_dir", "a" * 300], ["--output_dir", "too long"]),
+        (["--num_records", "2000000000"], ["number of records"]),
     ],
 )  # fmt: skip
 def test_bad_flags(tmp_path, arguments, words):
