@@ -13,8 +13,8 @@ from implicit_accel.networks import layer_shapes
 
 # Seconds that another scan adds to compilation, and what a core does in a second: measured on
 # two cores of an AMD EPYC (Zen 5).
-_COMPILE_SECONDS = 0.35
-_PARAMETERS_PER_SECOND = 3e9
+_COMPILE_SECONDS = 0.3
+_PARAMETERS_PER_SECOND = 1e10
 _FLOPS_PER_SECOND = 1e11
 
 

@@ -76,7 +76,10 @@ def _configurations(
             )
             padded.append(pad(reduction.enter(layers), shapes))
         inverse = inverse.reshape(-1)
-        stacked = jax.tree.map(lambda *a: np.stack(a)[inverse], *(p for p, _ in padded))
+        # In the precision of training before the runs are multiplied out: half the bytes to move.
+        stacked = jax.tree.map(
+            lambda *a: np.stack(a).astype(config.precision)[inverse], *(p for p, _ in padded)
+        )
         decays = np.array([m.weight_decay for m in models])
         hyper = Hyper(
             learning_rate=rates[rate],
