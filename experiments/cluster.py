@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,8 @@ def join() -> Share:
             f"--process_id {given['process_id']}: must be at least 0 and below --num_processes "
             f"{given['num_processes']}"
         )
+    elif not re.fullmatch(r".+:\d{1,5}", COORDINATOR.value or ""):
+        raise UserError(f"--coordinator_address {COORDINATOR.value!r}: write host:port")
     # Not needed, and its signal handler would keep SIGTERM from ending the process.
     jax.config.update("jax_enable_preemption_service", False)
     try:

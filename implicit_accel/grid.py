@@ -18,6 +18,9 @@ from implicit_accel.optimizers import Optimizer
 
 PRECISIONS = ("float32", "float64")
 
+# Recorded losses of a grid, which are held in memory: 8 GiB in float32.
+_MOST_RECORDS = 2**31
+
 _T = TypeVar("_T")
 
 
@@ -224,12 +227,21 @@ class SweepConfig:
         ):
             if not all(isinstance(v, kind) for v in values):
                 raise UserError(f"{name}: must be {kind.__name__} objects, not {values!r}")
-        _check_all("depth", self.depths, lambda v: v >= 1, "a whole number >= 1")
+        _check_all(
+            "depth", self.depths, lambda v: 1 <= v <= 1000, "a whole number >= 1, at most 1000"
+        )
         widths = itertools.chain(*(w if isinstance(w, tuple) else (w,) for w in self.hidden_widths))
-        _check_all("hidden width", widths, lambda v: v >= 1, "a whole number >= 1")
+        _check_all(
+            "hidden width", widths, lambda v: 1 <= v <= 10**6, "a whole number >= 1, at most 10^6"
+        )
         _check_all("learning rate", self.learning_rates, lambda v: v > 0, "a number above 0")
         _check_all("weight decay", self.weight_decays, lambda v: v >= 0, "a number >= 0")
-        _check_all("number of seeds", [self.num_seeds], lambda v: v >= 1, "a whole number >= 1")
+        _check_all(
+            "number of seeds",
+            [self.num_seeds],
+            lambda v: 1 <= v <= 10**6,
+            "a whole number >= 1, at most 10^6",
+        )
         _check_all(
             "number of steps",
             [self.num_steps],
@@ -262,6 +274,13 @@ class SweepConfig:
                     f"depth {depth}: none of the hidden widths fits it; give a whole number, which "
                     "fits every depth, or leave the depth out"
                 )
+
+        runs = len(self.models) * len(self.learning_rates) * self.num_seeds
+        if runs * len(self.record_steps) > _MOST_RECORDS:
+            raise UserError(
+                f"{runs:,} runs with {len(self.record_steps):,} recorded steps each are more than "
+                f"{_MOST_RECORDS:,} numbers to keep: ask for fewer records, seeds or learning rates"
+            )
 
     @property
     def seeds(self) -> range:

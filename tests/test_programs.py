@@ -198,6 +198,10 @@ def test_bad_csv(tmp_path, what):
         (["--devices", "1000"], ["--devices 1000"]),
         (["--hidden_widths", "64x32"], ["depth 2", "hidden widths fits"]),
         (["--num_processes", "2"], ["--coordinator_address"]),
+        (
+            ["--coordinator_address", "abc", "--num_processes", "1", "--process_id", "0"],
+            ["--coordinator_address 'abc'", "host:port"],
+        ),
         (["--dataset", "csv"], ["needs --csv_path and --csv_target"]),
         (["--dataset", "csv", "--csv_path", "no.csv", "--csv_target", "y"], ["no.csv"]),
         (["--dataset", "gas", "--data_dir", "nowhere"], ["nowhere"]),
