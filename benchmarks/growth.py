@@ -33,7 +33,7 @@ def main() -> None:
         learning_rates=tuple(np.geomspace(1e-6, 1e-4, num_rates + 1)[1:].tolist()),
         num_seeds=count // num_rates,
         num_steps=case["steps"],
-        num_records=case.get("num_records", 100),
+        records_per_decade=case.get("records_per_decade", 20),
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     _, timing = run_sweep(problem, config, memory_limit=case.get("memory_limit"))

@@ -177,7 +177,7 @@ GROWTH: dict[str, list[dict[str, Any]]] = {
     "10 000 configurations × 100 000 steps, ℓ2 width 1": [
         {
             "p": 2, "rows": 2565, "configurations": 10_000, "steps": 100_000, "hidden": [1],
-            "num_records": 400, "memory_limit": 2**30,
+            "records_per_decade": 90, "memory_limit": 2**30,
         }
     ],
 }  # fmt: skip

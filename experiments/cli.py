@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from experiments.stopping import Stopped, terminate
 from implicit_accel.errors import UserError
 from implicit_accel.statistics import bounded_speed_up
 
@@ -67,7 +69,7 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     """Parses the command line and runs a program.
 
     Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
-    traceback), 1 for a failure from outside, 130 after Ctrl-C.
+    traceback), 1 for a failure from outside, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         main: The program; it reads its flags and raises `UserError` for bad input.
@@ -86,14 +88,18 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
             f"unexpected {rest[1]!r}: flags are written --name=value, "
             "lists with commas and no spaces"
         )
+    signal.signal(signal.SIGTERM, terminate)
     try:
         main()
     except UserError as error:
         _fail(str(error))
     except ProgramError as error:
         _fail(str(error), EXIT_FAILURE)
+    except Stopped as stopped:
+        print(str(stopped), file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("\ninterrupted: the run was not finished", file=sys.stderr)
+        print("\ninterrupted: nothing that was saved is lost", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 

@@ -3,9 +3,9 @@
 JAX's distributed service is used for what it is good at: finding the cluster (SLURM, Open MPI,
 TPU slices, or the flags below) and letting the processes find each other. After that it is shut
 down: the runs of a grid never talk to each other, and a service that keeps watching would end
-every process when one dies. Each process trains its share, writes it to ``shares/`` in the output
-folder and is done; process 0 waits for the others' files, puts them together and writes the
-results. A process that dies is noticed by the file that it no longer touches; finished shares are
+every process when one dies. Each process trains its share, saves its checkpoints in the output
+folder and is done; process 0 waits for the others' last ones, puts them together and writes the
+results. A process that dies is noticed by the file that it no longer touches; checkpoints are
 kept, and the same command trains only what is missing.
 """
 
@@ -16,16 +16,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 
 from experiments import cli
-from implicit_accel import shares
 from implicit_accel.errors import UserError
-from implicit_accel.training import GroupResult, Share
+from implicit_accel.training import Share
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -36,11 +35,14 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 
-SHARES_FOLDER = "shares"
-
 # Seconds between two signs of life, and without one until a process counts as dead.
 _BEAT = 2.0
-_PATIENCE = 30.0
+PATIENCE = 30.0
+
+
+def is_one_of_many() -> bool:
+    """Whether flags or a launcher say that there are other processes."""
+    return NUM_PROCESSES.value is not None or _launched_as_one_of_many()
 
 
 def _launched_as_one_of_many() -> bool:
@@ -87,22 +89,17 @@ def join() -> Share:
     return share
 
 
-def _result_file(folder: Path, share: Share) -> Path:
-    return folder / SHARES_FOLDER / f"{share.index}-of-{share.count}.npz"
-
-
-def _life_file(folder: Path, share: Share) -> Path:
-    return folder / SHARES_FOLDER / f"{share.index}-of-{share.count}.alive"
+def _life_file(folder: Path, process: Share) -> Path:
+    return folder / f"process{process.index}of{process.count}.alive"
 
 
 @contextlib.contextmanager
-def sign_of_life(folder: Path, share: Share) -> Iterator[None]:
+def sign_of_life(folder: Path, process: Share) -> Iterator[None]:
     """Touches this process's file every two seconds while it lasts, if there are others."""
-    if share.count == 1:
+    if process.count == 1:
         yield
         return
-    path = _life_file(folder, share)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _life_file(folder, process)
     done = threading.Event()
 
     def beat() -> None:
@@ -118,77 +115,53 @@ def sign_of_life(folder: Path, share: Share) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
-def finished_share(folder: Path, share: Share, identity: str) -> list[GroupResult] | None:
-    """The share's results if an earlier call of the same command finished it."""
-    return shares.load(_result_file(folder, share), identity)
-
-
-def save_share(folder: Path, share: Share, identity: str, results: list[GroupResult]) -> None:
-    """Writes the share's results to the output folder, atomically."""
-    path = _result_file(folder, share)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shares.save(results, path, identity)
-
-
-def collect(
-    folder: Path, share: Share, identity: str, report: Callable[[str], object]
-) -> list[GroupResult]:
-    """Waits for the other processes' shares and puts all together (process 0).
+def wait_for_others(
+    folder: Path,
+    process: Share,
+    unfinished: Callable[[], Sequence[int]],
+    report: Callable[[str], object],
+    stop: Callable[[], object],
+) -> None:
+    """Waits until the other processes have finished their shares (process 0).
 
     Args:
-        folder: The output folder.
-        share: This process's share.
-        identity: Of the run.
+        folder: Where signs of life are.
+        process: This one.
+        unfinished: Tells which processes have not finished.
         report: Told what is being waited for.
-
-    Returns:
-        The whole grid's results.
+        stop: Called every second; ends the waiting by raising.
 
     Raises:
         ProgramError: If a process shows no sign of life for half a minute before it has finished.
     """
-    everyone = [Share(i, share.count) for i in range(share.count)]
-    found: dict[int, list[GroupResult]] = {}
     beats: dict[int, tuple[str, float]] = {}
-    while True:
-        for other in everyone:
-            if other.index not in found:
-                results = finished_share(folder, other, identity)
-                if results is not None:
-                    found[other.index] = results
-        waiting = [other for other in everyone if other.index not in found]
-        if not waiting:
-            break
+    told: list[int] = []
+    while waiting := list(unfinished()):
         now = time.monotonic()
         for other in waiting:
             # What counts is when this process saw the file change: clocks may differ.
             try:
-                beat = _life_file(folder, other).read_text()
+                beat = _life_file(folder, Share(other, process.count)).read_text()
             except OSError:
                 beat = ""
-            if beats.get(other.index, ("", 0.0))[0] != beat or other.index not in beats:
-                beats[other.index] = (beat, now)
-        lost = [o.index for o in waiting if now - beats[o.index][1] > _PATIENCE]
+            if other not in beats or beats[other][0] != beat:
+                beats[other] = (beat, now)
+        lost = [other for other in waiting if now - beats[other][1] > PATIENCE]
         if lost:
             raise cli.ProgramError(
-                f"process {', '.join(map(str, lost))} of {share.count} ended before its share was "
-                f"finished. Finished shares are kept in {folder / SHARES_FOLDER}: the same command "
-                "trains only what is missing"
+                f"process {', '.join(map(str, lost))} of {process.count} ended before its share "
+                "was finished. Nothing that was saved is lost: the same command trains only what "
+                "is missing"
             )
-        report(f"waiting for process {', '.join(str(o.index) for o in waiting)}")
+        if waiting != told:
+            report(f"waiting for process {', '.join(map(str, waiting))}")
+            told = waiting
         time.sleep(min(_BEAT, 1.0))
-    return shares.merge([found[other.index] for other in everyone])
-
-
-def remove_shares(folder: Path, share: Share) -> None:
-    """Removes the share files once the results are written."""
-    for i in range(share.count):
-        _result_file(folder, Share(i, share.count)).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # a sign of life may still be there for a moment
-        (folder / SHARES_FOLDER).rmdir()
+        stop()
 
 
 def add_flags(groups: cli.FlagGroups) -> None:

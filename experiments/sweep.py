@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -40,8 +39,10 @@ from rich.progress import (
 )
 
 from experiments import cli, cluster
+from experiments.stopping import StopRequest, watched_signals
+from implicit_accel.checkpoints import Keeper
 from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
-from implicit_accel.errors import UserError
+from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path
 from implicit_accel.grid import (
     PRECISIONS,
@@ -54,7 +55,7 @@ from implicit_accel.initialisers import INITIALISERS
 from implicit_accel.losses import CONVENTIONS, Loss
 from implicit_accel.networks import ACTIVATIONS
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.problems import SCALINGS, make_problem
+from implicit_accel.problems import SCALINGS, Problem, make_problem
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -65,11 +66,14 @@ from implicit_accel.results import (
     save_json,
     save_results,
 )
+from implicit_accel.runs import CHECKPOINTS_FOLDER, Identity, Manifest, RunFolder
 from implicit_accel.statistics import BEST_BY, summarise
 from implicit_accel.sweep import Plan, assemble, plan_sweep, train_plan
-from implicit_accel.training import Device, GroupResult, Share, Timing
+from implicit_accel.training import Device, GroupResult, Share, Snapshot, Timing, merge
 
 DATASETS = ("gas_like", "gas", "abalone", "csv")
+
+_GO_ON = "stopped at a checkpoint: the same command goes on from there"
 
 # What --devices may ask of a CPU with fewer cores.
 _MOST_CPU_DEVICES = 16
@@ -151,11 +155,12 @@ _WEIGHT_DECAYS = flags.DEFINE_list(
 _RATES = flags.DEFINE_list(
     "learning_rates", ["log:1e-3:3:29"], "Numbers, or log:low:high:count for equal ratios."
 )
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "Seeds 0, 1, ... of the initial weights.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of the initial weights.")
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The least of them; the others follow.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 20_000, "Updates per run (full-batch epochs).")
 _GROUPS.add(
     "Training", _LOSSES, _LOSS_CONVENTION, _OPTIMIZERS, _SETTINGS, _WEIGHT_DECAYS, _RATES,
-    _NUM_SEEDS, _NUM_STEPS,
+    _NUM_SEEDS, _FIRST_SEED, _NUM_STEPS,
 )  # fmt: skip
 
 _TARGET = flags.DEFINE_string(
@@ -171,8 +176,11 @@ _BEST_BY = flags.DEFINE_enum(
     "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
     "which do not diverge later; or the smallest final excess loss.",
 )
-_NUM_RECORDS = flags.DEFINE_integer(
-    "num_records", 400, "About how many steps' losses are kept, evenly spaced on a log axis."
+_RECORDS = flags.DEFINE_integer(
+    "records_per_decade",
+    150,
+    "How many steps' losses are kept, evenly spaced on a log axis: so many from a step to ten "
+    "times it.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
@@ -180,8 +188,20 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "This run's own folder; unless given, outputs/<dataset>, with a code of the settings behind it "
     "if they are not the defaults.",
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace another run in the output folder.")
-_GROUPS.add("Results", _TARGET, _BEST_BY, _NUM_RECORDS, _OUTPUT_DIR, _OVERWRITE)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replace a finished run, or one with other settings; it is kept until the new run has its "
+    "first checkpoint.",
+)
+_CHECKPOINT_EVERY = flags.DEFINE_float(
+    "checkpoint_every",
+    60.0,
+    "Seconds between checkpoints, from which the same command goes on; more if writing one takes "
+    "over 2 % of that. 0: as often as can be.",
+    lower_bound=0.0,
+)
+_GROUPS.add("Results", _TARGET, _BEST_BY, _RECORDS, _OUTPUT_DIR, _CHECKPOINT_EVERY, _OVERWRITE)
 
 _PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "Of training.")
 _DEVICES = flags.DEFINE_integer(
@@ -226,9 +246,10 @@ def build_config() -> SweepConfig:
         weight_decays=cli.parse_items("weight_decays", _WEIGHT_DECAYS.value, float),
         learning_rates=parse_learning_rates([item.strip() for item in _RATES.value]),
         num_seeds=_NUM_SEEDS.value,
+        first_seed=_FIRST_SEED.value,
         num_steps=_NUM_STEPS.value,
         target=Target.parse(_TARGET.value.strip()),
-        num_records=_NUM_RECORDS.value,
+        records_per_decade=_RECORDS.value,
         precision=_PRECISION.value,
         bias=_BIAS.value,
         activation=_ACTIVATION.value,
@@ -292,13 +313,15 @@ def output_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         UserError: If the folder cannot be made or written.
+        ProgramError: If writing fails later on.
     """
     made: list[Path] = []
     try:
         made = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
     except OSError as error:
         _remove_empty(made)
         raise UserError(
@@ -307,11 +330,12 @@ def output_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _remove_empty(made)
-        raise UserError(f"--output_dir {folder}: {error.strerror or error}") from error
-    except BaseException:
-        _remove_empty(made)
-        raise
+        raise cli.ProgramError(
+            f"--output_dir {folder}: {error.strerror or error}. What was saved before is kept: "
+            "once it can be written again, the same command goes on from there"
+        ) from error
+    finally:
+        _remove_empty([folder / CHECKPOINTS_FOLDER, *made])
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -339,62 +363,31 @@ def settings_of(config: SweepConfig) -> dict[str, Any]:
     return json.loads(json.dumps(data | {"scaling": _SCALING.value} | split | grid))
 
 
-def default_folder(settings: dict[str, Any]) -> Path:
-    """A folder for each set of settings, so that two runs do not meet in one."""
-    usual = {
-        "dataset": settings["dataset"], "scaling": "standard", "gas_name": "ethanol",
-        "gas_batches": list(range(1, 11)), "held_out_fraction": 0.0, "split_seed": 0,
-    }  # fmt: skip
-    plain = SweepConfig()
-    unchanged = settings == settings_of(plain) and all(
-        settings.get(name, value) == value for name, value in usual.items()
-    )
-    if unchanged:
-        return Path("outputs") / settings["dataset"]
-    code = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("outputs") / f"{settings['dataset']}-{code}"
+def choose_folder(identity: Identity) -> RunFolder:
+    """The run's folder: the one asked for, or one in ``outputs/``.
 
-
-def finished_run(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the folder already holds the wanted run.
-
-    Raises:
-        UserError: If it holds another run or other files, and may not be overwritten.
+    Without ``--output_dir``, a run that this command goes on with is looked for; a new one gets
+    a folder of its own, so that two runs do not meet in one.
     """
-    try:
-        if not folder.is_dir() or _OVERWRITE.value:
-            return False
-        if {p.name for p in folder.iterdir()} <= {cluster.SHARES_FOLDER}:
-            return False  # empty, or shares of a run that several processes have begun
-    except OSError as error:
-        raise UserError(f"--output_dir {folder}: {error.strerror}; choose another folder") from None
-    try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())
-        if stored.get("format") != FORMAT:
-            raise ValueError
-        old = {"data": stored["identity"]["dataset_fingerprint"][:12]}
-        old |= stored["identity"]["settings"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            f"--output_dir {folder} holds files that are not a finished run's: choose an empty "
-            "folder, or --overwrite to write into this one"
-        ) from None
-    new = {"data": wanted["dataset_fingerprint"][:12]} | wanted["settings"]
-    changed = [
-        f"{name}: {_show(old.get(name))} there, {_show(new.get(name))} asked for"
-        for name in dict.fromkeys([*new, *old])
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"--output_dir {folder} holds a run with other settings ({'; '.join(changed)}): "
-            "choose another folder, or --overwrite to replace it"
-        )
-    return True
-
-
-def _show(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if _OUTPUT_DIR.value:
+        return RunFolder(Path(_OUTPUT_DIR.value))
+    outputs, dataset = Path("outputs"), identity.settings["dataset"]
+    usual = settings_of(SweepConfig()) | {
+        "scaling": "standard", "held_out_fraction": 0.0, "split_seed": 0,
+    }  # fmt: skip
+    if dataset == "gas":
+        usual |= {"gas_name": "ethanol", "gas_batches": list(range(1, 11))}
+    candidates = []
+    if not Identity(usual, identity.dataset_fingerprint).differences(identity):
+        candidates.append(RunFolder(outputs / dataset))
+    candidates += [RunFolder(path) for path in sorted(outputs.glob(f"{dataset}-*"))]
+    for folder in candidates:
+        stored = folder.stored()
+        if stored is None and not folder.path.exists():
+            return folder
+        if stored is not None and not stored.differences(identity):
+            return folder
+    return RunFolder(outputs / f"{dataset}-{identity.code()}")
 
 
 @contextlib.contextmanager
@@ -413,7 +406,7 @@ def counted_compilations() -> Iterator[list[float]]:
 
 
 def describe(
-    wanted: dict[str, Any],
+    identity: Identity,
     dataset: Dataset,
     timing: Timing,
     num_compilations: int,
@@ -425,7 +418,7 @@ def describe(
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [f"python -m {Path(__file__).parent.name}.{Path(__file__).stem}", *sys.argv[1:]],
-        "identity": wanted,
+        "identity": dataclasses.asdict(identity),
         "dataset": {
             "name": dataset.name,
             "title": dataset.title,
@@ -490,28 +483,140 @@ def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
     return table
 
 
-def train(
-    plan: Plan, share: Share, wanted: dict[str, Any], folder: Path, log: Console
-) -> tuple[list[GroupResult], Timing]:
-    """Trains this process's share, or takes it from an earlier call, and collects the others'."""
-    whose = json.dumps(wanted, sort_keys=True)
-    earlier = cluster.finished_share(folder, share, whose) if share.count > 1 else None
-    with cluster.sign_of_life(folder, share), _bar(log, "training") as report:
-        if earlier is not None:
-            trained, timing = earlier, Timing()
-        else:
-            trained, timing = train_plan(
-                plan,
-                share=share,
-                devices=choose_devices(),
-                memory_limit=memory_limit(choose_devices()),
-                progress=report,
+@dataclasses.dataclass
+class Training:
+    """The training of a run: its parts, and their shares that are this process's.
+
+    Attributes:
+        folder: The run's.
+        manifest: What there is to train.
+        problem: What to fit.
+        config: The whole grid.
+        process: Which process this is.
+        devices: This process's.
+        log: Where to say what is done.
+    """
+
+    folder: RunFolder
+    manifest: Manifest
+    problem: Problem
+    config: SweepConfig
+    process: Share
+    devices: Sequence[Device]
+    log: Console
+
+    def __post_init__(self) -> None:
+        self.plans = [
+            plan_sweep(
+                self.problem,
+                part.config(self.config),
+                platform=self.devices[0].platform,
+                planned_steps=part.planned_steps,
             )
-        if share.count > 1 and earlier is None:
-            cluster.save_share(folder, share, whose, trained)
-    if share.index == 0 and share.count > 1:
-        trained = cluster.collect(folder, share, whose, log.print)
-    return trained, timing
+            for part in self.manifest.parts
+        ]
+        self.units = self.manifest.units()
+
+    def run(self) -> None:
+        """Trains this process's units, from their last snapshots on.
+
+        Raises:
+            Stopped: If a signal asked for it; the state is saved.
+        """
+        with watched_signals(self.log.print) as stop:
+            for number, (part, share) in enumerate(self.units):
+                if number % self.process.count == self.process.index:
+                    self._train(part, share, stop)
+            if self.process.index == 0:
+                cluster.wait_for_others(
+                    self.folder.checkpoints,
+                    self.process,
+                    self._unfinished_processes,
+                    self.log.print,
+                    lambda: stop.obey(_GO_ON),
+                )
+
+    def results(self) -> tuple[xr.Dataset, Timing]:
+        """The whole grid's results, of all finished units, and what they cost together."""
+        parts: list[tuple[Plan, list[GroupResult]]] = []
+        timings = []
+        for number, plan in enumerate(self.plans):
+            snapshots = [self._newest(k, share) for k, share in self.units if k == number]
+            parts.append((plan, merge([s.results for s in snapshots if s is not None])))
+            timings += [s.timing for s in snapshots if s is not None]
+        fields = (f.name for f in dataclasses.fields(Timing))
+        together = Timing(**{name: sum(getattr(t, name) for t in timings) for name in fields})
+        return assemble(self.config, parts), together
+
+    def _newest(self, part: int, share: Share) -> Snapshot | None:
+        groups = self.plans[part].groups
+        sizes = [len(share.members(group.num_configurations)) for group in groups]
+        unit = self.folder.unit(self.manifest, part, share)
+        return unit.newest(groups, sizes, self.config.precision)
+
+    def _train(self, part: int, share: Share, stop: StopRequest) -> None:
+        unit = self.folder.unit(self.manifest, part, share)
+        if unit.is_finished(self.config.num_steps):
+            return
+        what = "training"
+        if len(self.units) > self.process.count:
+            what += f" part {part + 1} of {len(self.plans)}"
+        with self.folder.locked(f"{CHECKPOINTS_FOLDER}/{unit.name}.lock"):
+            resume = self._newest(part, share)
+            if resume is None and unit.paths():
+                self.log.print("no checkpoint can be read: beginning again")
+            if resume is not None:
+                reached = [0 if p is None else p.next_step for p in resume.pieces]
+                done = sum(min(r, self.config.num_steps) for r in reached) / len(reached)
+                share_done = done / self.config.num_steps
+                self.log.print(f"going on from a checkpoint at {share_done:.1%} of {what}")
+            keeper = Keeper(unit, _CHECKPOINT_EVERY.value, wanted=stop)
+
+            def after_segment(take: Callable[[], Snapshot], is_last: bool) -> None:
+                keeper(take, is_last)
+                if keeper.num_saved and self.process.index == 0:
+                    self.folder.forget_replaced()
+                stop.obey(_GO_ON)
+
+            with _bar(self.log, what) as report:
+                train_plan(
+                    self.plans[part],
+                    share=share,
+                    devices=self.devices,
+                    memory_limit=memory_limit(self.devices),
+                    progress=report,
+                    resume=resume,
+                    after_segment=after_segment,
+                )
+
+    def _unfinished_processes(self) -> list[int]:
+        processes = [k % self.process.count for k in range(len(self.units))]
+        return sorted(
+            {
+                process
+                for process, (part, share) in zip(processes, self.units, strict=True)
+                if process
+                and not self.folder.unit(self.manifest, part, share).is_finished(
+                    self.config.num_steps
+                )
+            }
+        )
+
+
+def show_finished(folder: RunFolder, title: str, console: Console) -> bool:
+    """Prints a finished run's table and redraws its figures; False if its results are damaged."""
+    try:
+        results = load_run(folder.path)
+    except DataError as error:
+        if folder.manifest() is None:
+            raise
+        console.print(f"{error}: put together again from the checkpoints")
+        return False
+    with output_folder(folder.path):
+        table = report_results(results, folder.path)
+    cli.print_summary(table, title, console)
+    console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
+    return True
 
 
 def main() -> None:
@@ -527,53 +632,89 @@ def main() -> None:
         held_out_fraction=_HELD_OUT.value,
         split_seed=_SPLIT_SEED.value,
     )
-    settings = settings_of(config)
-    wanted = {"settings": settings, "dataset_fingerprint": dataset.fingerprint}
-    folder = Path(_OUTPUT_DIR.value) if _OUTPUT_DIR.value else default_folder(settings)
-    if finished_run(folder, wanted):
-        results = load_run(folder)
-        with output_folder(folder):
-            table = report_results(results, folder)
-        cli.print_summary(table, dataset.title, console)
-        console.print(f"\nThis run was already in {folder}; --overwrite trains it again.")
-        return
+    identity = Identity(settings_of(config), dataset.fingerprint)
+    folder = choose_folder(identity)
+    overwrite = _OVERWRITE.value
+    if not overwrite and folder.finished() == identity:
+        if show_finished(folder, dataset.title, console):
+            return
+    else:
+        folder.check(identity, overwrite=overwrite)
 
     # One host-platform device per core: each runs its own blocks of configurations in its cache.
     # More may be asked for, to try what several devices do; but not without bound.
     most = max(cli.num_cores(), _MOST_CPU_DEVICES)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or cli.num_cores(), most))
-    share = cluster.join()
-    devices = choose_devices()
-    num_runs = len(config.models) * len(config.learning_rates) * config.num_seeds
-    with output_folder(folder), counted_compilations() as compilations:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output_folder(folder.path))
+        compilations = stack.enter_context(counted_compilations())
+        # Every process looks after the folder before any of them trains: `join` waits for all.
+        with folder.locked(patience=cluster.PATIENCE if cluster.is_one_of_many() else 0):
+            folder.settle(identity, overwrite=overwrite)
+        process = cluster.join()
+        if process.index == 0:
+            stack.enter_context(folder.locked())
+        devices = choose_devices()
+        num_runs = len(config.models) * len(config.learning_rates) * config.num_seeds
         log.print(
             f"{dataset.title}: {len(problem.features):,} rows, {problem.num_features} features\n"
             f"{len(config.models)} models x {len(config.learning_rates)} learning rates x "
             f"{config.num_seeds} seeds = {num_runs:,} runs of {config.num_steps:,} steps on "
             f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
-            + (f", process {share.index} of {share.count}" if share.count > 1 else "")
+            + (f", process {process.index} of {process.count}" if process.count > 1 else "")
         )
-        plan = plan_sweep(problem, config, platform=devices[0].platform)
-        trained, timing = train(plan, share, wanted, folder, log)
-        if share.index > 0:
-            log.print(f"process {share.index} of {share.count}: share finished")
+        manifest = open_manifest(folder, identity, config, process, devices, log)
+        training = Training(folder, manifest, problem, config, process, devices, log)
+        with cluster.sign_of_life(folder.checkpoints, process):
+            training.run()
+        if process.index > 0:
+            log.print(f"process {process.index} of {process.count}: share finished")
             return
+        results, timing = training.results()
         # While this file is missing, the folder holds no finished run.
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        results = assemble(plan, trained)
-        save_results(results, folder)
-        table = report_results(results, folder)
+        (folder.path / CONFIG_FILE).unlink(missing_ok=True)
+        save_results(results, folder.path)
+        table = report_results(results, folder.path)
         count = len(compilations)
-        save_json(describe(wanted, dataset, timing, count, devices), folder / CONFIG_FILE)
-        cluster.remove_shares(folder, share)
+        description = describe(identity, dataset, timing, count, devices)
+        save_json(description, folder.path / CONFIG_FILE)
     cli.print_summary(table, dataset.title, console)
     rate = timing.configuration_steps / timing.train_seconds if timing.train_seconds else 0
     console.print(
         f"\n{count} compilation{'' if count == 1 else 's'} ({timing.compile_seconds:.1f} s), "
         f"training {timing.train_seconds:.1f} s: {rate:,.0f} run-steps/s.\n"
-        f"{folder}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/",
+        f"{folder.path}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/",
         soft_wrap=True,
     )
+
+
+def open_manifest(
+    folder: RunFolder,
+    identity: Identity,
+    config: SweepConfig,
+    process: Share,
+    devices: Sequence[Device],
+    log: Console,
+) -> Manifest:
+    """What there is to train: what was begun, with parts for what is new; process 0 writes it."""
+    environment = (
+        f"JAX {jax.__version__}, {len(devices)} {devices[0].device_kind} "
+        f"device{'s' if len(devices) > 1 else ''} a process, {platform.machine()}"
+    )
+    begun = folder.manifest()
+    folder.checkpoints.mkdir(exist_ok=True)
+    if begun is None:
+        manifest = Manifest.begin(identity, config, process.count, environment)
+    else:
+        manifest = begun.extended(identity, config, process.count)
+        if begun.environment != environment:
+            log.print(
+                f"this run was begun with {begun.environment}; it goes on with {environment}, and "
+                "its results are the same to rounding"
+            )
+    if manifest != begun and process.index == 0:
+        folder.save_manifest(manifest)
+    return manifest
 
 
 if __name__ == "__main__":

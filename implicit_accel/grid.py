@@ -173,10 +173,11 @@ class SweepConfig:
         optimizers: Optimizers with their settings.
         weight_decays: λ's.
         learning_rates: η's.
-        num_seeds: Seeds 0 … num_seeds − 1.
+        num_seeds: How many seeds.
+        first_seed: The least of them; the others follow it.
         num_steps: Updates per run.
         target: Excess loss at which a run has arrived.
-        num_records: How many steps' losses are kept at least, evenly spaced on a log axis.
+        records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
         precision: ``float32`` or ``float64``.
         bias: Whether layers have biases.
         activation: Between layers.
@@ -196,9 +197,10 @@ class SweepConfig:
         default_factory=lambda: parse_learning_rates(["log:1e-3:3:29"])
     )
     num_seeds: int = 5
+    first_seed: int = 0
     num_steps: int = 20_000
     target: Target = Target(0.1, relative=True)
-    num_records: int = 400
+    records_per_decade: int = 150
     precision: str = "float32"
     bias: bool = False
     activation: str = "identity"
@@ -243,16 +245,22 @@ class SweepConfig:
             "a whole number >= 1, at most 10^6",
         )
         _check_all(
+            "first seed",
+            [self.first_seed],
+            lambda v: 0 <= v <= 10**9,
+            "a whole number >= 0, at most 10^9",
+        )
+        _check_all(
             "number of steps",
             [self.num_steps],
             lambda v: 1 <= v < 2**31 - 2**20,
             "a whole number from 1 to about 2e9",
         )
         _check_all(
-            "number of records",
-            [self.num_records],
-            lambda v: 2 <= v <= 100_000,
-            "from 2 to 100 000",
+            "records per decade",
+            [self.records_per_decade],
+            lambda v: 1 <= v <= 100_000,
+            "from 1 to 100 000",
         )
         for name, value, allowed in (
             ("precision", self.precision, PRECISIONS),
@@ -285,7 +293,7 @@ class SweepConfig:
     @property
     def seeds(self) -> range:
         """The seeds of the initial weights."""
-        return range(self.num_seeds)
+        return range(self.first_seed, self.first_seed + self.num_seeds)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -315,7 +323,7 @@ class SweepConfig:
     @property
     def record_steps(self) -> np.ndarray:
         """Increasing step numbers whose losses are kept: 0, …, num_steps."""
-        return spaced_steps(self.num_steps, self.num_records)
+        return spaced_steps(self.num_steps, self.records_per_decade)
 
 
 def _check_all(name: str, values: Iterable[_T], allowed: Callable[[_T], bool], what: str) -> None:
@@ -324,17 +332,16 @@ def _check_all(name: str, values: Iterable[_T], allowed: Callable[[_T], bool], w
             raise UserError(f"{name} {value}: must be {what}")
 
 
-def spaced_steps(num_steps: int, count: int) -> np.ndarray:
-    """At least ``count`` step numbers from 0 to num_steps, evenly spaced on a log axis.
+def spaced_steps(num_steps: int, per_decade: int) -> np.ndarray:
+    """Step numbers from 0 to num_steps, evenly spaced on a log axis.
 
-    All of them if they are fewer. Small steps coincide after rounding, so that somewhat more than
-    ``count`` may be needed for the even spacing.
+    But for the last, they do not depend on num_steps: a run that goes on keeps its records. Small
+    steps, which lie further apart than that, are all among them.
+
+    Args:
+        num_steps: The last.
+        per_decade: How many there are between a step and ten times it, where there are as many.
     """
-    if num_steps < count:
-        return np.arange(num_steps + 1)
-    points = count
-    while True:
-        steps = np.unique(np.round(np.geomspace(1, num_steps, points)).astype(np.int64))
-        if len(steps) >= count - 1:
-            return np.concatenate([[0], steps])
-        points += count
+    count = math.floor(per_decade * math.log10(max(1, num_steps))) + 1
+    steps = np.round(10 ** (np.arange(count) / per_decade)).astype(np.int64)
+    return np.unique([0, *steps[steps < num_steps], num_steps])

@@ -115,3 +115,51 @@ def split_evenly(count: int, largest: int | None, parts: int) -> tuple[int, int]
     share = max(1, math.ceil(count / parts))
     blocks = 1 if largest is None else math.ceil(share / largest)
     return blocks, math.ceil(share / blocks)
+
+
+# A segment of steps between two looks at the clock: about this many operations, a second or some on
+# each kind of device, so that a grid of any size reports, checkpoints and stops without delay.
+_SEGMENT_OPERATIONS, _SEGMENT_OPERATIONS_CPU = 1e13, 2e11
+
+
+def step_operations(
+    *, num_parameters: int, rows_size: int, num_outputs: int, rows_per_step: int
+) -> int:
+    """About how many floating-point operations a step of one run takes.
+
+    Args:
+        num_parameters: Of the network, padded.
+        rows_size: Numbers in the objective's rows.
+        num_outputs: k.
+        rows_per_step: Rows that pass through every layer (0 where layers are collapsed first).
+    """
+    return 10 * num_parameters + 4 * num_outputs * rows_size + 6 * rows_per_step * num_parameters
+
+
+def segment_length(
+    num_steps: int,
+    *,
+    operations_per_step: float = 0,
+    platform: str = "cpu",
+    least_segments: int = 50,
+    least_steps: int = 200,
+) -> int:
+    """Steps run between two reports of progress.
+
+    Long enough that starting a segment costs nothing, short enough for a bar that moves and a
+    checkpoint that is not overdue. It depends on the grid alone, not on how fast the machine is:
+    where segments end is part of what a resumed run repeats. Losses 0 … T are T + 1 evaluations;
+    the last segment's surplus steps leave every state as it is.
+
+    Args:
+        num_steps: T.
+        operations_per_step: Of all runs together.
+        platform: The devices', ``cpu``, ``gpu`` or ``tpu``.
+        least_segments: Where the least number of steps allows it.
+        least_steps: The fewest steps in a segment, but for the last.
+    """
+    evaluations = num_steps + 1
+    a_segment = _SEGMENT_OPERATIONS_CPU if platform == "cpu" else _SEGMENT_OPERATIONS
+    by_work = evaluations * operations_per_step / a_segment
+    segments = min(max(least_segments, by_work), evaluations // least_steps)
+    return math.ceil(evaluations / max(1, math.ceil(segments)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from implicit_accel.reductions import Reduction, choose_kind, reduce
 from implicit_accel.results import label_results
 from implicit_accel.training import (
     WHOLE,
+    AfterSegment,
     Device,
     Group,
     GroupResult,
@@ -28,6 +28,7 @@ from implicit_accel.training import (
     Program,
     Progress,
     Share,
+    Snapshot,
     Timing,
     train_groups,
 )
@@ -92,7 +93,13 @@ def _configurations(
     return configurations
 
 
-def plan_sweep(problem: Problem, config: SweepConfig, *, platform: str = "cpu") -> Plan:
+def plan_sweep(
+    problem: Problem,
+    config: SweepConfig,
+    *,
+    platform: str = "cpu",
+    planned_steps: int | None = None,
+) -> Plan:
     """Decides which runs share a program and prepares what each program minimises.
 
     Args:
@@ -100,6 +107,8 @@ def plan_sweep(problem: Problem, config: SweepConfig, *, platform: str = "cpu") 
         config: The grid.
         platform: Of the devices, ``cpu``, ``gpu`` or ``tpu``; it decides how many runs are
             stepped together, not their order.
+        planned_steps: The number of steps to plan for, if not the grid's: a grid that goes on
+            must be laid out as it was.
 
     Returns:
         The plan, for `train_plan` and `assemble`.
@@ -131,7 +140,7 @@ def plan_sweep(problem: Problem, config: SweepConfig, *, platform: str = "cpu") 
         layerwise = reduction.objective.kind == "layerwise"
         for shapes_together in plan_groups(
             counts,
-            num_steps=config.num_steps,
+            num_steps=planned_steps or config.num_steps,
             d=d,
             k=k,
             rows_per_step=len(problem.features) if layerwise else 0,
@@ -188,7 +197,7 @@ def run_sweep(
     trained, timing = train_plan(
         plan, devices=devices, memory_limit=memory_limit, progress=progress
     )
-    return assemble(plan, trained), timing
+    return assemble(config, [(plan, trained)]), timing
 
 
 def train_plan(
@@ -198,12 +207,17 @@ def train_plan(
     devices: Sequence[Device] | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    resume: Snapshot | None = None,
+    after_segment: AfterSegment | None = None,
 ) -> tuple[list[GroupResult], Timing]:
-    """Trains one process's share of a grid; the other arguments are those of `run_sweep`.
+    """Trains one process's share of a grid.
+
+    The other arguments are those of `run_sweep`, and ``resume`` and ``after_segment`` those of
+    `train_groups`.
 
     Returns:
         Results in the order of the plan's groups, for `assemble`; those of several shares have to
-        be put together first (`shares.merge`). And what they cost.
+        be put together first (`merge`). And what they cost.
     """
     return train_groups(
         plan.groups,
@@ -214,30 +228,46 @@ def train_plan(
         memory_limit=memory_limit,
         share=share,
         progress=progress,
+        resume=resume,
+        after_segment=after_segment,
     )
 
 
-def assemble(plan: Plan, trained: Sequence[GroupResult]) -> xr.Dataset:
-    """Labels the results of all groups of a plan, see `implicit_accel.results`."""
-    grid = (len(plan.config.learning_rates), plan.config.num_seeds)
-    runs = math.prod(grid)
-    parts: dict[int, GroupResult] = {}
+def assemble(
+    config: SweepConfig, parts: Sequence[tuple[Plan, Sequence[GroupResult]]]
+) -> xr.Dataset:
+    """Labels results, see `implicit_accel.results`.
+
+    Args:
+        config: The grid.
+        parts: Plans of grids that make it up, with the results of their groups. They differ in
+            their learning rates and seeds.
+
+    Returns:
+        The labelled results of the whole grid.
+    """
+    grid = (len(config.learning_rates), config.num_seeds)
+    whole: dict[int, GroupResult] = {}
     reductions: dict[int, Reduction] = {}
-    for models, reduction, result in zip(plan.models, plan.reductions, trained, strict=True):
-        for position, i in enumerate(models):
-            rows = slice(position * runs, (position + 1) * runs)
-            arrays = (
-                result.excess_loss,
-                result.held_out_loss,
-                result.steps_to_target,
-                result.divergence_step,
-            )
-            own = (a[rows].reshape(*grid, *a.shape[1:]) for a in arrays)
-            parts[i] = GroupResult(*own, layers=None)
-            reductions[i] = reduction
-    order = range(len(plan.config.models))
+    for plan, trained in parts:
+        rates, seeds = plan.config.learning_rates, plan.config.seeds
+        place = np.ix_(
+            [config.learning_rates.index(rate) for rate in rates],
+            [config.seeds.index(seed) for seed in seeds],
+        )
+        runs = len(rates) * len(seeds)
+        for models, reduction, result in zip(plan.models, plan.reductions, trained, strict=True):
+            for position, i in enumerate(models):
+                if i not in whole:
+                    empty = (np.empty((*grid, *a.shape[1:]), a.dtype) for a in result.arrays)
+                    whole[i] = GroupResult.of(empty)
+                    reductions[i] = reduction
+                rows = slice(position * runs, (position + 1) * runs)
+                for target, a in zip(whole[i].arrays, result.arrays, strict=True):
+                    target[place] = a[rows].reshape(len(rates), len(seeds), *a.shape[1:])
+    order = range(len(config.models))
     return label_results(
-        plan.problem, plan.config, [parts[i] for i in order], [reductions[i] for i in order]
+        parts[0][0].problem, config, [whole[i] for i in order], [reductions[i] for i in order]
     )
 
 

@@ -12,9 +12,10 @@ without any is skipped.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from implicit_accel.networks import Layers
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.planning import split_evenly
+from implicit_accel.planning import segment_length, split_evenly, step_operations
 from implicit_accel.reductions import Data, Objective
 
 # A run whose loss exceeds this multiple of the larger of its first loss and the zero map's has
@@ -319,7 +320,18 @@ class GroupResult:
     held_out_loss: np.ndarray
     steps_to_target: np.ndarray
     divergence_step: np.ndarray
-    layers: Layers | None
+    layers: Layers | None = None
+
+    @classmethod
+    def of(cls, arrays: Iterable[np.ndarray]) -> GroupResult:
+        """The inverse of `arrays`."""
+        excess_loss, held_out_loss, steps_to_target, divergence_step = arrays
+        return cls(excess_loss, held_out_loss, steps_to_target, divergence_step)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All but the layers, in the order of the fields."""
+        return self.excess_loss, self.held_out_loss, self.steps_to_target, self.divergence_step
 
 
 @dataclass(frozen=True)
@@ -341,19 +353,53 @@ class Timing:
     configuration_steps: int = 0
 
 
+class Piece(NamedTuple):
+    """A piece of a grid between two segments, on the host.
+
+    Attributes:
+        next_step: The first step not evaluated yet; T + 1 once the piece is finished.
+        members: For each group (blocks, block size) numbers of its runs, −1 where there is none.
+        states: For each group the runs' states, leading axes (blocks, block size).
+    """
+
+    next_step: int
+    members: tuple[np.ndarray, ...]
+    states: tuple[RunState, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Training between two segments: all that is needed to go on, for these steps or more.
+
+    Attributes:
+        num_steps: T.
+        record_steps: (R,) steps whose losses are kept.
+        num_devices: How many devices the runs were laid out for.
+        pieces: The pieces of the grid; None for those not begun.
+        results: For each group, what is recorded up to here.
+        timing: What it cost up to here.
+    """
+
+    num_steps: int
+    record_steps: np.ndarray
+    num_devices: int
+    pieces: tuple[Piece | None, ...]
+    results: tuple[GroupResult, ...]
+    timing: Timing
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every run has been trained to T."""
+        return all(p is not None and p.next_step > self.num_steps for p in self.pieces)
+
+
 Progress = Callable[[int, int], None]
 
+# Called after every segment with a function that takes a snapshot, and whether it was the last
+# segment. The snapshot's arrays are training's own: they are good until the call returns.
+AfterSegment = Callable[[Callable[[], Snapshot], bool], None]
+
 Device = Any  # jax.Device is a variable to type checkers
-
-
-def segment_length(num_steps: int, *, most_segments: int = 50, least_steps: int = 200) -> int:
-    """Steps run between two reports of progress.
-
-    Long enough that starting a segment costs nothing, short enough for a bar that moves. Losses
-    0 … T are T + 1 evaluations; the last segment's surplus steps leave every state as it is.
-    """
-    segments = max(1, min(most_segments, (num_steps + 1) // least_steps))
-    return math.ceil((num_steps + 1) / segments)
 
 
 @contextlib.contextmanager
@@ -374,6 +420,8 @@ def train_groups(
     share: Share = WHOLE,
     keep_layers: bool = False,
     progress: Progress | None = None,
+    resume: Snapshot | None = None,
+    after_segment: AfterSegment | None = None,
 ) -> tuple[list[GroupResult], Timing]:
     """Trains every configuration of every group, in one compiled program.
 
@@ -385,38 +433,178 @@ def train_groups(
         devices: Devices to spread the configurations over; all local ones by default.
         memory_limit: Bytes that states and records may take on all devices together; the grid
             is run in as many equal pieces as that needs. No limit by default.
-        share: Which configurations to train; the others' results stay empty (see `shares.merge`).
+        share: Which configurations to train; the others' results stay empty (see `merge`).
         keep_layers: Whether to return the final parameters.
         progress: Called with (configuration-steps done, all of them) after every segment.
+        resume: A snapshot of a call with the same groups and share to go on from, and as many
+            steps or fewer. On as many devices the results are those of an undisturbed call, to
+            the bit; on others, or with more steps than before, to rounding.
+        after_segment: Called after every segment, see `AfterSegment`; what it raises ends training.
 
     Returns:
-        One result per group, and what it cost.
+        One result per group, and what it cost, with what led to the snapshot.
 
     Raises:
-        ValueError: If there are no groups.
+        ValueError: If there are no groups, or the snapshot is not one of this grid's.
     """
     if not groups:
         raise ValueError("no groups to train")
+    if resume is not None and resume.num_steps > num_steps:
+        raise ValueError(f"{resume.num_steps} steps are done already, {num_steps} asked for")
     devices = list(jax.local_devices() if devices is None else devices)
-    mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    length = segment_length(num_steps)
-    starts = range(0, num_steps + 1, length)
-    # Every segment's records fit the largest one's: the program is the same for all.
-    edges = np.searchsorted(record_steps, [*starts, num_steps + 1])
-    num_records = max(1, int(np.max(np.diff(edges))))
+    counts = [len(share.members(g.num_configurations)) for g in groups]
+    length = segment_length(
+        num_steps,
+        operations_per_step=sum(c * _operations(g) for g, c in zip(groups, counts, strict=True)),
+        platform=devices[0].platform,
+    )
     with precision_context(precision) as dtype:
-        counts = [len(share.members(g.num_configurations)) for g in groups]
-        pieces = _count_pieces(groups, counts, num_records, len(devices), memory_limit, dtype)
-        layouts = [_layout(g, share, pieces, len(devices)) for g in groups]
-        results = [_empty_result(g, len(record_steps), dtype) for g in groups]
-
-        spread = NamedSharding(mesh, PartitionSpec(_AXIS))
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        programs = tuple(g.program for g in groups)
-        data = jax.device_put(
-            tuple(jax.tree.map(lambda a: np.asarray(a, dtype), g.data) for g in groups), everywhere
+        if resume is None:
+            records = _largest_segment(record_steps, num_steps, length)
+            num_pieces = _count_pieces(groups, counts, records, len(devices), memory_limit, dtype)
+            pieces: list[Piece | None] = [None] * num_pieces
+            results = [_empty_result(g, len(record_steps), dtype) for g in groups]
+            laid_out_for, spent = len(devices), Timing()
+        else:
+            pieces = list(resume.pieces)
+            results = [
+                _restore(_empty_result(g, len(record_steps), dtype), record_steps, old, resume)
+                for g, old in zip(groups, resume.results, strict=True)
+            ]
+            laid_out_for, spent = resume.num_devices, resume.timing
+        begins = [_first_step(piece, num_steps, resume) for piece in pieces]
+        # Every segment's records fit the largest one's: the program is the same for all.
+        num_records = max(_largest_segment(record_steps, num_steps, length, b) for b in begins)
+        segments = [range(begin, num_steps + 1, length) for begin in begins]
+        to_go = num_segments = sum(map(len, segments))
+        timing = dataclasses.replace(
+            spent,
+            num_pieces=len(pieces),
+            num_segments=spent.num_segments + num_segments,
+            configuration_steps=sum(counts) * num_steps,
         )
-        run = jax.jit(
+        engine = _Engine(groups, devices, num_records, dtype)
+        began = time.perf_counter()
+
+        def timed() -> Timing:
+            return dataclasses.replace(
+                timing,
+                compile_seconds=spent.compile_seconds + engine.compile_seconds,
+                train_seconds=spent.train_seconds
+                + time.perf_counter()
+                - began
+                - engine.compile_seconds,
+            )
+
+        def snapshot() -> Snapshot:
+            return Snapshot(
+                num_steps, record_steps, laid_out_for, tuple(pieces), tuple(results), timed()
+            )
+
+        total = sum(counts) * num_steps
+        covered, all_steps = sum(begins), len(pieces) * (num_steps + 1)
+        for p, starts in enumerate(segments):
+            if not starts:
+                continue
+            begun = pieces[p]
+            members, states, hypers = (
+                engine.load(begun.members, begun.states)
+                if begun is not None
+                else engine.load(
+                    tuple(_layout(g, share, len(pieces), laid_out_for)[p] for g in groups)
+                )
+            )
+            for start in starts:
+                inside = (record_steps >= start) & (record_steps < start + length)
+                schedule = _schedule(start, length, record_steps[inside], num_records, num_steps)
+                members, states, hypers, records = engine.run(members, states, hypers, schedule)
+                for result, member, (excess, held_out) in zip(
+                    results, members, records, strict=True
+                ):
+                    _store(result.excess_loss, member, inside, excess)
+                    _store(result.held_out_loss, member, inside, held_out)
+                end = min(start + length, num_steps + 1)
+                if end > num_steps:
+                    _store_ends(results, members, states)
+                covered += end - start
+                if progress is not None:
+                    progress(round(total * covered / all_steps), total)
+                if after_segment is not None:
+
+                    def snapshot_here(
+                        p: int = p, end: int = end, members: Any = members, states: Any = states
+                    ) -> Snapshot:
+                        pieces[p] = Piece(end, members, jax.tree.map(np.asarray, states))
+                        return snapshot()
+
+                    to_go -= 1
+                    after_segment(snapshot_here, to_go == 0)
+            if after_segment is not None or keep_layers:
+                pieces[p] = Piece(num_steps + 1, members, jax.tree.map(np.asarray, states))
+        if keep_layers:
+            results = [
+                dataclasses.replace(
+                    result, layers=_final_layers([p for p in pieces if p is not None], g)
+                )
+                for g, result in enumerate(results)
+            ]
+        return results, timed()
+
+
+def _operations(group: Group) -> int:
+    """About how many floating-point operations a step of one of the group's runs takes."""
+    return step_operations(
+        num_parameters=sum(a * b for a, b in group.program.shapes),
+        rows_size=group.data.rows.size,
+        num_outputs=group.data.targets.shape[0],
+        rows_per_step=len(group.data.rows) if group.program.objective.kind == "layerwise" else 0,
+    )
+
+
+def _first_step(piece: Piece | None, num_steps: int, resume: Snapshot | None) -> int:
+    """The step at which a piece goes on; T + 1 if there is nothing left to do."""
+    if piece is None or resume is None:
+        return 0
+    if piece.next_step > num_steps:
+        return num_steps + 1
+    # A piece that finished an earlier, smaller T has made T updates and evaluated step T; that
+    # step is evaluated once more, which changes nothing, and then updated from.
+    return min(piece.next_step, resume.num_steps)
+
+
+def _largest_segment(record_steps: np.ndarray, num_steps: int, length: int, begin: int = 0) -> int:
+    """The most records in a segment, of all segments that end where those from ``begin`` do.
+
+    Earlier segments count as well: where training goes on after a break must not change the
+    compiled program.
+    """
+    edges = np.unique([0, *range(begin % length, num_steps + 1, length), num_steps + 1])
+    return max(1, int(np.max(np.diff(np.searchsorted(record_steps, edges)))))
+
+
+class _Engine:
+    """The compiled program of a grid, and the moves of its runs to and from the devices."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        devices: Sequence[Device],
+        num_records: int,
+        dtype: np.dtype,
+    ) -> None:
+        mesh = jax.make_mesh(
+            (len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+        )
+        self.groups, self.num_devices, self.dtype = groups, len(devices), dtype
+        self.compile_seconds = 0.0
+        self._spread = NamedSharding(mesh, PartitionSpec(_AXIS))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        programs = tuple(g.program for g in groups)
+        self._data = jax.device_put(
+            tuple(jax.tree.map(lambda a: np.asarray(a, dtype), g.data) for g in groups),
+            self._everywhere,
+        )
+        self._jitted = jax.jit(
             jax.shard_map(
                 lambda *arguments: _run_groups(programs, num_records, *arguments),
                 mesh=mesh,
@@ -426,69 +614,84 @@ def train_groups(
             ),
             donate_argnums=(0, 1),
         )
-        compiled, compile_seconds = None, 0.0
-        total = sum(counts) * num_steps
-        done = 0
-        kept: list[list[tuple[np.ndarray, Layers]]] = [[] for _ in groups]
-        began = time.perf_counter()
-        for piece in range(pieces):
-            members = [layout[piece] for layout in layouts]
-            inputs = [_piece_inputs(g, m, dtype) for g, m in zip(groups, members, strict=True)]
-            states = jax.device_put(tuple(state for state, _ in inputs), spread)
-            hypers = jax.device_put(tuple(hyper for _, hyper in inputs), spread)
-            alive = [m >= 0 for m in members]
-            for s, start in enumerate(starts):
-                orders = [_pack(a, len(devices)) for a in alive]
-                members = [
-                    _reorder(m, order, len(devices))
-                    for m, order in zip(members, orders, strict=True)
-                ]
-                recorded_here = record_steps[edges[s] : edges[s + 1]]
-                schedule = _schedule(start, length, recorded_here, num_records, num_steps)
-                arguments = (
-                    states,
-                    hypers,
-                    jax.device_put(tuple(orders), spread),
-                    data,
-                    jax.device_put(schedule, everywhere),
-                )
-                if compiled is None:
-                    before = time.perf_counter()
-                    compiled = run.lower(*arguments).compile()
-                    compile_seconds = time.perf_counter() - before
-                states, hypers, records = compiled(*arguments)
-                alive = [np.asarray(state.divergence_step) < 0 for state in states]
-                for result, member, (excess, held_out) in zip(
-                    results, members, records, strict=True
-                ):
-                    _store(result.excess_loss, member, edges[s : s + 2], excess)
-                    _store(result.held_out_loss, member, edges[s : s + 2], held_out)
-                if progress is not None:
-                    done = round(total * (piece * len(starts) + s + 1) / (pieces * len(starts)))
-                    progress(done, total)
-            for g, (result, member, state) in enumerate(zip(results, members, states, strict=True)):
-                real = member.reshape(-1) >= 0
-                where = member.reshape(-1)[real]
-                result.steps_to_target[where] = _flat(state.steps_to_target)[real]
-                result.divergence_step[where] = _flat(state.divergence_step)[real]
-                if keep_layers:
-                    final = jax.tree.map(lambda a, real=real: _flat(a)[real], state.layers)
-                    kept[g].append((where, final))
-        timing = Timing(
-            compile_seconds=compile_seconds,
-            train_seconds=time.perf_counter() - began - compile_seconds,
-            num_pieces=pieces,
-            num_segments=len(starts),
-            configuration_steps=total,
+        self._compiled: Callable[..., Any] | None = None
+
+    def load(
+        self, members: tuple[np.ndarray, ...], reached: tuple[RunState, ...] | None = None
+    ) -> tuple[tuple[np.ndarray, ...], Any, Any]:
+        """Puts a piece on the devices: members, states (initial unless given), hyper-parameters."""
+        # Laid out for another number of devices: blocks without runs fill the last one.
+        members = tuple(
+            np.pad(m, ((0, -len(m) % self.num_devices), (0, 0)), constant_values=-1)
+            for m in members
         )
-    if keep_layers:
-        results = [
-            GroupResult(
-                r.excess_loss, r.held_out_loss, r.steps_to_target, r.divergence_step, _join(parts)
-            )
-            for r, parts in zip(results, kept, strict=True)
+        inputs = [
+            _piece_inputs(g, m, self.dtype) for g, m in zip(self.groups, members, strict=True)
         ]
-    return results, timing
+        states = tuple(state for state, _ in inputs)
+        if reached is not None:
+            states = jax.tree.map(lambda a, b: np.concatenate([a, b[len(a) :]]), reached, states)
+        return (
+            members,
+            jax.device_put(states, self._spread),
+            jax.device_put(tuple(hyper for _, hyper in inputs), self._spread),
+        )
+
+    def run(
+        self, members: tuple[np.ndarray, ...], states: Any, hypers: Any, schedule: Schedule
+    ) -> tuple[tuple[np.ndarray, ...], Any, Any, Any]:
+        """Runs a segment; live runs are moved to the first blocks before it."""
+        orders = tuple(_pack(np.asarray(s.divergence_step) < 0, self.num_devices) for s in states)
+        members = tuple(
+            _reorder(m, order, self.num_devices) for m, order in zip(members, orders, strict=True)
+        )
+        arguments = (
+            states,
+            hypers,
+            jax.device_put(orders, self._spread),
+            self._data,
+            jax.device_put(schedule, self._everywhere),
+        )
+        if self._compiled is None:
+            before = time.perf_counter()
+            self._compiled = self._jitted.lower(*arguments).compile()
+            self.compile_seconds = time.perf_counter() - before
+        states, hypers, records = self._compiled(*arguments)
+        return members, states, hypers, records
+
+
+def _restore(
+    empty: GroupResult, record_steps: np.ndarray, old: GroupResult, resume: Snapshot
+) -> GroupResult:
+    """Results to go on with: what a snapshot recorded, at the steps that are still asked for."""
+    both, here, there = np.intersect1d(record_steps, resume.record_steps, return_indices=True)
+    if not np.array_equal(both, record_steps[record_steps <= resume.num_steps]):
+        raise ValueError("the snapshot lacks records of steps that it has passed")
+    empty.excess_loss[:, here] = old.excess_loss[:, there]
+    if empty.held_out_loss.shape[1]:
+        empty.held_out_loss[:, here] = old.held_out_loss[:, there]
+    empty.steps_to_target[:] = old.steps_to_target
+    empty.divergence_step[:] = old.divergence_step
+    return empty
+
+
+def _store_ends(
+    results: Sequence[GroupResult], members: Sequence[np.ndarray], states: Sequence[RunState]
+) -> None:
+    """Writes what the states of finished runs have noted."""
+    for result, member, state in zip(results, members, states, strict=True):
+        real = member.reshape(-1) >= 0
+        where = member.reshape(-1)[real]
+        result.steps_to_target[where] = _flat(state.steps_to_target)[real]
+        result.divergence_step[where] = _flat(state.divergence_step)[real]
+
+
+def _final_layers(pieces: Sequence[Piece], group: int) -> Layers:
+    """The parameters of a group's runs, in the order of their numbers."""
+    numbers = np.concatenate([p.members[group].reshape(-1) for p in pieces])
+    order = np.argsort(numbers)[np.count_nonzero(numbers < 0) :]
+    layers = (p.states[group].layers for p in pieces)
+    return jax.tree.map(lambda *a: np.concatenate([_flat(x) for x in a])[order], *layers)
 
 
 def _flat(blocks: Any) -> np.ndarray:
@@ -497,9 +700,17 @@ def _flat(blocks: Any) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:])
 
 
-def _join(parts: list[tuple[np.ndarray, Layers]]) -> Layers:
-    order = np.argsort(np.concatenate([where for where, _ in parts]))
-    return jax.tree.map(lambda *a: np.concatenate(a)[order], *(layers for _, layers in parts))
+def merge(shares: Sequence[Sequence[GroupResult]]) -> list[GroupResult]:
+    """Puts together the results of all shares of a grid, in the order of their indices."""
+    merged = []
+    for parts in zip(*shares, strict=True):
+        whole = GroupResult.of(np.array(a) for a in parts[0].arrays)
+        for index, part in enumerate(parts):
+            mine = Share(index, len(parts)).members(len(whole.steps_to_target))
+            for target, a in zip(whole.arrays, part.arrays, strict=True):
+                target[mine] = a[mine]
+        merged.append(whole)
+    return merged
 
 
 def _empty_result(group: Group, num_records: int, dtype: np.dtype) -> GroupResult:
@@ -510,18 +721,17 @@ def _empty_result(group: Group, num_records: int, dtype: np.dtype) -> GroupResul
         held_out_loss=np.full((C, held_out), np.inf, dtype),
         steps_to_target=np.full(C, -1, np.int64),
         divergence_step=np.full(C, -1, np.int64),
-        layers=None,
     )
 
 
-def _store(target: np.ndarray, member: np.ndarray, edges: np.ndarray, records: jax.Array) -> None:
+def _store(target: np.ndarray, member: np.ndarray, inside: np.ndarray, records: jax.Array) -> None:
     """Writes a segment's records, (blocks, R, block size), into the rows of their runs."""
-    count = edges[1] - edges[0]
-    if target.shape[1] == 0 or count == 0:
+    columns = np.flatnonzero(inside)
+    if target.shape[1] == 0 or len(columns) == 0:
         return
-    rows = np.asarray(records)[:, :count].transpose(0, 2, 1)
+    rows = np.asarray(records)[:, : len(columns)].transpose(0, 2, 1)
     real = member >= 0
-    target[member[real], edges[0] : edges[1]] = rows[real]
+    target[member[real], columns[0] : columns[-1] + 1] = rows[real]
 
 
 def _pack(alive: np.ndarray, num_devices: int) -> np.ndarray:
@@ -546,7 +756,7 @@ def _schedule(
     return Schedule(steps, slots.astype(np.int32), is_recorded, np.int32(num_steps))
 
 
-def _state_shapes(program: Program, dtype: np.dtype) -> RunState:
+def state_shapes(program: Program, dtype: np.dtype) -> RunState:
     """Shapes and types of one run's state."""
     weights = tuple(jax.ShapeDtypeStruct(s, dtype) for s in program.shapes)
     biases = tuple(jax.ShapeDtypeStruct(s[:1], dtype) for s in program.shapes)
@@ -559,7 +769,7 @@ def _state_shapes(program: Program, dtype: np.dtype) -> RunState:
 
 def _run_bytes(program: Program, num_records: int, dtype: np.dtype) -> int:
     """Device memory of a run: its state, twice more while moved and stepped, and its records."""
-    state = jax.tree.leaves(_state_shapes(program, dtype))
+    state = jax.tree.leaves(state_shapes(program, dtype))
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in state)
     return 3 * held + 2 * (num_records + 1) * dtype.itemsize
 
@@ -618,7 +828,7 @@ def _piece_inputs(group: Group, members: np.ndarray, dtype: np.dtype) -> tuple[R
         kind = a.dtype if a.dtype == np.bool_ else dtype
         return np.ascontiguousarray(a.astype(kind, copy=False).reshape(blocks, B, *a.shape[1:]))
 
-    shapes = _state_shapes(group.program, dtype)
+    shapes = state_shapes(group.program, dtype)
     opt_state = jax.tree.map(
         lambda leaf: np.zeros((blocks, B, *leaf.shape), leaf.dtype), shapes.opt_state
     )

@@ -48,11 +48,11 @@ def test_own_widths_make_one_network():
         ({"num_seeds": 0}, "number of seeds 0"),
         ({"num_steps": 0}, "number of steps 0"),
         ({"num_steps": 2**31}, "number of steps"),
-        ({"num_records": 1}, "number of records"),
+        ({"records_per_decade": 0}, "records per decade"),
         ({"depths": (10**20,)}, "depth 1000"),
         ({"hidden_widths": (10**20,)}, "hidden width 1000"),
         ({"num_seeds": 10**11}, "number of seeds"),
-        ({"num_seeds": 10**6, "num_records": 10**5}, "numbers to keep"),
+        ({"num_seeds": 10**6, "records_per_decade": 10**5}, "numbers to keep"),
         ({"precision": "float16"}, "'float16': choose from float32, float64"),
         ({"activation": "tanh"}, "'tanh': choose from identity, relu"),
     ],
@@ -98,17 +98,21 @@ def test_bad_targets_are_refused(text):
         Target.parse(text)
 
 
-@given(num_steps=st.integers(1, 10**7), count=st.integers(2, 500))
-def test_recorded_steps(num_steps, count):
-    steps = spaced_steps(num_steps, count)
+@given(num_steps=st.integers(1, 10**7), more=st.integers(0, 10**7), density=st.integers(1, 300))
+def test_recorded_steps(num_steps, more, density):
+    steps = spaced_steps(num_steps, density)
     assert steps[0] == 0
     assert steps[-1] == num_steps
-    assert (np.diff(steps) > 0).all()
-    assert len(steps) >= min(num_steps + 1, count)
-    if num_steps > 4 * count:
-        assert len(steps) <= 2 * count + 2
-    else:
-        assert len(steps) <= num_steps + 1
+    # Neighbours are a step apart, or in the ratio asked for (the last may be nearer).
+    gaps, ratios = np.diff(steps)[1:], steps[2:] / steps[1:-1]
+    assert (gaps > 0).all()
+    bound = 10 ** (1 / density)
+    assert ((gaps == 1) | (ratios <= bound * (1 + 1 / steps[1:-1]))).all()
+    in_a_decade = np.count_nonzero((steps > num_steps / 10) & (steps < num_steps))
+    assert in_a_decade <= density + 1
+    # A run that goes on has recorded what it needs.
+    longer = spaced_steps(num_steps + more, density)
+    assert set(longer[longer <= num_steps]) <= set(steps)
 
 
 widths = st.lists(st.integers(1, 9), max_size=4).map(tuple)

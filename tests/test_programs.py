@@ -208,7 +208,7 @@ def test_bad_csv(tmp_path, what):
         (["--dataset", "gas", "--gas_batches", "11"], ["11"]),
         (["--output_dir", "/proc/nowhere"], ["/proc/nowhere", "cannot write"]),
         (["--output_dir", "a" * 300], ["--output_dir", "too long"]),
-        (["--num_records", "2000000000"], ["number of records"]),
+        (["--records_per_decade", "2000000000"], ["records per decade"]),
     ],
 )  # fmt: skip
 def test_bad_flags(tmp_path, arguments, words):

@@ -17,13 +17,13 @@ from implicit_accel import (
     Target,
     UserError,
     optimum,
-    shares,
     train,
 )
 from implicit_accel.grid import SweepConfig
+from implicit_accel.planning import segment_length
 from implicit_accel.reductions import choose_kind
 from implicit_accel.sweep import assemble, plan_sweep, run_sweep, train_plan
-from implicit_accel.training import Share, segment_length, train_groups
+from implicit_accel.training import Share, merge, train_groups
 
 
 def assert_layers_close(actual: Layers, expected: Layers, **tolerance):
@@ -404,29 +404,11 @@ def test_an_empty_call_is_refused():
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_shares_together_are_the_whole(reference_runs, tmp_path, count):
+def test_shares_together_are_the_whole(reference_runs, count):
     problem, results = reference_runs
     plan = plan_sweep(problem, small_config())
-    for index in range(count):
-        trained, _ = train_plan(plan, share=Share(index, count))
-        shares.save(trained, tmp_path / f"{index}.npz", "this run")
-    loaded = [shares.load(tmp_path / f"{i}.npz", "this run") for i in range(count)]
-    assert None not in loaded
-    merged = shares.merge([part for part in loaded if part is not None])
-    assert_same_runs(runs(assemble(plan, merged)), runs(results))
-
-
-def test_another_run_s_or_a_damaged_share_is_not_taken(reference_runs, tmp_path):
-    problem, _ = reference_runs
-    plan = plan_sweep(problem, small_config(depths=(1,), losses=(Loss(2),)))
-    path = tmp_path / "share.npz"
-    shares.save(train_plan(plan)[0], path, "this run")
-    assert shares.load(path, "another run") is None
-    assert shares.load(tmp_path / "none.npz", "this run") is None
-    content = path.read_bytes()
-    for damaged in (b"", content[:-30], content[: len(content) // 2], b"PK" + bytes(500)):
-        path.write_bytes(damaged)
-        assert shares.load(path, "this run") is None
+    merged = merge([train_plan(plan, share=Share(i, count))[0] for i in range(count)])
+    assert_same_runs(runs(assemble(plan.config, [(plan, merged)])), runs(results))
 
 
 def test_more_processes_than_runs(reference_runs):
@@ -435,4 +417,4 @@ def test_more_processes_than_runs(reference_runs):
                           inits=("near_zero",), learning_rates=(0.01,), num_seeds=1)  # fmt: skip
     plan = plan_sweep(problem, config)
     trained = [train_plan(plan, share=Share(i, 3))[0] for i in range(3)]
-    assert np.isfinite(shares.merge(trained)[0].excess_loss).all()
+    assert np.isfinite(merge(trained)[0].excess_loss).all()

@@ -1,0 +1,239 @@
+"""Snapshots of training on disk: whole, verified, the last two kept.
+
+A snapshot is an .npz file without compression and without pickles, written beside its place and
+renamed. A digest of its contents lies in it, so that a file that was cut short, damaged on disk or
+belongs to another run is passed over, and the one before it used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from implicit_accel.files import atomic_path
+from implicit_accel.training import (
+    Group,
+    GroupResult,
+    Piece,
+    RunState,
+    Snapshot,
+    Timing,
+    precision_context,
+    state_shapes,
+)
+
+_KEPT = 2
+_RESULTS = tuple(f.name for f in dataclasses.fields(GroupResult) if f.name != "layers")
+_ABOUT, _DIGEST = "about", "digest"
+
+# What reading a damaged or foreign file may raise.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
+    NotImplementedError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The snapshots of one `train_groups` call.
+
+    Attributes:
+        folder: Where they lie.
+        name: What their files' names begin with.
+        identity: A text that tells whose they are: only snapshots with the same are loaded.
+    """
+
+    folder: Path
+    name: str
+    identity: str
+
+    def paths(self) -> list[Path]:
+        """The files, the newest first."""
+        pattern = re.compile(re.escape(self.name) + r"\.(\d{6,})\.npz")
+        numbered = [(pattern.fullmatch(p.name), p) for p in self.folder.glob("*.npz")]
+        return [p for _, p in sorted(((int(m[1]), p) for m, p in numbered if m), reverse=True)]
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot, atomically, then removes all but the last two.
+
+        Raises:
+            OSError: If it cannot be written; those before it are still there.
+        """
+        arrays = dict(_arrays(snapshot))
+        about = {
+            "identity": self.identity,
+            "num_steps": snapshot.num_steps,
+            "num_devices": snapshot.num_devices,
+            "next_steps": [None if p is None else p.next_step for p in snapshot.pieces],
+            "num_groups": len(snapshot.results),
+            "timing": dataclasses.asdict(snapshot.timing),
+            "is_finished": snapshot.is_finished,
+        }
+        arrays[_ABOUT] = np.array(json.dumps(about))
+        arrays[_DIGEST] = np.array(_digest(arrays))
+        earlier = self.paths()
+        number = int(earlier[0].name.split(".")[-2]) + 1 if earlier else 1
+        path = self.folder / f"{self.name}.{number:06d}.npz"
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        for old in self.paths()[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def newest(
+        self, groups: Sequence[Group], share_sizes: Sequence[int], precision: str
+    ) -> Snapshot | None:
+        """The newest snapshot that is whole and this identity's; None if there is none.
+
+        Args:
+            groups: What is trained.
+            share_sizes: How many runs of each group are trained here.
+            precision: Of training.
+        """
+        for path in self.paths():
+            try:
+                arrays = _read(path)
+                about = json.loads(str(arrays[_ABOUT]))
+                if about["identity"] == self.identity:
+                    return _snapshot(arrays, about, groups, share_sizes, precision)
+            except _UNREADABLE:
+                continue
+        return None
+
+    def is_finished(self, num_steps: int) -> bool:
+        """Whether the newest readable snapshot says that all runs made this many steps."""
+        for path in self.paths():
+            try:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    about = json.loads(str(stored[_ABOUT]))
+                if about["identity"] == self.identity:
+                    return about["is_finished"] and about["num_steps"] == num_steps
+            except _UNREADABLE:
+                continue
+        return False
+
+
+class Keeper:
+    """Saves snapshots when they are due; called after every segment of training.
+
+    A snapshot is due ``every`` seconds, but no sooner than keeps the time spent on writing below
+    two per cent of the whole; after the last step; and when asked for. ``every = 0`` makes every
+    segment's due, whatever it costs.
+
+    Args:
+        checkpoints: Where they go.
+        every: Seconds.
+        wanted: Tells whether one is asked for now.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, every: float, wanted: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._checkpoints, self._every, self._wanted = checkpoints, every, wanted
+        self._due = time.monotonic() + every
+        self.num_saved = 0
+
+    def __call__(self, take: Callable[[], Snapshot], is_last: bool) -> None:
+        """Takes a snapshot if one is due."""
+        before = time.monotonic()
+        if before < self._due and not is_last and not self._wanted():
+            return
+        self._checkpoints.save(take())
+        self.num_saved += 1
+        after = time.monotonic()
+        self._due = after + (max(self._every, 50 * (after - before)) if self._every else 0)
+
+
+def _arrays(snapshot: Snapshot) -> Iterator[tuple[str, np.ndarray]]:
+    yield "record_steps", np.asarray(snapshot.record_steps)
+    for g, result in enumerate(snapshot.results):
+        for name, array in zip(_RESULTS, result.arrays, strict=True):
+            yield f"{name}_{g}", array
+    for p, piece in enumerate(snapshot.pieces):
+        if piece is None:
+            continue
+        for g, (members, state) in enumerate(zip(piece.members, piece.states, strict=True)):
+            yield f"members_{p}_{g}", members
+            for i, leaf in enumerate(jax.tree.leaves(state)):
+                yield f"state_{p}_{g}_{i}", np.asarray(leaf)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays.keys() - {_DIGEST}):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a snapshot's file, verified.
+
+    Raises:
+        ValueError: If the digest is another, or the file is compressed (it could hold any size).
+        OSError, KeyError, zipfile.BadZipFile, …: If it is no such file.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("compressed")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if str(arrays[_DIGEST]) != _digest(arrays):
+        raise ValueError("the digest does not fit the contents")
+    return arrays
+
+
+def _snapshot(
+    arrays: Mapping[str, np.ndarray],
+    about: dict[str, Any],
+    groups: Sequence[Group],
+    share_sizes: Sequence[int],
+    precision: str,
+) -> Snapshot:
+    """Puts a snapshot together again; ValueError or KeyError if it is not of these groups."""
+    if about["num_groups"] != len(groups):
+        raise ValueError("another number of groups")
+    pieces: list[Piece | None] = []
+    with precision_context(precision) as dtype:
+        shapes = [state_shapes(group.program, dtype) for group in groups]
+    for p, next_step in enumerate(about["next_steps"]):
+        if next_step is None:
+            pieces.append(None)
+            continue
+        members, states = [], []
+        for g, expected in enumerate(shapes):
+            members.append(arrays[f"members_{p}_{g}"])
+            leaves, structure = jax.tree.flatten(expected)
+            stored = [arrays[f"state_{p}_{g}_{i}"] for i in range(len(leaves))]
+            for leaf, array in zip(leaves, stored, strict=True):
+                wanted = ((*members[-1].shape, *leaf.shape), np.dtype(leaf.dtype))
+                if (array.shape, array.dtype) != wanted:
+                    raise ValueError("states of another shape")
+            states.append(RunState(*jax.tree.unflatten(structure, stored)))
+        pieces.append(Piece(next_step, tuple(members), tuple(states)))
+    for g, size in enumerate(share_sizes):
+        begun = itertools.chain(*(p.members[g].reshape(-1) for p in pieces if p is not None))
+        if None not in pieces and sum(number >= 0 for number in begun) != size:
+            raise ValueError("another share of the grid")
+    results = tuple(
+        GroupResult.of(arrays[f"{name}_{g}"] for name in _RESULTS) for g in range(len(groups))
+    )
+    return Snapshot(
+        num_steps=about["num_steps"],
+        record_steps=arrays["record_steps"],
+        num_devices=about["num_devices"],
+        pieces=tuple(pieces),
+        results=results,
+        timing=Timing(**about["timing"]),
+    )
