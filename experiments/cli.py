@@ -218,6 +218,10 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
             "Final loss 'diverged': by the last step, after the target "
             "(--best_by stable avoids it)."
         )
+    if np.any(table["final_excess"] <= table["resolution"]):
+        notes.append("'<': smaller than the precision resolves.")
+    if np.any(table["target"] < table["resolution"]):
+        notes.append("The target is below what the precision resolves: use --precision float64.")
     shown.caption = " ".join([shown.caption, *notes])
     console.print(shown)
     for sentence in answers(table):
@@ -254,7 +258,8 @@ def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
     def show(value: float) -> str:
         if value == float("inf"):
             return "never" if name == "steps_to_target" else "diverged"
-        return form.format(value)
+        below = name == "final_excess" and value <= float(row["resolution"])
+        return ("< " if below else "") + form.format(value)
 
     middle, low, high = (show(float(row[name + end])) for end in ("", "_q25", "_q75"))
     return middle if low == high == middle else f"{middle} [{low}, {high}]"

@@ -1,22 +1,23 @@
 """Snapshots of training on disk: whole, verified, the last two kept.
 
 A snapshot is an .npz file without compression and without pickles, written beside its place and
-renamed. A digest of its contents lies in it, so that a file that was cut short, damaged on disk or
-belongs to another run is passed over, and the one before it used.
+renamed. Its SHA-256 follows it in the file, and is verified before anything is made of the bytes:
+a file that was cut short or damaged on disk is passed over, and the one before it used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -35,13 +36,8 @@ from implicit_accel.training import (
 
 _KEPT = 2
 _RESULTS = tuple(f.name for f in dataclasses.fields(GroupResult) if f.name != "layers")
-_ABOUT, _DIGEST = "about", "digest"
-
-# What reading a damaged or foreign file may raise.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError,
-    NotImplementedError, zipfile.BadZipFile,
-)  # fmt: skip
+_ABOUT = "about"
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +77,14 @@ class Checkpoints:
             "is_finished": snapshot.is_finished,
         }
         arrays[_ABOUT] = np.array(json.dumps(about))
-        arrays[_DIGEST] = np.array(_digest(arrays))
         earlier = self.paths()
         number = int(earlier[0].name.split(".")[-2]) + 1 if earlier else 1
         path = self.folder / f"{self.name}.{number:06d}.npz"
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb+") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.write(digest)
         for old in self.paths()[_KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -100,27 +98,29 @@ class Checkpoints:
             share_sizes: How many runs of each group are trained here.
             precision: Of training.
         """
-        for path in self.paths():
-            try:
-                arrays = _read(path)
-                about = json.loads(str(arrays[_ABOUT]))
-                if about["identity"] == self.identity:
-                    return _snapshot(arrays, about, groups, share_sizes, precision)
-            except _UNREADABLE:
-                continue
+        for about, arrays in self._verified():
+            snapshot = _snapshot(arrays, about, groups, share_sizes, precision)
+            if snapshot is not None:
+                return snapshot
         return None
 
     def is_finished(self, num_steps: int) -> bool:
-        """Whether the newest readable snapshot says that all runs made this many steps."""
-        for path in self.paths():
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    about = json.loads(str(stored[_ABOUT]))
-                if about["identity"] == self.identity:
-                    return about["is_finished"] and about["num_steps"] == num_steps
-            except _UNREADABLE:
-                continue
+        """Whether the newest whole snapshot says that all runs made this many steps."""
+        for about, _ in self._verified():
+            return about["is_finished"] and about["num_steps"] == num_steps
         return False
+
+    def _verified(self) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
+        """What the whole files of this identity hold, the newest first."""
+        for path in self.paths():
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if not _is_whole(file):
+                    continue
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    about = json.loads(str(arrays[_ABOUT]))
+                    if about["identity"] == self.identity:
+                        yield about, arrays
 
 
 class Keeper:
@@ -168,30 +168,15 @@ def _arrays(snapshot: Snapshot) -> Iterator[tuple[str, np.ndarray]]:
                 yield f"state_{p}_{g}_{i}", np.asarray(leaf)
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether a file ends with the SHA-256 of what comes before."""
+    left = file.seek(0, io.SEEK_END) - _DIGEST_SIZE
+    file.seek(0)
     digest = hashlib.sha256()
-    for name in sorted(arrays.keys() - {_DIGEST}):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a snapshot's file, verified.
-
-    Raises:
-        ValueError: If the digest is another, or the file is compressed (it could hold any size).
-        OSError, KeyError, zipfile.BadZipFile, …: If it is no such file.
-    """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("compressed")
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    if str(arrays[_DIGEST]) != _digest(arrays):
-        raise ValueError("the digest does not fit the contents")
-    return arrays
+    while left > 0 and (chunk := file.read(min(left, 2**20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return left == 0 and file.read() == digest.digest()
 
 
 def _snapshot(
@@ -200,10 +185,10 @@ def _snapshot(
     groups: Sequence[Group],
     share_sizes: Sequence[int],
     precision: str,
-) -> Snapshot:
-    """Puts a snapshot together again; ValueError or KeyError if it is not of these groups."""
+) -> Snapshot | None:
+    """Puts a snapshot together again; None if it is not of these groups."""
     if about["num_groups"] != len(groups):
-        raise ValueError("another number of groups")
+        return None
     pieces: list[Piece | None] = []
     with precision_context(precision) as dtype:
         shapes = [state_shapes(group.program, dtype) for group in groups]
@@ -215,17 +200,17 @@ def _snapshot(
         for g, expected in enumerate(shapes):
             members.append(arrays[f"members_{p}_{g}"])
             leaves, structure = jax.tree.flatten(expected)
-            stored = [arrays[f"state_{p}_{g}_{i}"] for i in range(len(leaves))]
-            for leaf, array in zip(leaves, stored, strict=True):
-                wanted = ((*members[-1].shape, *leaf.shape), np.dtype(leaf.dtype))
-                if (array.shape, array.dtype) != wanted:
-                    raise ValueError("states of another shape")
+            names = [f"state_{p}_{g}_{i}" for i in range(len(leaves))]
+            stored = [arrays[name] for name in names if name in arrays]
+            wanted = [((*members[-1].shape, *x.shape), np.dtype(x.dtype)) for x in leaves]
+            if [(a.shape, a.dtype) for a in stored] != wanted:
+                return None
             states.append(RunState(*jax.tree.unflatten(structure, stored)))
         pieces.append(Piece(next_step, tuple(members), tuple(states)))
     for g, size in enumerate(share_sizes):
         begun = itertools.chain(*(p.members[g].reshape(-1) for p in pieces if p is not None))
         if None not in pieces and sum(number >= 0 for number in begun) != size:
-            raise ValueError("another share of the grid")
+            return None
     results = tuple(
         GroupResult.of(arrays[f"{name}_{g}"] for name in _RESULTS) for g in range(len(groups))
     )

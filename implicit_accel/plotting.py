@@ -19,6 +19,7 @@ from implicit_accel.statistics import (
     best_learning_rates,
     bounded_speed_up,
     final_excess,
+    resolved,
     sound_steps,
     summarise,
 )
@@ -133,7 +134,8 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
 
     Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
     they arrive are left out (the table counts them); one that diverges later stays at its last
-    value. Where half of the runs have diverged, the line ends in a cross.
+    value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn below
+    what the precision resolves, a dotted line where it is reached.
     """
     best = best_learning_rates(results, best_by)
     steps = results["step"].values
@@ -161,6 +163,7 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
         ax.axhline(
             results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3))
         )
+        _mark_resolution(ax, results, models)
         _log_axes(ax, steps[steps > 0])
         ax.set_xlabel("step")
         ax.set_ylabel(r"excess loss $L - L^*$")
@@ -171,13 +174,20 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
 
 def _shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
     """Excess losses (seed, step) of the runs that a curve is made of, see `plot_excess_loss`."""
-    curves = results["excess_loss"].values[m, rate].astype(float)
+    curves = resolved(results, results["excess_loss"].values[:, rate])[m]
     diverged = np.isfinite(results["divergence_step"].values[m, rate])
     arrived = np.isfinite(results["steps_to_target"].values[m, rate])
     kept = arrived | ~diverged
     curves = curves[kept] if kept.any() else curves
-    filled = pd.DataFrame(np.where(np.isfinite(curves), curves, np.nan)).ffill(axis=1).to_numpy()
-    return np.where(filled > 0, filled, np.nan)  # rounding may leave an excess below 0
+    return pd.DataFrame(np.where(np.isfinite(curves), curves, np.nan)).ffill(axis=1).to_numpy()
+
+
+def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
+    """Draws the least excess loss that the precision resolves, if a line lies on it."""
+    floor = float(results["resolution"].values[models[0]])
+    if any((np.asarray(line.get_ydata(), float) <= floor).any() for line in ax.get_lines()):
+        label = f"below: rounding ({results.attrs['precision']})"
+        ax.axhline(floor, color="0.4", linewidth=0.8, linestyle=":", label=label)
 
 
 def plot_learning_rates(results: xr.Dataset) -> Figure:
@@ -191,7 +201,7 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
 
     def draw(ax: Axes, models: list[int]) -> None:
         for position, m in enumerate(models):
-            low, middle, high = _band(np.where(final[m] > 0, final[m], np.nan).T)
+            low, middle, high = _band(final[m].T)
             finite = np.isfinite(middle)
             style = _style(position)
             low, middle, high = (np.where(finite, c, np.nan) for c in (low, middle, high))
@@ -199,6 +209,7 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
             ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
             high = np.minimum(high, 1e300)  # a quartile that diverged leaves the panel
             ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
+        _mark_resolution(ax, results, models)
         _log_axes(ax, rates)
         ax.set_xlabel(r"learning rate $\eta$")
         for position, m in enumerate(models):

@@ -24,7 +24,7 @@ from implicit_accel.training import GroupResult
 if TYPE_CHECKING:
     from implicit_accel.grid import SweepConfig
 
-FORMAT = "implicit_accel sweep 1"
+FORMAT = "implicit_accel sweep 2"
 
 RESULTS_FILE = "results.nc"
 SUMMARY_FILE = "summary.csv"
@@ -55,7 +55,7 @@ def label_results(
         Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
         (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
         ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
-        ``optimum``, ``zero_loss`` and ``target`` over model.
+        ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model.
     """
     models = config.models
     excess = np.stack([p.excess_loss for p in parts])
@@ -95,6 +95,11 @@ def label_results(
             "model",
             np.array([float(r.data.zero_loss) for r in reductions]),
             {"long_name": "loss of predicting zero"},
+        ),
+        "resolution": (
+            "model",
+            np.array([_resolution(r, config.precision) for r in reductions]),
+            {"long_name": "excess loss below which a trajectory is rounding"},
         ),
         "target": (
             "model",
@@ -139,6 +144,16 @@ def label_results(
         "loss_convention": config.losses[0].convention,
     }
     return xr.Dataset(variables, coordinates, attributes)
+
+
+def _resolution(reduction: Reduction, precision: str) -> float:
+    """The excess loss below which what training does is its precision's rounding.
+
+    ε times the zero map's loss: an order of magnitude above where float32 and float64 were seen to
+    part (updates smaller than half a unit in the weights' last place are lost; for p that is not
+    even, the excess is a difference from L*).
+    """
+    return float(np.finfo(precision).eps) * float(reduction.data.zero_loss)
 
 
 def select(results: xr.Dataset, **coordinates: object) -> xr.Dataset:
@@ -242,6 +257,7 @@ def load_run(folder: str | Path) -> xr.Dataset:
         raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
     missing = {
         "loss", "excess_loss", "steps_to_target", "divergence_step", "optimum", "target",
+        "resolution",
         *MODEL_COORDINATES,
     } - {str(name) for name in results.variables}  # fmt: skip
     if results.attrs.get("format") != FORMAT or missing:

@@ -28,9 +28,18 @@ def sound_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
     return np.where(diverged, np.inf, steps) if stable else steps
 
 
+def resolved(results: xr.Dataset, excess_loss: np.ndarray) -> np.ndarray:
+    """Excess losses, (model, …), no smaller than what the precision of training resolves.
+
+    What lies below is rounding, and may be negative: it must not decide a comparison.
+    """
+    floor = results["resolution"].values.reshape(-1, *[1] * (excess_loss.ndim - 1))
+    return np.maximum(excess_loss.astype(float), floor)
+
+
 def final_excess(results: xr.Dataset) -> np.ndarray:
     """Excess loss at the last step, (model, learning_rate, seed); inf for diverged runs."""
-    return results["excess_loss"].values[..., -1].astype(float)
+    return resolved(results, results["excess_loss"].values[..., -1])
 
 
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
@@ -132,7 +141,8 @@ def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
         * ``speed_up`` over ``baseline`` (depth 1, all else equal) with ``_low``, ``_high``;
         * ``num_diverged`` of ``num_runs`` over all learning rates;
-        * ``optimum``, ``target`` and ``num_steps``.
+        * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
+          this, see `resolved`) and ``num_steps``.
     """
     steps = sound_steps(results, stable=best_by == "stable")
     final = final_excess(results)
@@ -173,6 +183,7 @@ def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         row["num_runs"] = diverged[m].size
         row["optimum"] = results["optimum"].values[m]
         row["target"] = results["target"].values[m]
+        row["resolution"] = results["resolution"].values[m]
         row["num_steps"] = results.attrs["num_steps"]
         rows.append(row)
     return pd.DataFrame(rows)

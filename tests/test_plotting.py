@@ -93,3 +93,15 @@ def test_names_from_data_are_text_not_markup(results, tmp_path):
     save_figures(results, tmp_path, formats=("svg",))
     for path in tmp_path.iterdir():
         assert "<script>" not in path.read_text()
+
+
+def test_rounding_is_not_drawn():
+    results = made([[[9, 9, 9]]], [[[3e-9, -1e-9, 0]]], depths=[1])
+    for figure in (plot_excess_loss(results), plot_learning_rates(results)):
+        (ax,) = figure.axes
+        drawn = lines(ax)
+        assert drawn["below: rounding (float32)"].get_ydata()[0] == 1e-7
+        (curve,) = [line for name, line in drawn.items() if name.startswith("depth 1")]
+        assert np.min(curve.get_ydata()) == 1e-7
+    above = made([[[9, 9, 9]]], [[[3e-6] * 3]], depths=[1])
+    assert not any("rounding" in name for name in lines(plot_excess_loss(above).axes[0]))

@@ -40,6 +40,10 @@ def expect_usage_error(result, *words):
         assert word in line
 
 
+def visible(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "run"
@@ -50,9 +54,7 @@ def finished(tmp_path_factory):
 
 def test_a_sweep_writes_an_output_folder_that_explains_itself(finished):
     folder, result = finished
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "figures", "results.nc", "summary.csv"
-    ]  # fmt: skip
+    assert visible(folder) == ["checkpoints", "config.json", "figures", "results.nc", "summary.csv"]
     names = {p.name for p in (folder / "figures").iterdir()}
     figures = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
     assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
@@ -101,7 +103,8 @@ def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("precious")
-    expect_usage_error(run("sweep", "--output_dir", foreign), "not a finished run's")
+    for flag in ([], ["--overwrite"]):
+        expect_usage_error(run("sweep", "--output_dir", foreign, *flag), "that are not a run's")
     assert (foreign / "thesis.tex").read_text() == "precious"
 
 
@@ -264,9 +267,7 @@ def test_two_processes_share_a_sweep(tmp_path):
     outputs = [w.communicate(timeout=200) for w in workers]
     assert [w.returncode for w in workers] == [0, 0], outputs
     assert "process 1 of 2: share finished" in outputs[1][1]
-    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == [
-        "config.json", "figures", "results.nc", "summary.csv"
-    ]  # fmt: skip
+    assert visible(tmp_path / "shared") == visible(tmp_path / "alone")
     together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
     np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=2e-4, atol=1e-7)
     for name in ("steps_to_target", "divergence_step", "optimum", "learning_rate", "seed"):
@@ -274,11 +275,11 @@ def test_two_processes_share_a_sweep(tmp_path):
 
 
 def test_a_lost_process_ends_the_others_and_its_share_alone_is_trained_again(tmp_path):
-    long = ["--num_steps", "60000", "--losses", "l4"]
+    long = ["--num_steps", "60000", "--losses", "l4", "--depths", "1"]
     first, second = processes(tmp_path, 2, *long)
-    lives = tmp_path / "shared" / "shares"
+    checkpoints = tmp_path / "shared" / "checkpoints"
     deadline = time.monotonic() + 100
-    while not (lives / "1-of-2.alive").exists():
+    while not (checkpoints / "process1of2.alive").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     second.kill()
@@ -287,7 +288,14 @@ def test_a_lost_process_ends_the_others_and_its_share_alone_is_trained_again(tmp
     assert first.returncode == 1
     assert "process 1 of 2 ended before its share was finished" in errors
     assert "Traceback" not in errors
-    assert (lives / "0-of-2.npz").exists()
+    assert list(checkpoints.glob("part0-0of2.*.npz"))
+    # One process alone finishes what two have begun.
+    result = run("sweep", *SMALL, *long, "--output_dir", tmp_path / "shared", "--devices", "1")
+    assert result.returncode == 0, result.stderr
+    assert run("sweep", *SMALL, *long, "--output_dir", tmp_path / "alone").returncode == 0
+    together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
+    np.testing.assert_array_equal(together.divergence_step, alone.divergence_step)
+    np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=1e-2)
 
 
 def test_bad_plot_flags(tmp_path):

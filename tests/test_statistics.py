@@ -24,6 +24,7 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
             "divergence_step": (("model", "learning_rate", "seed"), diverged),
             "optimum": ("model", np.ones(M)),
             "target": ("model", np.full(M, 0.1)),
+            "resolution": ("model", np.full(M, 1e-7)),
         },
         {
             "learning_rate": np.array(rates or [10.0**i for i in range(L)]),
@@ -33,7 +34,7 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
             "init": ("model", ["near_zero"] * M), "init_std": ("model", [0.01] * M),
             "optimizer": ("model", ["sgd"] * M), "weight_decay": ("model", [0.0] * M),
         },
-        {"num_steps": 1000, "title": "made"},
+        {"num_steps": 1000, "title": "made", "precision": "float32"},
     )  # fmt: skip
 
 
@@ -168,3 +169,40 @@ def test_an_absent_effect_is_rarely_declared():
         _, low, high = speed_up(a, b, seed=draw)
         declared += not low <= 1 <= high
     assert declared / 300 < 0.08
+
+
+def test_rounding_decides_nothing_and_is_not_passed_for_a_loss():
+    # Below the resolution, 1e-7, nothing is smaller than anything: the fewest steps decide.
+    results = made([[[9, 9, 9], [5, 5, 5]]], [[[-1e-9] * 3, [5e-8] * 3]], depths=[1])
+    assert best_learning_rates(results, "final") == [1]
+    (row,) = summarise(results).to_dict("records")
+    assert row["final_excess"] == row["final_excess_q25"] == row["resolution"] == 1e-7
+    above = made([[[9, 9, 9], [5, 5, 5]]], [[[2e-7] * 3, [3e-7] * 3]], depths=[1])
+    assert best_learning_rates(above, "final") == [0]
+
+
+@given(
+    damaged=st.lists(st.sampled_from(["diverges", "never", "fine"]), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_diverged_runs_touch_nobody_else(damaged, seed):
+    """What one model's runs do changes no other model's row, and never wins."""
+    rng = np.random.default_rng(seed)
+    steps, final = rng.uniform(1, 900, (2, 2, 2)), rng.uniform(0.01, 0.09, (2, 2, 2))
+    diverged = np.full(steps.shape, NAN)
+    alone = summarise(made(steps, final, depths=(1, 2))).iloc[0]
+    for (rate, run), what in zip(np.ndindex(2, 2), damaged, strict=True):
+        if what != "fine":
+            steps[1, rate, run] = INF
+        if what == "diverges":
+            final[1, rate, run], diverged[1, rate, run] = INF, 3
+    table = summarise(made(steps, final, diverged=diverged, depths=(1, 2)))
+    own = [name for name in table.columns if name != "model"]
+    assert table.iloc[0][own].equals(alone[own])
+    assert table.iloc[1]["num_diverged"] == damaged.count("diverges")
+    text = ["model", "loss_name", "hidden_widths", "init", "optimizer", "grid_edge", "baseline"]
+    numbers = table.iloc[1].drop([*text, "best_learning_rate"])
+    assert not numbers.isna()[["final_excess", "steps_to_target", "num_diverged"]].any()
+    fine = [x == "fine" for x in damaged]
+    if all(fine[:2]) or all(fine[2:]):
+        assert np.isfinite(table.iloc[1]["steps_to_target"])
