@@ -566,10 +566,11 @@ class Training:
             if resume is None and unit.paths():
                 self.log.print("no checkpoint can be read: beginning again")
             if resume is not None:
-                reached = [0 if p is None else p.next_step for p in resume.pieces]
-                done = sum(min(r, self.config.num_steps) for r in reached) / len(reached)
-                share_done = done / self.config.num_steps
-                self.log.print(f"going on from a checkpoint at {share_done:.1%} of {what}")
+                reached = [
+                    0 if p is None else min(p.next_step, resume.num_steps) for p in resume.pieces
+                ]
+                done = sum(reached) / len(reached) / self.config.num_steps
+                self.log.print(f"going on from a checkpoint at {done:.1%} of {what}")
             keeper = Keeper(unit, _CHECKPOINT_EVERY.value, wanted=stop)
 
             def after_segment(take: Callable[[], Snapshot], is_last: bool) -> None:

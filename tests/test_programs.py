@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from implicit_accel import load_run
 
@@ -106,6 +107,72 @@ def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path)
     for flag in ([], ["--overwrite"]):
         expect_usage_error(run("sweep", "--output_dir", foreign, *flag), "that are not a run's")
     assert (foreign / "thesis.tex").read_text() == "precious"
+
+
+def test_a_run_is_extended_and_only_what_is_new_is_trained(tmp_path):
+    def trained(steps, rates, seeds, folder):
+        result = run(
+            "sweep", "--num_steps", steps, "--learning_rates", rates, "--num_seeds", seeds,
+            "--precision", "float64", "--output_dir", tmp_path / folder,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return load_run(tmp_path / folder), result
+
+    trained(300, "0.003,3", 2, "grown")
+    more_steps, result = trained(500, "0.003,3", 2, "grown")
+    assert "going on from a checkpoint at 60.0% of training" in result.stderr
+    straight, _ = trained(500, "0.003,3", 2, "straight")
+    xr.testing.assert_allclose(more_steps, straight, rtol=1e-9)
+    grown, result = trained(500, "0.03,0.003,3", 3, "grown")
+    # Two new parts, nothing else: the new rate for all seeds, the new seed for the old rates.
+    assert result.stdout.count("2 compilations") == 1
+    parts = json.loads((tmp_path / "grown" / "checkpoints" / "manifest.json").read_text())["parts"]
+    assert [(p["learning_rates"], p["first_seed"], p["num_seeds"]) for p in parts] == [
+        ([0.003, 3.0], 0, 2), ([0.03], 0, 3), ([0.003, 3.0], 2, 1)
+    ]  # fmt: skip
+    whole, _ = trained(500, "0.03,0.003,3", 3, "whole")
+    xr.testing.assert_allclose(grown, whole, rtol=1e-9)
+    np.testing.assert_array_equal(grown["divergence_step"], whole["divergence_step"])
+    old = grown["excess_loss"].sel(learning_rate=[0.003, 3], seed=[0, 1])
+    assert old.identical(more_steps["excess_loss"])
+
+
+def test_the_same_command_goes_on_in_the_default_folder(tmp_path):
+    other = ["--learning_rates", "0.01", "--num_seeds", "1", "--depths", "1,2"]
+    assert run("sweep", *other, "--num_steps", "100", cwd=tmp_path).returncode == 0
+    assert run("sweep", *other, "--num_steps", "200", cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert load_run(folder).attrs["num_steps"] == 200
+    # Fewer steps are another run.
+    assert run("sweep", *other, "--num_steps", "50", cwd=tmp_path).returncode == 0
+    assert len(list((tmp_path / "outputs").iterdir())) == 2
+
+
+def test_a_run_is_put_together_again_from_its_checkpoints(tmp_path):
+    arguments = [*SMALL, "--output_dir", tmp_path / "run"]
+    assert run("sweep", *arguments).returncode == 0
+    results = tmp_path / "run" / "results.nc"
+    before = results.read_bytes()
+    for damage in (lambda: results.write_bytes(before[:1000]), results.unlink):
+        damage()
+        again = run("sweep", *arguments)
+        assert again.returncode == 0, again.stderr
+        assert results.read_bytes() == before
+        assert "0 compilations" in again.stdout
+
+
+def test_overwriting(tmp_path):
+    arguments = [*SMALL, "--output_dir", tmp_path / "run"]
+    assert run("sweep", *arguments).returncode == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    result = run("sweep", *arguments, "--depths", "1", "--overwrite")
+    assert result.returncode == 0, result.stderr
+    assert load_run(tmp_path / "run").sizes["model"] == 2
+    assert visible(tmp_path / "run") == [
+        "checkpoints", "config.json", "figures", "notes.txt", "results.nc", "summary.csv"
+    ]  # fmt: skip
+    trained_again = run("sweep", *arguments, "--depths", "1", "--overwrite")
+    assert "1 compilation" in trained_again.stdout
 
 
 def test_plot_redraws_without_training(finished, tmp_path):

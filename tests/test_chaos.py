@@ -1,0 +1,34 @@
+"""A short version of ``python tests/chaos.py``: every kind of damage once or twice."""
+
+import pytest
+from chaos import Chaos
+
+
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory):
+    return Chaos(tmp_path_factory.mktemp("chaos"), seed=1)
+
+
+def test_killed_runs_go_on(chaos):
+    chaos.killed(3)
+    assert chaos.counts["SIGKILL: runs ended"] == 3
+    assert chaos.counts["SIGKILL: runs finished, identical"] >= 1
+
+
+def test_terminated_runs_go_on(chaos):
+    chaos.terminated(1)
+    chaos.ended_twice(1)
+
+
+def test_what_cannot_be_written_is_said_and_costs_nothing(chaos):
+    chaos.file_limits(2)
+    chaos.full_disks(1)
+    chaos.deleted()
+
+
+def test_one_process_to_a_folder(chaos):
+    chaos.rivals(1)
+
+
+def test_damaged_checkpoints_are_not_believed(chaos):
+    chaos.damaged(2)
