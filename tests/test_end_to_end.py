@@ -1,5 +1,8 @@
 """The end-to-end rule: against its formula, and against the deep networks that it stands for."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,12 +47,15 @@ def single_output_formula(w, g, N):
     return norm ** (2 - 2 / N) * (g + (N - 1) * projection)
 
 
-def rule(W, G, N, weight_decay=0.0):
+@functools.partial(jax.jit, static_argnums=2)
+def compiled_rule(W, G, N, weight_decay):
     transformation = scale_by_end_to_end(N, weight_decay)
+    return transformation.update(G, transformation.init(W), W)[0]
+
+
+def rule(W, G, N, weight_decay=0.0):
     with jax.enable_x64(True):
-        W, G = jnp.asarray(W), jnp.asarray(G)
-        update, _ = transformation.update(G, transformation.init(W), W)
-        return np.asarray(update)
+        return np.asarray(compiled_rule(W, G, N, weight_decay))
 
 
 def end_to_end(weights):
@@ -104,8 +110,8 @@ def test_exactly_singular_matrices(rng, shape, N):
 
 
 @given(
-    N=st.integers(1, 8),
-    d=st.integers(1, 6),
+    N=st.sampled_from([1, 2, 3, 8]),
+    d=st.sampled_from([1, 5]),
     exponent=st.integers(-12, 3),
     seed=st.integers(0, 1000),
 )
@@ -122,7 +128,7 @@ def test_one_row_against_the_single_output_form(N, d, exponent, seed):
     np.testing.assert_allclose(among, expected[0], rtol=1e-11, atol=tolerance)
 
 
-@given(N=st.integers(1, 6), seed=st.integers(0, 1000), shape=st.sampled_from(SHAPES))
+@given(N=st.sampled_from([2, 3]), seed=st.integers(0, 1000), shape=st.sampled_from(SHAPES))
 def test_symmetries(N, seed, shape):
     """Rotations of inputs and outputs, transposition, homogeneity, linearity in the gradient."""
     rng = np.random.default_rng(seed)
@@ -130,21 +136,21 @@ def test_symmetries(N, seed, shape):
     Q, _ = np.linalg.qr(rng.standard_normal((shape[0],) * 2))
     V, _ = np.linalg.qr(rng.standard_normal((shape[1],) * 2))
     plain = rule(W, G, N)
-    tolerance = {"rtol": 1e-9, "atol": 1e-9}
-    np.testing.assert_allclose(rule(Q @ W @ V, Q @ G @ V, N), Q @ plain @ V, **tolerance)
-    np.testing.assert_allclose(rule(W.T, G.T, N), plain.T, **tolerance)
-    np.testing.assert_allclose(rule(3 * W, G, N), 3 ** (2 - 2 / N) * plain, **tolerance)
-    np.testing.assert_allclose(rule(W, G + other, N), plain + rule(W, other, N), **tolerance)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    close(rule(Q @ W @ V, Q @ G @ V, N), Q @ plain @ V)
+    close(rule(W.T, G.T, N), plain.T)
+    close(rule(3 * W, G, N), 3 ** (2 - 2 / N) * plain)
+    close(rule(W, G + other, N), plain + rule(W, other, N))
     # It is a positive semi-definite preconditioner: never uphill.
     assert np.sum(G * plain) >= -1e-9
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_tiny_and_huge_vectors_in_float32(size):
-    w, g = np.float32(size) * np.float32([[3, -4]]), np.float32([[1, 2]])
+    w, g = np.array([[3, -4]], np.float32) * np.float32(size), np.array([[1, 2]], np.float32)
     transformation = scale_by_end_to_end(2)
     update, _ = transformation.update(g, transformation.init(w), w)
-    expected = 5 * size * (g - np.float32([[3, -4]]) / 5)
+    expected = 5 * size * (g - np.array([[3, -4]]) / 5)
     assert update.dtype == np.float32
     np.testing.assert_allclose(update, expected, rtol=1e-5)
 
@@ -163,7 +169,7 @@ def test_float32_stays_near_float64(rng):
 
 
 def test_a_tree_of_matrices_and_biases_mapped_and_compiled(rng):
-    params = {"a": rng.standard_normal((3, 2, 4)), "b": (rng.standard_normal((3, 4)),)}
+    params: Any = {"a": rng.standard_normal((3, 2, 4)), "b": (rng.standard_normal((3, 4)),)}
     gradients = jax.tree.map(lambda a: rng.standard_normal(a.shape), params)
     rates, decays = np.array([0.1, 0.2, 0.3]), np.array([0.0, 0.5, 1.0])
 
@@ -186,10 +192,11 @@ def test_a_tree_of_matrices_and_biases_mapped_and_compiled(rng):
 
 
 def test_misuse_is_refused():
-    for depth in (0, -1, 1.5):
+    bad_depths: Any = (0, -1, 1.5)
+    for depth in bad_depths:
         with pytest.raises(ValueError, match="whole number >= 1"):
             scale_by_end_to_end(depth)
-    transformation = scale_by_end_to_end(2)
+    transformation: Any = scale_by_end_to_end(2)
     with pytest.raises(ValueError, match="needs the parameters"):
         transformation.update(np.ones((1, 2)), optax.EmptyState())
     kernel = np.ones((3, 3, 1, 2))
@@ -200,19 +207,23 @@ def test_misuse_is_refused():
 # --- Against deep networks -----------------------------------------------------------------------
 
 
+def gradient_of(weights, problem, p):
+    X, Y = problem.features, problem.targets
+    _, gradient = loss_and_gradient(Layers(tuple(weights)), X, Y, p, scale=1 / p)
+    return gradient.weights
+
+
 def both_ways(problem, layers, N, p, rate, num_steps, weight_decay=0.0):
     """End-to-end matrices of the deep network and of the rule after some steps."""
-    X, Y = problem.features, problem.targets
     _, deep = gradient_descent(
-        layers, X, Y, p, scale=1 / p, learning_rate=rate, num_steps=num_steps,
-        weight_decay=weight_decay,
+        layers, problem.features, problem.targets, p, scale=1 / p, learning_rate=rate,
+        num_steps=num_steps, weight_decay=weight_decay,
     )  # fmt: skip
-    single = train(
-        problem, Layers((end_to_end(layers.weights),)), learning_rates=[rate], num_steps=num_steps,
-        loss=Loss(p), optimizer=Optimizer("end_to_end", (("depth", N),)),
-        weight_decay=weight_decay,
-    )  # fmt: skip
-    return end_to_end(deep.weights), single.layers.weights[0][0]
+    W = end_to_end(layers.weights)
+    for _ in range(num_steps):
+        (G,) = gradient_of([W], problem, p)
+        W = W - rate * rule(W, G, N, weight_decay)
+    return end_to_end(deep.weights), W
 
 
 def balanced(N, k, d=4, width=5, std=0.5):
@@ -249,14 +260,7 @@ def test_an_unbalanced_network_is_not(rng, N, k):
         return np.linalg.norm(deep - single) / rate
 
     start = end_to_end(layers.weights)
-    _, (G,) = (
-        loss_and_gradient(Layers((start,)), problem.features, problem.targets, 2, scale=0.5)[
-            1
-        ].weights,
-        loss_and_gradient(Layers((start,)), problem.features, problem.targets, 2, scale=0.5)[
-            1
-        ].weights,
-    )
+    (G,) = gradient_of([start], problem, 2)
     speed = np.linalg.norm(formula(start, G, N))
     assert velocity_error(1e-3) > 0.1 * speed
     assert velocity_error(1e-5) == pytest.approx(velocity_error(1e-6), rel=1e-2)
@@ -296,9 +300,7 @@ def test_on_a_deep_network_each_matrix_stands_for_a_product(rng):
 # --- As an optimizer of sweeps -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
-@pytest.mark.parametrize("hidden", [(), (3,)])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("k", "hidden", "bias"), [(1, (), True), (3, (), False), (3, (2,), True)])
 def test_reductions_and_padding_stay_exact(rng, k, hidden, bias):
     problem = random_problem(rng, k=k, mean=0.3)
     layers = random_layers(rng, 4, hidden, k, bias=bias)
@@ -311,13 +313,7 @@ def test_reductions_and_padding_stay_exact(rng, k, hidden, bias):
 
     plain = final(objective="layerwise")
     assert (plain.loss[:, -1] < 0.9 * plain.loss[:, 0]).all()
-    for changes in (
-        {"objective": "auto"},
-        {"objective": "spectral"},
-        {"objective": "compressed"},
-        {"objective": "collapsed"},
-        {"padded_to": (6, 6)},
-    ):
+    for changes in ({"objective": "spectral"}, {"objective": "compressed", "padded_to": (6, 6)}):
         other = final(**changes)
         np.testing.assert_allclose(other.loss, plain.loss, rtol=1e-9)
         for a, b in zip(jax.tree.leaves(other.layers), jax.tree.leaves(plain.layers), strict=True):
