@@ -49,7 +49,7 @@ def single_output_formula(w, g, N):
 
 @functools.partial(jax.jit, static_argnums=2)
 def compiled_rule(W, G, N, weight_decay):
-    transformation = scale_by_end_to_end(N, weight_decay)
+    transformation: Any = scale_by_end_to_end(N, weight_decay)
     return transformation.update(G, transformation.init(W), W)[0]
 
 
@@ -148,7 +148,7 @@ def test_symmetries(N, seed, shape):
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_tiny_and_huge_vectors_in_float32(size):
     w, g = np.array([[3, -4]], np.float32) * np.float32(size), np.array([[1, 2]], np.float32)
-    transformation = scale_by_end_to_end(2)
+    transformation: Any = scale_by_end_to_end(2)
     update, _ = transformation.update(g, transformation.init(w), w)
     expected = 5 * size * (g - np.array([[3, -4]]) / 5)
     assert update.dtype == np.float32
@@ -157,7 +157,7 @@ def test_tiny_and_huge_vectors_in_float32(size):
 
 def test_float32_stays_near_float64(rng):
     W, G = rng.standard_normal((2, 3, 5)).astype(np.float32)
-    transformation = scale_by_end_to_end(3, np.float64(0.1))
+    transformation: Any = scale_by_end_to_end(3, np.float64(0.1))
     for x64 in (False, True):
         with jax.enable_x64(x64):
             update, _ = transformation.update(jnp.asarray(G), optax.EmptyState(), jnp.asarray(W))
@@ -176,7 +176,7 @@ def test_a_tree_of_matrices_and_biases_mapped_and_compiled(rng):
     @jax.jit
     @jax.vmap
     def step(params, gradients, rate, decay):
-        chain = optax.chain(scale_by_end_to_end(3, decay), optax.scale_by_learning_rate(rate))
+        chain: Any = optax.chain(scale_by_end_to_end(3, decay), optax.scale_by_learning_rate(rate))
         updates, _ = chain.update(gradients, chain.init(params), params)
         return optax.apply_updates(params, updates)
 
