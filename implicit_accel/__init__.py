@@ -14,6 +14,7 @@ from implicit_accel.datasets import (
     load_csv,
     load_gas,
 )
+from implicit_accel.end_to_end import scale_by_end_to_end
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.grid import SweepConfig, Target
 from implicit_accel.initialisers import INITIALISERS, Initialiser
@@ -51,6 +52,7 @@ __all__ = [
     "make_problem",
     "optimum",
     "run_sweep",
+    "scale_by_end_to_end",
     "select",
     "summarise",
     "train",

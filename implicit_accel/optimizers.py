@@ -1,4 +1,6 @@
-"""optax's optimizers by name, with a learning rate and weight decay that may be traced.
+"""Optimizers by name, with a learning rate and weight decay that may be traced.
+
+They are optax's own, and the end-to-end rule (`implicit_accel.end_to_end`).
 
 A traced learning rate lets one compiled program train every rate of a grid. The optimizer is
 built inside the mapped function: this gives the same bits as a Python float would, which
@@ -14,9 +16,12 @@ from typing import Any
 
 import optax
 
+from implicit_accel.end_to_end import scale_by_end_to_end
 from implicit_accel.errors import UserError
 
 Setting = float | bool
+
+_LARGEST_DEPTH = 1000
 
 
 @dataclass(frozen=True)
@@ -24,22 +29,30 @@ class _Kind:
     build: Callable[..., optax.GradientTransformation]
     settings: dict[str, Setting]
     fixed: dict[str, Setting] = field(default_factory=dict)
-    # Whether its update is a linear function of the gradients so far, with scalar coefficients.
-    # Such an optimizer commutes with rotations of the features (see reductions.py).
-    is_linear: bool = False
+    # Whether it commutes with rotations of the features, W_1 → W_1 V (see reductions.py): linear
+    # functions of the gradients with scalar coefficients do, the end-to-end rule as well.
+    is_equivariant: bool = False
     # Whether it applies weight decay itself, apart from the gradient (AdamW).
     decouples_decay: bool = False
+
+
+def _end_to_end(
+    learning_rate: Any, depth: Setting = 2, weight_decay: Any = 0.0
+) -> optax.GradientTransformation:
+    return optax.chain(
+        scale_by_end_to_end(int(depth), weight_decay), optax.scale_by_learning_rate(learning_rate)
+    )
 
 
 _ADAM: dict[str, Setting] = {
     "b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "nesterov": False
 }  # fmt: skip
 
-# The defaults are optax's own; a test holds them to it.
+# The defaults of optax's optimizers are its own; a test holds them to it.
 _KINDS: dict[str, _Kind] = {
-    "sgd": _Kind(optax.sgd, {}, is_linear=True),
-    "momentum": _Kind(optax.sgd, {"momentum": 0.9}, is_linear=True),
-    "nesterov": _Kind(optax.sgd, {"momentum": 0.9}, fixed={"nesterov": True}, is_linear=True),
+    "sgd": _Kind(optax.sgd, {}, is_equivariant=True),
+    "momentum": _Kind(optax.sgd, {"momentum": 0.9}, is_equivariant=True),
+    "nesterov": _Kind(optax.sgd, {"momentum": 0.9}, fixed={"nesterov": True}, is_equivariant=True),
     "adagrad": _Kind(optax.adagrad, {"initial_accumulator_value": 0.1, "eps": 1e-7}),
     "adadelta": _Kind(optax.adadelta, {"rho": 0.9, "eps": 1e-6}),
     "rmsprop": _Kind(
@@ -48,6 +61,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "adam": _Kind(optax.adam, _ADAM),
     "adamw": _Kind(optax.adamw, _ADAM, decouples_decay=True),
+    "end_to_end": _Kind(_end_to_end, {"depth": 2}, is_equivariant=True, decouples_decay=True),
 }
 
 OPTIMIZERS = tuple(_KINDS)
@@ -58,7 +72,9 @@ class Optimizer:
     """An optimizer and its settings, all but the learning rate and the weight decay.
 
     Attributes:
-        name: One of `OPTIMIZERS`; ``sgd`` is full-batch gradient descent.
+        name: One of `OPTIMIZERS`; ``sgd`` is full-batch gradient descent, ``end_to_end`` the rule
+            by which a deep linear network's end-to-end matrix moves, applied to every weight
+            matrix (`scale_by_end_to_end`; its ``depth`` is the emulated network's).
         settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``.
 
     Raises:
@@ -84,13 +100,18 @@ class Optimizer:
                 raise UserError(f"optimizer setting {self.name}:{key}={value}: must be {bound}")
             if key in ("b1", "b2", "momentum", "rho", "decay") and value >= 1:
                 raise UserError(f"optimizer setting {self.name}:{key}={value}: must be below 1")
+            if key == "depth" and not (1 <= value <= _LARGEST_DEPTH and value == int(value)):
+                raise UserError(
+                    f"optimizer setting {self.name}:{key}={value:g}: must be a whole number >= 1, "
+                    f"at most {_LARGEST_DEPTH}"
+                )
         if len({key for key, _ in self.settings}) < len(self.settings):
             raise UserError(f"optimizer {self.name}: a setting is given twice")
 
     @property
-    def is_linear(self) -> bool:
-        """Whether updates are linear in the gradients, so that features may be rotated."""
-        return _KINDS[self.name].is_linear
+    def is_equivariant(self) -> bool:
+        """Whether updates commute with rotations of the features, so that these may be rotated."""
+        return _KINDS[self.name].is_equivariant
 
     def build(self, learning_rate: Any, weight_decay: Any = None) -> optax.GradientTransformation:
         """The optax transformation.
@@ -100,7 +121,8 @@ class Optimizer:
             weight_decay: λ, likewise, or None for none. It is the gradient of ``λ/2 ‖θ‖²`` added
                 to the loss's gradient, so that gradient descent gives
                 ``W_j ← (1 − ηλ) W_j − η ∂L/∂W_j``; for ``adamw`` it is the decoupled decay of
-                Loshchilov & Hutter (2019), ``θ ← θ − η (Adam's update + λ θ)``.
+                Loshchilov & Hutter (2019), ``θ ← θ − η (Adam's update + λ θ)``; for ``end_to_end``
+                it is that of each of the emulated network's N layers, ``− η λ N W``.
 
         Returns:
             A pair of pure functions, see optax.

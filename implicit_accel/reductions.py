@@ -7,13 +7,15 @@ part costs depends on the loss and on the optimizer:
 ========== ========================== ==================================== ====================
 objective  holds for                  what is computed a step              cost (k outputs)
 ========== ========================== ==================================== ====================
-spectral   p = 2, linear optimizers   a diagonal, after rotating W_1       O(k d)
+spectral   p = 2, equivariant rule    a diagonal, after rotating W_1       O(k d)
 compressed p = 2                      d rows (S Vᵀ of X = U S Vᵀ) for n     2 products d × d × k
 collapsed  any p                      the n rows                           2 products n × d × k
 layerwise  any network (ReLU)         the n rows through every layer       O(n · parameters)
 ========== ========================== ==================================== ====================
 
-All of them are exact: they change rounding, not the trajectory.
+All of them are exact: they change rounding, not the trajectory. An equivariant optimizer commutes
+with rotations of the features: gradient descent, momentum and the end-to-end rule do, the adaptive
+optimizers, which scale entry by entry, do not.
 """
 
 from __future__ import annotations
@@ -200,13 +202,22 @@ class Reduction:
 KINDS = ("spectral", "compressed", "collapsed", "layerwise")
 
 
-def choose_kind(loss: Loss, *, activation: str, linear_optimizer: bool) -> str:
-    """The cheapest objective that is exact, see the module's table."""
+def choose_kind(loss: Loss, *, activation: str, equivariant: bool) -> str:
+    """The cheapest objective that is exact, see the module's table.
+
+    Args:
+        loss: The loss.
+        activation: The network's activation.
+        equivariant: Whether the optimizer commutes with rotations of the features.
+
+    Returns:
+        One of `KINDS`.
+    """
     if activation != "identity":
         return "layerwise"
     if loss.p != 2:
         return "collapsed"
-    return "spectral" if linear_optimizer else "compressed"
+    return "spectral" if equivariant else "compressed"
 
 
 def reduce(

@@ -118,7 +118,7 @@ def plan_sweep(
     kinds = {}
     for i, model in enumerate(models):
         kind = choose_kind(
-            model.loss, activation=config.activation, linear_optimizer=model.optimizer.is_linear
+            model.loss, activation=config.activation, equivariant=model.optimizer.is_equivariant
         )
         kinds[i] = (kind, model.loss)
         families.setdefault((kind, model.loss, model.optimizer), []).append(i)
@@ -361,7 +361,7 @@ def train(
     )
     kind = objective
     if objective == "auto":
-        kind = choose_kind(loss, activation=activation, linear_optimizer=optimizer.is_linear)
+        kind = choose_kind(loss, activation=activation, equivariant=optimizer.is_equivariant)
     reduction = reduce(problem, loss, kind=kind, bias=config.bias, activation=activation)
     embedding = hidden if padded_to is None else merge_shapes([hidden, tuple(padded_to)], k)
     padded, active = pad(reduction.enter(layers), layer_shapes(d, embedding, k))

@@ -11,8 +11,10 @@ from oracles import random_layers, random_problem
 from implicit_accel import OPTIMIZERS, Loss, Optimizer, UserError, train
 from implicit_accel.optimizers import _KINDS, parse_settings
 
+OPTAX_OWN = [name for name in OPTIMIZERS if name != "end_to_end"]
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+
+@pytest.mark.parametrize("name", OPTAX_OWN)
 def test_defaults_are_optax_s_own(name):
     signature = inspect.signature(_KINDS[name].build).parameters
     for key, value in _KINDS[name].settings.items():
@@ -23,22 +25,23 @@ def test_defaults_are_optax_s_own(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_only_linear_optimizers_say_so(name):
-    """Linear: the update of a sum of gradient sequences is the sum of updates."""
-    transformation = Optimizer(name).build(0.1)
+def test_only_optimizers_that_commute_with_rotations_say_so(name):
+    """From W V, with gradients G V, three steps end at V times where those from W with G do."""
+    transformation = Optimizer(name).build(0.1, 0.3)
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 3, 4))
+    W, *gradients = rng.standard_normal((4, 2, 5))
+    V, _ = np.linalg.qr(rng.standard_normal((5, 5)))
 
-    def updates(gradients):
-        params = np.zeros(4)
-        state, total = transformation.init(params), []
-        for g in gradients:
-            update, state = transformation.update(g, state, params)
-            total.append(update)
-        return np.array(total)
+    def final(rotation):
+        params = jax.numpy.asarray(W @ rotation)
+        state = transformation.init(params)
+        for G in gradients:
+            update, state = transformation.update(G @ rotation, state, params)
+            params = optax.apply_updates(params, update)
+        return np.asarray(params)
 
-    additive = np.allclose(updates(a + b), updates(a) + updates(b), rtol=1e-4, atol=1e-7)
-    assert additive == Optimizer(name).is_linear
+    commutes = np.allclose(final(V), final(np.eye(5)) @ V, rtol=1e-4, atol=1e-5)
+    assert commutes == Optimizer(name).is_equivariant
 
 
 def torch_optimizer(torch, name, parameters, rate, decay):
@@ -64,7 +67,7 @@ def torch_optimizer(torch, name, parameters, rate, decay):
 MATCHED = {"adagrad": (("eps", 1e-12),), "rmsprop": (("eps_in_sqrt", False),)}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTAX_OWN)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("p", [2, 4])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
@@ -156,6 +159,9 @@ def test_bad_settings_are_refused_when_read(text, message):
         ("adam", ("b1", 1.0), "below 1"),
         ("adam", ("eps", 0.0), "> 0"),
         ("adam", ("b2", float("nan")), ">= 0"),
+        ("end_to_end", ("depth", 0), "whole number >= 1"),
+        ("end_to_end", ("depth", 2.5), "whole number >= 1"),
+        ("end_to_end", ("depth", 1e4), "at most 1000"),
     ],
 )
 def test_bad_settings_are_refused(name, setting, message):

@@ -253,10 +253,10 @@ def test_wrong_shapes_are_named(rng):
 
 
 def test_objectives_are_chosen_by_what_they_allow():
-    assert choose_kind(Loss(2), activation="identity", linear_optimizer=True) == "spectral"
-    assert choose_kind(Loss(2), activation="identity", linear_optimizer=False) == "compressed"
-    assert choose_kind(Loss(3), activation="identity", linear_optimizer=True) == "collapsed"
-    assert choose_kind(Loss(2), activation="relu", linear_optimizer=True) == "layerwise"
+    assert choose_kind(Loss(2), activation="identity", equivariant=True) == "spectral"
+    assert choose_kind(Loss(2), activation="identity", equivariant=False) == "compressed"
+    assert choose_kind(Loss(3), activation="identity", equivariant=True) == "collapsed"
+    assert choose_kind(Loss(2), activation="relu", equivariant=True) == "layerwise"
 
 
 # --- What a grid's results must not depend on ----------------------------------------------------

@@ -1,0 +1,117 @@
+"""The end-to-end update rule: what a deep linear network does to one matrix, without the depth.
+
+Under gradient flow from a balanced start, the end-to-end matrix of a depth-N linear network moves
+by a rule of its own (Arora, Cohen & Hazan 2018, theorem 1), here as an optax transformation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from implicit_accel.networks import matmul
+
+
+def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.GradientTransformation:
+    """Preconditions gradients as N linear layers in the place of each matrix would.
+
+    With ``optax.scale_by_learning_rate(eta)`` after it this is, for every matrix W,
+    ``W ← (1 − ηλN) W − η Σ_{j=1..N} [W Wᵀ]^{(j−1)/N} ∇L(W) [Wᵀ W]^{(N−j)/N}``,
+    Arora, Cohen & Hazan (2018), equation 10; for a single row w
+    ``w ← (1 − ηλN) w − η ‖w‖^{2−2/N} (∇L(w) + (N−1) Pr_w ∇L(w))``, their claim 2.
+
+    The parameters may hold several matrices: then each moves as if it were a product of N. In a
+    deep network of n matrices this emulates one of n N, balanced within each product.
+
+    Vectors and scalars (biases) are not products of matrices: they move as by plain gradient
+    descent, ``b ← (1 − ηλ) b − η ∂L/∂b``.
+
+    Args:
+        depth: N, a whole number ≥ 1; 1 is plain gradient descent.
+        weight_decay: λ of the gradient ``λ W_j`` that is added in every one of the N layers; it
+            may be traced.
+
+    Returns:
+        A stateless pair of pure functions; ``update`` needs the parameters. Both may be jitted,
+        and vmapped over parameters, gradients and λ.
+
+    Raises:
+        ValueError: If the depth is not a whole number ≥ 1; in use, if there are no parameters or
+            a parameter has more than two axes.
+    """
+    if depth < 1 or depth != int(depth):
+        raise ValueError(f"depth {depth} of the end-to-end rule: it must be a whole number >= 1")
+    depth = int(depth)
+
+    def rule(G: jax.Array, W: jax.Array) -> jax.Array:
+        if W.ndim > 2:
+            raise ValueError(
+                f"the end-to-end rule is for matrices and vectors, not for shape {W.shape}: "
+                "reshape the parameter to (outputs, inputs)"
+            )
+        decay = jnp.asarray(weight_decay, W.dtype)
+        if W.ndim < 2:
+            return G + decay * W
+        return end_to_end_gradient(W, G, depth) + depth * decay * W
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        if params is None:
+            raise ValueError("the end-to-end rule needs the parameters: update(g, state, params)")
+        return jax.tree.map(rule, updates, params)
+
+    return optax.stateless(update)
+
+
+def end_to_end_gradient(W: Any, G: Any, depth: int) -> jax.Array:
+    """``Σ_{j=1..N} [W Wᵀ]^{(j−1)/N} G [Wᵀ W]^{(N−j)/N}``, with X⁰ the identity for every X.
+
+    Let ``W = U S Vᵀ`` be the thin decomposition of a W with no more rows than columns (the
+    others are transposed, which reverses the sum) and ``a_i = s_i^{2/N}``. In the basis (U, V)
+    the sum multiplies entry (i, l) by ``Σ_j a_i^{j−1} a_l^{N−j}``; beyond V's columns, in the null
+    space of W, only j = N is left, ``a_i^{N−1}``. Taking that part out of all columns gives
+
+    ``U (diag(a^{N−1}) H + (D ∘ H V) Vᵀ)`` with ``H = Uᵀ G`` and
+    ``D_il = Σ_{j=1..N−1} a_i^{j−1} a_l^{N−j}``,
+
+    where no basis of the null space is needed and D ≥ 0 is a sum without cancellation. Columns of
+    V that belong to s_l = 0, which are not unique, are multiplied by D_il = 0.
+
+    Powers below 1 of singular values that are 0 but for rounding are rounding to that power: for a
+    rank-deficient W with k > 1 the error is of the order ε^{2/N}, as the rule itself is no
+    smoother there.
+
+    Args:
+        W: The matrix, (k, d).
+        G: The loss's gradient at W, (k, d).
+        depth: N ≥ 1.
+
+    Returns:
+        (k, d), of W's type.
+    """
+    if depth == 1:
+        return G
+    if W.shape[0] > W.shape[1]:
+        return end_to_end_gradient(W.T, G.T, depth).T
+    U, s, Vt = _thin_svd(W)
+    # Columns a⁰ … a^{N−1}, with 0⁰ = 1.
+    powers = s[:, None] ** (2 * jnp.arange(depth, dtype=s.dtype) / depth)
+    D = matmul(powers[:, :-1], powers[:, :0:-1].T)
+    H = matmul(U.T, G)
+    return matmul(U, powers[:, -1:] * H + matmul(D * matmul(H, Vt.T), Vt))
+
+
+def _thin_svd(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U (k, k), s (k,) and Vᵀ (k, d) of a (k, d) matrix with k ≤ d."""
+    if W.shape[0] > 1:
+        U, s, Vt = jnp.linalg.svd(W, full_matrices=False)
+        return U, s, Vt
+    # One row is its own decomposition. Its largest entry is taken out first, as squares of small
+    # numbers would underflow: from a tiny w a network escapes slowly, from w = 0 never.
+    size = jnp.max(jnp.abs(W))
+    size = jnp.where(size > 0, size, 1)
+    norm = jnp.linalg.norm(W / size)
+    return jnp.ones_like(W[:, :1]), (size * norm)[None], W / size / jnp.where(norm > 0, norm, 1)

@@ -1,0 +1,324 @@
+"""What theory says about depth, as functions to check it by, in float64 numpy.
+
+Sources: Arora, Cohen & Hazan (2018), "On the Optimization of Deep Networks: Implicit Acceleration
+by Overparameterization", for the induced dynamics and the line integral; Arora, Cohen, Golowich &
+Hu (2019), "A Convergence Analysis of Gradient Descent for Deep Linear Neural Networks", for
+balancedness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.integrate
+
+from implicit_accel.errors import UserError
+from implicit_accel.losses import Loss
+from implicit_accel.networks import Layers
+from implicit_accel.problems import Problem
+
+# --- Balancedness --------------------------------------------------------------------------------
+
+
+def balancedness(layers: Layers) -> tuple[Any, Any]:
+    """How far neighbouring layers are from balanced, and what to compare that with.
+
+    Balanced means ``W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ`` for j = 1 … N−1; gradient flow conserves the
+    differences.
+
+    Args:
+        layers: Weights W_j of shape (…, h_j, h_{j−1}), with the same leading axes (runs, steps)
+            in all layers; numpy arrays, or JAX's, also under jit and vmap. Biases are ignored.
+
+    Returns:
+        ``max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F`` (0 for a single layer) and
+        ``min_j ‖W_j W_jᵀ‖_F`` over all N layers, each of the leading axes' shape.
+    """
+    weights = layers.weights
+    xp = weights[0].__array_namespace__()
+
+    def norm(a: Any) -> Any:
+        return xp.linalg.matrix_norm(a)
+
+    outer = [W @ xp.matrix_transpose(W) for W in weights]
+    inner = [xp.matrix_transpose(W) @ W for W in weights]
+    scale = xp.min(xp.stack([norm(a) for a in outer]), axis=0)
+    gaps = [norm(b - a) for a, b in zip(outer[:-1], inner[1:], strict=True)]
+    imbalance = xp.max(xp.stack(gaps), axis=0) if gaps else xp.zeros_like(scale)
+    return imbalance, scale
+
+
+# --- No regulariser does it: the line integral ---------------------------------------------------
+
+Field = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A smooth piece of a curve, t in [0, 1].
+
+    Attributes:
+        point: t → w(t), of shape (d,).
+        velocity: t → dw/dt, of shape (d,).
+    """
+
+    point: Callable[[float], np.ndarray]
+    velocity: Callable[[float], np.ndarray]
+
+
+def loss_gradient(loss: Loss, problem: Problem) -> Field:
+    """``∇L(w) = Xᵀ φ'(X w − y) / n`` of a problem with one output.
+
+    Raises:
+        UserError: If the problem has several outputs.
+    """
+    X, y = problem.features, _labels(problem)
+    return lambda w: X.T @ loss.derivative(X @ w - y) / len(y)
+
+
+def end_to_end_field(gradient: Field, depth: int) -> Field:
+    """``F(w) = ‖w‖^{2−2/N} (∇L(w) + (N−1) Pr_w ∇L(w))``, along which a deep network descends.
+
+    Args:
+        gradient: ∇L.
+        depth: N ≥ 1.
+
+    Returns:
+        F; at w = 0 it is 0, for N = 1 the gradient everywhere.
+    """
+
+    def field(w: np.ndarray) -> np.ndarray:
+        g, norm = gradient(w), float(np.linalg.norm(w))
+        if norm == 0:
+            return g if depth == 1 else np.zeros_like(g)
+        unit = w / norm
+        return norm ** (2 - 2 / depth) * (g + (depth - 1) * (unit @ g) * unit)
+
+    return field
+
+
+def closed_curve(
+    direction: np.ndarray,
+    other: np.ndarray,
+    inner_radius: float,
+    outer_radius: float,
+    angle: float = math.pi,
+) -> tuple[Segment, ...]:
+    """A sector between two circles about the origin, run round once.
+
+    With e the unit vector of ``direction`` and e' that at ``angle`` from it towards ``other``:
+    straight from R e' to r e', on the circle of radius r to r e, straight to R e, on the circle of
+    radius R back to R e'. For the angle π, e' = −e, it is the curve of Arora, Cohen & Hazan
+    (2018), theorem 2, where e points along −∇L(0).
+
+    Args:
+        direction: (d,), not 0.
+        other: (d,), not parallel to it; what is orthogonal to ``direction`` is used.
+        inner_radius: r > 0.
+        outer_radius: R > r.
+        angle: Between the two rays, in (0, 2π) radians.
+
+    Returns:
+        The four segments.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+    if not 0 < inner_radius < outer_radius < math.inf:
+        raise UserError(f"radii {inner_radius:g} and {outer_radius:g}: must be 0 < inner < outer")
+    if not 0 < angle < 2 * math.pi:
+        raise UserError(f"angle {angle:g}: must be above 0 and below 2 pi")
+    first = np.asarray(direction, np.float64)
+    second = np.asarray(other, np.float64)
+    if not np.linalg.norm(first) > 0:
+        raise UserError("the curve's direction is zero: give a vector that is not")
+    e = first / np.linalg.norm(first)
+    across = second - (second @ e) * e
+    if not np.linalg.norm(across) > 1e-8 * np.linalg.norm(second):
+        raise UserError("the curve's two directions are parallel: they must span a plane")
+    # Twice, so that it is orthogonal to rounding even where the two are nearly parallel.
+    across -= (across @ e) * e
+    o = across / np.linalg.norm(across)
+
+    def ray(theta: float, start: float, end: float) -> Segment:
+        unit = math.cos(theta) * e + math.sin(theta) * o
+        return Segment(lambda t: (start + (end - start) * t) * unit, lambda _: (end - start) * unit)
+
+    def arc(radius: float, start: float, end: float) -> Segment:
+        def point(t: float) -> np.ndarray:
+            theta = start + (end - start) * t
+            return radius * (math.cos(theta) * e + math.sin(theta) * o)
+
+        def velocity(t: float) -> np.ndarray:
+            theta = start + (end - start) * t
+            return (end - start) * radius * (math.cos(theta) * o - math.sin(theta) * e)
+
+        return Segment(point, velocity)
+
+    r, R = inner_radius, outer_radius
+    return ray(angle, R, r), arc(r, angle, 0), ray(0, r, R), arc(R, 0, angle)
+
+
+def line_integral(field: Field, curve: Sequence[Segment]) -> tuple[float, float]:
+    """``∮ F(w) · dw`` by adaptive Gauss–Kronrod quadrature of each segment, in float64.
+
+    It is 0 for every closed curve if, and only if, F is the gradient of some function.
+
+    Args:
+        field: F.
+        curve: Segments, one after the other.
+
+    Returns:
+        The integral, and the quadrature's bound of its error, the sum over the segments.
+    """
+    values, errors = [], []
+    for segment in curve:
+
+        def integrand(t: float, segment: Segment = segment) -> float:
+            return float(field(segment.point(t)) @ segment.velocity(t))
+
+        # Full output keeps the remarks on rounding, which the error estimate covers, from becoming
+        # warnings: a segment's integral may be 0, of which no relative precision can be had.
+        value, error, *_ = scipy.integrate.quad(
+            integrand, 0, 1, epsabs=0, epsrel=1e-12, limit=50, full_output=1
+        )
+        values.append(value)
+        errors.append(error)
+    return math.fsum(values), math.fsum(errors)
+
+
+def ray_coefficients(loss: Loss, problem: Problem, direction: np.ndarray) -> np.ndarray:
+    """Coefficients of the polynomial ``t ↦ L(t e)`` for an even p.
+
+    ``L(t e) = Σ_m t^m scale · C(p, m) · mean((X e)^m (−y)^{p−m})``, m = 0 … p.
+
+    Args:
+        loss: ℓp with p an even integer.
+        problem: With one output.
+        direction: (d,), of which e is the unit vector.
+
+    Returns:
+        (p + 1,) coefficients, that of t⁰ first.
+
+    Raises:
+        UserError: If L is no polynomial or the problem has several outputs.
+    """
+    if not loss.is_even:
+        raise UserError(f"loss {loss.name} is no polynomial of the weights: choose l2, l4, l6 …")
+    p, y = int(loss.p), _labels(problem)
+    along = problem.features @ (direction / np.linalg.norm(direction))
+    return np.array(
+        [loss.scale * math.comb(p, m) * np.mean(along**m * (-y) ** (p - m)) for m in range(p + 1)]
+    )
+
+
+def closed_curve_integral(
+    start: Sequence[float] | np.ndarray,
+    end: Sequence[float] | np.ndarray,
+    depth: int,
+    inner_radius: float,
+    outer_radius: float,
+) -> float:
+    """The line integral of `end_to_end_field` along `closed_curve`, for a polynomial loss.
+
+    Let ``D(ρ) = L(ρ e) − L(ρ e')`` and ``α = 2 − 2/N``. On the rays only ``N ρ^α ∂L/∂ρ`` counts, on
+    an arc, where the projection is orthogonal to the motion, only ``ρ^α`` times the loss's
+    increase. Together
+
+    ``∮ F·dw = ∫_r^R N ρ^α D'(ρ) dρ − R^α D(R) + r^α D(r) = (N−1) ∫_r^R ρ² d(ρ^{−2/N} D(ρ))``,
+
+    and a term ``c_m ρ^m`` of D gives ``c_m (N m / q − 1) (R^q − r^q)`` with ``q = m + 2 − 2/N``.
+    The integral vanishes for all radii only if D is a multiple of ``ρ^{2/N}``. So a non-zero
+    ∇L(0), which gives D a linear term, is enough for N ≥ 3; for N = 2 the linear term gives
+    nothing, as ``F = ∇(‖w‖ g·w)`` for a constant gradient g. On opposite rays, e' = −e, even
+    terms cancel: with ℓ2 and N = 2 that integral is 0, and another angle is needed.
+
+    Args:
+        start: Coefficients c_m of L along e', that of ρ⁰ first, see `ray_coefficients`.
+        end: Likewise along e.
+        depth: N ≥ 1.
+        inner_radius: r.
+        outer_radius: R.
+
+    Returns:
+        The integral, exact but for rounding.
+    """
+    N, alpha = depth, 2 - 2 / depth
+    terms = []
+    for m, (at_start, at_end) in enumerate(zip(start, end, strict=True)):
+        if m == 0:
+            continue  # L(0), which both rays share
+        q = m + alpha
+        # N m − q, factored: exactly 0 for a single layer, and for N = 2 and m = 1.
+        factor = (N - 1) * (N * m - 2) / (N * q)
+        terms.append(factor * (at_end - at_start) * (outer_radius**q - inner_radius**q))
+    return math.fsum(terms)
+
+
+def _labels(problem: Problem) -> np.ndarray:
+    if problem.num_outputs != 1:
+        raise UserError(f"the problem has {problem.num_outputs} outputs: one is needed here")
+    return problem.targets[:, 0]
+
+
+# --- Depth 2 with a scalar: the induced dynamics -------------------------------------------------
+
+
+class InducedDynamics(NamedTuple):
+    """How w = ω w₁ moves in terms of the loss's gradients at w alone.
+
+    ``w(t+1) = w(t) − rho(t) ∇L(w(t)) − Σ_{τ<t} mu(t, τ) ∇L(w(τ)) − start(t) w₁(0)``
+
+    Attributes:
+        rho: (T,), the adaptive learning rate.
+        mu: (T, T), strictly lower triangular: the momentum. Positive while |ω| grows.
+        start: (T,), what the initial vector contributes; small from a near-zero start.
+    """
+
+    rho: np.ndarray
+    mu: np.ndarray
+    start: np.ndarray
+
+
+def induced_dynamics(
+    scalars: np.ndarray, learning_rate: float, *, exact: bool = False
+) -> InducedDynamics:
+    """The coefficients that a run of gradient descent on ``L(ω w₁)`` implies.
+
+    One step is ``w₁ ← w₁ − η ω ∇`` and ``ω ← ω − η w₁·∇``, so that
+    ``w(t+1) = w − η ω² ∇ − η (w₁·∇) w₁ + η² ω (w₁·∇) ∇``. Arora, Cohen & Hazan (2018), section 3,
+    drop the last term, with ``ρ = η ω²`` and ``γ = η (w₁·∇)/ω``:
+    ``w(t+1) ≈ (1 − γ(t)) w(t) − ρ(t) ∇L(w(t))``. Unrolled, w(t) is a sum of past gradients, and
+    ``μ(t, τ) = −γ(t) ρ(τ) Π_{s=τ+1..t−1} (1 − γ(s))``. Because ``1 − γ(t) = ω(t+1)/ω(t)``, the
+    product telescopes:
+
+    ``ρ(t) = η ω(t)²``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)² / ω(τ+1)``.
+
+    Dropping nothing replaces one ω(τ) in either by ω(τ+1):
+    ``ρ(t) = η ω(t) ω(t+1)``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)``. In both forms w₁(0) has the
+    coefficient ``−(ω(t+1) − ω(t))``, which the paper neglects as well.
+
+    Args:
+        scalars: (T + 1,) ω(0) … ω(T), none of them 0 unless ``exact``.
+        learning_rate: η.
+        exact: Whether to keep the term of second order in η.
+
+    Returns:
+        The coefficients of T steps. One step's error is, unless ``exact``,
+        ``η² |ω (w₁·∇)| ‖∇‖`` and terms of second order from the earlier ones.
+
+    Raises:
+        UserError: If the approximate form would divide by 0.
+    """
+    omega = np.asarray(scalars, np.float64)
+    now, then = omega[:-1], omega[1:]
+    if not exact and not np.all(omega):
+        raise UserError("a scalar is exactly 0, where the approximation divides by it: use exact")
+    rho = learning_rate * now * (then if exact else now)
+    weights = learning_rate * now if exact else rho / then
+    mu = np.tril(np.outer(then - now, weights), -1)
+    return InducedDynamics(rho, mu, now - then)
