@@ -142,7 +142,7 @@ def _place(
         f"By hand: download it from {source.page}, {unpack} {join_names(source.members)} into a "
         f"folder and name that folder as data_dir or in {DATA_DIR_VARIABLE}."
     )
-    reasons: list[str] = []
+    failures: list[tuple[str, Exception]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for url in urls:
@@ -151,10 +151,10 @@ def _place(
                 check(files)
                 break
             except (requests.RequestException, ValueError) as error:  # ValueError: also DataError
-                reasons.append(f"{url}: {_reason(error)}".rstrip("."))
-                last = error
+                failures.append((url, error))
         else:
-            raise DataError(f"Could not download {'; '.join(reasons)}. {by_hand}") from last
+            reasons = "; ".join(f"{url}: {_reason(error)}".rstrip(".") for url, error in failures)
+            raise DataError(f"Could not download {reasons}. {by_hand}") from failures[-1][1]
         for name, data in files.items():
             with atomic_path(folder / name) as temporary:
                 temporary.write_bytes(data)

@@ -329,7 +329,7 @@ def mnist_like(*, num_train: int = 12_000, num_test: int = 2_000, seed: int = 0)
 
 
 _SHAPES_PER_CLASS = 4
-_POINTS = 24  # of the pen along a stroke: less than its width apart
+_POINTS = 40  # of the pen along a stroke: less than its width apart
 _PEN = 1.0  # σ in pixels
 
 
@@ -358,7 +358,7 @@ def _draw_strokes(rng: np.random.Generator, shapes: np.ndarray, labels: np.ndarr
         axis=1,
     )
     centre = (SIDE - 1) / 2 + rng.normal(0, 1.0, (n, 1, 2))
-    points = centre + 4.5 * points @ (turn @ matrix)
+    points = centre + 5.0 * points @ (turn @ matrix)
     pen = _PEN * rng.uniform(0.7, 1.3, (n, 1, 1))
     # A Gaussian is a product over the axes, so that drawing is a product of matrices.
     rows, columns = (
