@@ -38,6 +38,9 @@ _STD = 0.1  # of the TensorFlow tutorial's weights
 _SEGMENT = 50
 _EVALUATION_BATCH = 100
 
+# Recorded losses of a call, which are held in memory: 2 GiB.
+_MOST_RECORDS = 2**27
+
 
 def _check_count(what: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -648,8 +651,8 @@ def train_classifiers(
 
     Returns:
         Over (learning_rate, init_std, seed, step): ``cross_entropy`` of the training
-        mini-batches, and ``regularised_loss``, with λ · penalty added, both means over windows; ``step``
-        is the number of updates after the window. Over (learning_rate, init_std, seed,
+        mini-batches, and ``regularised_loss``, with λ · penalty added, both means over windows;
+        ``step`` is the number of updates after the window. Over (learning_rate, init_std, seed,
         evaluation_step): ``test_error``, ``validation_error`` (if images are held out), shares of
         images that are not recognised, and ``end_to_end_penalty``, ½ ‖·‖² of the end-to-end dense
         matrices and biases, which compares products with single matrices. Over the first three:
@@ -784,6 +787,11 @@ def _check_grid(
         _check_count("seed", seed, least=0)
         if seed >= 2**32:
             raise UserError(f"seed {seed}: it must be below 2^32")
+    if math.prod(len(values) for _, values in axes) * config.num_steps > _MOST_RECORDS:
+        raise UserError(
+            f"num_steps {config.num_steps}: with so many runs their losses take more than 2 GiB; "
+            "take fewer steps or runs"
+        )
     return (
         [float(rate) for rate in learning_rates],
         [math.nan] if stds is None else [float(std) for std in stds],

@@ -328,9 +328,9 @@ def mnist_like(*, num_train: int = 12_000, num_test: int = 2_000, seed: int = 0)
     )
 
 
-_SHAPES_PER_CLASS = 4
+_SHAPES_PER_CLASS = 2
 _POINTS = 40  # of the pen along a stroke: less than its width apart
-_PEN = 1.0  # σ in pixels
+_PEN = 0.9  # σ in pixels
 
 
 def _stroke_shapes(rng: np.random.Generator) -> np.ndarray:
@@ -350,9 +350,9 @@ def _draw_strokes(rng: np.random.Generator, shapes: np.ndarray, labels: np.ndarr
     points = shapes[labels, rng.integers(_SHAPES_PER_CLASS, size=n)]
     # A smooth wobble along the stroke: random weights of its slowest waves.
     along = np.linspace(0, np.pi, _POINTS)[:, None] * np.arange(1, 5)
-    points = points + 0.2 * np.cos(along) @ rng.standard_normal((n, 4, 2))
-    matrix = np.eye(2) + 0.18 * rng.standard_normal((n, 2, 2))
-    angle = rng.normal(0, 0.2, n)
+    points = points + 0.15 * np.cos(along) @ rng.standard_normal((n, 4, 2))
+    matrix = np.eye(2) + 0.12 * rng.standard_normal((n, 2, 2))
+    angle = rng.normal(0, 0.15, n)
     turn = np.stack(
         [np.stack([np.cos(angle), -np.sin(angle)], 1), np.stack([np.sin(angle), np.cos(angle)], 1)],
         axis=1,
