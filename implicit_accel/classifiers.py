@@ -8,9 +8,10 @@ them over a grid of learning rates × initial standard deviations × seeds.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -553,6 +554,7 @@ def classifier_step(
     return state, jnp.where(running, jnp.stack([loss, entropy]), jnp.inf)
 
 
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _run_segment(
     config: ClassifierConfig,
     state: ClassifierState,
@@ -587,6 +589,7 @@ def _run_segment(
     return lax.fori_loop(0, count, body, (state, nothing))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _evaluate(
     config: ClassifierConfig,
     state: ClassifierState,
@@ -679,24 +682,26 @@ def train_classifiers(
     with precision_context(config.precision) as dtype:
         images, labels = jax.device_put(train_parts)
         parts = jax.device_put(tuple(_chunks(*part) for part in evaluated.values()))
-        run_segment = jax.jit(lambda *arguments: _run_segment(config, *arguments), donate_argnums=0)
-        evaluate = jax.jit(lambda *arguments: _evaluate(config, *arguments))
+        # What the compiled code does not depend on is left out of its key: calls share it.
+        static = replace(
+            config, num_steps=1, num_train=None, num_validation=0, num_test=None, window=1
+        )
         for first in range(0, len(runs), B):
             # Padding repeats the last run, so that all blocks have one shape.
             rows = np.minimum(np.arange(first, first + B), len(runs) - 1)
             block = [runs[row] for row in rows]
             state, hyper = _start(config, block, dtype)
-            errors[rows, 0], penalties[rows, 0] = evaluate(state, parts)
+            errors[rows, 0], penalties[rows, 0] = _evaluate(static, state, parts)
             for epoch, start, count, indices in _segments(config, num_train, block):
-                state, now = run_segment(
-                    state, hyper, images, labels, indices,
+                state, now = _run_segment(
+                    static, state, hyper, images, labels, indices,
                     np.int32(start), np.int32(count), np.int32(epoch),
                 )  # fmt: skip
                 losses[rows, start : start + count] = np.asarray(now)[:count].transpose(1, 0, 2)
                 done = start + count
                 if done in evaluation_steps:
                     where = evaluation_steps.index(done)
-                    errors[rows, where], penalties[rows, where] = evaluate(state, parts)
+                    errors[rows, where], penalties[rows, where] = _evaluate(static, state, parts)
                 if progress is not None:
                     real = min(B, len(runs) - first)
                     progress(first * config.num_steps + real * done, len(runs) * config.num_steps)
@@ -904,10 +909,9 @@ def _convolve(x: jax.Array, layer: Convolution) -> jax.Array:
     n, rows, columns, _ = x.shape
     before = size // 2
     padded = jnp.pad(x, ((0, 0), (before, before), (before, before), (0, 0)))
-    patches = jnp.concatenate(
-        [padded[:, i : i + rows, j : j + columns] for i in range(size) for j in range(size)],
-        axis=-1,
-    )
+    # One axis after the other: 2 · size slices instead of size², which compile faster.
+    wide = jnp.concatenate([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
+    patches = jnp.concatenate([wide[:, i : i + rows] for i in range(size)], axis=-1)
     product = matmul(patches.reshape(-1, size * size * inputs), layer.kernel.reshape(-1, outputs))
     return product.reshape(n, rows, columns, outputs) + layer.bias
 

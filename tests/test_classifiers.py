@@ -112,11 +112,12 @@ def torch_training(config: ClassifierConfig, rate: float, std: float, seed: int)
     optimizer = torch.optim.SGD(leaves, lr=rate, momentum=momentum)
     images = DATA.train_images[config.num_validation :]
     labels = DATA.train_labels[config.num_validation :].astype(int)
-    epoch_steps = config.num_train // config.batch_size
+    num_train = config.num_train or 0
+    epoch_steps = num_train // config.batch_size
     losses, sums = [], []
     for step in range(config.num_steps):
         epoch, within = divmod(step, epoch_steps)
-        order = batch_order(seed, epoch, config.num_train)
+        order = batch_order(seed, epoch, num_train)
         chosen = order[within * config.batch_size :][: config.batch_size]
         keep = None
         if network.dropout:
