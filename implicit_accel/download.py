@@ -1,4 +1,4 @@
-"""Downloads published archives into the cache.
+"""Downloads published archives and files into the cache.
 
 Everything that arrives from outside is bounded in size, checked before it is kept, and never
 unpacked outside the cache, unpickled or executed.
@@ -21,6 +21,7 @@ from implicit_accel.fetch import (
     DATA_DIR_VARIABLE,
     MAX_FILE_BYTES,
     Archive,
+    FileSet,
     Progress,
     cache_folder,
     join_names,
@@ -71,24 +72,92 @@ def download(
         DataError: No connection, no answer in time, not a zip archive, or unusable contents. The
             message says how to get the files by hand.
     """
-    folder = cache_folder(cache_dir) / archive.folder
-    by_hand = (
-        f"By hand: download it from {archive.page}, unpack {join_names(archive.members)} into a "
-        f"folder and name that folder as data_dir or in {DATA_DIR_VARIABLE}."
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(url: str, folder: Path) -> dict[str, bytes]:
         # Nameless and in the cache: a full disk shows early, and nothing is left behind.
         with tempfile.TemporaryFile(dir=folder) as file:
-            _download_to(file, archive.url, progress)
-            files = _read_members(file, archive.members)
-            check(files)
+            _download_to(file, url, progress)
+            return _read_members(file, archive.members)
+
+    return _place(archive, (archive.url,), get, check, cache_dir)
+
+
+def download_files(
+    files: FileSet,
+    check: Callable[[Mapping[str, bytes]], None],
+    *,
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Downloads files that each have an address, and places them, once checked, in the cache.
+
+    All of them come from one server; where a server fails, or what it sends is not good, the next
+    one is asked for all of them.
+
+    Args:
+        files: What to download.
+        check: Gets each file's bytes by name and raises DataError where they are not good.
+        cache_dir: The cache; by default the user's cache folder for this package.
+        progress: Told how far the download is, counting from the server's first file.
+
+    Returns:
+        The folder that now holds ``files.members``.
+
+    Raises:
+        DataError: No server has sent usable files. The message says how to get them by hand.
+    """
+
+    def get(url: str, folder: Path) -> dict[str, bytes]:
+        contents: dict[str, bytes] = {}
+        for name in files.members:
+            before = sum(map(len, contents.values()))
+            with tempfile.TemporaryFile(dir=folder) as file:
+                _download_to(file, f"{url.rstrip('/')}/{name}", _counting_from(before, progress))
+                file.seek(0)
+                contents[name] = file.read(MAX_FILE_BYTES + 1)
+            if len(contents[name]) > MAX_FILE_BYTES:
+                raise DataError(f"{name} is longer than {mebibytes(MAX_FILE_BYTES)}")
+        return contents
+
+    return _place(files, files.urls, get, check, cache_dir)
+
+
+def _counting_from(before: int, progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total, /: progress(before + done, None if total is None else before + total)
+
+
+def _place(
+    source: Archive | FileSet,
+    urls: Sequence[str],
+    get: Callable[[str, Path], dict[str, bytes]],
+    check: Callable[[Mapping[str, bytes]], None],
+    cache_dir: Path | str | None,
+) -> Path:
+    """Gets the members from the first address that has good ones, and moves them into place."""
+    folder = cache_folder(cache_dir) / source.folder
+    unpack = "unpack" if isinstance(source, Archive) else "put"
+    by_hand = (
+        f"By hand: download it from {source.page}, {unpack} {join_names(source.members)} into a "
+        f"folder and name that folder as data_dir or in {DATA_DIR_VARIABLE}."
+    )
+    failures: list[tuple[str, Exception]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for url in urls:
+            try:
+                files = get(url, folder)
+                check(files)
+                break
+            except (requests.RequestException, ValueError) as error:  # ValueError: also DataError
+                failures.append((url, error))
+        else:
+            reasons = "; ".join(f"{url}: {_reason(error)}".rstrip(".") for url, error in failures)
+            raise DataError(f"Could not download {reasons}. {by_hand}") from failures[-1][1]
         for name, data in files.items():
             with atomic_path(folder / name) as temporary:
                 temporary.write_bytes(data)
-    except (requests.RequestException, ValueError) as error:  # ValueError: also DataError
-        reason = f"Could not download {archive.url}: {_reason(error)}"
-        raise DataError(f"{reason.rstrip('.')}. {by_hand}") from error
     except OSError as error:
         raise DataError(f"The cache {folder} cannot be written: {_reason(error)}.") from error
     return folder

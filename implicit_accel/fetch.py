@@ -46,21 +46,52 @@ class Archive:
 
     def __post_init__(self) -> None:
         """Checks the address."""
-        try:
-            parts = urlsplit(self.url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise UserError(
-                f"{self.url!r} is no download address: give one that starts with https:// or "
-                "http://."
-            )
+        _check_url(self.url)
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Published data files that each have an address of their own, on one or more servers.
+
+    Attributes:
+        folder: The subfolder in which the files lie in a data folder or in the cache.
+        members: The names of the files.
+        urls: Addresses, http or https, below which the files are; tried in this order.
+        page: The page from which a person gets the files by hand.
+
+    Raises:
+        UserError: There is no address, or one is not http(s).
+    """
+
+    folder: str
+    members: tuple[str, ...]
+    urls: tuple[str, ...]
+    page: str
+
+    def __post_init__(self) -> None:
+        """Checks the addresses."""
+        if not self.urls:
+            raise UserError("No download address is given: give at least one.")
+        for url in self.urls:
+            _check_url(url)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UserError(
+            f"{url!r} is no download address: give one that starts with https:// or http://."
+        )
 
 
 def locate(
-    archive: Archive,
+    archive: Archive | FileSet,
     names: Sequence[str],
     *,
+    endings: Sequence[str] = ("",),
     data_dir: Path | str | None = None,
     cache_dir: Path | str | None = None,
     advice: str = "",
@@ -75,6 +106,7 @@ def locate(
     Args:
         archive: What the files belong to.
         names: The files needed.
+        endings: A file also counts with one of these at the end of its name, such as ".gz".
         data_dir: A folder to look in first.
         cache_dir: The cache; by default the user's cache folder for this package.
         advice: A closing sentence for the error about missing files.
@@ -99,7 +131,7 @@ def locate(
                 f"holds {join_names(names)} (or a subfolder {archive.folder!r} with them)."
             )
         for folder in (root / archive.folder, root):
-            missing = _missing(folder, names)
+            missing = _missing(folder, names, endings)
             if not missing:
                 return folder
             if len(missing) < len(names):
@@ -109,7 +141,7 @@ def locate(
                 )
     cache = cache_folder(cache_dir)
     for folder in (cache / archive.folder, cache):
-        if not _missing(folder, names):
+        if not _missing(folder, names, endings):
             return folder
     return None
 
@@ -142,8 +174,14 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
-def _missing(folder: Path, names: Sequence[str]) -> list[str]:
-    return [name for name in names if not _check_path(folder / name, Path.is_file)]
+def with_ending(path: Path, endings: Sequence[str]) -> Path | None:
+    """The first of the path's variants, one for each ending, that is a file; None if none is."""
+    variants = (path.with_name(path.name + ending) for ending in endings)
+    return next((v for v in variants if _check_path(v, Path.is_file)), None)
+
+
+def _missing(folder: Path, names: Sequence[str], endings: Sequence[str]) -> list[str]:
+    return [name for name in names if with_ending(folder / name, endings) is None]
 
 
 def _check_path(path: Path, test: Callable[[Path], bool]) -> bool:

@@ -19,7 +19,8 @@ from implicit_accel.networks import Layers, layer_shapes
 _Draw = Callable[[tuple[tuple[int, int], ...], float, int], Layers]
 
 
-def _stream(seed: int, layer: int) -> np.random.Generator:
+def stream(seed: int, layer: int) -> np.random.Generator:
+    """The random numbers of one layer."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, layer])))
 
 
@@ -29,7 +30,7 @@ def _zero_biases(weights: Sequence[np.ndarray]) -> Layers:
 
 def _near_zero(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Layers:
     """W_j ~ N(0, std²), i.i.d. entries; b_j = 0. Arora, Cohen & Hazan (2018)."""
-    return _zero_biases([std * _stream(seed, j).standard_normal(s) for j, s in enumerate(shapes)])
+    return _zero_biases([std * stream(seed, j).standard_normal(s) for j, s in enumerate(shapes)])
 
 
 def _identity(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Layers:
@@ -48,7 +49,7 @@ def _orthogonal(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> L
     """
 
     def draw(shape: tuple[int, int], layer: int) -> np.ndarray:
-        tall = _stream(seed, layer).standard_normal((max(shape), min(shape)))
+        tall = stream(seed, layer).standard_normal((max(shape), min(shape)))
         Q, R = np.linalg.qr(tall)
         Q = Q * np.where(np.diag(R) < 0, -1.0, 1.0)
         return Q if Q.shape == shape else Q.T
@@ -63,7 +64,7 @@ def _pytorch(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Laye
     """
     weights, biases = [], []
     for j, (fan_out, fan_in) in enumerate(shapes):
-        rng, bound = _stream(seed, j), 1 / math.sqrt(fan_in)
+        rng, bound = stream(seed, j), 1 / math.sqrt(fan_in)
         weights.append(rng.uniform(-bound, bound, (fan_out, fan_in)))
         biases.append(rng.uniform(-bound, bound, fan_out))
     return Layers(tuple(weights), tuple(biases))
@@ -76,7 +77,7 @@ def _balanced(shapes: tuple[tuple[int, int], ...], std: float, seed: int) -> Lay
     W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ for all j. Procedure 1 of Arora, Cohen, Golowich & Hu (2019).
     """
     d, k, N = shapes[0][1], shapes[-1][0], len(shapes)
-    end_to_end = std * _stream(seed, 0).standard_normal((k, d))
+    end_to_end = std * stream(seed, 0).standard_normal((k, d))
     if N == 1:
         return _zero_biases([end_to_end])
     U, singular, Vt = np.linalg.svd(end_to_end, full_matrices=False)
