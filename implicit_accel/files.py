@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and what may be shown of text from outside."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_printable(text: object) -> bool:
+    """Whether this is text that can be shown: not empty, one line, no control characters."""
+    return isinstance(text, str) and bool(text) and text.isprintable()
+
+
+def printable(text: str, longest: int = 80) -> str:
+    """Text from outside (a file's name, a column's) so that it can be shown as one short line.
+
+    Line breaks, control characters (a terminal would obey them), marks that reverse the direction
+    of writing and bytes that are no text become U+FFFD.
+    """
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text[: longest + 1])
+    return shown if len(text) <= longest else shown[: longest - 1] + "…"
