@@ -322,7 +322,7 @@ _VARIABLES = {
 
 def _unsound(results: xr.Dataset) -> str:
     """Why a dataset is not one of `label_results`; empty if it is."""
-    if results.attrs.get("format") != FORMAT:
+    if str(results.attrs.get("format")) != FORMAT:
         return f"expected format {FORMAT!r}"
     if not is_printable(results.attrs.get("title")):
         return "no title"

@@ -34,7 +34,8 @@ def save(results: Sequence[GroupResult], path: Path, identity: str) -> None:
         f"{name}_{g}": getattr(result, name) for g, result in enumerate(results) for name in _ARRAYS
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, identity=np.array(identity), **arrays)
+        count = np.array(len(results))
+        np.savez_compressed(file, identity=np.array(identity), count=count, **arrays)
 
 
 def load(path: Path, identity: str) -> list[GroupResult] | None:
@@ -43,10 +44,9 @@ def load(path: Path, identity: str) -> list[GroupResult] | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["identity"]) != identity:
                 return None
-            count = len(stored.files) // len(_ARRAYS)
             return [
                 GroupResult(*(stored[f"{name}_{g}"] for name in _ARRAYS), layers=None)
-                for g in range(count)
+                for g in range(int(stored["count"]))
             ]
     except Exception:  # damaged bytes make numpy and zipfile raise almost anything
         return None
