@@ -303,6 +303,8 @@ def load_csv(path: Path | str, target: str) -> Dataset:
     data = fetch.read_file(path, MAX_CSV_BYTES)
     label = str(path)
     _decode(data, label)
+    first = re.compile(rb"\s*[^\r\n]*").match(data)
+    _check_cells(data, 1 + data.count(b",", 0, first.end() if first else 0), label)
     try:
         # Bytes, not the path: pandas would also open addresses and unpack archives.
         # Two lines, since pandas would take a first field without a name for row labels.

@@ -99,7 +99,8 @@ def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
                 if not (0 < low < high < math.inf and 2 <= count <= _MOST_RATES):
                     raise ValueError
                 # Six digits are ample for a learning rate, and read well in tables and labels.
-                rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
+                with np.errstate(over="ignore"):  # at the largest number; the ends are set exactly
+                    rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
             else:
                 rates.append(float(item))
         except ValueError:

@@ -197,9 +197,13 @@ def mutated(
 
 
 @functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fuzz-")
+
+
 def folder() -> Path:
     """A folder of this process's own."""
-    return Path(tempfile.mkdtemp(prefix="fuzz-"))
+    return Path(_own_folder().name)
 
 
 def on_disk(name: str, content: bytes) -> Path:
@@ -642,7 +646,8 @@ def work(targets: Sequence[FuzzTarget], seed: int, plan: dict[str, Any], board: 
     statm = Path("/proc/self/statm")
     if statm.exists():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
+        most = used + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with board.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
         for index, first, stop in plan["parts"]:

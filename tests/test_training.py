@@ -424,7 +424,13 @@ def test_another_run_s_or_a_damaged_share_is_not_taken(reference_runs, tmp_path)
     assert shares.load(path, "another run") is None
     assert shares.load(tmp_path / "none.npz", "this run") is None
     content = path.read_bytes()
-    for damaged in (b"", content[:-30], content[: len(content) // 2], b"PK" + bytes(500)):
+    method_at = content.index(b"PK\x01\x02") + 10
+    odd_method = content[:method_at] + b"\xff" + content[method_at + 1 :]
+    # a member that its directory does not tell of
+    lost = content.replace(b"excess_loss_0", b"excess_loss_7")
+    for damaged in (
+        b"", content[:-30], content[: len(content) // 2], b"PK" + bytes(500), odd_method, lost
+    ):  # fmt: skip
         path.write_bytes(damaged)
         assert shares.load(path, "this run") is None
 
