@@ -166,7 +166,7 @@ def test_a_small_file_makes_no_huge_arrays(results, tmp_path):
     path = tmp_path / "results.nc"
     save_results(results, tmp_path)
     with h5netcdf.File(path, "r+") as file:
-        file.dimensions = {"far": 2**40}
+        file.dimensions["far"] = 2**40
         file.create_variable("huge", ("far",), "f8", chunks=(2**20,), compression="gzip")
     append_checksum(path)
     with pytest.raises(DataError, match=r"8,796,[\d,]* bytes unpacked"):
