@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from experiments.stopping import Stopped, terminate
 from implicit_accel.errors import UserError
+from implicit_accel.files import printable
 from implicit_accel.statistics import bounded_speed_up
 
 EXIT_FAILURE = 1
@@ -76,6 +78,10 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         groups: The program's flags.
         description: What ``--help`` begins with.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name may hold bytes that are no text, a terminal may lack a character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if any(word in _HELP for word in sys.argv[1:]):
         print(groups.help(description))
         sys.exit(0)
@@ -105,7 +111,8 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
 
 
 def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # One line, and nothing that a terminal would obey, whatever file or flag it quotes.
+    print("error: " + printable(" ".join(message.split()), 4000), file=sys.stderr)
     sys.exit(code)
 
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import io
 import itertools
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, is_sealed, seal
 from implicit_accel.training import (
     Group,
     GroupResult,
@@ -37,7 +35,6 @@ from implicit_accel.training import (
 _KEPT = 2
 _RESULTS = tuple(f.name for f in dataclasses.fields(GroupResult) if f.name != "layers")
 _ABOUT = "about"
-_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +77,9 @@ class Checkpoints:
         earlier = self.paths()
         number = int(earlier[0].name.split(".")[-2]) + 1 if earlier else 1
         path = self.folder / f"{self.name}.{number:06d}.npz"
-        with atomic_path(path) as temporary, temporary.open("wb+") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.write(digest)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+            seal(temporary)
         for old in self.paths()[_KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -113,11 +108,10 @@ class Checkpoints:
     def _verified(self) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
         """What the whole files of this identity hold, the newest first."""
         for path in self.paths():
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                if not _is_whole(file):
+            with contextlib.suppress(OSError):
+                if not is_sealed(path):
                     continue
-                file.seek(0)
-                with np.load(file, allow_pickle=False) as arrays:
+                with np.load(path, allow_pickle=False) as arrays:
                     about = json.loads(str(arrays[_ABOUT]))
                     if about["identity"] == self.identity:
                         yield about, arrays
@@ -166,17 +160,6 @@ def _arrays(snapshot: Snapshot) -> Iterator[tuple[str, np.ndarray]]:
             yield f"members_{p}_{g}", members
             for i, leaf in enumerate(jax.tree.leaves(state)):
                 yield f"state_{p}_{g}_{i}", np.asarray(leaf)
-
-
-def _is_whole(file: BinaryIO) -> bool:
-    """Whether a file ends with the SHA-256 of what comes before."""
-    left = file.seek(0, io.SEEK_END) - _DIGEST_SIZE
-    file.seek(0)
-    digest = hashlib.sha256()
-    while left > 0 and (chunk := file.read(min(left, 2**20))):
-        digest.update(chunk)
-        left -= len(chunk)
-    return left == 0 and file.read() == digest.digest()
 
 
 def _snapshot(

@@ -19,6 +19,7 @@ import scipy.special
 
 from implicit_accel import fetch
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import printable
 
 GAS_NAMES = {
     "ethanol": 1,
@@ -48,6 +49,13 @@ ABALONE_PAGE = "https://archive.ics.uci.edu/dataset/1/abalone"
 
 MAX_CSV_BYTES = 2**30
 """The longest table that ``load_csv`` reads."""
+
+MAX_CSV_COLUMNS = 20_000
+"""The most columns that ``load_csv`` reads."""
+
+# pandas fills short lines up, so that a small file could make a huge table. In a table without gaps
+# a field takes at least two bytes; blank lines are the reason to let small tables pass.
+_FEW_CELLS = 10**7
 
 # What the official files hold: rows per batch 1..10, in all and of class 1, and rows per class.
 _GAS_ROWS = (445, 1244, 1586, 161, 197, 2300, 3613, 294, 470, 3600)
@@ -295,11 +303,16 @@ def load_csv(path: Path | str, target: str) -> Dataset:
     data = fetch.read_file(path, MAX_CSV_BYTES)
     label = str(path)
     _decode(data, label)
+    first = re.compile(rb"\s*[^\r\n]*").match(data)
+    _check_cells(data, 1 + data.count(b",", 0, first.end() if first else 0), label)
     try:
         # Bytes, not the path: pandas would also open addresses and unpack archives.
         # Two lines, since pandas would take a first field without a name for row labels.
         header = pd.read_csv(io.BytesIO(data), header=None, nrows=2, dtype=str, na_filter=False)
+        _check_cells(data, header.shape[1], label)
         frame = pd.read_csv(io.BytesIO(data), low_memory=False)
+    except DataError:
+        raise
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
@@ -322,15 +335,15 @@ def load_csv(path: Path | str, target: str) -> Dataset:
         raise DataError(f"{label} has {len(frame)} rows of data; at least 2 are needed.")
     columns = {name: _numeric_column(frame.iloc[:, i], name, label) for i, name in enumerate(names)}
     targets = columns.pop(target)
-    stem = Path(path).stem
+    shown = printable(target)
     return Dataset(
         name="csv",
         features=np.column_stack(list(columns.values())),
         targets=targets[:, None],
         feature_names=tuple(columns),
         target_names=(target,),
-        source=f"user's file {Path(path).name}, target {target}",
-        title=f"{stem} ({target})",
+        source=f"user's file {printable(Path(path).name)}, target {shown}",
+        title=f"{printable(Path(path).stem)} ({shown})",
     )
 
 
@@ -398,6 +411,18 @@ def _download(
 
 def _batch_file(batch: int) -> str:
     return f"batch{batch}.dat"
+
+
+def _check_cells(data: bytes, num_columns: int, label: str) -> None:
+    """Refuses what would be a far larger table than the file can hold."""
+    if num_columns > MAX_CSV_COLUMNS:
+        raise DataError(f"{label} has {num_columns:,} columns; at most {MAX_CSV_COLUMNS:,} work.")
+    lines = data.count(b"\n") + data.count(b"\r") + 1
+    if num_columns * lines > max(_FEW_CELLS, len(data)):
+        raise DataError(
+            f"{label} has {num_columns:,} columns and about {lines:,} lines, more than its "
+            f"{len(data):,} bytes can fill: every line needs as many fields as the header."
+        )
 
 
 def _is_int(value: object) -> bool:

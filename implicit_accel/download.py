@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import pooch
 import requests  # what pooch downloads with: needed here for the names of its errors
@@ -28,10 +29,10 @@ from implicit_accel.fetch import (
     mebibytes,
     one_line,
 )
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, printable
 
-MAX_ARCHIVE_BYTES = 256 * 2**20
-"""The largest archive that is downloaded."""
+MAX_ARCHIVE_BYTES = 64 * 2**20
+"""The largest archive that is downloaded (the official ones have up to 15 MiB)."""
 
 MAX_RATIO = 100
 """The largest compression ratio of an archive's member (text of numbers stays below 10)."""
@@ -170,10 +171,10 @@ def _download_to(file: BinaryIO, url: str, progress: Progress | None) -> None:
         file.truncate()
         with contextlib.ExitStack() as answers:  # pooch leaves a broken-off answer open
             get = pooch.HTTPDownloader(
-                progressbar=_Transfer(progress),  # pyright: ignore[reportArgumentType], too narrow
+                progressbar=_Transfer(file, progress),  # pyright: ignore[reportArgumentType]
                 chunk_size=2**16,
                 timeout=TIMEOUT_S,
-                hooks={"response": lambda answer, **_: answers.enter_context(answer)},
+                hooks={"response": [lambda a, **_: answers.enter_context(a), _check_redirect]},
             )
             try:
                 get(url, file, None)
@@ -184,24 +185,32 @@ def _download_to(file: BinaryIO, url: str, progress: Progress | None) -> None:
         time.sleep(FIRST_WAIT_S * 2**attempt)
 
 
+def _check_redirect(answer: requests.Response, **_: object) -> None:
+    """Called with every answer, also with those that point elsewhere."""
+    target = answer.headers.get("location", "") if answer.is_redirect else ""
+    if urlsplit(answer.url).scheme == "https" and urlsplit(target).scheme == "http":
+        raise DataError("it was redirected from https to http, which anybody could alter")
+
+
 class _Transfer:
     """Stands where pooch expects a progress bar: bounds the size, passes the progress on."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
         self.total = 0  # set by pooch; 0 where the server does not tell
+        self._file = file
         self._progress = progress
-        self._done = 0
         self._finished = False
 
-    def update(self, num_bytes: int) -> None:
+    def update(self, _: int) -> None:
         if self._finished:  # after reset pooch reports the total once more
             return
-        # pooch counts the last chunk as a full one
-        self._done = min(self._done + num_bytes, self.total or self._done + num_bytes)
-        if max(self._done, self.total) > MAX_ARCHIVE_BYTES:
+        # What pooch reports is the size asked for; an answer in small chunks, or one that is
+        # unpacked on the way, has another.
+        done = self._file.tell()
+        if max(done, self.total) > MAX_ARCHIVE_BYTES:
             raise DataError(f"it is longer than {mebibytes(MAX_ARCHIVE_BYTES)}")
         if self._progress is not None:
-            self._progress(self._done, self.total or None)
+            self._progress(done, self.total if done <= self.total else None)
 
     def reset(self) -> None:
         self._finished = True
@@ -282,5 +291,5 @@ def _reason(error: Exception) -> str:
                 else "no connection to the server"
             )
         case _:
-            return one_line(error)
-    return " ".join(text.split())
+            text = one_line(error)
+    return printable(" ".join(text.split()), 200)  # a server may say anything

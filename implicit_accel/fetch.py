@@ -162,7 +162,10 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     path = _expand(path)
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            # In pieces: asked for all at once, Python would set aside max_bytes for any file.
+            data = bytearray()
+            while len(data) <= max_bytes and (piece := file.read(2**20)):
+                data += piece
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise DataError(f"{str(path)!r} cannot be read: {one_line(error)}.") from error
     if not data:
@@ -171,7 +174,7 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         raise DataError(
             f"{path} is longer than {mebibytes(max_bytes)}: this is not the file that was meant."
         )
-    return data
+    return bytes(data)
 
 
 def with_ending(path: Path, endings: Sequence[str]) -> Path | None:

@@ -1,8 +1,9 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, sealing them, and showing text from outside."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -53,3 +54,48 @@ def remove_partial(folder: Path) -> None:
     for path in folder.rglob(f"{_PARTIAL}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
+
+
+# The last bytes of a sealed file: the SHA-256 of all before them. HDF5 and zip files may be
+# followed by other bytes.
+_SEAL = "\nsha256:{}\n"
+_SEAL_SIZE = len(_SEAL.format("0" * 64))
+
+
+def seal(path: Path) -> None:
+    """Ends a file with the SHA-256 of its bytes."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL.format(digest).encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is as `seal` left it: to be asked before anything is made of its bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = file.seek(0, os.SEEK_END) - _SEAL_SIZE
+        file.seek(0)
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+        return file.read() == _SEAL.format(digest.hexdigest()).encode()
+
+
+def is_printable(text: object) -> bool:
+    """Whether this is text that can be shown: not empty, one line, no control characters."""
+    return isinstance(text, str) and bool(text) and text.isprintable()
+
+
+def printable(text: str, longest: int = 80) -> str:
+    """Text from outside (a file's name, a column's) so that it can be shown as one short line.
+
+    Line breaks, control characters (a terminal would obey them), marks that reverse the direction
+    of writing and bytes that are no text become U+FFFD.
+    """
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text[: longest + 1])
+    return shown if len(text) <= longest else shown[: longest - 1] + "…"

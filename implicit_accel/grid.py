@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import numbers
+import sys
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
 from implicit_accel.errors import UserError
 from implicit_accel.initialisers import Initialiser
-from implicit_accel.losses import Loss
+from implicit_accel.losses import Loss, shortest
 from implicit_accel.networks import ACTIVATIONS
 from implicit_accel.optimizers import Optimizer
 
@@ -21,7 +22,9 @@ PRECISIONS = ("float32", "float64")
 # Recorded losses of a grid, which are held in memory: 8 GiB in float32.
 _MOST_RECORDS = 2**31
 
-_T = TypeVar("_T")
+# Combinations of all fields but learning rate and seed.
+_MOST_MODELS = 10_000
+_MOST_RATES = 100_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,12 @@ class Target:
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+        if not self.relative:
+            return shortest(self.value)
+        # 100 times the value is rounded: its neighbour may be what gives the value back.
+        percent = 100 * self.value
+        near = (f"{percent:g}", *(shortest(math.nextafter(percent, w)) for w in (percent, 0, 1e3)))
+        return next((t for t in near if float(t) / 100 == self.value), near[1]) + "%"
 
 
 def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
@@ -88,10 +96,11 @@ def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
             if item.startswith("log:"):
                 low_text, high_text, count_text = item.removeprefix("log:").split(":")
                 low, high, count = float(low_text), float(high_text), int(count_text)
-                if not (0 < low < high < math.inf and 2 <= count <= 100_000):
+                if not (0 < low < high < math.inf and 2 <= count <= _MOST_RATES):
                     raise ValueError
                 # Six digits are ample for a learning rate, and read well in tables and labels.
-                rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
+                with np.errstate(over="ignore"):  # at the largest number; the ends are set exactly
+                    rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
             else:
                 rates.append(float(item))
         except ValueError:
@@ -99,6 +108,8 @@ def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
                 f"learning rate {item!r}: write numbers above 0, or log:low:high:count with "
                 "0 < low < high and count >= 2"
             ) from None
+        if len(rates) > _MOST_RATES:
+            raise UserError(f"more than {_MOST_RATES:,} learning rates: give fewer")
     return tuple(rates)
 
 
@@ -217,51 +228,41 @@ class SweepConfig:
             "learning rates": self.learning_rates,
         }
         for name, values in lists.items():
+            if not isinstance(values, tuple):
+                raise UserError(f"{name}: must be a tuple, not {values!r}")
             if not values:
                 raise UserError(f"{name}: the list is empty, give at least one")
-            repeated = [v for i, v in enumerate(values) if v in values[:i]]
-            if repeated:
-                shown = getattr(repeated[0], "name", repeated[0])
-                raise UserError(f"{name}: {shown} is given twice")
-        for name, values, kind in (
-            ("losses", self.losses, Loss),
-            ("optimizers", self.optimizers, Optimizer),
-        ):
-            if not all(isinstance(v, kind) for v in values):
-                raise UserError(f"{name}: must be {kind.__name__} objects, not {values!r}")
-        _check_all(
-            "depth", self.depths, lambda v: 1 <= v <= 1000, "a whole number >= 1, at most 1000"
-        )
+        whole, real = numbers.Integral, numbers.Real
         widths = itertools.chain(*(w if isinstance(w, tuple) else (w,) for w in self.hidden_widths))
-        _check_all(
-            "hidden width", widths, lambda v: 1 <= v <= 10**6, "a whole number >= 1, at most 10^6"
-        )
-        _check_all("learning rate", self.learning_rates, lambda v: v > 0, "a number above 0")
-        _check_all("weight decay", self.weight_decays, lambda v: v >= 0, "a number >= 0")
-        _check_all(
-            "number of seeds",
-            [self.num_seeds],
-            lambda v: 1 <= v <= 10**6,
-            "a whole number >= 1, at most 10^6",
-        )
-        _check_all(
-            "first seed",
-            [self.first_seed],
-            lambda v: 0 <= v <= 10**9,
-            "a whole number >= 0, at most 10^9",
-        )
-        _check_all(
-            "number of steps",
-            [self.num_steps],
-            lambda v: 1 <= v < 2**31 - 2**20,
-            "a whole number from 1 to about 2e9",
-        )
-        _check_all(
-            "records per decade",
-            [self.records_per_decade],
-            lambda v: 1 <= v <= 100_000,
-            "from 1 to 100 000",
-        )
+        for name, values, kind, allowed, what in (
+            ("depth", self.depths, whole, (1, 1000), "a whole number >= 1, at most 1000"),
+            ("hidden width", widths, whole, (1, 10**6), "a whole number >= 1, at most 10^6"),
+            ("init", self.inits, str, None, "a name"),
+            ("init std", self.init_stds, real, (-_LARGEST, _LARGEST), "a finite number"),
+            ("loss", self.losses, Loss, None, "a Loss"),
+            ("optimizer", self.optimizers, Optimizer, None, "an Optimizer"),
+            ("learning rate", self.learning_rates, real, (_LEAST, _LARGEST), "a number above 0"),
+            ("weight decay", self.weight_decays, real, (0, _LARGEST), "a number >= 0"),
+            ("number of seeds", [self.num_seeds], whole, (1, 10**6), "from 1 to 10^6"),
+            ("number of steps", [self.num_steps], whole, (1, 2**31 - 2**20), "from 1 to about 2e9"),
+            ("first seed", [self.first_seed], whole, (0, 10**9), "from 0 to 10^9"),
+            (
+                "records per decade",
+                [self.records_per_decade],
+                whole,
+                (1, 100_000),
+                "from 1 to 100 000",
+            ),
+            ("target", [self.target], Target, None, "a Target"),
+            ("bias", [self.bias], bool, None, "true or false"),
+        ):
+            _check_all(name, values, kind, allowed, what)
+        for name, values in lists.items():
+            seen = set()
+            for value in values:
+                if value in seen:
+                    raise UserError(f"{name}: {getattr(value, 'name', value)} is given twice")
+                seen.add(value)
         for name, value, allowed in (
             ("precision", self.precision, PRECISIONS),
             ("activation", self.activation, ACTIVATIONS),
@@ -275,6 +276,12 @@ class SweepConfig:
                     f"hidden widths {text} make a network of depth {len(widths) + 1}, "
                     f"which is not among the depths {', '.join(map(str, self.depths))}"
                 )
+        combinations = math.prod(len(v) for name, v in lists.items() if name != "learning rates")
+        if combinations > _MOST_MODELS:
+            raise UserError(
+                f"{combinations:,} combinations of models are more than {_MOST_MODELS:,}: shorten "
+                "the lists"
+            )
         fitting = {m.depth for m in self.models}  # making the models validates initialisers
         for depth in self.depths:
             if depth not in fitting:
@@ -310,7 +317,7 @@ class SweepConfig:
         ):
             if depth == 1:
                 hidden = ()
-            elif isinstance(widths, int):
+            elif not isinstance(widths, tuple):
                 hidden = (widths,) * (depth - 1)
             elif len(widths) == depth - 1:
                 hidden = widths
@@ -326,9 +333,20 @@ class SweepConfig:
         return spaced_steps(self.num_steps, self.records_per_decade)
 
 
-def _check_all(name: str, values: Iterable[_T], allowed: Callable[[_T], bool], what: str) -> None:
+_LEAST, _LARGEST = math.nextafter(0, 1), sys.float_info.max
+
+
+def _check_all(
+    name: str,
+    values: Iterable[object],
+    kind: type,
+    bounds: tuple[float, float] | None,
+    what: str,
+) -> None:
     for value in values:
-        if not allowed(value) or (isinstance(value, float) and not math.isfinite(value)):
+        right = isinstance(value, kind) and isinstance(value, bool) <= (kind is bool)
+        # NaN is in no range
+        if not right or (bounds and not bounds[0] <= value <= bounds[1]):  # pyright: ignore
             raise UserError(f"{name} {value}: must be {what}")
 
 

@@ -23,6 +23,11 @@ CONVENTIONS = ("paper", "plain")
 _LARGEST_EVEN = 32
 
 
+def shortest(value: float) -> str:
+    """A number as text, with as few digits as tell it from every other number."""
+    return next(t for digits in (6, 15, 16, 17) if float(t := f"{value:.{digits}g}") == value)
+
+
 @dataclass(frozen=True)
 class Loss:
     """An ℓp loss.
@@ -66,7 +71,7 @@ class Loss:
     @property
     def name(self) -> str:
         """As `parse` reads it: ``l2``, ``l4``, ``l2.5``."""
-        return f"l{self.p:g}"
+        return f"l{shortest(self.p)}"
 
     @property
     def scale(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, printable
 from implicit_accel.statistics import (
     best_learning_rates,
     bounded_speed_up,
@@ -86,9 +87,9 @@ def _figure(
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    # A dollar sign in a dataset's name is one, not the start of a formula.
-    name = str(results.attrs["title"]).replace("$", r"\$")
-    figure.suptitle(f"{title}\n{name}", fontsize=10)
+    # The dataset's name is text: a dollar sign in it starts no formula.
+    name = printable(str(results.attrs["title"]), 160)
+    figure.suptitle(f"{title}\n{name}", fontsize=10, parse_math=False, usetex=False)
     return figure
 
 
@@ -318,7 +319,9 @@ def save_figures(
     for name, figure in figures.items():
         for extension in formats:
             path = folder / f"{name}.{extension}"
-            with atomic_path(path) as temporary:
+            with atomic_path(path) as temporary, warnings.catch_warnings():
+                # A name may be in a script that the font lacks: boxes stand for it.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                 figure.savefig(temporary, dpi=160, format=extension)
             paths.append(path)
     return paths

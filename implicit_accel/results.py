@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from implicit_accel.errors import DataError
-from implicit_accel.files import atomic_path
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import atomic_path, is_printable, is_sealed, seal
+from implicit_accel.initialisers import INITIALISERS
+from implicit_accel.losses import Loss
+from implicit_accel.optimizers import OPTIMIZERS
 from implicit_accel.problems import Problem
 from implicit_accel.reductions import Reduction
 from implicit_accel.training import GroupResult
@@ -215,8 +218,15 @@ def _differs(results: xr.Dataset, name: str) -> bool:
     return len(set(map(str, values.tolist()))) > 1
 
 
+# More than deflate can reach: a file that claims to hold more than this is not read.
+_MAX_RATIO = 1100
+
+
 def save_results(results: xr.Dataset, folder: Path) -> Path:
-    """Writes ``results.nc`` (netCDF-4, compressed) into a folder, atomically; returns its path."""
+    """Writes ``results.nc`` into a folder, atomically; returns its path.
+
+    It is netCDF-4, compressed, and ends with the checksum that `load_run` asks for.
+    """
     path = folder / RESULTS_FILE
     encoding = {
         name: {"zlib": True, "complevel": 1, "shuffle": True}
@@ -225,6 +235,7 @@ def save_results(results: xr.Dataset, folder: Path) -> Path:
     }
     with atomic_path(path) as temporary:
         results.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        seal(temporary)
     return path
 
 
@@ -237,6 +248,9 @@ def save_json(content: dict[str, Any], path: Path) -> None:
 def load_run(folder: str | Path) -> xr.Dataset:
     """Reads a run's results into memory.
 
+    The file's checksum is verified first, since the HDF5 library may crash or never return on
+    damaged bytes.
+
     Args:
         folder: The run's folder, or its ``results.nc``.
 
@@ -244,22 +258,94 @@ def load_run(folder: str | Path) -> xr.Dataset:
         The labelled results, see `label_results`.
 
     Raises:
-        DataError: If there are none, or the file is not one of ours.
+        DataError: If there are none, the file is damaged, or it is not one of ours.
     """
     path = Path(folder)
-    path = path / RESULTS_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
+    try:
+        path = path / RESULTS_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
+        size = path.stat().st_size
+        if not is_sealed(path):
+            raise DataError(
+                f"{path}: damaged, or not written by a sweep (its checksum does not fit its "
+                "contents): train the run again, with --overwrite"
+            )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         with xr.open_dataset(path, engine="h5netcdf") as stored:
+            if stored.nbytes > _MAX_RATIO * size:
+                raise DataError(f"{path}: not a sweep's results ({stored.nbytes:,} bytes unpacked)")
             results = stored.load()
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # whatever h5netcdf, h5py and xarray raise
         raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
-    missing = {
-        "loss", "excess_loss", "steps_to_target", "divergence_step", "optimum", "target",
-        "resolution",
-        *MODEL_COORDINATES,
-    } - {str(name) for name in results.variables}  # fmt: skip
-    if results.attrs.get("format") != FORMAT or missing:
-        raise DataError(f"{path}: not a sweep's results (expected format {FORMAT!r})")
+    reason = _unsound(results)
+    if reason:
+        raise DataError(f"{path}: not a sweep's results ({reason})")
     return results
+
+
+_CURVE = ("model", "learning_rate", "seed", "step")
+
+# Dimensions, and which numbers are allowed (NaN compares false with everything).
+_VARIABLES = {
+    "loss": (_CURVE, lambda v: v > -np.inf),
+    "excess_loss": (_CURVE, lambda v: v > -np.inf),
+    "held_out_loss": (_CURVE, lambda v: v > -np.inf),
+    "steps_to_target": (_CURVE[:3], lambda v: v >= 0),
+    "divergence_step": (_CURVE[:3], lambda v: np.isnan(v) | (v >= 0)),
+    "optimum": (("model",), lambda v: (v >= 0) & (v < np.inf)),
+    "target": (("model",), lambda v: (v >= 0) & (v < np.inf)),
+    "resolution": (("model",), lambda v: (v >= 0) & (v < np.inf)),
+    "learning_rate": (("learning_rate",), lambda v: (v > 0) & (v < np.inf)),
+    "seed": (("seed",), lambda v: v >= 0),
+    "step": (("step",), lambda v: (v[0] == 0) & np.all(v[1:] > v[:-1])),
+    "depth": (("model",), lambda v: v >= 1),
+    "init_std": (("model",), lambda v: np.isnan(v) | ((v >= 0) & (v < np.inf))),
+    "weight_decay": (("model",), lambda v: (v >= 0) & (v < np.inf)),
+}
+
+
+def _unsound(results: xr.Dataset) -> str:
+    """Why a dataset is not one of `label_results`; empty if it is."""
+    if str(results.attrs.get("format")) != FORMAT:
+        return f"expected format {FORMAT!r}"
+    if not is_printable(results.attrs.get("title")):
+        return "no title"
+    num_steps = results.attrs.get("num_steps")
+    if not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        return "no number of steps"
+    for name, (dims, allowed) in _VARIABLES.items():
+        if name == "held_out_loss" and name not in results.variables:
+            continue
+        if name not in results.variables or results[name].dims != dims:
+            return f"no {name} over {', '.join(dims)}"
+        values = results[name].values
+        whole = name in ("seed", "step", "depth")
+        if values.dtype.kind not in ("iu" if whole else "iuf") or not values.size:
+            return f"{name} holds no numbers"
+        if not np.all(allowed(values)):
+            return f"{name} holds numbers that are out of range"
+    if results["step"].values[-1] != num_steps:
+        return "the last step is missing"
+    for name in ("loss_name", "init", "optimizer", "hidden_widths"):
+        if name not in results.variables or results[name].dims != ("model",):
+            return f"no {name} over model"
+    for m in range(results.sizes["model"]):
+        row = {name: results[name].values[m] for name in MODEL_COORDINATES}
+        if row["init"] not in INITIALISERS or row["optimizer"] not in OPTIMIZERS:
+            return "unknown initialiser or optimizer"
+        widths = str(row["hidden_widths"]).split("x") if row["depth"] > 1 else []
+        if (not widths and row["hidden_widths"] != "-") or len(widths) != row["depth"] - 1:
+            return "hidden widths that do not fit the depth"
+        if not all(width.isascii() and width.isdigit() for width in widths):
+            return "hidden widths that are no numbers"
+        try:
+            if Loss.parse(str(row["loss_name"])).name != row["loss_name"]:
+                return "unknown loss"
+        except UserError:
+            return "unknown loss"
+    return ""

@@ -42,6 +42,8 @@ _LOCK_FILE = ".lock"
 # Settings of which a run may be given more.
 _EXTENDABLE = ("learning_rates", "num_seeds", "num_steps")
 
+_MOST_SHARES = 100_000
+
 # A run's own files. The checkpoints are the first to be set aside and the last to be put back: as
 # long as they are not in their place, a broken move is begun again.
 _OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, FIGURES_FOLDER)
@@ -62,6 +64,9 @@ class Part:
         planned_steps: T when the part was first planned: which architectures share a program
             depends on it, and must not change when the part goes on.
         num_shares: In how many shares it is trained, one process each.
+
+    Raises:
+        UserError: If a value is not allowed.
     """
 
     learning_rates: tuple[float, ...]
@@ -69,6 +74,11 @@ class Part:
     num_seeds: int
     planned_steps: int
     num_shares: int
+
+    def __post_init__(self) -> None:
+        self.config(SweepConfig(num_steps=self.planned_steps))  # makes every check but one
+        if not (isinstance(self.num_shares, int) and 1 <= self.num_shares <= _MOST_SHARES):
+            raise UserError(f"number of shares {self.num_shares}: must be from 1 to {_MOST_SHARES}")
 
     def config(self, whole: SweepConfig) -> SweepConfig:
         """The part's own grid, of the whole run's."""
@@ -224,8 +234,8 @@ class RunFolder:
                 for part in stored["parts"]
             )
             identity = Identity.of(stored["identity"])
-            return Manifest(identity, parts, str(stored["environment"]))
-        except (KeyError, TypeError, ValueError):
+            return Manifest(identity, parts, str(stored["environment"])) if parts else None
+        except (KeyError, TypeError, ValueError, OverflowError, UserError):
             return None
 
     def stored(self) -> Identity | None:

@@ -436,6 +436,44 @@ class TestCsv:
             self.load(tmp_path, text)
         assert "table.csv" in message(error)
 
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (",".join(f"c{i}" for i in range(10_000)) + "\n" + "1\n" * 2000, "can fill"),
+            ('"\n"' + ",a" * 10_000 + "\n" + "1\n" * 2000, "can fill"),
+            ("," * 10**6 + "\n1\n", "1,000,001 columns; at most 20,000"),
+        ],
+    )
+    def test_a_small_file_makes_no_huge_table(self, tmp_path, content, words):
+        with pytest.raises(DataError, match=words) as error:
+            self.load(tmp_path, content)
+        message(error)
+
+    def test_blank_lines_and_many_columns_are_allowed(self, tmp_path):
+        assert self.load(tmp_path, "a,y\n1,2\n3,4\n" + "\n" * 5000).features.shape == (2, 1)
+        rows = [",".join(str(i * k) for i in range(1, 3001)) for k in (1, 2)]
+        wide = ",".join(["y", *(f"c{i}" for i in range(2, 3001))]) + "\n" + "\n".join(rows)
+        assert self.load(tmp_path, wide).features.shape == (2, 2999)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["<script>", "$x$ $", "a\nb\tc", "\x1b[31mred", "\u202eright to left", "\udcff", "x" * 240],
+    )
+    def test_names_can_be_shown(self, tmp_path, name):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("a,y\n1,2\n3,4\n")
+        data = load_csv(path, "y")
+        for text in (data.title, data.source):
+            assert text.isprintable()
+            assert len(text) < 200
+        if name.isprintable() and len(name) < 50:
+            assert name in data.title
+
+    def test_a_target_s_name_can_be_shown(self, tmp_path):
+        data = self.load(tmp_path, 'a,"\x1b$y\n\u202e"\n1,2\n3,4\n', "\x1b$y\n\u202e")
+        assert data.title == "table (\ufffd$y\ufffd\ufffd)"
+        assert data.source.isprintable()
+
     def test_missing_file(self, tmp_path):
         with pytest.raises(DataError, match="cannot be read: No such file") as error:
             load_csv(tmp_path / "nothing.csv", "y")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from implicit_accel import Loss, Optimizer, SweepConfig, Target, UserError
@@ -53,6 +53,14 @@ def test_own_widths_make_one_network():
         ({"hidden_widths": (10**20,)}, "hidden width 1000"),
         ({"num_seeds": 10**11}, "number of seeds"),
         ({"num_seeds": 10**6, "records_per_decade": 10**5}, "numbers to keep"),
+        ({"learning_rates": (10**400,)}, "learning rate 1000"),
+        ({"depths": (2.0,)}, "depth 2.0: must be a whole number"),
+        ({"depths": (True,)}, "depth True: must be a whole number"),
+        ({"depths": [1]}, "depths: must be a tuple"),
+        ({"hidden_widths": ("4",)}, "hidden width 4: must be a whole number"),
+        ({"bias": "no"}, "bias no: must be true or false"),
+        ({"target": 0.1}, "target 0.1: must be a Target"),
+        ({"weight_decays": tuple(map(float, range(10_000)))}, "60,000 combinations"),
         ({"precision": "float16"}, "'float16': choose from float32, float64"),
         ({"activation": "tanh"}, "'tanh': choose from identity, relu"),
     ],
@@ -69,6 +77,8 @@ def test_learning_rates_are_read():
     assert (rates[0], rates[-1]) == (1e-5, 0.5)
     ratios = np.array(rates[1:]) / rates[:-1]
     np.testing.assert_allclose(ratios, ratios[0], rtol=2e-5)
+    widest = parse_learning_rates(["log:3:1.7976931348623157e308:8"])
+    assert widest[-1] == pytest.approx(1.79769e308)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +100,29 @@ def test_hidden_widths_and_targets_are_read():
     assert (str(Target(0.1, relative=True)), str(Target(1e-5))) == ("10%", "1e-05")
     with pytest.raises(UserError, match="whole number like 10"):
         parse_hidden_widths("4x")
+
+
+def test_a_hundred_thousand_learning_rates():
+    rates = parse_learning_rates(["log:1e-300:1e300:100000"])
+    assert (
+        len(SweepConfig(learning_rates=rates, num_seeds=1, records_per_decade=2).learning_rates)
+        == 10**5
+    )
+    with pytest.raises(UserError, match="more than 100,000 learning rates"):
+        parse_learning_rates(["log:1e-3:1:60000"] * 10**4)
+
+
+def test_widths_of_numpy_s_types():
+    config = SweepConfig(depths=(2,), hidden_widths=(np.int64(3),), losses=(Loss(2),))  # pyright: ignore
+    assert [m.hidden for m in config.models] == ["3"]
+
+
+@given(value=st.floats(1e-300, 1, exclude_max=True), relative=st.booleans())
+@example(value=0.1000001, relative=True)
+@example(value=0.07, relative=True)
+def test_targets_are_told_apart_by_their_text(value, relative):
+    target = Target(value, relative)
+    assert Target.parse(str(target)) == target
 
 
 @pytest.mark.parametrize("text", ["", "%", "0", "-1", "nan", "inf", "100%", "5%%", "ten"])

@@ -18,6 +18,16 @@ def test_bad_losses_are_refused(text):
         Loss(2, "mine")
 
 
+def test_losses_are_told_apart_by_their_names():
+    names = [Loss(p).name for p in (2, 4.0, 2.5, 2.1, 2.0000001, 1e300)]
+    assert names == ["l2", "l4", "l2.5", "l2.1", "l2.0000001", "l1e+300"]
+
+
+@given(p=st.floats(2, 1e308))
+def test_names_are_read_back(p):
+    assert Loss.parse(Loss(p).name) == Loss(p)
+
+
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("convention", ["paper", "plain"])
 def test_penalty_and_derivatives_by_definition(rng, p, convention):

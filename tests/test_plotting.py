@@ -2,7 +2,9 @@
 
 import warnings
 from typing import Any
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -88,11 +90,40 @@ def test_files_are_what_they_claim(results, tmp_path):
         assert path.read_bytes().startswith(start[path.suffix])
 
 
-def test_names_from_data_are_text_not_markup(results, tmp_path):
-    results.attrs["title"] = r"<script>$1 & co_x^2 $\frac$"
-    save_figures(results, tmp_path, formats=("svg",))
-    for path in tmp_path.iterdir():
-        assert "<script>" not in path.read_text()
+NAMES = [
+    r"<script>$1 & co_x^2 $\frac$", "$", r"\$", r"\\$x\$$", "--><script>alert(1)</script>",
+    "]]><script/>", "a_b & c", "line\nbreak\r\x0b", "\x1b[31m\0\x7f", "\u202ereversed", "שלום",
+    "数据", "\udcff", "\ufffe", "x" * 10_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_from_data_are_shown_as_they_are(results, name):
+    results.attrs["title"] = name
+    text = plot_excess_loss(results).get_suptitle().split("\n", 1)[1]
+    assert text.isprintable()
+    assert len(text) <= 160
+    if name.isprintable() and len(name) < 100:
+        assert text == name
+
+
+@pytest.mark.parametrize("part", [NAMES[:3], NAMES[3:7], NAMES[7:]])
+def test_names_from_data_are_text_not_markup(results, tmp_path, part):
+    results.attrs["title"] = "".join(part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figures(results, tmp_path, formats=("svg", "pdf"))
+    for path in tmp_path.glob("*.svg"):
+        tags = {element.tag.split("}")[-1] for element in ElementTree.parse(path).iter()}
+        assert "svg" in tags
+        assert "script" not in tags
+
+
+def test_names_are_no_tex_even_where_tex_is_used(results):
+    with matplotlib.rc_context({"text.usetex": True}):
+        (suptitle,) = plot_excess_loss(results).texts
+    assert not suptitle.get_usetex()
+    assert not suptitle.get_parse_math()
 
 
 def test_rounding_is_not_drawn():

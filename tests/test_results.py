@@ -1,7 +1,7 @@
-import contextlib
 import json
 import os
 
+import h5netcdf
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles import random_problem
 
 from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, seal
 from implicit_accel.results import model_labels, save_json, save_results
 
 
@@ -69,30 +69,108 @@ def test_labels_tell_models_apart(results):
 def test_a_missing_or_foreign_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_run(tmp_path)
-    xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match="no such file"):
+        load_run("a\0b")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_run("x" * 5000)
+    path = tmp_path / "results.nc"
+    xr.Dataset({"a": ("x", [1.0])}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(DataError, match="not written by a sweep"):
+        load_run(path)
+    seal(path)
     with pytest.raises(DataError, match="not a sweep's results"):
-        load_run(tmp_path)
+        load_run(path)
+
+
+def test_other_programs_can_read_the_file(results, tmp_path):
+    path = save_results(results, tmp_path)
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        xr.testing.assert_identical(stored.load(), results)
+
+
+def test_hdf5_never_sees_damaged_bytes(results, tmp_path, monkeypatch):
+    content = bytearray(save_results(results, tmp_path).read_bytes())
+    monkeypatch.setattr(xr, "open_dataset", None)
+    for position in (0, 100, len(content) // 2, len(content) - 80, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        for bad in (damaged, content[:position], content + b"x", content[1:]):
+            (tmp_path / "results.nc").write_bytes(bad)
+            with pytest.raises(DataError, match="checksum does not fit"):
+                load_run(tmp_path)
 
 
 @given(content=st.binary(max_size=400))
 def test_any_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("bytes") / "results.nc"
     path.write_bytes(content)
+    with pytest.raises(DataError, match="checksum does not fit"):
+        load_run(path)
+    seal(path)
     with pytest.raises(DataError, match="not a readable netCDF-4 file"):
         load_run(path)
 
 
-@given(data=st.data())
-def test_damaged_results_are_read_or_refused(results, tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("damaged")
-    content = bytearray(save_results(results.isel(model=[0], seed=[0]), folder).read_bytes())
-    cut = data.draw(st.integers(0, len(content)))
-    del content[cut:]
-    for _ in range(data.draw(st.integers(0, 3)) if content else 0):
-        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    (folder / "results.nc").write_bytes(content)
-    with contextlib.suppress(DataError):
-        assert load_run(folder).attrs["format"]
+def _set(name, value):
+    def change(results):
+        dims, values = results[name].dims, results[name].values.copy()
+        if isinstance(value, str):
+            values = values.astype(object)
+        values.flat[0] = value
+        return results.assign({name: (dims, values)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.drop_vars("target"), "no target over model"),
+        (lambda r: r.drop_vars("init"), "no init over model"),
+        (lambda r: r.transpose(), "no loss over model, learning_rate, seed, step"),
+        (lambda r: r.isel(seed=slice(0)), "holds no numbers"),
+        (lambda r: r.isel(step=slice(1, None)), "step holds numbers that are out of range"),
+        (lambda r: r.isel(step=slice(-1)), "the last step is missing"),
+        (lambda r: r.isel(step=[0, 2, 1, 40]), "step holds numbers"),
+        (lambda r: r.assign_coords(depth=r.depth.astype(float)), "depth holds no numbers"),
+        (lambda r: r.assign(loss=r.loss.astype(str)), "loss holds no numbers"),
+        (_set("loss", np.nan), "loss holds numbers"),
+        (_set("excess_loss", -np.inf), "excess_loss holds numbers"),
+        (_set("steps_to_target", np.nan), "steps_to_target holds numbers"),
+        (_set("divergence_step", -1), "divergence_step holds numbers"),
+        (_set("optimum", np.inf), "optimum holds numbers"),
+        (_set("learning_rate", 0), "learning_rate holds numbers"),
+        (_set("seed", -1), "seed holds numbers"),
+        (_set("init_std", -1), "init_std holds numbers"),
+        (_set("loss_name", "l"), "unknown loss"),
+        (_set("loss_name", "$l2"), "unknown loss"),
+        (_set("init", "$"), "unknown initialiser or optimizer"),
+        (_set("optimizer", "<script>"), "unknown initialiser or optimizer"),
+        (_set("hidden_widths", "4"), "hidden widths that do not fit"),
+        (_set("depth", 2), "hidden widths that are no numbers"),
+        (lambda r: r.assign_attrs(title="\x1b[31m"), "no title"),
+        (lambda r: r.assign_attrs(title=3), "no title"),
+        (lambda r: r.assign_attrs(num_steps=0), "no number of steps"),
+        (lambda r: r.assign_attrs(num_steps="40"), "no number of steps"),
+        (lambda r: r.assign_attrs(format="other"), "expected format"),
+        (lambda r: r.assign_attrs(format=[1, 2]), "expected format"),
+    ],
+)
+def test_a_forged_file_is_refused(results, tmp_path, change, reason):
+    save_results(change(results.copy(deep=True)), tmp_path)
+    with pytest.raises(DataError, match=f"not a sweep's results .*{reason}"):
+        load_run(tmp_path)
+
+
+def test_a_small_file_makes_no_huge_arrays(results, tmp_path):
+    path = tmp_path / "results.nc"
+    save_results(results, tmp_path)
+    with h5netcdf.File(path, "r+") as file:
+        file.dimensions["far"] = 2**40
+        file.create_variable("huge", ("far",), "f8", chunks=(2**20,), compression="gzip")
+    seal(path)
+    with pytest.raises(DataError, match=r"8,796,[\d,]* bytes unpacked"):
+        load_run(path)
 
 
 def test_atomic_writing_leaves_the_old_file_after_an_error(tmp_path):

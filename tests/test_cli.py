@@ -1,0 +1,72 @@
+"""What the programs make of text from outside: flags, names of files and columns."""
+
+import json
+import sys
+
+import pytest
+from test_programs import expect_usage_error, run
+
+from experiments import cli
+from implicit_accel import UserError
+
+HOSTILE = "<script>$x_&\x1b[31m\u202e"
+SMALL = ["--num_steps", "20", "--num_seeds", "1", "--learning_rates", "0.1", "--losses", "l2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 2**32), ("500 MiB", 500 * 2**20), ("1.5k", 1536), ("7", 7)]
+)
+def test_sizes_are_read(text, size):
+    assert cli.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "4TiB", "nan", "inf", "-1", "0", "1e-9", "4GiBGiB"])
+def test_bad_sizes_are_refused(text):
+    with pytest.raises(UserError, match="--memory_limit"):
+        cli.parse_bytes(text)
+
+
+def test_bad_items_are_refused():
+    assert cli.parse_items("f", [" 1", "2 "], int) == (1, 2)
+    for item in ("", "x", "1.5", "1" * 5000):
+        with pytest.raises(UserError, match=r"--f: .* is not a whole number"):
+            cli.parse_items("f", [item], int)
+
+
+def test_an_error_is_one_line_that_no_terminal_obeys(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program"])
+
+    def main():
+        raise UserError(f"{HOSTILE}\nsecond {'x' * 10**6}")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main, cli.FlagGroups(), "")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert line.startswith("error: <script>$x_&\ufffd[31m\ufffd second xxx")
+    assert len(line) < 4100
+
+
+def test_hostile_names_from_file_to_figure(tmp_path):
+    table = tmp_path / f"{HOSTILE}\udcff.csv"
+    rows = "\n".join(f"{i},{i * i % 7}" for i in range(30))
+    table.write_text(f"{HOSTILE},$\\frac\n{rows}\n", encoding="utf-8")
+    folder = tmp_path / "run\udcff"
+    asked = ["--dataset", "csv", "--csv_path", table, "--csv_target", "$\\frac", *SMALL]
+    result = run("sweep", *asked, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "\u202e" not in result.stdout + result.stderr
+    title = json.loads((folder / "config.json").read_text())["dataset"]["title"]
+    assert title == "<script>$x_&\ufffd[31m\ufffd\ufffd ($\\frac)"
+    drawn = run("plot", "--run", folder, "--formats", "svg")
+    assert drawn.returncode == 0, drawn.stderr
+    assert title in drawn.stdout
+    for figure in (folder / "figures").glob("*.svg"):
+        assert "<script" not in figure.read_text()
+
+
+def test_a_damaged_run_is_refused(tmp_path):
+    (tmp_path / "results.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(1000))
+    expect_usage_error(run("plot", "--run", tmp_path), "damaged", "--overwrite")
