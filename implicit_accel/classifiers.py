@@ -123,11 +123,9 @@ class TutorialCNN:
             )
         if len(self.channels) != 2:
             raise UserError(f"channels {self.channels}: give one number for each of 2 convolutions")
-        for what, value in (
-            *(("channels", c) for c in self.channels),
-            ("width", self.hidden_width),
-        ):
-            _check_count(what, value)
+        for channel in self.channels:
+            _check_count("channels", channel)
+        _check_count("hidden width", self.hidden_width)
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout {self.dropout:g}: it must be from 0 up and below 1")
 
