@@ -42,7 +42,7 @@ import numpy as np
 import xarray as xr
 from absl import flags
 
-from experiments import cli, sweep
+from experiments import cli
 from implicit_accel import download, shares
 from implicit_accel.datasets import _parse_gas, load_csv
 from implicit_accel.errors import UserError
@@ -194,6 +194,11 @@ def mutated(
         return bytes(content)
 
     return make
+
+
+def sweep_program() -> Any:
+    """The module with the sweep's flags: where other programs' flags are, it cannot be imported."""
+    return importlib.import_module("experiments.sweep")
 
 
 @functools.cache
@@ -409,6 +414,7 @@ def make_flags(rng: Random) -> list[str]:
 
 
 def read_flags(arguments: list[str]) -> None:
+    sweep = sweep_program()
     for name in _FORMS:
         if name in flags.FLAGS:
             flags.FLAGS[name].unparse()
@@ -520,6 +526,7 @@ def read_forged(content: bytes) -> None:
 
 @functools.cache
 def wanted() -> dict[str, Any]:
+    sweep = sweep_program()
     flags.FLAGS(["sweep"])
     return {"settings": sweep.settings_of(SweepConfig()), "dataset_fingerprint": "0" * 64}
 
@@ -562,7 +569,7 @@ def read_config_file(content: bytes) -> None:
     (folder() / "run").mkdir(exist_ok=True)
     on_disk("run/config.json", content)
     expected = wanted()
-    assert sweep.finished_run(folder() / "run", expected)
+    assert sweep_program().finished_run(folder() / "run", expected)
     stored = json.loads(content)["identity"]
     assert stored["settings"] == expected["settings"]
 
