@@ -243,8 +243,20 @@ class SweepConfig:
             ("optimizer", self.optimizers, Optimizer, None, "an Optimizer"),
             ("learning rate", self.learning_rates, real, (_LEAST, _LARGEST), "a number above 0"),
             ("weight decay", self.weight_decays, real, (0, _LARGEST), "a number >= 0"),
-            ("number of seeds", [self.num_seeds], whole, (1, 10**6), "from 1 to 10^6"),
-            ("number of steps", [self.num_steps], whole, (1, 2**31 - 2**20), "from 1 to about 2e9"),
+            (
+                "number of seeds",
+                [self.num_seeds],
+                whole,
+                (1, 10**6),
+                "a whole number >= 1, at most 10^6",
+            ),
+            (
+                "number of steps",
+                [self.num_steps],
+                whole,
+                (1, 2**31 - 2**20),
+                "a whole number from 1 to about 2e9",
+            ),
             ("first seed", [self.first_seed], whole, (0, 10**9), "from 0 to 10^9"),
             (
                 "records per decade",

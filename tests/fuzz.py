@@ -44,7 +44,7 @@ import numpy as np
 import xarray as xr
 from absl import flags
 
-from experiments import cli, sweep
+from experiments import cli
 from implicit_accel import download
 from implicit_accel.checkpoints import Checkpoints, Keeper
 from implicit_accel.datasets import _parse_gas, load_csv
@@ -202,6 +202,11 @@ def mutated(
         return bytes(content)
 
     return make
+
+
+def sweep_program() -> Any:
+    """The module with the sweep's flags: where other programs' flags are, it cannot be imported."""
+    return importlib.import_module("experiments.sweep")
 
 
 @functools.cache
@@ -417,6 +422,7 @@ def make_flags(rng: Random) -> list[str]:
 
 
 def read_flags(arguments: list[str]) -> None:
+    sweep = sweep_program()
     for name in _FORMS:
         if name in flags.FLAGS:
             flags.FLAGS[name].unparse()
@@ -528,6 +534,7 @@ def read_forged(content: bytes) -> None:
 
 @functools.cache
 def wanted() -> Identity:
+    sweep = sweep_program()
     flags.FLAGS(["sweep"])
     return Identity(sweep.settings_of(SweepConfig()), "0" * 64)
 

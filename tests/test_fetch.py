@@ -305,8 +305,8 @@ def test_a_broken_download_is_started_again_from_nothing(serve, tmp_path, monkey
         return read(file, names)
 
     monkeypatch.setattr(download, "_read_members", note)
-    longer = zip_bytes()[:-5] + os.urandom(5000)
-    url, requested = serve(send(longer, Content_Length="9000"), send(zip_bytes()))
+    longer = zip_bytes()[:-5] + os.urandom(300_000)
+    url, requested = serve(send(longer, Content_Length="400000"), send(zip_bytes()))
     download_into(url, tmp_path)
     assert received == [zip_bytes()]
     assert len(requested) == 2
