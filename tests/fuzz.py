@@ -75,12 +75,14 @@ class FuzzTarget:
         make: Makes an input from a random source.
         read: Reads it and asserts that what comes out is sound; raises UserError to refuse it.
         weight: Its share of the inputs, relative to the others'.
+        prepare: Called once before the bounds on time and memory are set.
     """
 
     name: str
     make: Callable[[Random], Any]
     read: Callable[[Any], None]
     weight: float = 1.0
+    prepare: Callable[[], object] = lambda: None
 
     def input(self, seed: int, number: int) -> Any:
         """The input of this number."""
@@ -676,7 +678,7 @@ TARGETS = [
                read_idx_file, 10),
     FuzzTarget("checkpoint",
                mutated(snapshot_files, [b"PK\x03\x04", b"\x93NUMPY", b"'shape': ", b"sha256:"]),
-               read_snapshot, 10),
+               read_snapshot, 10, prepare=lambda: load_snapshot(snapshot_files()[0])),
 ]  # fmt: skip
 
 
@@ -704,6 +706,8 @@ def work(targets: Sequence[FuzzTarget], seed: int, plan: dict[str, Any], board: 
     """The worker: tries inputs, prints failures, keeps where it is and what it has counted."""
     warnings.simplefilter("error")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also inside a C library
+    for index in {index for index, _, _ in plan["parts"]}:
+        targets[index].prepare()
     statm = Path("/proc/self/statm")
     if statm.exists():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
