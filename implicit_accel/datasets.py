@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.special
 
 from implicit_accel import fetch
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import DataError, NotHereError, UserError
 from implicit_accel.files import printable
 
 GAS_NAMES = {
@@ -160,7 +160,7 @@ def load_gas(
     gas_name: str = "ethanol",
     batches: Sequence[int] = GAS_BATCHES,
     data_dir: Path | str | None = None,
-    url: str = GAS_URL,
+    url: str | None = GAS_URL,
     cache_dir: Path | str | None = None,
     progress: fetch.Progress | None = None,
 ) -> Dataset:
@@ -178,7 +178,8 @@ def load_gas(
         gas_name: One of ``GAS_NAMES``.
         batches: Which of the batches 1 to 10 to take, in this order.
         data_dir: Folder with ``gas/batch1.dat`` or ``batch1.dat`` and so on, looked in first.
-        url: Address of the official zip archive, used where no folder has the files.
+        url: Address of the official zip archive, used where no folder has the files;
+            None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
         progress: Told how far a download is.
 
@@ -188,6 +189,7 @@ def load_gas(
     Raises:
         UserError: Unknown gas, bad batches, or a folder that does not exist.
         DataError: Missing, damaged or incomplete files, or a failed download.
+        NotHereError: The files are not here and there is to be no download.
     """
     if gas_name not in GAS_NAMES:
         raise UserError(f"gas_name {gas_name!r} is unknown; choose from {', '.join(GAS_NAMES)}.")
@@ -201,14 +203,14 @@ def load_gas(
             f"gas batches {list(batches)} are not usable; give one or more different whole numbers "
             "from 1 to 10, such as 1,2,3."
         )
-    archive = fetch.Archive("gas", tuple(map(_batch_file, GAS_BATCHES)), url, GAS_PAGE)
+    archive = fetch.Archive("gas", tuple(map(_batch_file, GAS_BATCHES)), url or GAS_URL, GAS_PAGE)
     folder = fetch.locate(
         archive,
         [_batch_file(batch) for batch in batches],
         data_dir=data_dir,
         cache_dir=cache_dir,
         advice="Or choose among the batches there are, such as --gas_batches 1,2,3.",
-    ) or _download(archive, _check_gas_archive, cache_dir, progress)
+    ) or _download(archive, _check_gas_archive, cache_dir, progress, allowed=url is not None)
 
     tables = {}
     for batch in batches:
@@ -241,7 +243,7 @@ def load_gas(
 def load_abalone(
     *,
     data_dir: Path | str | None = None,
-    url: str = ABALONE_URL,
+    url: str | None = ABALONE_URL,
     cache_dir: Path | str | None = None,
     progress: fetch.Progress | None = None,
 ) -> Dataset:
@@ -251,7 +253,8 @@ def load_abalone(
 
     Args:
         data_dir: Folder with ``abalone/abalone.data`` or ``abalone.data``, looked in first.
-        url: Address of the official zip archive, used where no folder has the file.
+        url: Address of the official zip archive, used where no folder has the file;
+            None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
         progress: Told how far a download is.
 
@@ -262,15 +265,16 @@ def load_abalone(
     Raises:
         UserError: A folder that does not exist.
         DataError: A missing, damaged or incomplete file, or a failed download.
+        NotHereError: The file is not here and there is to be no download.
     """
     name = "abalone.data"
-    archive = fetch.Archive("abalone", (name,), url, ABALONE_PAGE)
+    archive = fetch.Archive("abalone", (name,), url or ABALONE_URL, ABALONE_PAGE)
 
     def check(files: Mapping[str, bytes]) -> None:
         _parse_abalone(files[name], name)
 
     folder = fetch.locate(archive, [name], data_dir=data_dir, cache_dir=cache_dir) or _download(
-        archive, check, cache_dir, progress
+        archive, check, cache_dir, progress, allowed=url is not None
     )
     path = folder / name
     table = _parse_abalone(fetch.read_file(path), str(path))
@@ -402,7 +406,11 @@ def _download(
     check: Callable[[Mapping[str, bytes]], None],
     cache_dir: Path | str | None,
     progress: fetch.Progress | None,
+    *,
+    allowed: bool,
 ) -> Path:
+    if not allowed:
+        raise NotHereError(fetch.not_here(archive))
     # Imported where needed: a fifth of a second that most runs can do without.
     from implicit_accel.download import download
 

@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A data file is missing, damaged or unusable."""
+
+
+class NotHereError(DataError):
+    """A dataset is not on this machine, and downloading it was not allowed."""

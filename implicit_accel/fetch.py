@@ -146,6 +146,14 @@ def locate(
     return None
 
 
+def not_here(archive: Archive | FileSet) -> str:
+    """What to say when files are not on this machine and must not be downloaded."""
+    return (
+        f"{archive.folder}: its files are not on this machine. Get them from {archive.page} and "
+        f"put them in a folder {archive.folder}/ below --data_dir."
+    )
+
+
 def cache_folder(cache_dir: Path | str | None = None) -> Path:
     """Returns the folder that keeps downloaded files: ``cache_dir``, or the user's cache."""
     if cache_dir is None:

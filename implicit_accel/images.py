@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from implicit_accel import fetch
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import DataError, NotHereError, UserError
 
 NUM_CLASSES = 10
 
@@ -130,7 +130,7 @@ class ImageData:
 def load_mnist(
     *,
     data_dir: Path | str | None = None,
-    urls: tuple[str, ...] = MNIST_URLS,
+    urls: tuple[str, ...] | None = MNIST_URLS,
     cache_dir: Path | str | None = None,
     progress: fetch.Progress | None = None,
 ) -> ImageData:
@@ -142,7 +142,8 @@ def load_mnist(
     Args:
         data_dir: Folder with ``mnist/train-images-idx3-ubyte.gz`` and so on, looked in first. The
             files may also lie in it directly, and be unpacked, without the ``.gz``.
-        urls: Addresses below which the four files are, used in turn where no folder has them.
+        urls: Addresses below which the four files are, used in turn where no folder has them;
+            None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
         progress: Told how far a download is.
 
@@ -152,13 +153,16 @@ def load_mnist(
     Raises:
         UserError: A folder that does not exist.
         DataError: Missing, damaged or other files, or a failed download.
+        NotHereError: The files are not here and there is to be no download.
     """
     published = fetch.FileSet(
-        "mnist", tuple(f"{name}.gz" for name in MNIST_FILES), urls, MNIST_PAGE
+        "mnist", tuple(f"{name}.gz" for name in MNIST_FILES), urls or MNIST_URLS, MNIST_PAGE
     )
     folder = fetch.locate(
         published, list(MNIST_FILES), endings=_ENDINGS, data_dir=data_dir, cache_dir=cache_dir
     )
+    if folder is None and urls is None:
+        raise NotHereError(fetch.not_here(published))
     if folder is None:
         # Imported where needed: a fifth of a second that most runs can do without.
         from implicit_accel.download import download_files

@@ -223,20 +223,22 @@ _MAX_RATIO = 1100
 
 
 def save_results(results: xr.Dataset, folder: Path) -> Path:
-    """Writes ``results.nc`` into a folder, atomically; returns its path.
-
-    It is netCDF-4, compressed, and ends with the checksum that `load_run` asks for.
-    """
+    """Writes ``results.nc`` into a folder, atomically; returns its path."""
     path = folder / RESULTS_FILE
+    save_netcdf(results, path)
+    return path
+
+
+def save_netcdf(dataset: xr.Dataset, path: Path) -> None:
+    """Writes netCDF-4, compressed, with the checksum at its end that `load_netcdf` asks for."""
     encoding = {
         name: {"zlib": True, "complevel": 1, "shuffle": True}
-        for name in ("loss", "excess_loss", "held_out_loss")
-        if name in results
+        for name, variable in dataset.data_vars.items()
+        if variable.ndim > 2
     }
     with atomic_path(path) as temporary:
-        results.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
         seal(temporary)
-    return path
 
 
 def save_json(content: dict[str, Any], path: Path) -> None:
@@ -265,6 +267,22 @@ def load_run(folder: str | Path) -> xr.Dataset:
         path = path / RESULTS_FILE if path.is_dir() else path
         if not path.is_file():
             raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    results = load_netcdf(path)
+    reason = _unsound(results)
+    if reason:
+        raise DataError(f"{path}: not a sweep's results ({reason})")
+    return results
+
+
+def load_netcdf(path: Path) -> xr.Dataset:
+    """Reads into memory what `save_netcdf` wrote, and nothing else.
+
+    Raises:
+        DataError: If the file is damaged or another's.
+    """
+    try:
         size = path.stat().st_size
         if not is_sealed(path):
             raise DataError(
@@ -277,15 +295,11 @@ def load_run(folder: str | Path) -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as stored:
             if stored.nbytes > _MAX_RATIO * size:
                 raise DataError(f"{path}: not a sweep's results ({stored.nbytes:,} bytes unpacked)")
-            results = stored.load()
+            return stored.load()
     except DataError:
         raise
     except Exception as error:  # whatever h5netcdf, h5py and xarray raise
         raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
-    reason = _unsound(results)
-    if reason:
-        raise DataError(f"{path}: not a sweep's results ({reason})")
-    return results
 
 
 _CURVE = ("model", "learning_rate", "seed", "step")

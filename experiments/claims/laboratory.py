@@ -1,0 +1,138 @@
+"""Where claims are tested: datasets, scales, and results that are trained once and then reused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import xarray as xr
+
+from implicit_accel.datasets import Dataset, gas_like, load_abalone, load_gas
+from implicit_accel.errors import DataError, NotHereError
+from implicit_accel.grid import SweepConfig
+from implicit_accel.images import ImageData, load_mnist, mnist_like
+from implicit_accel.problems import Problem, make_problem
+from implicit_accel.results import load_netcdf, save_netcdf
+from implicit_accel.sweep import run_sweep
+
+_T = TypeVar("_T")
+
+# Part of what stored results are known by: raise it when the same configuration trains otherwise.
+_GENERATION = 1
+
+
+class Scale(StrEnum):
+    """How much is run."""
+
+    SMOKE = "smoke"
+    STANDARD = "standard"
+    PAPER = "paper"
+
+
+@dataclass
+class Laboratory:
+    """What a claim's experiment works with.
+
+    Attributes:
+        scale: How much is run.
+        folder: The claim's own folder.
+        shared: Where other claims' folders are: what they have trained is used again.
+        data_dir: Where the data may be.
+        download: Whether data may be downloaded.
+        log: Told what is done.
+        progress: Makes a function that is told (done, total) of something named.
+        trained: What was trained anew: names of files.
+    """
+
+    scale: Scale
+    folder: Path
+    shared: Path
+    data_dir: str | None = None
+    download: bool = False
+    log: Callable[[str], object] = lambda _: None
+    progress: Callable[[int, int], None] | None = None
+    trained: list[str] = field(default_factory=list)
+
+    def pick(self, smoke: _T, standard: _T, paper: _T) -> _T:
+        """The value for this scale."""
+        return {Scale.SMOKE: smoke, Scale.STANDARD: standard, Scale.PAPER: paper}[self.scale]
+
+    def gas(self) -> Dataset:
+        """The Ethanol data; the embedded stand-in, which says that it is one, without them."""
+        try:
+            if self.download:
+                return load_gas(data_dir=self.data_dir)
+            return load_gas(data_dir=self.data_dir, url=None)
+        except NotHereError:
+            return gas_like()
+
+    def abalone(self) -> Dataset | None:
+        """The Abalone data; None without them."""
+        try:
+            if self.download:
+                return load_abalone(data_dir=self.data_dir)
+            return load_abalone(data_dir=self.data_dir, url=None)
+        except NotHereError:
+            return None
+
+    def mnist(self) -> ImageData:
+        """MNIST; the generated stand-in, which says that it is one, without it."""
+        try:
+            if self.download:
+                return load_mnist(data_dir=self.data_dir)
+            return load_mnist(data_dir=self.data_dir, urls=None)
+        except NotHereError:
+            return mnist_like()
+
+    def problems(self, scaling: str = "standard") -> dict[str, Problem]:
+        """The regression problems there are, by the names that reports use.
+
+        Ethanol first (or only its stand-in, where the data are missing), Abalone if it is here, and
+        the stand-in beside the real data.
+        """
+        gas = self.gas()
+        found = {} if gas.is_stand_in else {"Ethanol": make_problem(gas, scaling=scaling)}
+        abalone = self.abalone()
+        if abalone is not None:
+            found["Abalone"] = make_problem(abalone, scaling=scaling)
+        found["stand-in"] = make_problem(gas_like(), scaling=scaling)
+        if gas.is_stand_in:  # then it takes Ethanol's place
+            found = {"stand-in": found.pop("stand-in")} | found
+        return found
+
+    def sweep(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
+        """A grid's results: trained, or read if any claim has trained them before."""
+        held_out = 0 if problem.held_out_features is None else len(problem.held_out_features)
+        key = f"{problem.fingerprint} {problem.scaling} {held_out} {len(problem.features)} {config}"
+
+        def train() -> xr.Dataset:
+            return run_sweep(problem, config, progress=self.progress)[0]
+
+        return self.stored("sweep", key, train)
+
+    def stored(self, name: str, key: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """A labelled dataset, made once for a key and read afterwards.
+
+        Args:
+            name: What its file's name begins with.
+            key: All that it depends on, as text.
+            make: Makes it.
+        """
+        known_by = f"{_GENERATION} {jax.default_backend()} {name} {key}"
+        code = hashlib.sha256(known_by.encode()).hexdigest()[:12]
+        file_name = f"{name}-{code}.nc"
+        for path in sorted(self.shared.glob(f"*/{file_name}")):
+            try:
+                return load_netcdf(path)
+            except DataError as error:
+                self.log(f"{error}: made again")
+        dataset = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_netcdf(dataset, self.folder / file_name)
+        self.trained.append(file_name)
+        return dataset
