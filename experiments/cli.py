@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import numpy as np
 import pandas as pd
 from absl import flags
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from experiments.stopping import Stopped, terminate
 from implicit_accel.errors import UserError
 from implicit_accel.files import printable
+from implicit_accel.runs import CHECKPOINTS_FOLDER
 from implicit_accel.statistics import bounded_speed_up
 
 EXIT_FAILURE = 1
@@ -177,6 +189,66 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar with the rate and the time left; it appears at the first report."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False, rate="")
+
+        def report(done: int, total: int | None) -> None:
+            speed = bar.tasks[task].speed
+            rate = f"{speed:,.0f}/s" if speed else ""
+            bar.update(task, completed=done, total=total, visible=True, rate=rate)
+
+        yield report
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and makes sure that it can be written; undoes what is empty on failure.
+
+    Raises:
+        UserError: If the folder cannot be made or written.
+        ProgramError: If writing fails later on.
+    """
+    made: list[Path] = []
+    try:
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        _remove_empty(made)
+        raise UserError(
+            f"--output_dir {folder}: cannot write there ({error.strerror}); choose another folder"
+        ) from None
+    try:
+        yield
+    except OSError as error:
+        raise ProgramError(
+            f"--output_dir {folder}: {error.strerror or error}. What was saved before is kept: "
+            "once it can be written again, the same command goes on from there"
+        ) from error
+    finally:
+        _remove_empty([folder / CHECKPOINTS_FOLDER, *made])
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def make_console(*, stderr: bool = False) -> Console:

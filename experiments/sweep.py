@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,21 +28,13 @@ import pandas as pd
 import xarray as xr
 from absl import flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from experiments import cli, cluster
 from experiments.stopping import StopRequest, watched_signals
 from implicit_accel.checkpoints import Keeper
 from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, remove_partial
 from implicit_accel.grid import (
     PRECISIONS,
     SweepConfig,
@@ -275,73 +266,13 @@ def load_dataset(console: Console) -> Dataset:
             raise UserError(f"--{flag} goes with --dataset gas, not {name}")
     if name == "gas_like":
         return gas_like()
-    with _bar(console, "downloading") as report:
+    with cli.progress_bar(console, "downloading") as report:
         if name == "abalone":
             return load_abalone(data_dir=_DATA_DIR.value, progress=report)
         batches = cli.parse_items("gas_batches", _GAS_BATCHES.value, int)
         return load_gas(
             gas_name=_GAS_NAME.value, batches=batches, data_dir=_DATA_DIR.value, progress=report
         )
-
-
-@contextlib.contextmanager
-def _bar(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar with the rate and the time left; it appears at the first report."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False, rate="")
-
-        def report(done: int, total: int | None) -> None:
-            speed = bar.tasks[task].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=total, visible=True, rate=rate)
-
-        yield report
-
-
-@contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder and makes sure that it can be written; undoes what is empty on failure.
-
-    Raises:
-        UserError: If the folder cannot be made or written.
-        ProgramError: If writing fails later on.
-    """
-    made: list[Path] = []
-    try:
-        made = [p for p in (folder, *folder.parents) if not p.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x")
-            file.flush()
-    except OSError as error:
-        _remove_empty(made)
-        raise UserError(
-            f"--output_dir {folder}: cannot write there ({error.strerror}); choose another folder"
-        ) from None
-    try:
-        yield
-    except OSError as error:
-        raise cli.ProgramError(
-            f"--output_dir {folder}: {error.strerror or error}. What was saved before is kept: "
-            "once it can be written again, the same command goes on from there"
-        ) from error
-    finally:
-        _remove_empty([folder / CHECKPOINTS_FOLDER, *made])
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def settings_of(config: SweepConfig) -> dict[str, Any]:
@@ -579,7 +510,7 @@ class Training:
                     self.folder.forget_replaced()
                 stop.obey(_GO_ON)
 
-            with _bar(self.log, what) as report:
+            with cli.progress_bar(self.log, what) as report:
                 train_plan(
                     self.plans[part],
                     share=share,
@@ -613,7 +544,8 @@ def show_finished(folder: RunFolder, title: str, console: Console) -> bool:
             raise
         console.print(f"{error}: put together again from the checkpoints")
         return False
-    with output_folder(folder.path):
+    with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
+        remove_partial(folder.path)
         table = report_results(results, folder.path)
     cli.print_summary(table, title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
@@ -647,7 +579,7 @@ def main() -> None:
     most = max(cli.num_cores(), _MOST_CPU_DEVICES)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or cli.num_cores(), most))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(output_folder(folder.path))
+        stack.enter_context(cli.output_folder(folder.path))
         compilations = stack.enter_context(counted_compilations())
         # Every process looks after the folder before any of them trains: `join` waits for all.
         with folder.locked(patience=cluster.PATIENCE if cluster.is_one_of_many() else 0):

@@ -128,19 +128,26 @@ class Keeper:
         checkpoints: Where they go.
         every: Seconds.
         wanted: Tells whether one is asked for now.
+        on_last: Whether the end of training is snapshotted.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, every: float, wanted: Callable[[], bool] = lambda: False
+        self,
+        checkpoints: Checkpoints,
+        every: float,
+        wanted: Callable[[], bool] = lambda: False,
+        *,
+        on_last: bool = True,
     ) -> None:
         self._checkpoints, self._every, self._wanted = checkpoints, every, wanted
+        self._on_last = on_last
         self._due = time.monotonic() + every
         self.num_saved = 0
 
     def __call__(self, take: Callable[[], Snapshot], is_last: bool) -> None:
         """Takes a snapshot if one is due."""
         before = time.monotonic()
-        if before < self._due and not is_last and not self._wanted():
+        if before < self._due and not (is_last and self._on_last) and not self._wanted():
             return
         self._checkpoints.save(take())
         self.num_saved += 1

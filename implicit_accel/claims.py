@@ -246,6 +246,8 @@ def compare(
             # A higher rate that diverges bounds the choice from above: that is no edge.
             if edge:
                 notes.append(f"the {who}'s best rate is the {edge} of the grid")
+    if not any(np.isfinite(s[mask]).any() for s, mask in zip(steps, usable, strict=True)):
+        return Effect(name, math.nan, note="neither reached the target")
     value, low, high = chosen_speed_up(
         steps[0], steps[1], num_steps=num_steps, usable=(usable[0], usable[1])
     )

@@ -335,6 +335,7 @@ def main() -> None:
     parser.add_argument("--terminations", type=int, default=20, help="SIGTERMs and SIGINTs")
     parser.add_argument("--others", type=int, default=8, help="repetitions of everything else")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", help="one scenario, by its name")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(Path(folder), arguments.seed)
@@ -352,6 +353,8 @@ def main() -> None:
         ]
         failures = 0
         for name, scenario in scenarios:
+            if arguments.only not in (None, name):
+                continue
             try:
                 scenario()
             except ChaosError as failure:

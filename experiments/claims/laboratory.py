@@ -12,18 +12,22 @@ from typing import TypeVar
 import jax
 import xarray as xr
 
+from implicit_accel.checkpoints import Checkpoints, Keeper
 from implicit_accel.datasets import Dataset, gas_like, load_abalone, load_gas
 from implicit_accel.errors import DataError, NotHereError
 from implicit_accel.grid import SweepConfig
 from implicit_accel.images import ImageData, load_mnist, mnist_like
 from implicit_accel.problems import Problem, make_problem
 from implicit_accel.results import load_netcdf, save_netcdf
-from implicit_accel.sweep import run_sweep
+from implicit_accel.sweep import assemble, plan_sweep, train_plan
 
 _T = TypeVar("_T")
 
 # Part of what stored results are known by: raise it when the same configuration trains otherwise.
 _GENERATION = 1
+
+# Seconds; a sweep of the paper's length takes hours.
+_CHECKPOINT_EVERY = 60.0
 
 
 class Scale(StrEnum):
@@ -111,7 +115,21 @@ class Laboratory:
         key = f"{problem.fingerprint} {problem.scaling} {held_out} {len(problem.features)} {config}"
 
         def train() -> xr.Dataset:
-            return run_sweep(problem, config, progress=self.progress)[0]
+            plan = plan_sweep(problem, config, platform=jax.default_backend())
+            code = hashlib.sha256(key.encode()).hexdigest()[:12]
+            unit = Checkpoints(self.folder / "checkpoints", f"sweep-{code}", key)
+            unit.folder.mkdir(parents=True, exist_ok=True)
+            sizes = [group.num_configurations for group in plan.groups]
+            trained, _ = train_plan(
+                plan,
+                progress=self.progress,
+                resume=unit.newest(plan.groups, sizes, config.precision),
+                after_segment=Keeper(unit, _CHECKPOINT_EVERY, on_last=False),
+            )
+            for path in unit.paths():
+                path.unlink()
+            unit.folder.rmdir()
+            return assemble(config, [(plan, trained)])
 
         return self.stored("sweep", key, train)
 

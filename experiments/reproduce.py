@@ -1,0 +1,167 @@
+r"""Tests the claims of the literature, each by an experiment that judges itself.
+
+    python -m experiments.reproduce
+    python -m experiments.reproduce --claims P3b,F2,S2
+    python -m experiments.reproduce --scale smoke
+
+The output folder gets a folder for every claim, REPORT.md and report.html, one page to read in a
+browser. What has been trained is used again: a second call redraws in seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import platform
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import cli
+from experiments.claims import acceleration
+from experiments.claims.laboratory import Laboratory, Scale
+from implicit_accel.claims import Claim
+from implicit_accel.errors import UserError
+from implicit_accel.report import (
+    MARKDOWN_FILE,
+    PAGE_FILE,
+    Entry,
+    load_finding,
+    save_finding,
+    verdict_rows,
+    write_report,
+)
+
+# In the order of the report.
+CLAIMS: tuple[Claim, ...] = (*acceleration.CLAIMS,)
+
+_GROUPS = cli.FlagGroups()
+_CLAIMS = flags.DEFINE_list(
+    "claims", ["all"], f"Which claims: {', '.join(claim.id for claim in CLAIMS)}; or all."
+)
+_SCALE = flags.DEFINE_enum_class(
+    "scale",
+    Scale.STANDARD,
+    Scale,
+    "smoke: minutes, shows that everything works, its verdicts mean nothing; standard: within an "
+    "hour on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "Where results and report go; unless given outputs/reproduction, with the scale behind it if "
+    "it is not standard.",
+)
+_GROUPS.add("What", _CLAIMS, _SCALE, _OUTPUT_DIR)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with the data files; else $IMPLICIT_ACCEL_DATA_DIR and the cache."
+)
+_DOWNLOAD = flags.DEFINE_bool(
+    "download", False, "Download what is missing. Without it, stand-ins take the place of data."
+)
+_GROUPS.add("Data", _DATA_DIR, _DOWNLOAD)
+
+
+def choose_claims() -> list[Claim]:
+    """The claims asked for, in the order of the report.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    known = {claim.id.lower(): claim for claim in CLAIMS}
+    wanted = [name.strip().lower() for name in _CLAIMS.value]
+    if wanted == ["all"]:
+        return list(CLAIMS)
+    for name in wanted:
+        if name not in known:
+            ids = ", ".join(claim.id for claim in CLAIMS)
+            raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
+    return [claim for claim in CLAIMS if claim.id.lower() in wanted]
+
+
+def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
+    """What the report says of itself."""
+    minutes = sum(entry.seconds for entry in entries) / 60
+    said = [
+        "Every claim has a criterion that was fixed before its results were looked at. Speed-ups "
+        "are ratios of steps to a target excess loss, each model at its own best learning rate; "
+        "intervals are 95 % over seeds and include the choice of the rate.",
+        f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
+        f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
+        f"{cli.num_cores()} cores); the experiments took {minutes:.0f} minutes in all.",
+    ]
+    if scale is Scale.SMOKE:
+        said.append(
+            "A smoke run shows that everything works. Its runs are far too short and too few: its "
+            "verdicts are not meaningful."
+        )
+    return said
+
+
+def examine(claim: Claim, folder: Path, log: Console) -> Entry:
+    """Runs a claim's experiment, as far as its results are not there, and writes its folder."""
+    scale = _SCALE.value
+    with cli.progress_bar(log, claim.id) as report:
+        lab = Laboratory(
+            scale=scale,
+            folder=folder / claim.id,
+            shared=folder,
+            data_dir=_DATA_DIR.value,
+            download=_DOWNLOAD.value,
+            log=log.print,
+            progress=report,
+        )
+        began = time.monotonic()
+        finding = claim.test(lab)
+        seconds = time.monotonic() - began
+    earlier = load_finding(claim, lab.folder, scale.value)
+    if not lab.trained and earlier is not None:
+        seconds = earlier.seconds
+    return save_finding(claim, finding, lab.folder, scale.value, seconds)
+
+
+def main() -> None:
+    """Tests, writes, prints."""
+    claims = choose_claims()
+    scale = _SCALE.value
+    suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
+    folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
+    jax.config.update("jax_num_cpu_devices", cli.num_cores())
+    console, log = cli.make_console(), cli.make_console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(cli.output_folder(folder))
+        for number, claim in enumerate(claims, 1):
+            began = time.monotonic()
+            entry = examine(claim, folder, log)
+            log.print(
+                f"{number:2d} of {len(claims)}  {claim.id:4s} {entry.finding.verdict.value:16s} "
+                f"{time.monotonic() - began:6.1f} s"
+            )
+        entries = []
+        for claim in CLAIMS:
+            stored = load_finding(claim, folder / claim.id, scale.value)
+            entries += [] if stored is None else [stored]
+        write_report(
+            entries,
+            folder,
+            title="When does depth accelerate? The claims and what became of them",
+            preamble=preamble(scale, entries),
+        )
+    chosen = {claim.id for claim in claims}
+    table = Table(title="Verdicts", title_justify="left")
+    for name in ("claim", "verdict", "effect [95 % interval]"):
+        table.add_column(name)
+    for row in verdict_rows([entry for entry in entries if entry.claim.id in chosen]):
+        table.add_row(row[0], row[2], row[3])
+    console.print(table)
+    if scale is Scale.SMOKE:
+        console.print("A smoke run: these verdicts are not meaningful.")
+    console.print(f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, a folder for each claim")
+
+
+if __name__ == "__main__":
+    cli.run(main, _GROUPS, __doc__ or "")

@@ -1,0 +1,342 @@
+"""The report on a set of claims, as Markdown and as one self-contained web page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from implicit_accel.claims import Claim, Effect, Finding, Verdict
+from implicit_accel.errors import DataError
+from implicit_accel.files import atomic_path
+from implicit_accel.results import save_json
+
+FINDING_FILE = "finding.json"
+MARKDOWN_FILE = "REPORT.md"
+PAGE_FILE = "report.html"
+
+_FORMAT = "implicit_accel finding 1"
+_BITMAP_DPI = 110
+
+_NUMBERS = ("value", "low", "high")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim with what was found, as the report shows it.
+
+    Attributes:
+        claim: The claim.
+        finding: What was found; its figures are not kept here.
+        figures: Files of the figures, the first beside the number.
+        seconds: What the experiment took when its results were made.
+    """
+
+    claim: Claim
+    finding: Finding
+    figures: tuple[Path, ...]
+    seconds: float
+
+
+def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
+    """Writes a claim's figures (PNG and PDF), tables (CSV) and finding into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for name, figure in finding.figures.items():
+        assert isinstance(figure, Figure)
+        for extension in ("png", "pdf"):
+            path = folder / f"{name}.{extension}"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=_BITMAP_DPI, format=extension)
+        figures.append(folder / f"{name}.png")
+    for title, table in finding.tables.items():
+        with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    stored = {
+        "format": _FORMAT,
+        "claim": claim.id,
+        "scale": scale,
+        "seconds": seconds,
+        "verdict": finding.verdict.value,
+        "effects": [_finite(asdict(effect)) for effect in finding.effects],
+        "summary": finding.summary,
+        "sensitivity": finding.sensitivity,
+        "caveats": list(finding.caveats),
+        "tables": {title: _json_table(table) for title, table in finding.tables.items()},
+        "figures": [path.name for path in figures],
+    }
+    save_json(stored, folder / FINDING_FILE)
+    return Entry(claim, finding, tuple(figures), seconds)
+
+
+def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
+    """Reads what `save_finding` wrote at this scale; None if there is nothing.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    path = folder / FINDING_FILE
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
+            return None
+        finding = Finding(
+            verdict=Verdict(stored["verdict"]),
+            effects=tuple(
+                Effect(
+                    str(effect["name"]),
+                    *(math.nan if effect[k] is None else float(effect[k]) for k in _NUMBERS),
+                    unit=str(effect["unit"]),
+                    note=str(effect["note"]),
+                )
+                for effect in stored["effects"]
+            ),
+            summary=str(stored["summary"]),
+            sensitivity=str(stored["sensitivity"]),
+            caveats=tuple(map(str, stored["caveats"])),
+            tables={
+                str(title): pd.DataFrame(table["data"], columns=table["columns"])
+                for title, table in stored["tables"].items()
+            },
+        )
+        figures = tuple(folder / Path(str(name)).name for name in stored["figures"])
+        seconds = float(stored["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it and run the claim again") from None
+    return Entry(claim, finding, tuple(f for f in figures if f.is_file()), seconds)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: None stands for NaN, a huge number for infinity."""
+    return {k: _json_number(v) if isinstance(v, float) else v for k, v in values.items()}
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else max(min(value, 1e308), -1e308)
+
+
+def _json_table(table: pd.DataFrame) -> dict[str, Any]:
+    rows = [
+        [_json_number(v) if isinstance(v, float) else v for v in row]
+        for row in table.to_numpy().tolist()
+    ]
+    return {"columns": list(map(str, table.columns)), "data": rows}
+
+
+def _file_name(title: str) -> str:
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
+    return "_".join(words)
+
+
+def write_report(
+    entries: Sequence[Entry], folder: Path, *, title: str, preamble: Sequence[str]
+) -> None:
+    """Writes ``REPORT.md`` and ``report.html`` into a folder, atomically.
+
+    Args:
+        entries: The claims, in order.
+        folder: The folder that the figures' folders are in.
+        title: Of the report.
+        preamble: Paragraphs that say what was run, when and on what.
+    """
+    for name, text in (
+        (MARKDOWN_FILE, markdown(entries, folder, title=title, preamble=preamble)),
+        (PAGE_FILE, page(entries, title=title, preamble=preamble)),
+    ):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def verdict_rows(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
+    """(id, statement, verdict, headline effect) of every claim."""
+    return [
+        (
+            e.claim.id,
+            e.claim.statement,
+            e.finding.verdict.value,
+            f"{e.finding.effects[0].name}: {e.finding.effects[0]}" if e.finding.effects else "",
+        )
+        for e in entries
+    ]
+
+
+_FIELDS = (
+    ("Source", lambda e: e.claim.source),
+    ("What we ran", lambda e: e.claim.setting),
+    ("Criterion", lambda e: e.claim.criterion),
+    ("What we saw", lambda e: e.finding.summary),
+    ("Sensitive to", lambda e: e.finding.sensitivity),
+)
+
+
+def markdown(entries: Sequence[Entry], folder: Path, *, title: str, preamble: Sequence[str]) -> str:
+    """The report as Markdown; figures by their paths below the folder."""
+    lines = [f"# {title}", "", *(line for text in preamble for line in (text, ""))]
+    lines += [
+        "| claim | statement | verdict | effect [95 % interval] |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| [{i}](#{i.lower()}) | {_cell(statement)} | **{verdict}** | {_cell(effect)} |"
+        for i, statement, verdict, effect in verdict_rows(entries)
+    ]
+    for entry in entries:
+        lines += ["", f"## {entry.claim.id}", "", f"**{_text(entry.claim.statement)}**", ""]
+        lines += [f"Verdict: **{entry.finding.verdict.value}**.", ""]
+        for name, value in _FIELDS:
+            if value(entry):
+                lines += [f"*{name}.* {_text(value(entry))}", ""]
+        lines += [f"* {_text(caveat)}" for caveat in entry.finding.caveats]
+        lines += [""] if entry.finding.caveats else []
+        for path in entry.figures:
+            shown = path.relative_to(folder).as_posix()
+            lines += [f"![{entry.claim.id}: {path.stem.replace('_', ' ')}]({shown})", ""]
+        for name, table in entry.finding.tables.items():
+            lines += [f"{_text(name)}:", ""]
+            lines += ["| " + " | ".join(map(_cell, table.columns)) + " |"]
+            lines += ["|" + " --- |" * len(table.columns)]
+            lines += [
+                "| " + " | ".join(map(_cell, row)) + " |" for row in table.to_numpy().tolist()
+            ]
+            lines += [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _text(value: object) -> str:
+    """Text that Markdown shows as it is."""
+    shown = _shown(value).replace("\\", "\\\\")
+    for mark in "*_`<[":
+        shown = shown.replace(mark, "\\" + mark)
+    return shown.replace("\n", " ")
+
+
+def _cell(value: object) -> str:
+    return _text(value).replace("|", "\\|")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #57606a;
+  --line: #d0d7de; --card: #f6f8fa; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --soft: #9198a1;
+  --line: #30363d; --card: #161b22; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem clamp(0.8rem, 4vw, 3rem); max-width: 76rem;
+  font: 1rem/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+h1 { line-height: 1.2; } h2 { margin: 2.5rem 0 0.3rem; border-top: 1px solid var(--line);
+  padding-top: 1.2rem; }
+a { color: inherit; } .soft { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 0;
+  border-bottom: 1px solid var(--line); }
+.verdict { display: inline-block; white-space: nowrap; padding: 0 0.5em; border-radius: 1em;
+  font-size: 0.88em; color: #fff; background: #57606a; }
+.reproduced { background: #116329; } .partly { background: #7d4e00; }
+.not-reproduced { background: #a40e26; }
+.claim { display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 1fr); }
+@media (min-width: 60rem) { .claim { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); } }
+.number { font-size: 1.7rem; font-weight: 600; line-height: 1.2; overflow-wrap: anywhere; }
+figure { margin: 0 0 1rem; } img { max-width: 100%; height: auto; background: #fff;
+  border: 1px solid var(--line); border-radius: 4px; }
+dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }
+details { margin: 0.8rem 0; } summary { cursor: pointer; }
+"""
+
+
+def page(entries: Sequence[Entry], *, title: str, preamble: Sequence[str]) -> str:
+    """The report as one web page that needs no other file; whatever it shows is escaped."""
+    rows = "".join(
+        f'<tr><td><a href="#{_attribute(i)}">{_safe(i)}</a></td><td>{_safe(statement)}</td>'
+        f"<td>{_badge(verdict)}</td><td>{_safe(effect)}</td></tr>"
+        for i, statement, verdict, effect in verdict_rows(entries)
+    )
+    sections = "".join(_section(entry) for entry in entries)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{_safe(title)}</h1>"
+        + "".join(f'<p class="soft">{_safe(text)}</p>' for text in preamble)
+        + '<div class="scroll"><table><thead><tr><th>claim</th><th>statement</th><th>verdict</th>'
+        f"<th>effect [95 % interval]</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"{sections}</body></html>\n"
+    )
+
+
+def _section(entry: Entry) -> str:
+    claim, finding = entry.claim, entry.finding
+    number = ""
+    if finding.effects:
+        effect = finding.effects[0]
+        number = (
+            f'<div class="number">{_safe(effect)}</div><div class="soft">{_safe(effect.name)}'
+            + (f"<br>{_safe(effect.note)}" if effect.note else "")
+            + "</div>"
+        )
+    facts = "".join(
+        f"<dt>{_safe(name)}</dt><dd>{_safe(value(entry))}</dd>"
+        for name, value in _FIELDS
+        if value(entry)
+    )
+    caveats = "".join(f"<li>{_safe(caveat)}</li>" for caveat in finding.caveats)
+    figures = "".join(
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" '
+        f'alt="{_attribute(claim.id)}: {_attribute(path.stem.replace("_", " "))}"></figure>'
+        for path in entry.figures
+    )
+    tables = "".join(
+        f"<details><summary>{_safe(name)}</summary>{_table(table)}</details>"
+        for name, table in finding.tables.items()
+    )
+    return (
+        f'<h2 id="{_attribute(claim.id)}">{_safe(claim.id)} {_badge(finding.verdict.value)}</h2>'
+        f"<p><strong>{_safe(claim.statement)}</strong></p>"
+        f'<div class="claim"><div>{number}<dl>{facts}</dl>'
+        + (f"<ul>{caveats}</ul>" if caveats else "")
+        + f"</div><div>{figures}</div></div>{tables}"
+    )
+
+
+def _table(table: pd.DataFrame) -> str:
+    head = "".join(f"<th>{_safe(c)}</th>" for c in table.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_safe(_shown(v))}</td>" for v in row) + "</tr>"
+        for row in table.to_numpy().tolist()
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )
+
+
+def _badge(verdict: str) -> str:
+    return f'<span class="verdict {_attribute(verdict.replace(" ", "-"))}">{_safe(verdict)}</span>'
+
+
+def _safe(value: object) -> str:
+    return html.escape(str(value), quote=False)
+
+
+def _attribute(value: str) -> str:
+    return html.escape(value, quote=True)
+
+
+def counts(entries: Sequence[Entry]) -> Mapping[str, int]:
+    """How many claims got each verdict."""
+    return {v.value: sum(e.finding.verdict == v for e in entries) for v in Verdict}

@@ -1,0 +1,188 @@
+"""Criteria and intervals: a planted effect is found, a planted absence is not made one."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from test_statistics import INF, NAN, made
+
+from implicit_accel import DataError, UserError
+from implicit_accel.claims import (
+    Claim,
+    Effect,
+    Finding,
+    Verdict,
+    above,
+    below,
+    chosen_speed_up,
+    compare,
+    together,
+    within,
+)
+from implicit_accel.report import load_finding, page, save_finding, write_report
+
+YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (above(Effect("e", 2, 1.5, 2.5), 1), YES),
+        (above(Effect("e", 2, 0.9, 2.5), 1), PARTLY),
+        (above(Effect("e", 0.5, 0.4, 0.9), 1), NO),
+        (above(Effect("e", 2), 1), YES),
+        (above(Effect("e", NAN), 1), NO),
+        (below(Effect("e", 0.5, 0.4, 0.9), 1), YES),
+        (below(Effect("e", 0.9, 0.8, 1.1), 1), PARTLY),
+        (below(Effect("e", 2, 1.5, 2.5), 1), NO),
+        (below(Effect("e", 1), 1), NO),
+        (within(Effect("e", 1, 0.9, 1.1), 0.8, 1.25), YES),
+        (within(Effect("e", 1.2, 1.1, 1.4), 0.8, 1.25), PARTLY),
+        (within(Effect("e", 2, 1.5, 2.5), 0.8, 1.25), NO),
+        (together([YES, YES]), YES),
+        (together([YES, NO]), PARTLY),
+        (together([PARTLY, PARTLY]), PARTLY),
+        (together([NO, Verdict.NOT_TESTED]), NO),
+        (together([]), Verdict.NOT_TESTED),
+    ],
+)
+def test_a_verdict_follows_from_its_criterion(judged, expected):
+    assert judged == expected
+
+
+def planted(rng, ratio, *, seeds=10, rates=9, spread=0.15):
+    """Steps to a target of two models whose medians at their best rates have this ratio.
+
+    A valley over the learning rates, each model's at another place, times noise over seeds.
+    """
+    distance = np.abs(np.arange(rates)[:, None] - np.array([[3, 5]])).T
+    medians = np.array([[1000.0], [1000.0 / ratio]]) * 1.6**distance
+    return medians[:, :, None] * np.exp(spread * rng.standard_normal((2, rates, seeds)))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 0.4])
+def test_intervals_cover_a_planted_effect(ratio):
+    """95 % intervals; with ten seeds a percentile bootstrap of medians may fall a little short."""
+    covered = 0
+    for draw in range(200):
+        base, model = planted(np.random.default_rng(draw), ratio)
+        _, low, high = chosen_speed_up(base, model, num_steps=10**6, seed=draw)
+        covered += low <= ratio <= high
+    assert covered >= 180
+
+
+def test_a_planted_absence_is_rarely_called_an_effect():
+    verdicts = []
+    for draw in range(200):
+        base, model = planted(np.random.default_rng(1000 + draw), 1.0)
+        effect = Effect("none", *chosen_speed_up(base, model, num_steps=10**6, seed=draw))
+        verdicts.append((above(effect, 1.0), below(effect, 1.0)))
+    # Each side errs in 2.5 % of the draws if the intervals are right; 10 of 200 is 5 %.
+    for side in zip(*verdicts, strict=True):
+        assert side.count(YES) <= 10
+    # A real effect of the same size of sample is found nearly always.
+    found = 0
+    for draw in range(100):
+        base, model = planted(np.random.default_rng(2000 + draw), 1.5)
+        effect = Effect("some", *chosen_speed_up(base, model, num_steps=10**6, seed=draw))
+        found += above(effect, 1.0) == YES
+    assert found >= 95
+
+
+def test_comparison_at_each_models_own_best_rate():
+    steps = [[[100, 110, 120], [200, 210, 220], [INF] * 3], [[60, 70, 80], [10, 11, 12], [5] * 3]]
+    diverged = [[[NAN] * 3] * 3, [[NAN] * 3, [NAN] * 3, [NAN, NAN, NAN]]]
+    results = made(steps, np.full((2, 3, 3), 0.01), diverged=diverged)
+    effect = compare(results, 1, 0, name="deep")
+    assert effect.value == pytest.approx(110 / 5)
+    assert "the model's best rate is the highest of the grid" in effect.note
+    assert "the baseline's best rate is the lowest" in effect.note
+
+
+def test_rates_at_which_runs_are_lost_are_not_chosen():
+    steps = [[[100, 110, 120]] * 2, [[60, 70, 80], [1, 1, INF]]]
+    diverged = [[[NAN] * 3] * 2, [[NAN] * 3, [NAN, NAN, 7]]]
+    results = made(steps, np.full((2, 2, 3), 0.01), diverged=diverged)
+    assert compare(results, 1, 0, name="deep").value == pytest.approx(110 / 70)
+
+
+def test_what_never_arrives_is_a_bound_and_neither_is_nothing():
+    never = [[[INF] * 3] * 2, [[50] * 3] * 2]
+    results = made(never, np.full((2, 2, 3), 0.5))
+    effect = compare(results, 1, 0, name="deep")
+    assert effect.value == pytest.approx(1000 / 50)
+    assert "the baseline never reached the target: a bound" in effect.note
+    neither = made(np.full((2, 2, 3), INF), np.full((2, 2, 3), 0.5))
+    effect = compare(neither, 1, 0, name="deep")
+    assert math.isnan(effect.value)
+    assert above(effect, 1) == NO
+
+
+def claim(**changes) -> Claim:
+    values = {
+        "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",
+        "setting": "none", "criterion": "any", "test": lambda _: None,
+    }  # fmt: skip
+    return Claim(**(values | changes))
+
+
+def finding() -> Finding:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    return Finding(
+        PARTLY,
+        (Effect("speed-up <i>", 2.0, 1.5, NAN, note="a & b"), Effect("none", NAN)),
+        summary='<script>alert("x")</script>', sensitivity="*much*", caveats=("<img src=x>",),
+        tables={"A <table>": pd.DataFrame({"n<a>me": ["<td>", "b|c"], "v": [1.5, NAN]})},
+        figures={"a_figure": figure},
+    )  # fmt: skip
+
+
+def test_findings_are_stored_and_read_back(tmp_path):
+    saved = save_finding(claim(), finding(), tmp_path / "X1", "standard", 3.5)
+    loaded = load_finding(claim(), tmp_path / "X1", "standard")
+    assert loaded is not None
+    assert (loaded.seconds, loaded.figures) == (3.5, saved.figures)
+    assert loaded.finding.verdict == PARTLY
+    for a, b in zip(loaded.finding.effects, saved.finding.effects, strict=True):
+        np.testing.assert_equal(dataclasses.asdict(a), dataclasses.asdict(b))
+    assert loaded.finding.tables["A <table>"].iloc[0].tolist() == ["<td>", 1.5]
+    assert load_finding(claim(), tmp_path / "X1", "smoke") is None
+    assert load_finding(claim(id="X2"), tmp_path / "X1", "standard") is None
+    assert load_finding(claim(), tmp_path / "nowhere", "standard") is None
+    for damaged in ("", "[]", "{", '{"format": "implicit_accel finding 1"}'):
+        (tmp_path / "X1" / "finding.json").write_text(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            load_finding(claim(), tmp_path / "X1", "standard")
+
+
+def test_reports_show_everything_as_text(tmp_path):
+    entry = save_finding(claim(), finding(), tmp_path / "X1", "standard", 3.5)
+    write_report([entry], tmp_path, title="All <claims>", preamble=["One & two."])
+    text = (tmp_path / "report.html").read_text()
+    for raw in ("<script", "<b>", "<i>", "<img src=x>", "<td><td>", "<table>&gt;", "<claims>"):
+        assert raw not in text
+    assert "&lt;script&gt;" in text
+    assert text.count("data:image/png;base64,") == 1
+    assert "http" not in text.replace("http-equiv", "")  # nothing is loaded from elsewhere
+    markdown = (tmp_path / "REPORT.md").read_text()
+    assert "Depth \\<b>helps\\</b> \\| always." in markdown
+    assert "![X1: a figure](X1/a_figure.png)" in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("| [X1]")]
+    assert rows == [
+        "| [X1](#x1) | Depth \\<b>helps\\</b> \\| always. | **partly** | speed-up \\<i>: 2× |"
+    ]
+
+
+def test_an_empty_report_and_hostile_ids(tmp_path):
+    assert "<tbody></tbody>" in page([], title="t", preamble=[])
+    entry = save_finding(claim(id='"><script>'), finding(), tmp_path, "standard", 0)
+    assert "<script" not in page([entry], title="t", preamble=[])
+
+
+def test_claims_say_what_they_are():
+    with pytest.raises(UserError, match="criterion is empty"):
+        claim(criterion=" ")
