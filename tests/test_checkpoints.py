@@ -33,7 +33,11 @@ def config(**changes) -> SweepConfig:
 
 @pytest.fixture(scope="module")
 def problem():
-    return random_problem(np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    problem = random_problem(rng)
+    shapes = ((5, problem.num_features), (5, problem.num_outputs))
+    held_out = [rng.standard_normal(shape) for shape in shapes]
+    return dataclasses.replace(problem, held_out_features=held_out[0], held_out_targets=held_out[1])
 
 
 @pytest.fixture(scope="module")
