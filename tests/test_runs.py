@@ -164,7 +164,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize(("aside", "back"), itertools.product(range(6), (0, 1, 2, 4)))
+@pytest.mark.parametrize(("aside", "back"), [*itertools.product(range(6), (0, 1, 2, 4))])
 def test_a_move_broken_off_anywhere_loses_nothing(tmp_path, monkeypatch, aside, back, begun):
     """Killed after so many renamings of setting aside, and after so many of putting back."""
     folder = write_run(tmp_path / "run", identity(), begun=begun)
