@@ -1,0 +1,23 @@
+"""What the documents say is there, is there."""
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_every_test_that_a_promise_names_exists():
+    there = set()
+    for path in (REPOSITORY / "tests").glob("test_*.py"):
+        there |= {path.stem, *re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    text = (REPOSITORY / "docs" / "trust.md").read_text()
+    named = set(re.findall(r"\btest_\w+", text))
+    assert len(named) > 40
+    assert named - there == set()
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
