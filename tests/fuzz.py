@@ -458,6 +458,7 @@ def small_results() -> xr.Dataset:
             "steps_to_target": (run, steps), "divergence_step": (run, diverged),
             "optimum": ("model", [1.0, 1.0]), "zero_loss": ("model", [2.0, 2.0]),
             "target": ("model", [0.1, 0.1]),
+            "resolution": ("model", [1e-7, 1e-7]),
         },
         {
             "learning_rate": [0.1, 0.2], "seed": [0, 1, 2], "step": [0, 1, 10, 100],
