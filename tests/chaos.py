@@ -36,19 +36,17 @@ COMMAND = (
 
 
 def start(folder: Path, *more: str, file_limit: int | None = None) -> subprocess.Popen[str]:
-    def limit() -> None:
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "experiments.sweep", *COMMAND, *more, "--output_dir", str(folder)],
         env=os.environ | {"PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
     )
+    if file_limit is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    return process
 
 
 class ChaosError(Exception):
@@ -275,7 +273,9 @@ class Chaos:
         process = start(folder)
         self.until(process, lambda: self.newest(folder) >= 3)
         process.kill()
-        finish(start(folder), 0, "going on")
+        after = start(folder)
+        process.communicate()
+        finish(after, 0, "going on")
         self.same(folder)
         self.counts["lock of a killed owner: free at once"] += 1
 
