@@ -207,6 +207,25 @@ def chosen_speed_up(
 _MOST_DIVERGED = 0.1
 
 
+def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
+    """The first recorded steps whose excess loss is a share of the zero map's or less.
+
+    As exact as the records are dense, unlike a sweep's own steps to its target.
+
+    Args:
+        results: A sweep's.
+        model: Number of the model.
+        share: Of the zero map's excess loss.
+
+    Returns:
+        (learning_rate, seed) steps, inf where a run does not get there.
+    """
+    level = share * float(results["zero_loss"][model] - results["optimum"][model])
+    below = results["excess_loss"].values[model] <= level
+    steps = results["step"].values
+    return np.where(below.any(axis=-1), steps[np.argmax(below, axis=-1)], np.inf)
+
+
 def compare(
     results: xr.Dataset,
     model: int,
@@ -214,6 +233,7 @@ def compare(
     *,
     name: str,
     base_results: xr.Dataset | None = None,
+    share: float | None = None,
 ) -> Effect:
     """The speed-up of a model over another, each at its own best learning rate.
 
@@ -223,6 +243,8 @@ def compare(
         base: Number of the model compared with.
         name: Of the effect.
         base_results: Where that one is, if in another sweep (with as many steps).
+        share: The target, as a share of the zero map's excess loss (see `steps_to_level`), if it
+            is not the sweep's own.
 
     Returns:
         The effect. Its note says what makes it a bound, whether a rate lay at the edge of the
@@ -232,7 +254,7 @@ def compare(
     num_steps = int(results.attrs["num_steps"])
     steps, usable, notes = [], [], []
     for (run, m), who in zip(sides, ("baseline", "model"), strict=True):
-        values = sound_steps(run)[m]
+        values = sound_steps(run)[m] if share is None else steps_to_level(run, m, share)
         lost = np.isfinite(run["divergence_step"].values[m]) & ~np.isfinite(values)
         mask = lost.mean(axis=1) <= _MOST_DIVERGED
         steps.append(values)
