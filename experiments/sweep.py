@@ -308,16 +308,15 @@ def choose_folder(identity: Identity) -> RunFolder:
     }  # fmt: skip
     if dataset == "gas":
         usual |= {"gas_name": "ethanol", "gas_batches": list(range(1, 11))}
-    candidates = []
-    if not Identity(usual, identity.dataset_fingerprint).differences(identity):
-        candidates.append(RunFolder(outputs / dataset))
-    candidates += [RunFolder(path) for path in sorted(outputs.glob(f"{dataset}-*"))]
-    for folder in candidates:
-        stored = folder.stored()
-        if stored is None and not folder.path.exists():
-            return folder
+    plain = RunFolder(outputs / dataset)
+    if not Identity(usual, identity.dataset_fingerprint).differences(identity) and (
+        (stored := plain.stored()) is None or not stored.differences(identity)
+    ):
+        return plain
+    for path in sorted(outputs.glob(f"{dataset}-*")):
+        stored = RunFolder(path).stored()
         if stored is not None and not stored.differences(identity):
-            return folder
+            return RunFolder(path)
     return RunFolder(outputs / f"{dataset}-{identity.code()}")
 
 
