@@ -8,6 +8,7 @@ import numbers
 import sys
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 
@@ -58,12 +59,13 @@ class Target:
         """
         relative = text.endswith("%")
         try:
-            value = float(text.removesuffix("%"))
-        except ValueError:
+            number = Decimal(text.removesuffix("%"))
+            value = float(number / 100 if relative else number)
+        except (ArithmeticError, ValueError):
             raise UserError(
                 f"target {text!r}: write an excess loss like 1e-5, or a share like 10%"
             ) from None
-        return cls(value / 100, True) if relative else cls(value)
+        return cls(value, relative)
 
     def absolute(self, zero_excess: float) -> float:
         """The target as an excess loss, for a problem whose zero map has this excess loss."""
@@ -71,12 +73,12 @@ class Target:
 
     def __str__(self) -> str:
         """As `parse` reads it."""
+        text = shortest(self.value)
         if not self.relative:
-            return shortest(self.value)
-        # 100 times the value is rounded: its neighbour may be what gives the value back.
-        percent = 100 * self.value
-        near = (f"{percent:g}", *(shortest(math.nextafter(percent, w)) for w in (percent, 0, 1e3)))
-        return next((t for t in near if float(t) / 100 == self.value), near[1]) + "%"
+            return text
+        # In decimals: 100 times the binary number would be rounded.
+        percent = (Decimal(text) * 100).normalize()
+        return (f"{percent:f}" if percent > Decimal("1e-4") else str(percent).lower()) + "%"
 
 
 def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:

@@ -155,8 +155,9 @@ def load_mnist(
         DataError: Missing, damaged or other files, or a failed download.
         NotHereError: The files are not here and there is to be no download.
     """
+    addresses = MNIST_URLS if urls is None else urls
     published = fetch.FileSet(
-        "mnist", tuple(f"{name}.gz" for name in MNIST_FILES), urls or MNIST_URLS, MNIST_PAGE
+        "mnist", tuple(f"{name}.gz" for name in MNIST_FILES), addresses, MNIST_PAGE
     )
     folder = fetch.locate(
         published, list(MNIST_FILES), endings=_ENDINGS, data_dir=data_dir, cache_dir=cache_dir

@@ -216,10 +216,10 @@ class RunFolder:
     def finished(self) -> Identity | None:
         """The identity of the finished run in the folder; None if there is none."""
         stored = self._read_json(self.path / CONFIG_FILE)
-        if not (self.path / RESULTS_FILE).is_file():
-            return None
         try:
-            return Identity.of(stored["identity"]) if stored["format"] == FORMAT else None
+            if stored["format"] != FORMAT or not (self.path / RESULTS_FILE).is_file():
+                return None
+            return Identity.of(stored["identity"])
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -320,6 +320,11 @@ class RunFolder:
         try:
             yield
         finally:
+            # Where nothing came of it, no trace stays. Whoever waits for the lock sees that its file
+            # has no name any more, and begins again.
+            path = self.path / name
+            if [p.name for p in path.parent.iterdir()] == [path.name]:
+                path.unlink()
             lock.release()
 
     def settle(self, wanted: Identity, *, overwrite: bool) -> None:
