@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import xarray as xr
 
 from implicit_accel.errors import UserError
 from implicit_accel.statistics import sound_steps
+
+_RESAMPLES = 1000
 
 
 class Verdict(StrEnum):
@@ -105,6 +108,40 @@ def _ends(effect: Effect) -> tuple[float, float]:
     return low, high
 
 
+def median_of(name: str, values: np.ndarray, *, unit: str = "×", note: str = "") -> Effect:
+    """The median over seeds, with the percentile bootstrap's 95 % interval.
+
+    Args:
+        name: Of the effect.
+        values: One per seed; infinities are allowed (a run that never arrives).
+        unit: Behind the number.
+        note: What else must be known.
+    """
+    values = np.asarray(values, float)
+    value = float(np.median(values))
+    if len(values) < 2:
+        return Effect(name, value, unit=unit, note=note)
+    rng = np.random.default_rng(0)
+    medians = np.median(values[rng.integers(len(values), size=(_RESAMPLES, len(values)))], axis=1)
+    # Drawn values: between a number and infinity there is no interpolating.
+    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
+    return Effect(name, value, float(low), float(high), unit=unit, note=note)
+
+
+def share_of(name: str, happened: np.ndarray, *, note: str = "") -> Effect:
+    """How often something happened, in per cent, with Wilson's 95 % interval.
+
+    Args:
+        name: Of the effect.
+        happened: Booleans, one per seed.
+        note: What else must be known.
+    """
+    test = scipy.stats.binomtest(int(np.sum(happened)), len(happened))
+    interval = test.proportion_ci(method="wilson")
+    low, high = 100 * interval.low, 100 * interval.high
+    return Effect(name, 100 * float(np.mean(happened)), low, high, unit=" %", note=note)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What an experiment showed.
@@ -156,9 +193,6 @@ class Claim:
         for name in ("id", "statement", "source", "setting", "criterion"):
             if not getattr(self, name).strip():
                 raise UserError(f"claim {self.id}: {name} is empty")
-
-
-_RESAMPLES = 1000
 
 
 def chosen_speed_up(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from implicit_accel.claims import Effect
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.statistics import (
     best_learning_rates,
@@ -298,6 +299,117 @@ def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     return _figure(
         results, "How many times fewer steps than one layer", draw, panel_size=(4.4, 2.6)
     )
+
+
+def plot_effects(
+    series: Mapping[str, Sequence[Effect]],
+    *,
+    title: str,
+    xlabel: str,
+    reference: float = 1.0,
+    log: bool = True,
+) -> Figure:
+    """Effects with their 95 % intervals, one row each: a forest plot.
+
+    Args:
+        series: Label → effects, as many in each; those at one position share a row, which has the
+            first one's name.
+        title: Of the figure.
+        xlabel: What the effects measure.
+        reference: Where a line marks "no effect".
+        log: Whether the axis is logarithmic; effects that are not above 0 are then left out.
+
+    Returns:
+        The figure.
+    """
+    columns = [list(effects) for effects in series.values()]
+    names = [effect.name for effect in columns[0]]
+    figure = Figure(figsize=(7.6, 1.3 + 0.19 * len(names) * (1 + len(columns))))
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    ax.axvline(reference, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+    if log:
+        ax.set_xscale("log")
+    shown = [reference]
+    for number, (label, effects) in enumerate(zip(series, columns, strict=True)):
+        colour = _COLOURS[number % len(_COLOURS)]
+        places = np.arange(len(effects)) + (number - (len(columns) - 1) / 2) * 0.62 / len(columns)
+        values = np.array([effect.value for effect in effects], float)
+        ends = np.array([(effect.low, effect.high) for effect in effects], float)
+        drawn = np.isfinite(values) & ((values > 0) | (not log))
+        ax.plot(values[drawn], places[drawn], "o", color=colour, markersize=4.5, label=label)
+        sound = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
+        ax.hlines(places[sound], *ends[sound].T, color=colour, linewidth=1.6)
+        shown += [*values[drawn], *ends[sound].ravel()]
+    low, high = min(shown), max(shown)
+    if log:
+        ax.set_xlim(low / 1.25, high * 1.25)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 80 * low else (1,)))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(True, axis="x", alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel(xlabel)
+    if len(columns) > 1:
+        _legend(ax)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Curves on logarithmic axes: medians over runs, with their quartiles as bands.
+
+    Args:
+        panels: Title → label → (x, curves), with x of shape (T,) and curves (runs, T). What is not
+            finite or not above 0 is left out.
+        title: Of the figure.
+        xlabel: Below every panel.
+        ylabel: Beside the first panel of a row.
+
+    Returns:
+        The figure.
+    """
+    columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.0 * columns + 0.4, 3.2 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for place, ax in enumerate(axes.ravel()):
+        if place >= len(panels):
+            ax.set_visible(False)
+            continue
+        name = list(panels)[place]
+        everywhere = []
+        for position, (label, (x, curves)) in enumerate(panels[name].items()):
+            sound = np.where(np.isfinite(curves), curves, np.inf)
+            low, middle, high = _band(np.asarray(sound, float))
+            drawn = (x > 0) & (middle > 0) & np.isfinite(middle)
+            style = _style(position)
+            low, middle, high = (np.where(drawn, c, np.nan) for c in (low, middle, high))
+            ax.plot(x, middle, label=label, **style)
+            ax.fill_between(
+                x, low, np.minimum(high, 1e300), alpha=0.2, linewidth=0, color=style["color"]
+            )
+            everywhere.append(x[x > 0])
+        _log_axes(ax, np.concatenate(everywhere))
+        ax.set_title(name, fontsize=10)
+        ax.grid(True, which="major", alpha=0.25, linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_xlabel(xlabel)
+        if place % columns == 0:
+            ax.set_ylabel(ylabel)
+        _legend(ax)
+    figure.suptitle(title, fontsize=10)
+    return figure
 
 
 def save_figures(

@@ -320,8 +320,8 @@ class RunFolder:
         try:
             yield
         finally:
-            # Where nothing came of it, no trace stays. Whoever waits for the lock sees that its file
-            # has no name any more, and begins again.
+            # Where nothing came of it, no trace stays. Whoever waits for the lock sees that its
+            # file has no name any more, and begins again.
             path = self.path / name
             if [p.name for p in path.parent.iterdir()] == [path.name]:
                 path.unlink()
