@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.claims import acceleration
+from experiments.claims import acceleration, convergence, dynamics, images, student
 from experiments.claims.laboratory import Laboratory, Scale
 from implicit_accel.claims import Claim
 from implicit_accel.errors import UserError
@@ -36,8 +36,17 @@ from implicit_accel.report import (
     write_report,
 )
 
-# In the order of the report.
-CLAIMS: tuple[Claim, ...] = (*acceleration.CLAIMS,)
+# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
+CLAIMS: tuple[Claim, ...] = tuple(
+    sorted(
+        (
+            claim
+            for module in (acceleration, dynamics, convergence, images, student)
+            for claim in module.CLAIMS
+        ),
+        key=lambda claim: ("PFS".index(claim.id[0]), claim.id[1:]),
+    )
+)
 
 _GROUPS = cli.FlagGroups()
 _CLAIMS = flags.DEFINE_list(

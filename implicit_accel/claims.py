@@ -102,6 +102,12 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     return tested.pop() if len(tested) == 1 else Verdict.PARTLY
 
 
+def any_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim that may hold under one reading or another; the best one's."""
+    order = (Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED)
+    return next((v for v in order if v in verdicts), Verdict.NOT_TESTED)
+
+
 def _ends(effect: Effect) -> tuple[float, float]:
     low = effect.value if math.isnan(effect.low) else effect.low
     high = effect.value if math.isnan(effect.high) else effect.high
