@@ -28,17 +28,17 @@ import xarray as xr
 
 REPOSITORY = Path(__file__).parents[1]
 
-# About six seconds of training in 40-odd segments, each of which is a checkpoint.
 COMMAND = (
-    "--losses", "l4", "--num_steps", "12000", "--learning_rates", "0.001,0.003,0.01,0.03",
+    "--losses", "l4", "--learning_rates", "0.001,0.003,0.01,0.03",
     "--num_seeds", "8", "--held_out_fraction", "0.2", "--checkpoint_every", "0",
 )  # fmt: skip
 
 
-def start(folder: Path, *more: str, file_limit: int | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, num_steps: int, file_limit: int | None = None) -> subprocess.Popen[str]:
+    flags = (*COMMAND, "--num_steps", str(num_steps), "--output_dir", str(folder))
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.sweep", *COMMAND, *more, "--output_dir", str(folder)],
+        [sys.executable, "-m", "experiments.sweep", *flags],
         env=os.environ | {"PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -74,23 +74,28 @@ class Chaos:
     Args:
         folder: Where to work.
         seed: Of the moments.
-        command: Replaces the sweep's flags.
+        num_steps: Of the runs; 12 000 are about six seconds of training in 40-odd segments, each
+            of which is a checkpoint.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, num_steps: int = 12_000) -> None:
         self.folder = folder
+        self.num_steps = num_steps
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.number = 0
         self.undisturbed = folder / "undisturbed"
         begin = time.monotonic()
-        process = start(self.undisturbed)
+        process = self.start(self.undisturbed)
         while not list(self.undisturbed.glob("checkpoints/part*.npz")):
             expect(process.poll() is None, "the undisturbed run ended early")
             time.sleep(0.01)
         self.seconds_to_checkpoint = time.monotonic() - begin
         finish(process, 0)
         self.seconds = time.monotonic() - begin
+
+    def start(self, folder: Path, *, file_limit: int | None = None) -> subprocess.Popen[str]:
+        return start(folder, self.num_steps, file_limit)
 
     def new_folder(self) -> Path:
         self.number += 1
@@ -126,7 +131,7 @@ class Chaos:
         hits = 0
         folder = self.new_folder()
         while hits < count or folder.exists():
-            process = start(folder)
+            process = self.start(folder)
             before = self.newest(folder)
             if hits < count:
                 writing = self.random.random() < 0.5
@@ -189,13 +194,13 @@ class Chaos:
         """A second Ctrl-C, a moment after the first, ends at once."""
         for _ in range(count):
             folder = self.new_folder()
-            process = start(folder)
+            process = self.start(folder)
             self.until(process, lambda folder=folder: self.newest(folder) >= 2)
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
             expect(process.returncode == 130, f"exit code {process.returncode}")
-            finish(start(folder), 0)
+            finish(self.start(folder), 0)
             self.same(folder)
             self.counts["Ctrl-C twice: identical after that"] += 1
 
@@ -207,7 +212,7 @@ class Chaos:
     def begun(self) -> Path:
         """A folder with a run that was stopped in the middle."""
         folder = self.new_folder()
-        process = start(folder)
+        process = self.start(folder)
         self.until(process, lambda: self.newest(folder) >= 5)
         process.terminate()
         finish(process, 143, "the same command goes on")
@@ -221,13 +226,13 @@ class Chaos:
             folder = self.new_folder() if fresh else self.begun()
             before = self.newest(folder)
             limit = int(largest * self.random.uniform(0.001, 0.95))
-            process = start(folder, file_limit=limit)
+            process = self.start(folder, file_limit=limit)
             _, errors = process.communicate(timeout=300)
             expect(process.returncode in (1, 2), f"exit code {process.returncode}: {errors}")
             expect("Traceback" not in errors, f"a traceback: {errors}")
             expect("--output_dir" in errors, f"no clear error: {errors}")
             expect(self.newest(folder) >= before, "a checkpoint was lost")
-            finish(start(folder), 0, *([] if fresh else ["going on"]))
+            finish(self.start(folder), 0, *([] if fresh else ["going on"]))
             self.same(folder)
             self.counts["file-size limit: clear error, identical after that"] += 1
 
@@ -241,7 +246,7 @@ class Chaos:
                     return
                 folder = self.folder / "disk" / "run"
                 resize(int(used * self.random.uniform(0.05, 1.0)))
-                process = start(folder)
+                process = self.start(folder)
                 _, errors = process.communicate(timeout=300)
                 if process.returncode:
                     expect(process.returncode in (1, 2), f"code {process.returncode}: {errors}")
@@ -250,7 +255,7 @@ class Chaos:
                     self.counts["full disk: clear error"] += 1
                 before = self.newest(folder)
                 resize(100 * used)
-                errors = finish(start(folder), 0)
+                errors = finish(self.start(folder), 0)
                 expect(not before or "going on" in errors or not process.returncode
                        or self.newest(folder) == before, f"began again: {errors}")  # fmt: skip
                 self.same(folder)
@@ -260,7 +265,7 @@ class Chaos:
         """Two of the same command on one folder; and one right after another was killed."""
         for i in range(count):
             folder = self.new_folder() if i % 2 == 0 else self.begun()
-            first, second = start(folder), start(folder)
+            first, second = self.start(folder), self.start(folder)
             first.poll()
             outputs = [p.communicate(timeout=300)[1] for p in (first, second)]
             codes = sorted(p.returncode for p in (first, second))
@@ -270,10 +275,10 @@ class Chaos:
             self.same(folder)
             self.counts["two rivals: one refused, the other identical"] += 1
         folder = self.new_folder()
-        process = start(folder)
+        process = self.start(folder)
         self.until(process, lambda: self.newest(folder) >= 3)
         process.kill()
-        after = start(folder)
+        after = self.start(folder)
         process.communicate()
         finish(after, 0, "going on")
         self.same(folder)
@@ -282,14 +287,14 @@ class Chaos:
     def deleted(self) -> None:
         """The folder disappears while the run is on."""
         folder = self.new_folder()
-        process = start(folder)
+        process = self.start(folder)
         self.until(process, lambda: self.newest(folder) >= 2)
         trash = folder.with_name("trash")
         folder.rename(trash)
         finish(process, 1, "--output_dir", "No such file")
         expect(not folder.exists(), "the folder is there again")
         trash.rename(folder)
-        finish(start(folder), 0, "going on")
+        finish(self.start(folder), 0, "going on")
         self.same(folder)
         self.counts["folder removed in mid-run: clear error, identical after its return"] += 1
 
@@ -304,7 +309,7 @@ class Chaos:
                 content[place] ^= 1 << self.random.randrange(8)
                 cut = self.random.choice([len(content), place])
                 path.write_bytes(content[:cut])
-            finish(start(folder), 0)
+            finish(self.start(folder), 0)
             self.same(folder)
             self.counts["damaged checkpoints: identical all the same"] += 1
 

@@ -6,7 +6,7 @@ from chaos import Chaos
 
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory):
-    return Chaos(tmp_path_factory.mktemp("chaos"), seed=1)
+    return Chaos(tmp_path_factory.mktemp("chaos"), seed=1, num_steps=4_000)
 
 
 def test_killed_runs_go_on(chaos):

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import gradient_descent, random_layers, random_problem
 
@@ -126,6 +126,7 @@ def test_weight_decay_and_plain_convention(rng):
     np.testing.assert_allclose(result.loss[0], losses, rtol=1e-9)
 
 
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**16),
     hidden=st.lists(st.integers(1, 5), max_size=3),
@@ -315,6 +316,7 @@ def test_seeds_give_the_same_run_whatever_the_grid_around_them(reference_runs):
     assert_same_runs(few, whole, count=2 * 2 * 2)
 
 
+@settings(max_examples=8)
 @given(order=st.randoms(use_true_random=False))
 def test_order_of_the_grid_does_not_matter(reference_runs, order):
     problem, results = reference_runs
