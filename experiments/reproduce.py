@@ -65,7 +65,10 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "Where results and report go; unless given outputs/reproduction, with the scale behind it if "
     "it is not standard.",
 )
-_GROUPS.add("What", _CLAIMS, _SCALE, _OUTPUT_DIR)
+_ESTIMATE = flags.DEFINE_bool(
+    "estimate", False, "Only print what the papers' full lengths would cost, and end."
+)
+_GROUPS.add("What", _CLAIMS, _SCALE, _OUTPUT_DIR, _ESTIMATE)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder with the data files; else $IMPLICIT_ACCEL_DATA_DIR and the cache."
 )
@@ -90,6 +93,22 @@ def choose_claims() -> list[Claim]:
             ids = ", ".join(claim.id for claim in CLAIMS)
             raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
     return [claim for claim in CLAIMS if claim.id.lower() in wanted]
+
+
+def print_estimate(claims: list[Claim], console: Console) -> None:
+    """About what the scale ``paper`` will take."""
+    table = Table(title="About what the papers' lengths take on 2 CPU cores", title_justify="left")
+    table.add_column("claim")
+    table.add_column("hours", justify="right")
+    for claim in claims:
+        table.add_row(claim.id, f"{claim.paper_hours:.2g}")
+    table.add_row("all of these", f"{sum(claim.paper_hours for claim in claims):.2g}")
+    console.print(table)
+    console.print(
+        "Estimated from the standard scale's times. Claims share what they train, so that some "
+        "take their hours only if they are the first. Breaking off costs nothing: the same command "
+        "goes on."
+    )
 
 
 def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
@@ -141,6 +160,11 @@ def main() -> None:
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
     jax.config.update("jax_num_cpu_devices", cli.num_cores())
     console, log = cli.make_console(), cli.make_console(stderr=True)
+    if _ESTIMATE.value:
+        print_estimate(claims, console)
+        return
+    if scale is Scale.PAPER:
+        print_estimate(claims, log)
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder))
         for number, claim in enumerate(claims, 1):

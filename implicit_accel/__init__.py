@@ -7,6 +7,14 @@ results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=200
 print(summarise(results))
 """
 
+from implicit_accel.claims import Claim, Effect, Finding, Verdict
+from implicit_accel.classifiers import (
+    ClassifierConfig,
+    FullyConnected,
+    SmallCNN,
+    TutorialCNN,
+    train_classifiers,
+)
 from implicit_accel.datasets import (
     Dataset,
     gas_like,
@@ -17,6 +25,7 @@ from implicit_accel.datasets import (
 from implicit_accel.end_to_end import scale_by_end_to_end
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.grid import SweepConfig, Target
+from implicit_accel.images import ImageData, load_mnist, mnist_like
 from implicit_accel.initialisers import INITIALISERS, Initialiser
 from implicit_accel.losses import Loss, Optimum, optimum
 from implicit_accel.networks import Layers
@@ -31,29 +40,41 @@ __all__ = [
     "INITIALISERS",
     "OPTIMIZERS",
     "SCALINGS",
+    "Claim",
+    "ClassifierConfig",
     "DataError",
     "Dataset",
+    "Effect",
+    "Finding",
+    "FullyConnected",
+    "ImageData",
     "Initialiser",
     "Layers",
     "Loss",
     "Optimizer",
     "Optimum",
     "Problem",
+    "SmallCNN",
     "SweepConfig",
     "Target",
     "Timing",
     "Trajectory",
+    "TutorialCNN",
     "UserError",
+    "Verdict",
     "gas_like",
     "load_abalone",
     "load_csv",
     "load_gas",
+    "load_mnist",
     "load_run",
     "make_problem",
+    "mnist_like",
     "optimum",
     "run_sweep",
     "scale_by_end_to_end",
     "select",
     "summarise",
     "train",
+    "train_classifiers",
 ]

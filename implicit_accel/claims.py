@@ -57,10 +57,17 @@ class Effect:
         """Value and interval, as text."""
         if math.isnan(self.value):
             return "no value"
-        text = f"{self.value:.3g}{self.unit}"
+        text = f"{_number(self.value)}{self.unit}"
         if not (math.isnan(self.low) or math.isnan(self.high)):
-            text += f" [{self.low:.3g}, {self.high:.3g}]"
+            text += f" [{_number(self.low)}, {_number(self.high)}]"
         return text
+
+
+def _number(value: float) -> str:
+    """Three digits, large ones in full; the sign for what never happens."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def above(effect: Effect, threshold: float) -> Verdict:
@@ -183,9 +190,11 @@ class Claim:
         setting: What is run.
         criterion: By what it is judged, with its tolerance and the reason for it.
         test: Runs the experiment in a laboratory (see `experiments.claims.laboratory`).
+        paper_hours: About what the sources' full lengths take on 2 CPU cores: the time at standard
+            scale times how many times more there is to train.
 
     Raises:
-        UserError: If a text is empty.
+        UserError: If a text is empty, or the hours are not a number above 0.
     """
 
     id: str
@@ -194,8 +203,11 @@ class Claim:
     setting: str
     criterion: str
     test: Callable[[Any], Finding]
+    paper_hours: float
 
     def __post_init__(self) -> None:
+        if not 0 < self.paper_hours < math.inf:
+            raise UserError(f"claim {self.id}: paper_hours must be a number above 0")
         for name in ("id", "statement", "source", "setting", "criterion"):
             if not getattr(self, name).strip():
                 raise UserError(f"claim {self.id}: {name} is empty")

@@ -339,6 +339,9 @@ def plot_effects(
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
         drawn = np.isfinite(values) & ((values > 0) | (not log))
         ax.plot(values[drawn], places[drawn], "o", color=colour, markersize=4.5, label=label)
+        for place in places[~drawn]:
+            ax.annotate("no value", (reference, place), xytext=(4, 0), fontsize=7, color=colour,
+                        textcoords="offset points", va="center")  # fmt: skip
         sound = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
         ax.hlines(places[sound], *ends[sound].T, color=colour, linewidth=1.6)
         shown += [*values[drawn], *ends[sound].ravel()]

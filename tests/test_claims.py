@@ -124,7 +124,7 @@ def test_what_never_arrives_is_a_bound_and_neither_is_nothing():
 def claim(**changes) -> Claim:
     values = {
         "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",
-        "setting": "none", "criterion": "any", "test": lambda _: None,
+        "setting": "none", "criterion": "any", "test": lambda _: None, "paper_hours": 1.0,
     }  # fmt: skip
     return Claim(**(values | changes))
 

@@ -180,6 +180,11 @@ def _plateaus(results: xr.Dataset) -> dict[int, dict[str, float]]:
     return found
 
 
+def _largest_factor(effects: list[Effect], depth: int) -> float:
+    values = [e.value for e in effects if f"depth {depth}," in e.name and e.value > 0]
+    return max((max(value, 1 / value) for value in values), default=math.nan)
+
+
 def _width(lab: Laboratory) -> Finding:
     widths = lab.pick((1, 8), (1, 4, 16, 64), (1, 4, 16, 64, 256))
     name, problem = next(iter(lab.problems().items()))
@@ -227,6 +232,11 @@ def _width(lab: Laboratory) -> Finding:
         verdict=verdict,
         effects=(worst, *(e for e in effects if e is not worst)),
         summary=f"The largest difference between widths: {worst.name}, {worst} as fast.{why}",
+        sensitivity="Depth: the largest factor between two widths is "
+        + " and ".join(
+            f"{_largest_factor(effects, depth):.3g} at depth {depth}" for depth in (2, 3)
+        )
+        + ".",
         tables={"Width against width 1": effects_table(effects)},
         figures={"excess_loss": plot_excess_loss(results)},
     )

@@ -1,0 +1,228 @@
+"""The reproduction: that its experiments measure what they say, and that the program runs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from oracles import loss_and_gradient
+from test_programs import expect_usage_error, run
+from test_statistics import INF, made
+
+from experiments.claims import acceleration, convergence, dynamics, images, student
+from experiments.claims.laboratory import Laboratory, Scale
+from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, Verdict
+from implicit_accel.claims import any_of, median_of, share_of
+from implicit_accel.datasets import gas_like
+from implicit_accel.problems import make_problem
+from implicit_accel.sweep import train
+from implicit_accel.theory import balancedness
+
+CLAIMS = [c for m in (acceleration, dynamics, convergence, images, student) for c in m.CLAIMS]
+IDS = {
+    *("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b", "P6", "P7"),
+    *("F1", "F2", "F3", "F4", "S1", "S2", "S3", "S4", "S5", "S6", "S7"),
+}
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+
+
+def test_every_claim_is_there_once_and_says_how_it_is_judged():
+    assert sorted(c.id for c in CLAIMS) == sorted(IDS)
+    for claim in CLAIMS:
+        assert re.search(r"\d|above|below|not above", claim.criterion), claim.id
+        assert claim.paper_hours > 0, claim.id
+
+
+def test_medians_and_shares_with_their_intervals():
+    effect = median_of("m", np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
+    assert effect.value == 3
+    assert 1 <= effect.low <= 3 <= effect.high <= 100
+    assert np.isnan(median_of("one", np.array([2.0])).low)
+    never = median_of("never", np.full(5, INF))
+    assert (never.value, never.low, never.high) == (INF, INF, INF)
+    covered = 0
+    for draw in range(200):
+        values = np.random.default_rng(draw).standard_normal(15)
+        effect = median_of("normal", values)
+        covered += effect.low <= 0 <= effect.high
+    assert covered >= 184  # 95 % less what a percentile bootstrap of 15 may fall short
+    # Wilson's interval for 8 of 10, from its formula.
+    share = share_of("s", np.arange(10) < 8)
+    z, p, n = 1.959964, 0.8, 10
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert share.value == 80
+    assert share.low == pytest.approx(100 * (centre - half), rel=1e-5)
+    assert share.high == pytest.approx(100 * (centre + half), rel=1e-5)
+
+
+def test_the_best_reading_counts():
+    yes, partly, no = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
+    assert any_of([no, partly, yes]) == yes
+    assert any_of([no, partly]) == partly
+    assert any_of([no, no]) == no
+    assert any_of([]) == Verdict.NOT_TESTED
+
+
+def decaying(*speeds: float, steps: int = 1000) -> xr.Dataset:
+    """Two models whose excess losses halve after these numbers of steps, two rates, three seeds."""
+    step = np.arange(steps + 1)
+    curves = np.stack([[[0.5 ** (step / s)] * 3, [0.5 ** (step / (4 * s))] * 3] for s in speeds])
+    results = made(np.full((2, 2, 3), INF), curves[..., -1])
+    results = results.drop_vars(["loss", "excess_loss", "step"])
+    axes = ("model", "learning_rate", "seed", "step")
+    return results.assign(
+        excess_loss=(axes, curves), loss=(axes, curves), zero_loss=("model", [2.0, 2.0]),
+        step=step,
+    )  # fmt: skip
+
+
+def test_speed_ups_where_the_target_is_reached_and_where_it_is_not():
+    # Both reach 10 % of 1: the ratio of half-lives.
+    effect = student.speed_up_to_common(decaying(200, 50), 1, 0, "four times")
+    assert effect.value == pytest.approx(4, rel=0.02)
+    # 1000 steps at half-lives of 2000 and 500 reach 71 % and 25 %: 71 % is what both reach.
+    effect = student.speed_up_to_common(decaying(2000, 500), 1, 0, "four times")
+    assert effect.value == pytest.approx(4, rel=0.02)
+    assert "to 0.707" in effect.note
+    effect = student.speed_up_to_common(decaying(500, 2000), 1, 0, "a quarter")
+    assert effect.value == pytest.approx(0.25, rel=0.02)
+
+
+def test_what_a_repeat_keeps_and_what_bursts():
+    results = decaying(100, 50, steps=10)
+    kept, rates = student._kept(results)
+    np.testing.assert_allclose(kept[0], 0.5 ** (10 / 100))
+    assert (rates == 0).all()
+    assert not student._bursts(results).any()
+    loss = results["loss"].values.copy()
+    loss[1, 0, 2, 5] *= 1.5
+    loss[0, 0, 1, -1] = INF  # diverged: the other rate is kept
+    results["loss"] = (results["loss"].dims, loss)
+    kept, rates = student._kept(results)
+    assert rates.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert student._bursts(results).tolist() == [[False] * 3, [False, False, True]]
+
+
+def test_the_first_move():
+    results = decaying(100, 50, steps=400)
+    when, rate = dynamics._first_moves(results, 0)
+    # 0.5^(t/100) <= 0.9 from t = 15.2 on.
+    assert when.tolist() == [16, 16, 16]
+    assert rate == results["learning_rate"].values[0]
+    results["excess_loss"] = results["excess_loss"] * 0 + 1
+    assert dynamics._first_moves(results, 0)[0].tolist() == [INF] * 3
+
+
+def test_bands_of_standard_deviations():
+    stds = np.array([0.001, 0.01, 0.1, 1.0])
+    steps = np.array([[INF] * 3, [900, 800, 5000], [300, 400, 500], [1001, 2000, 900]])
+    assert convergence._band(stds, steps) == (pytest.approx(2.0), "0.01 to 0.1")
+    assert convergence._band(stds, steps + 1000) == (0.0, "none")
+
+
+def test_the_rule_starts_where_the_network_does(lab):
+    problem = make_problem(gas_like())
+    config = SweepConfig(
+        depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
+        learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
+    )  # fmt: skip
+    rule = dynamics._emulated(lab, problem, config)
+    for i, rate in enumerate(config.learning_rates):
+        for seed in range(2):
+            start = Initialiser("balanced", 0.02).draw(
+                problem.num_features, (3,), 1, bias=False, seed=seed
+            )
+            w = Layers((start.weights[1] @ start.weights[0],))
+            alone = train(
+                problem, w, learning_rates=[rate], num_steps=30, loss=Loss(4), precision="float64",
+                optimizer=Optimizer("end_to_end", (("depth", 2),)),
+            )  # fmt: skip
+            expected = alone.excess_loss[0][rule.step.values]
+            np.testing.assert_allclose(rule.excess_loss.values[0, i, seed], expected, rtol=1e-10)
+
+
+def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
+    run_ = convergence._trajectory(lab, "near_zero", 3, 0.1, 0.05)
+    problem = make_problem(gas_like(), scaling="whiten")
+    layers = Initialiser("near_zero", 0.1).draw(
+        problem.num_features, (32, 32), 1, bias=False, seed=1
+    )
+    X, Y = problem.features, problem.targets
+    for t in range(int(run_.step[-1]) + 1):
+        if t in run_.step.values:
+            imbalance, scale = balancedness(Layers(layers.weights))
+            now = run_.sel(seed=1, step=t)
+            assert float(now.imbalance) == pytest.approx(float(imbalance), rel=2e-3)
+            assert float(now.scale) == pytest.approx(float(scale), rel=2e-3)
+        _, gradient = loss_and_gradient(layers, X, Y, 2, scale=0.5)
+        layers = Layers(
+            tuple(W - 0.05 * G for W, G in zip(layers.weights, gradient.weights, strict=True))
+        )
+
+
+def test_image_speed_ups_are_ratios_of_steps_to_a_loss_that_both_reach():
+    def results(speed):
+        step = np.arange(10, 1010, 10)
+        curves = np.broadcast_to(0.5 ** (step / speed), (1, 1, 3, len(step)))
+        axes = ("learning_rate", "init_std", "seed", "step")
+        return xr.Dataset({"cross_entropy": (axes, curves)}, {"learning_rate": [0.1], "step": step})
+
+    fast = images._cnn_speed_up(results(400), results(100), "cross_entropy", "faster")
+    assert fast.value == pytest.approx(4, rel=0.05)
+    slow = images._cnn_speed_up(results(100), results(400), "cross_entropy", "slower")
+    assert slow.value == pytest.approx(0.25, rel=0.05)
+
+
+def test_results_are_reused_and_damage_is_made_good(lab):
+    problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
+    config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=20)
+    first = lab.sweep(problem, config)
+    (path,) = lab.folder.glob("*.nc")
+    other = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    assert other.sweep(problem, config).identical(first)
+    assert not other.trained
+    path.write_bytes(path.read_bytes()[:-40])
+    said = []
+    other.log = said.append
+    assert other.sweep(problem, config).identical(first)
+    assert "made again" in said[0]
+    lab.sweep(problem, SweepConfig(depths=(1,), learning_rates=(0.2,), num_seeds=1, num_steps=20))
+    assert len(lab.trained) == 2
+
+
+def test_the_program_reproduces_reuses_and_reports(tmp_path):
+    expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'p9'", "P3b", "S7")
+    assert list(tmp_path.iterdir()) == []
+    arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
+    result = run("reproduce", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "not meaningful" in result.stdout
+    folder = tmp_path / "outputs" / "reproduction-smoke"
+    report = (folder / "REPORT.md").read_text()
+    assert "stand-in" in report
+    assert "not meaningful" in report
+    for image in re.findall(r"!\[.*?\]\((.*?)\)", report):
+        assert (folder / image).is_file()
+    assert "data:image/png;base64," in (folder / "report.html").read_text()
+    finding = json.loads((folder / "P7" / "finding.json").read_text())
+    assert finding["verdict"] == "reproduced"
+    trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}
+    assert trained
+    again = run("reproduce", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
+    assert (folder / "REPORT.md").read_text().count("## ") == report.count("## ")
+
+
+def test_the_papers_scale_says_what_it_will_cost_before_it_starts(tmp_path):
+    result = run("reproduce", "--scale", "paper", "--claims", "P7", "--estimate", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "hours" in result.stdout
+    assert "P7" in result.stdout
+    assert list(tmp_path.iterdir()) == []
