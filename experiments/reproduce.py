@@ -97,17 +97,17 @@ def choose_claims() -> list[Claim]:
 
 def print_estimate(claims: list[Claim], console: Console) -> None:
     """About what the scale ``paper`` will take."""
-    table = Table(title="About what the papers' lengths take on 2 CPU cores", title_justify="left")
+    table = Table(title="The papers' lengths, 2 CPU cores", title_justify="left")
     table.add_column("claim")
     table.add_column("hours", justify="right")
     for claim in claims:
         table.add_row(claim.id, f"{claim.paper_hours:.2g}")
-    table.add_row("all of these", f"{sum(claim.paper_hours for claim in claims):.2g}")
+    table.add_row("at most, all of these", f"{sum(claim.paper_hours for claim in claims):.2g}")
     console.print(table)
     console.print(
         "Estimated from the standard scale's times. Claims share what they train, so that some "
-        "take their hours only if they are the first. Breaking off costs nothing: the same command "
-        "goes on."
+        "take their hours only if they are the first. What is finished is kept, and a sweep that was "
+        "broken off goes on from its last checkpoint."
     )
 
 

@@ -252,6 +252,7 @@ CLAIMS = (
         criterion="The 95 % interval of the speed-up over one layer lies above 1: any gain that "
         "seeds and the choice of the rate do not explain.",
         test=_one_scalar,
+        paper_hours=1.9,
     ),
     Claim(
         id="P2",
@@ -262,6 +263,7 @@ CLAIMS = (
         "interval: a wider start is a larger one (its end-to-end matrix grows with the root of the "
         "width), which may shift the time of the first move by some per cent.",
         test=_width,
+        paper_hours=1.2,
     ),
     Claim(
         id="P3a",
@@ -271,6 +273,7 @@ CLAIMS = (
         "10 % of the zero map's excess loss.",
         criterion="The intervals of the speed-ups of depths 2 and 3 over one layer lie below 1.",
         test=_l2,
+        paper_hours=1.9,
     ),
     Claim(
         id="P3b",
@@ -280,5 +283,6 @@ CLAIMS = (
         criterion="Two parts for each of depths 2 and 3: the speed-up's interval lies above 1; and "
         "it lies above 100, two orders of magnitude being the least that the plural allows.",
         test=_l4,
+        paper_hours=1.9,
     ),
 )

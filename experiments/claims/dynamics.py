@@ -518,7 +518,7 @@ def _field_figure(name: str, problem: Problem, table: pd.DataFrame) -> Figure:
         values = rows["integral"].abs().to_numpy()
         errors = rows["error bound"].to_numpy()
         right.plot(
-            rows["depth"], np.where(values > errors, values, np.nan), "o-", markersize=4,
+            rows["depth"], np.where(values > errors, values, np.nan), marker="o", markersize=4,
             label=label, linestyle=("-", "--", ":", "-.")[number], linewidth=1.2,
         )  # fmt: skip
     right.set_yscale("log")
@@ -633,6 +633,7 @@ CLAIMS = (
         criterion="Steps of the network to half of the zero map's excess loss, over steps of the "
         "rule, lie within 0.95 and 1.05 with their interval: on a figure such curves coincide.",
         test=_rule,
+        paper_hours=0.2,
     ),
     Claim(
         id="P4a",
@@ -643,6 +644,7 @@ CLAIMS = (
         criterion="The speed-up of depth 3 by gradient descent over each of them on one layer "
         "lies above 1, with its interval.",
         test=_adaptive,
+        paper_hours=1.1,
     ),
     Claim(
         id="P4b",
@@ -652,6 +654,7 @@ CLAIMS = (
         criterion="Four speed-ups lie above 1, with their intervals: Adam on one layer over "
         "gradient descent at depths 2 and 3, and Adam at depths 2 and 3 over Adam on one layer.",
         test=_adam,
+        paper_hours=1.1,
     ),
     Claim(
         id="P5a",
@@ -664,6 +667,7 @@ CLAIMS = (
         "between 32,500 and 130,000 steps (a factor of two: what 'about' allows), and at depth 8 "
         "not before 100,000; for both losses.",
         test=_stuck,
+        paper_hours=2.8,
     ),
     Claim(
         id="P5b",
@@ -675,6 +679,7 @@ CLAIMS = (
         "zero is said to take) at both depths and losses, and the speed-ups over one layer on ℓ4 "
         "lie above 1.",
         test=_identity,
+        paper_hours=1.7,
     ),
     Claim(
         id="P7",
@@ -686,5 +691,6 @@ CLAIMS = (
         criterion="For each loss and depth one of the curves has an integral larger than 1000 "
         "times its error bound.",
         test=_line,
+        paper_hours=0.01,
     ),
 )
