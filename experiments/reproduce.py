@@ -106,8 +106,8 @@ def print_estimate(claims: list[Claim], console: Console) -> None:
     console.print(table)
     console.print(
         "Estimated from the standard scale's times. Claims share what they train, so that some "
-        "take their hours only if they are the first. What is finished is kept, and a sweep that was "
-        "broken off goes on from its last checkpoint."
+        "take their hours only if they are the first. What is finished is kept, and a sweep that "
+        "was broken off goes on from its last checkpoint."
     )
 
 

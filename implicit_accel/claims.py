@@ -109,6 +109,32 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     return tested.pop() if len(tested) == 1 else Verdict.PARTLY
 
 
+Part = tuple[Effect, Verdict]
+"""A part of a criterion: what was measured, and the verdict on it."""
+
+
+def verdict_of(parts: Sequence[Part]) -> Verdict:
+    """The verdict on a claim of several parts, see `together`."""
+    return together([verdict for _, verdict in parts])
+
+
+def shortfall(parts: Sequence[Part], why: str = "") -> str:
+    """What keeps a claim from being reproduced, as sentences; empty if nothing does.
+
+    Args:
+        parts: Of its criterion.
+        why: The reason, as far as it is known.
+    """
+    missing = []
+    for words, verdict in (
+        ("Not as claimed", Verdict.NOT_REPRODUCED),
+        ("Not decided by its interval", Verdict.PARTLY),
+    ):
+        found = [f"{effect.name} ({effect})" for effect, v in parts if v == verdict]
+        missing += [f" {words}: {'; '.join(found)}."] if found else []
+    return "".join([*missing, f" {why or 'Why, we do not know.'}"]) if missing else ""
+
+
 def any_of(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim that may hold under one reading or another; the best one's."""
     order = (Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED)

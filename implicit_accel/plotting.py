@@ -313,7 +313,7 @@ def plot_effects(
 
     Args:
         series: Label → effects, as many in each; those at one position share a row, which has the
-            first one's name.
+            first one's name. In the place of one without a value its note is written.
         title: Of the figure.
         xlabel: What the effects measure.
         reference: Where a line marks "no effect".
@@ -339,8 +339,9 @@ def plot_effects(
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
         drawn = np.isfinite(values) & ((values > 0) | (not log))
         ax.plot(values[drawn], places[drawn], "o", color=colour, markersize=4.5, label=label)
-        for place in places[~drawn]:
-            ax.annotate("no value", (reference, place), xytext=(4, 0), fontsize=7, color=colour,
+        for place, effect in zip(places[~drawn], np.array(effects, object)[~drawn], strict=True):
+            words = effect.note.split(";")[0] or "no value"
+            ax.annotate(words, (reference, place), xytext=(4, 0), fontsize=7, color=colour,
                         textcoords="offset points", va="center")  # fmt: skip
         sound = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
         ax.hlines(places[sound], *ends[sound].T, color=colour, linewidth=1.6)
@@ -357,7 +358,7 @@ def plot_effects(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel(xlabel)
     if len(columns) > 1:
-        _legend(ax)
+        figure.legend(loc="outside lower center", ncols=len(columns), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 

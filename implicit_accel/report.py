@@ -105,7 +105,9 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
             sensitivity=str(stored["sensitivity"]),
             caveats=tuple(map(str, stored["caveats"])),
             tables={
-                str(title): pd.DataFrame(table["data"], columns=table["columns"])
+                str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
+                    {"inf": math.inf, "-inf": -math.inf}
+                )
                 for title, table in stored["tables"].items()
             },
         )
@@ -117,12 +119,14 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: None stands for NaN, a huge number for infinity."""
+    """JSON has no NaN and no infinity: None stands for NaN, a text for infinity."""
     return {k: _json_number(v) if isinstance(v, float) else v for k, v in values.items()}
 
 
-def _json_number(value: float) -> float | None:
-    return None if math.isnan(value) else max(min(value, 1e308), -1e308)
+def _json_number(value: float) -> float | str | None:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return None if math.isnan(value) else value
 
 
 def _json_table(table: pd.DataFrame) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from implicit_accel.claims import (
     Claim,
     Effect,
     Finding,
-    Verdict,
     above,
     below,
     median_of,
-    together,
+    shortfall,
+    verdict_of,
 )
 from implicit_accel.grid import SweepConfig, Target, parse_learning_rates, spaced_steps
 from implicit_accel.losses import Loss
@@ -180,8 +180,9 @@ def _layer_wise(lab: Laboratory) -> Finding:
             for end in (0, -1)
         ]
         slower += ends
-        parts += [above(bands.effect("near_zero", depth), 0.0), *(above(e, 100.0) for e in ends)]
-    parts.append(below(ratio, 0.5))
+        band = bands.effect("near_zero", depth)
+        parts += [(band, above(band, 0.0)), *((e, above(e, 100.0)) for e in ends)]
+    parts.append((ratio, below(ratio, 0.5)))
     said = "; ".join(
         f"depth {r['depth']}: at most {_FAST:,} steps for stds {r['band']} "
         f"({r['band (decades)']:.2g} decades), fewest {r['fewest steps']:.0f} at "
@@ -190,12 +191,13 @@ def _layer_wise(lab: Laboratory) -> Finding:
         if r["start"] == _START["near_zero"]
     )
     return Finding(
-        verdict=together(parts),
+        verdict=verdict_of(parts),
         effects=(*(bands.effect("near_zero", d) for d in _DEPTHS), ratio, *slower),
         summary=f"{said}. At the ends of the range, ∞ for never: "
         + "; ".join(f"{e.name.split(': ', 1)[1]} {e} (depth {d})"
                     for e, d in zip(slower, (3, 3, 8, 8), strict=True))
-        + f". Depth 8's band is {ratio} of depth 3's.",
+        + f". Depth 8's band is {ratio} of depth 3's."
+        + shortfall(parts),
         sensitivity="The band's width in decades depends on what counts as fast; with "
         f"{_FAST // 3} steps instead of {_FAST:,} it is "
         + ", ".join(
@@ -242,19 +244,18 @@ def _balanced(lab: Laboratory) -> Finding:
         hurts.append(
             median_of(label, eight / three, note=note) if len(three) else Effect(label, math.nan)
         )
-    verdict = together([*(above(e, 0.0) for e in gained), below(hurts[0], 1.25)])
+    parts = [*((e, above(e, 0.0)) for e in gained), (hurts[0], below(hurts[0], 1.25))]
     return Finding(
-        verdict=verdict,
+        verdict=verdict_of(parts),
         effects=(*gained, *hurts),
         summary="Balance widens the band by "
         + " and ".join(f"{e} (depth {d})" for e, d in zip(gained, _DEPTHS, strict=True))
         + f". At their best, depth 8 needs {hurts[0]} the steps of depth 3 ({hurts[0].note}); from "
         f"layer-wise starts {hurts[1]}."
-        + (
-            ""
-            if verdict == Verdict.REPRODUCED
-            else " That depth should not hurt at all we read from the paper's figure; both numbers "
-            "are small, and why ours differ by more than that we do not know."
+        + shortfall(
+            parts,
+            "That depth should not hurt at all we read from the paper's figure; both numbers are "
+            "small, and why ours differ by more than that we do not know.",
         ),
         sensitivity="The layer-wise standard deviation is that of every layer, the balanced one "
         "that of the end-to-end matrix: their decades are counted alike, but are not the same "
@@ -371,10 +372,11 @@ def _persists(lab: Laboratory) -> Finding:
                 r"$\min_j \|W_j W_j^T\|_F$": (run["step"].values, scale),
             }
     effects = [*small, *conserved, *ends]
+    parts = [*((e, below(e, 0.1)) for e in small), *((e, below(e, 2.0)) for e in conserved)]
     return Finding(
-        verdict=together([*(below(e, 0.1) for e in small), *(below(e, 2.0) for e in conserved)]),
+        verdict=verdict_of(parts),
         effects=tuple(effects),
-        summary="; ".join(f"{e.name}: {e}" for e in effects) + ".",
+        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(parts),
         sensitivity="From layer-wise starts the imbalance is there from the first step and stays: "
         "it is small against the layers in the end only if they grow far beyond their start.",
         caveats=(f"Steps are capped at {lab.pick(200, 30_000, 10**6):,}; the paper's cap is 10⁶.",),

@@ -23,7 +23,9 @@ from implicit_accel.claims import (
     compare,
     median_of,
     share_of,
+    shortfall,
     together,
+    verdict_of,
 )
 from implicit_accel.datasets import Dataset
 from implicit_accel.grid import SweepConfig, parse_learning_rates
@@ -188,15 +190,17 @@ def _default_start(lab: Laboratory) -> Finding:
             note="of the network that varies most",
         )  # fmt: skip
         effects += [best, spread]
-        parts += [above(best, 90.0), above(spread, 2.0)]
+        parts += [(best, above(best, 90.0)), (spread, above(spread, 2.0))]
         tables[name] = _table(results)
         panels[name] = _curves(results, [one, *deep])
         edges.append(f"{_edge(results):.0f} % ({name})")
     missing = "" if "Abalone" in tables else " Abalone is not here: its part was not tested."
     return Finding(
-        verdict=together(parts),
+        verdict=verdict_of(parts),
         effects=tuple(effects),
-        summary="; ".join(f"{e.name}: {e}" for e in effects) + f".{missing}",
+        summary="; ".join(f"{e.name}: {e}" for e in effects)
+        + f".{missing}"
+        + shortfall(parts, "What 'consistently' and 'a lot' meant the report does not say."),
         sensitivity="The rate that is kept is the highest or second highest of the grid in "
         + " and ".join(edges)
         + " of all cells: whoever looks at last losses here mostly compares how far each network "
@@ -231,7 +235,7 @@ def _starts(lab: Laboratory) -> Finding:
             ratio = functools.partial(_spread_ratio, by_init["pytorch"], by_init[init])
             label = f"{name}: default's spread over {init.replace('_', '-')}'s"
             effects.append(_resampled(label, ratio, seeds))
-            parts.append(above(effects[-1], 1.0))
+            parts.append((effects[-1], above(effects[-1], 1.0)))
         stacked = np.stack([by_init[init] for init in _INITS])  # (init, network, seed)
         lowest = [
             np.mean(stacked[..., s].argmin(axis=0) == _INITS.index("orthogonal")) > 0.5
@@ -243,16 +247,16 @@ def _starts(lab: Laboratory) -> Finding:
         burst = share_of(f"{name}: a deep network's loss bursts", np.asarray(bursts.any(axis=0)),
                          note="repeats in which any does")  # fmt: skip
         effects += [share, burst]
-        parts += [above(share, 50.0), above(burst, 5.0)]
+        parts += [(share, above(share, 50.0)), (burst, above(burst, 5.0))]
         tables[name] = _table(results)
         widest = [m for m in _deep(results) if results["depth"].values[m] == 3]
         for init in _INITS:
             models = [m for m in widest if results["init"].values[m] == init]
             panels[f"{name}, {init.replace('_', '-')}"] = _curves(results, models)
     return Finding(
-        verdict=together(parts),
+        verdict=verdict_of(parts),
         effects=tuple(effects),
-        summary="; ".join(f"{e.name}: {e}" for e in effects) + ".",
+        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(parts),
         sensitivity="The spread is that of the last losses' logarithm over repeats, averaged over "
         f"the deep networks. A burst is a loss {100 * (_BURST - 1):.0f} % above the lowest before "
         "it: the largest stable rate falls as the layers grow, so that a rate which is stable at "
@@ -303,17 +307,18 @@ def _adam(lab: Laboratory) -> Finding:
         )  # fmt: skip
         effects += [min(beats, key=lambda e: e.value), depth, unstable]
         parts += [
-            together([above(e, 1.0) for e in beats]),
-            together([above(depth, 1.0), below(depth, 2.0)]),
-            above(unstable, 0.0),
+            *((e, above(e, 1.0)) for e in beats),
+            (depth, together([above(depth, 1.0), below(depth, 2.0)])),
+            (unstable, above(unstable, 0.0)),
         ]
         tables[name] = _table(results)
         tables[f"{name}, ratios"] = effects_table([*beats, depth, unstable])
     return Finding(
-        verdict=together(parts),
+        verdict=verdict_of(parts),
         effects=tuple(effects),
         summary="; ".join(f"{e.name}: {e}" for e in effects)
-        + ". (Of the networks the one that gains least is named.)",
+        + ". (Of the networks the one that gains least is named.)"
+        + shortfall(parts),
         sensitivity="Both optimizers use the student project's seven rates. Of the rates that are "
         f"kept, the highest two are {', '.join(edges)} of the cells: where one optimizer is at the "
         "edge and the other is not, part of the difference is the grid's.",
@@ -360,10 +365,11 @@ def _exponents(lab: Laboratory) -> Finding:
                   gains[f"l{p}", depth] / gains["l2", depth])
         for p in (3, 4, 5) for depth in (2, 3)
     ]  # fmt: skip
+    parts = [(e, above(e, 1.0)) for e in larger]
     return Finding(
-        verdict=together([above(e, 1.0) for e in larger]),
+        verdict=verdict_of(parts),
         effects=(*larger, *effects),
-        summary="; ".join(f"{e.name}: {e}" for e in larger) + ".",
+        summary="; ".join(f"{e.name}: {e}" for e in larger) + "." + shortfall(parts),
         sensitivity="By steps to the lowest excess loss that both depths reach, the speed-ups are "
         + "; ".join(f"{e.name} {e}" for e in speed_ups) + ".",
         caveats=() if name == "Abalone" else (f"Abalone is not here: {name} takes its place.",),
@@ -421,22 +427,30 @@ def _relu(lab: Laboratory) -> Finding:
 
 # --- S7: from the student project's setting to the paper's ---------------------------------------
 
-_TARGET = 0.1
+_TARGET, _NO_WAY = 0.1, 0.99
 
 
 def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str) -> Effect:
     """The speed-up to the usual target, or to the lowest excess loss that both models reach.
 
     Defined where a run is too short, or a grid of rates too low, for the target: then the target
-    is what the one that gets less far reaches at the end, at the best rate for that.
+    is what the one that gets less far reaches at the end, at the best rate for that. Where one
+    does not even get a hundredth of the way from the zero map's loss to the optimum there is no
+    speed to speak of.
     """
     zero = float(results["zero_loss"][model] - results["optimum"][model])
-    final = np.median(final_excess(results), axis=2)
+    # The higher of the two middle ones: then the median run gets there.
+    final = np.quantile(final_excess(results), 0.5, axis=2, method="higher")
     best = best_learning_rates(results, "final")
-    reached = [final[m, best[m]] if best[m] >= 0 else math.inf for m in (model, base)]
-    share = max(_TARGET, *(1.0001 * float(level) / zero for level in reached))
-    if not math.isfinite(share):
-        return Effect(name, math.nan, note="diverges at every rate")
+    reached = [
+        1.0001 * float(final[m, best[m]]) / zero if best[m] >= 0 else math.inf
+        for m in (model, base)
+    ]
+    share = max(_TARGET, *reached)
+    if share > _NO_WAY:
+        depths = results["depth"].values[[model, base]]
+        stuck = [f"depth {d}" for d, level in zip(depths, reached, strict=True) if level > _NO_WAY]
+        return Effect(name, math.nan, note=f"{' and '.join(stuck)}: not below the zero map's loss")
     effect = compare(results, model, base, name=name, share=share)
     told = f"to {share:.3g} of the zero map's excess loss"
     return replace(effect, note="; ".join(filter(None, (told, effect.note))))
@@ -557,8 +571,9 @@ def _sentences(
         f"fast as one layer, and of its seven networks one layer ends lowest in {wins} of the "
         "repeats",
         f"Of its cells {edge:.0f} % keep the highest or second highest learning rate, so that "
-        f"hardly a network was at its best; higher and finer rates alone make it {rates[0]} and "
-        f"{rates[1]}",
+        f"hardly a network was at its best; higher and finer rates alone "
+        f"{'turn the sign' if all(e.low > 1 for e in rates) else 'do not turn the sign'}, to "
+        f"{rates[0]} and {rates[1]}",
         f"The loss: in the paper's setting with ℓ2 in place of ℓ4 the "
         f"depths are {l2[0]} and {l2[1]} as fast, with ℓ4 {paper[0]} and {paper[1]}; the "
         "student project compared these depths on ℓ2 alone",
@@ -689,7 +704,7 @@ CLAIMS = (
     ),
     Claim(
         id="S7",
-        statement="The student project's experiments did not align with the paper's results: why?",
+        statement="The student project's experiments do not align with the paper's results.",
         source=_SOURCE,
         setting="From the student project's setting to the paper's, one change at a time; each "
         "change alone; the paper's setting without each of them.",
