@@ -112,8 +112,8 @@ def _one_scalar(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict,
         effects=tuple(effects),
-        summary=f"Depth 2 with one hidden scalar against one layer, ℓ4: {effects[0]} as fast on "
-        f"the first problem.",
+        summary=f"Depth 2 with one hidden scalar is {effects[0]} as fast as one layer "
+        f"({effects[0].name}).",
         sensitivity="Other problems: " + "; ".join(f"{e.name} {e}" for e in effects[1:]) + ".",
         tables={"Speed-ups": effects_table(effects)},
         figures=_figure(lab, "l4"),

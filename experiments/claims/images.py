@@ -227,7 +227,8 @@ def _convolutional(lab: Laboratory) -> Finding:
             f"{lab.pick(1, 2, 5)} seeds; {steps[id(short)]:,} steps at each network's best of "
             f"{len(_cnn_rates(lab))} learning rates and {steps[id(long)]:,} at the tutorial's; the "
             "paper's are about 8,600 steps and ten rates. Which weights the paper regularised, and "
-            "which loss it plots, is not known: all readings are shown.",
+            "which loss it plots, is not known: all readings are shown. The longer runs were added "
+            "after a first look at the short ones.",
             *caveats,
         ),
         tables={"Speed-ups": effects_table(list(effects.values()))},
