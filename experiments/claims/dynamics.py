@@ -280,8 +280,8 @@ def _adaptive(lab: Laboratory) -> Finding:
             "AdaDelta is at its best at rates far above those that the paper's grid is said to "
             "have: a grid for all optimizers does not do it justice."
             if any(above(e, 1.0) == Verdict.REPRODUCED for e in limited[2:])
-            else "Depth 2 beats all of them; depth 3 loses its time on the plateau, with some starts "
-            "more than with others."
+            else "Depth 2 beats all of them; depth 3 loses its time on the plateau, with some "
+            "starts more than with others."
             if all(above(e, 1.0) == Verdict.REPRODUCED for e in shallower)
             else "",
         ),
