@@ -19,7 +19,9 @@ from implicit_accel.claims import (
     below,
     chosen_speed_up,
     compare,
+    shortfall,
     together,
+    verdict_of,
     within,
 )
 from implicit_accel.report import load_finding, page, save_finding, write_report
@@ -134,9 +136,13 @@ def finding() -> Finding:
     figure.subplots().plot([1, 2])
     return Finding(
         PARTLY,
-        (Effect("speed-up <i>", 2.0, 1.5, NAN, note="a & b"), Effect("none", NAN)),
+        (
+            Effect("speed-up <i>", 2.0, 1.5, NAN, note="a & b"),
+            Effect("none", NAN),
+            Effect("never", INF, 20_000.0, INF, unit=" steps"),
+        ),
         summary='<script>alert("x")</script>', sensitivity="*much*", caveats=("<img src=x>",),
-        tables={"A <table>": pd.DataFrame({"n<a>me": ["<td>", "b|c"], "v": [1.5, NAN]})},
+        tables={"A <table>": pd.DataFrame({"n<a>me": ["<td>", "b|c"], "v": [1.5, INF]})},
         figures={"a_figure": figure},
     )  # fmt: skip
 
@@ -149,7 +155,7 @@ def test_findings_are_stored_and_read_back(tmp_path):
     assert loaded.finding.verdict == PARTLY
     for a, b in zip(loaded.finding.effects, saved.finding.effects, strict=True):
         np.testing.assert_equal(dataclasses.asdict(a), dataclasses.asdict(b))
-    assert loaded.finding.tables["A <table>"].iloc[0].tolist() == ["<td>", 1.5]
+    assert loaded.finding.tables["A <table>"].to_numpy().tolist() == [["<td>", 1.5], ["b|c", INF]]
     assert load_finding(claim(), tmp_path / "X1", "smoke") is None
     assert load_finding(claim(id="X2"), tmp_path / "X1", "standard") is None
     assert load_finding(claim(), tmp_path / "nowhere", "standard") is None
@@ -175,6 +181,26 @@ def test_reports_show_everything_as_text(tmp_path):
     assert rows == [
         "| [X1](#x1) | Depth \\<b>helps\\</b> \\| always. | **partly** | speed-up \\<i>: 2× |"
     ]
+
+
+def test_effects_read_as_numbers_do():
+    assert str(Effect("e", 0.4567, 0.4, 0.5)) == "0.457× [0.4, 0.5]"
+    assert str(Effect("e", 73_564.4, 24_736, INF, unit=" steps")) == "73,564 steps [24,736, ∞]"
+    assert str(Effect("e", 12.0)) == "12×"
+    assert str(Effect("e", NAN)) == "no value"
+
+
+def test_what_falls_short_is_named():
+    good, bad, open_ = Effect("good", 2.0), Effect("bad", 0.5, 0.4, 0.6), Effect("open", 1, 0.9, 2)
+    parts = [(effect, above(effect, 1)) for effect in (good, bad, open_)]
+    assert verdict_of(parts) == PARTLY
+    text = shortfall(parts)
+    assert "Not as claimed: bad (0.5× [0.4, 0.6])." in text
+    assert "Not decided by its interval: open (1× [0.9, 2])." in text
+    assert "good" not in text
+    assert text.endswith("Why, we do not know.")
+    assert shortfall(parts, "Because.").endswith("Because.")
+    assert shortfall(parts[:1], "Because.") == ""
 
 
 def test_an_empty_report_and_hostile_ids(tmp_path):

@@ -34,8 +34,7 @@ def lab(tmp_path):
 def test_every_claim_is_there_once_and_says_how_it_is_judged():
     assert sorted(c.id for c in CLAIMS) == sorted(IDS)
     for claim in CLAIMS:
-        assert re.search(r"\d|above|below|not above", claim.criterion), claim.id
-        assert claim.paper_hours > 0, claim.id
+        assert re.search(r"above|below|within|between|lowest|than", claim.criterion), claim.id
 
 
 def test_medians_and_shares_with_their_intervals():
