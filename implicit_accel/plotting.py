@@ -387,6 +387,8 @@ def plot_curves(
     figure = Figure(figsize=(4.0 * columns + 0.4, 3.2 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
+    # One legend, below, where all panels have the same lines.
+    shared = len(panels) > 1 and len({tuple(lines) for lines in panels.values()}) == 1
     for place, ax in enumerate(axes.ravel()):
         if place >= len(panels):
             ax.set_visible(False)
@@ -411,7 +413,14 @@ def plot_curves(
         ax.set_xlabel(xlabel)
         if place % columns == 0:
             ax.set_ylabel(ylabel)
-        _legend(ax)
+        if not shared:
+            _legend(ax)
+    if shared:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        ncols = 2 if max(map(len, labels)) > 24 else 4
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False
+        )
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -259,6 +259,11 @@ th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 
 figure { margin: 0 0 1rem; } img { max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px; }
 dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }
+@media (max-width: 40rem) { .verdicts thead { display: none; }
+  .verdicts tr { display: grid; grid-template-columns: 3rem minmax(0, 1fr);
+    border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
+  .verdicts td { border: 0; padding: 0.1rem 0; grid-column: 2; }
+  .verdicts td:first-child { grid-column: 1; grid-row: 1 / span 3; } }
 details { margin: 0.8rem 0; } summary { cursor: pointer; }
 """
 
@@ -277,7 +282,8 @@ def page(entries: Sequence[Entry], *, title: str, preamble: Sequence[str]) -> st
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{_safe(title)}</h1>"
         + "".join(f'<p class="soft">{_safe(text)}</p>' for text in preamble)
-        + '<div class="scroll"><table><thead><tr><th>claim</th><th>statement</th><th>verdict</th>'
+        + '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th>'
+        "<th>statement</th><th>verdict</th>"
         f"<th>effect [95 % interval]</th></tr></thead><tbody>{rows}</tbody></table></div>"
         f"{sections}</body></html>\n"
     )

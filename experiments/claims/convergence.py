@@ -87,7 +87,9 @@ def _band(stds: np.ndarray, steps: np.ndarray) -> tuple[float, str]:
     if not len(fast):
         return 0.0, "none"
     spacing = math.log10(stds[1] / stds[0])
-    return len(fast) * spacing, f"{stds[fast[0]]:.2g} to {stds[fast[-1]]:.2g}"
+    at_end = [words for words, end in (("lower", 0), ("upper", len(stds) - 1)) if end in fast]
+    beyond = f", where the range ends ({' and '.join(at_end)} end)" if at_end else ""
+    return len(fast) * spacing, f"{stds[fast[0]]:.2g} to {stds[fast[-1]]:.2g}{beyond}"
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,20 @@ def _iterations_figure(name: str, runs: dict[str, xr.Dataset]) -> Figure:
     )  # fmt: skip
 
 
+def _below_the_band(results: xr.Dataset) -> str:
+    """How the steps grow as the standard deviation falls, as text."""
+    stds, steps = _iterations(results, _DEPTHS[0])
+    middle = np.median(steps, axis=1)
+    decade = int(np.argmin(np.abs(stds - 10 * stds[0])))
+    if not np.isfinite(middle[[0, decade]]).all() or decade == 0:
+        return ""
+    return (
+        f"Below the band depth 3 slows down gently: from std {stds[decade]:.2g} to {stds[0]:.2g} "
+        f"its steps grow {middle[0] / middle[decade]:.2g} times, so that the factor depends on "
+        "where the range ends."
+    )
+
+
 def _layer_wise(lab: Laboratory) -> Finding:
     bands = _bands(lab)
     name, runs = bands.name, bands.runs
@@ -197,7 +213,7 @@ def _layer_wise(lab: Laboratory) -> Finding:
         + "; ".join(f"{e.name.split(': ', 1)[1]} {e} (depth {d})"
                     for e, d in zip(slower, (3, 3, 8, 8), strict=True))
         + f". Depth 8's band is {ratio} of depth 3's."
-        + shortfall(parts),
+        + shortfall(parts, _below_the_band(runs["near_zero"])),
         sensitivity="The band's width in decades depends on what counts as fast; with "
         f"{_FAST // 3} steps instead of {_FAST:,} it is "
         + ", ".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,35 @@ _GENERATION = 1
 
 # Seconds; a sweep of the paper's length takes hours.
 _CHECKPOINT_EVERY = 60.0
+
+
+# Claims share the data, which none of them changes: they are read once.
+@functools.cache
+def _gas(data_dir: str | None, download: bool) -> Dataset:
+    try:
+        return load_gas(data_dir=data_dir) if download else load_gas(data_dir=data_dir, url=None)
+    except NotHereError:
+        return gas_like()
+
+
+@functools.cache
+def _abalone(data_dir: str | None, download: bool) -> Dataset | None:
+    try:
+        if download:
+            return load_abalone(data_dir=data_dir)
+        return load_abalone(data_dir=data_dir, url=None)
+    except NotHereError:
+        return None
+
+
+@functools.cache
+def _mnist(data_dir: str | None, download: bool) -> ImageData:
+    try:
+        if download:
+            return load_mnist(data_dir=data_dir)
+        return load_mnist(data_dir=data_dir, urls=None)
+    except NotHereError:
+        return mnist_like()
 
 
 class Scale(StrEnum):
@@ -68,30 +98,15 @@ class Laboratory:
 
     def gas(self) -> Dataset:
         """The Ethanol data; the embedded stand-in, which says that it is one, without them."""
-        try:
-            if self.download:
-                return load_gas(data_dir=self.data_dir)
-            return load_gas(data_dir=self.data_dir, url=None)
-        except NotHereError:
-            return gas_like()
+        return _gas(self.data_dir, self.download)
 
     def abalone(self) -> Dataset | None:
         """The Abalone data; None without them."""
-        try:
-            if self.download:
-                return load_abalone(data_dir=self.data_dir)
-            return load_abalone(data_dir=self.data_dir, url=None)
-        except NotHereError:
-            return None
+        return _abalone(self.data_dir, self.download)
 
     def mnist(self) -> ImageData:
         """MNIST; the generated stand-in, which says that it is one, without it."""
-        try:
-            if self.download:
-                return load_mnist(data_dir=self.data_dir)
-            return load_mnist(data_dir=self.data_dir, urls=None)
-        except NotHereError:
-            return mnist_like()
+        return _mnist(self.data_dir, self.download)
 
     def problems(self, scaling: str = "standard") -> dict[str, Problem]:
         """The regression problems there are, by the names that reports use.

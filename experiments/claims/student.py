@@ -545,6 +545,10 @@ def _stations(lab: Laboratory, dataset: Dataset) -> dict[str, dict[str, list[Eff
     return {"path": path, "alone": alone, "undone": undone}
 
 
+def _said(effect: Effect) -> str:
+    return f"no value ({effect.note})" if math.isnan(effect.value) else str(effect)
+
+
 def _sentences(
     stations: dict[str, dict[str, list[Effect]]], edge: float, wins: Effect
 ) -> tuple[str, ...]:
@@ -578,8 +582,8 @@ def _sentences(
         f"depths are {l2[0]} and {l2[1]} as fast, with ℓ4 {paper[0]} and {paper[1]}; the "
         "student project compared these depths on ℓ2 alone",
         f"The length: after 100 iterations instead of the full number the paper's setting "
-        f"shows {short[0]} and {short[1]}; what costs depth 2 most when it is undone is "
-        f"'{most}', by a factor of {lost.get(most, math.nan):.3g}",
+        f"shows {_said(short[0])} and {_said(short[1])}; what costs depth 2 most when it is undone "
+        f"is '{most}', by a factor of {lost.get(most, math.nan):.3g}",
         f"The paper's size is another matter: the largest speed-up at any station is {largest}, "
         f"where 'orders of magnitude' would be above 100",
     )
