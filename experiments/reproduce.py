@@ -117,8 +117,8 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     said = [
         "Every claim has a criterion that was fixed before its results were looked at; where a "
         "grid was enlarged after a first look, its caveats say so. A claim of several parts is "
-        "partly reproduced if some hold, or if an interval leaves one open. Speed-ups are ratios of "
-        "steps to a target excess loss, each model at its own best learning rate. Intervals are "
+        "partly reproduced if some hold, or if an interval leaves one open. Speed-ups are ratios "
+        "of steps to a target excess loss, each model at its own best learning rate. Intervals are "
         "95 % over seeds; those of speed-ups include the choice of the rate.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
