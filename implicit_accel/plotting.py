@@ -349,7 +349,9 @@ def plot_effects(
     low, high = min(shown), max(shown)
     if log:
         ax.set_xlim(low / 1.25, high * 1.25)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 80 * low else (1,)))
+        narrow, wide = high < 5 * low, high > 80 * low
+        subs = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if narrow else (1,) if wide else (1, 2, 5)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(range(len(names)), names, fontsize=8)

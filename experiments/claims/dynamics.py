@@ -618,7 +618,12 @@ def _line(lab: Laboratory) -> Finding:
         compare(results, m, 0, name=f"two points, ℓ4, rule of depth {m + 1}", share=share)
         for m in (1, 2)
     ]
-    at = [int(np.argmin(np.median(steps_to_level(results, m, share), axis=1))) for m in range(3)]
+    # Among the rates at which no run diverges.
+    lost = np.isfinite(results["divergence_step"].values).any(axis=2)
+    at = [
+        int(np.argmin(np.median(steps_to_level(results, m, share), axis=1) + 1e9 * lost[m]))
+        for m in range(3)
+    ]
     curves = {
         who: (results["step"].values, results["excess_loss"].values[m, at[m]])
         for m, who in enumerate(("one layer", "rule of depth 2", "rule of depth 3"))
