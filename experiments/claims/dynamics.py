@@ -619,7 +619,7 @@ def _line(lab: Laboratory) -> Finding:
         for m in (1, 2)
     ]
     # Among the rates at which no run diverges.
-    lost = np.isfinite(results["divergence_step"].values).any(axis=2)
+    lost = np.asarray(np.isfinite(results["divergence_step"].values).any(axis=2))
     at = [
         int(np.argmin(np.median(steps_to_level(results, m, share), axis=1) + 1e9 * lost[m]))
         for m in range(3)
