@@ -16,9 +16,9 @@ from implicit_accel import (
 )
 from implicit_accel.grid import parse_learning_rates
 
-# Seven rates per decade: fine enough that no sign is a matter of the grid.
+# Ten rates per decade: fine enough that no best rate is a matter of the grid.
 CONFIG = SweepConfig(
-    learning_rates=parse_learning_rates(["log:2e-3:0.4:17"]), num_seeds=3, num_steps=16_000
+    learning_rates=parse_learning_rates(["log:2e-3:0.4:24"]), num_seeds=3, num_steps=16_000
 )
 
 

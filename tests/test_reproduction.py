@@ -27,7 +27,10 @@ IDS = {
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, monkeypatch):
+    """Without any data but the stand-ins."""
+    monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
 
 

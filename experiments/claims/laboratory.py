@@ -122,6 +122,8 @@ class Laboratory:
         found["stand-in"] = make_problem(gas_like(), scaling=scaling)
         if gas.is_stand_in:  # then it takes Ethanol's place
             found = {"stand-in": found.pop("stand-in")} | found
+        if self.scale is Scale.SMOKE:  # the first two show that several work
+            found = dict(list(found.items())[:2])
         return found
 
     def sweep(self, problem: Problem, config: SweepConfig) -> xr.Dataset:

@@ -579,8 +579,8 @@ def _sentences(
         f"{'turn the sign' if all(e.low > 1 for e in rates) else 'do not turn the sign'}, to "
         f"{rates[0]} and {rates[1]}",
         f"The loss: in the paper's setting with ℓ2 in place of ℓ4 the "
-        f"depths are {l2[0]} and {l2[1]} as fast, with ℓ4 {paper[0]} and {paper[1]}; the "
-        "student project compared these depths on ℓ2 alone",
+        f"depths are {l2[0]} and {l2[1]} as fast, with ℓ4 {paper[0]} and {paper[1]}; on "
+        "these data the student project compared depths on ℓ2 alone",
         f"The length: after 100 iterations instead of the full number the paper's setting "
         f"shows {_said(short[0])} and {_said(short[1])}; what costs depth 2 most when it is undone "
         f"is '{most}', by a factor of {lost.get(most, math.nan):.3g}",
