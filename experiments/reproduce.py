@@ -25,7 +25,7 @@ from experiments import cli
 from experiments.claims import acceleration, convergence, dynamics, images, student
 from experiments.claims.laboratory import Laboratory, Scale
 from implicit_accel.claims import Claim
-from implicit_accel.errors import UserError
+from implicit_accel.errors import DataError, UserError
 from implicit_accel.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
@@ -35,6 +35,7 @@ from implicit_accel.report import (
     verdict_rows,
     write_report,
 )
+from implicit_accel.runs import RunFolder
 
 # In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
 CLAIMS: tuple[Claim, ...] = tuple(
@@ -88,6 +89,8 @@ def choose_claims() -> list[Claim]:
     wanted = [name.strip().lower() for name in _CLAIMS.value]
     if wanted == ["all"]:
         return list(CLAIMS)
+    if not wanted:
+        raise UserError("--claims: the list is empty; name some, or all")
     for name in wanted:
         if name not in known:
             ids = ", ".join(claim.id for claim in CLAIMS)
@@ -148,7 +151,10 @@ def examine(claim: Claim, folder: Path, log: Console) -> Entry:
         began = time.monotonic()
         finding = claim.test(lab)
         seconds = time.monotonic() - began
-    earlier = load_finding(claim, lab.folder, scale.value)
+    try:
+        earlier = load_finding(claim, lab.folder, scale.value)
+    except DataError:
+        earlier = None  # it is written again below
     if not lab.trained and earlier is not None:
         seconds = earlier.seconds
     return save_finding(claim, finding, lab.folder, scale.value, seconds)
@@ -169,6 +175,7 @@ def main() -> None:
         print_estimate(claims, log)
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder))
+        stack.enter_context(RunFolder(folder).locked())
         for number, claim in enumerate(claims, 1):
             began = time.monotonic()
             entry = examine(claim, folder, log)

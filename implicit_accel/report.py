@@ -114,7 +114,7 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
         figures = tuple(folder / Path(str(name)).name for name in stored["figures"])
         seconds = float(stored["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete it and run the claim again") from None
+        raise DataError(f"{path}: damaged ({error}); run the claim again") from None
     return Entry(claim, finding, tuple(f for f in figures if f.is_file()), seconds)
 
 

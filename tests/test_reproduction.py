@@ -16,6 +16,7 @@ from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepC
 from implicit_accel.claims import any_of, median_of, share_of
 from implicit_accel.datasets import gas_like
 from implicit_accel.problems import make_problem
+from implicit_accel.runs import RunFolder
 from implicit_accel.sweep import train
 from implicit_accel.theory import balancedness
 
@@ -200,6 +201,7 @@ def test_results_are_reused_and_damage_is_made_good(lab):
 
 def test_the_program_reproduces_reuses_and_reports(tmp_path):
     expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'p9'", "P3b", "S7")
+    expect_usage_error(run("reproduce", "--claims", "", cwd=tmp_path), "empty")
     assert list(tmp_path.iterdir()) == []
     arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
     result = run("reproduce", *arguments, cwd=tmp_path)
@@ -216,8 +218,12 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     assert finding["verdict"] == "reproduced"
     trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}
     assert trained
+    with RunFolder(folder).locked():
+        expect_usage_error(run("reproduce", *arguments, cwd=tmp_path), "another process is at work")
+    (folder / "P7" / "finding.json").write_text("{")
     again = run("reproduce", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "P7" / "finding.json").read_text())["verdict"] == "reproduced"
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
     assert (folder / "REPORT.md").read_text().count("## ") == report.count("## ")
 
