@@ -1,7 +1,9 @@
 """The programs as a user runs them: files, exit codes, messages."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -328,10 +330,17 @@ def start(program, *arguments, cwd):
     )  # fmt: skip
 
 
+def free_port() -> int:
+    """A port that nobody listens at, and that no test beside this one is given by the system."""
+    for port in random.sample(range(20_000, 32_000), 100):  # below the range it gives from
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
 def processes(tmp_path, count, *arguments):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     shared = [
         *SMALL, *arguments, "--output_dir", tmp_path / "shared", "--devices", "1",
         "--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(count),

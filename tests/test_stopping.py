@@ -18,7 +18,8 @@ with watched_signals(say) as stop:
     end = time.monotonic() + 60
     while time.monotonic() < end and not (stop() and "obeys" in sys.argv):
         time.sleep(0.01)
-    say("asked" if stop() else "not asked")
+# Only now is what the watching thread says over.
+say("asked" if stop() else "not asked")
 """
 
 
