@@ -125,7 +125,7 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
         "95 % over seeds; those of speed-ups include the choice of the rate.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
-        f"{cli.num_cores()} cores); the experiments took {minutes:.0f} minutes in all.",
+        f"{cli.num_cores()} cores); the experiments took {minutes:.0f} min in all.",
     ]
     if scale is Scale.SMOKE:
         said.append(

@@ -42,7 +42,7 @@ class Effect:
         value: Its estimate.
         low: Lower end of its 95 % interval over seeds; NaN if there is none.
         high: Upper end.
-        unit: Behind the number, e.g. "×".
+        unit: Behind the number, e.g. "×", or a plural, e.g. " steps".
         note: What else must be known, e.g. a rate at the edge of the grid.
     """
 
@@ -57,7 +57,8 @@ class Effect:
         """Value and interval, as text."""
         if math.isnan(self.value):
             return "no value"
-        text = f"{_number(self.value)}{self.unit}"
+        number = _number(self.value)
+        text = number + (self.unit.removesuffix("s") if number == "1" else self.unit)
         if not (math.isnan(self.low) or math.isnan(self.high)):
             text += f" [{_number(self.low)}, {_number(self.high)}]"
         return text

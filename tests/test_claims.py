@@ -187,6 +187,7 @@ def test_effects_read_as_numbers_do():
     assert str(Effect("e", 0.4567, 0.4, 0.5)) == "0.457× [0.4, 0.5]"
     assert str(Effect("e", 73_564.4, 24_736, INF, unit=" steps")) == "73,564 steps [24,736, ∞]"
     assert str(Effect("e", 12.0)) == "12×"
+    assert str(Effect("e", 1.0, unit=" steps")) == "1 step"
     assert str(Effect("e", NAN)) == "no value"
 
 

@@ -99,6 +99,13 @@ def effects_table(effects: list[Effect]) -> pd.DataFrame:
     return pd.DataFrame([{"effect": e.name, "value": str(e), "remarks": e.note} for e in effects])
 
 
+def _elsewhere(effects: list[Effect]) -> str:
+    """The same on the other problems, where there are any."""
+    if not effects:
+        return ""
+    return "Other problems: " + "; ".join(f"{e.name} {e}" for e in effects) + "."
+
+
 def _figure(lab: Laboratory, loss: str) -> dict[str, object]:
     name, problem = next(iter(lab.problems().items()))
     results = select(lab.sweep(problem, depth_grid(lab)), loss_name=loss)
@@ -112,9 +119,9 @@ def _one_scalar(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict,
         effects=tuple(effects),
-        summary=f"Depth 2 with one hidden scalar is {effects[0]} as fast as one layer "
-        f"({effects[0].name}).",
-        sensitivity="Other problems: " + "; ".join(f"{e.name} {e}" for e in effects[1:]) + ".",
+        summary="The speed-up of depth 2 with one hidden scalar over one layer: "
+        f"{effects[0]} ({effects[0].name}).",
+        sensitivity=_elsewhere(effects[1:]),
         tables={"Speed-ups": effects_table(effects)},
         figures=_figure(lab, "l4"),
     )
@@ -127,8 +134,8 @@ def _l2(lab: Laboratory) -> Finding:
     return Finding(
         verdict=together([below(e, 1.0) for e in first]),
         effects=tuple(effects),
-        summary=f"On ℓ2 depth 2 is {first[0]} and depth 3 {first[1]} as fast as one layer.",
-        sensitivity="Other problems: " + "; ".join(f"{e.name} {e}" for e in effects[2:]) + ".",
+        summary=f"Speed-ups over one layer on ℓ2: depth 2 {first[0]}, depth 3 {first[1]}.",
+        sensitivity=_elsewhere(effects[2:]),
         tables={"Speed-ups": effects_table(effects)},
         figures=_figure(lab, "l2"),
     )
@@ -157,8 +164,8 @@ def _l4(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict,
         effects=tuple(effects),
-        summary=f"On ℓ4 depth 2 is {first[0]} and depth 3 {first[1]} as fast as one layer. {size}",
-        sensitivity="Other problems: " + "; ".join(f"{e.name} {e}" for e in effects[2:]) + ".",
+        summary=f"Speed-ups over one layer on ℓ4: depth 2 {first[0]}, depth 3 {first[1]}. {size}",
+        sensitivity=_elsewhere(effects[2:]),
         caveats=(
             "At the best rates of the deeper models runs diverge thousands of steps after they "
             "have reached the target; a run that arrived has arrived.",

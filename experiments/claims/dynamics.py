@@ -270,8 +270,8 @@ def _adaptive(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict_of(parts),
         effects=tuple(effects),
-        summary="Depth 3 by gradient descent is "
-        + "; ".join(f"{e} as fast as {r}" for r, e in zip(rivals, effects, strict=True))
+        summary="Speed-ups of depth 3 by gradient descent: "
+        + "; ".join(f"over {r} {e}" for r, e in zip(rivals, effects, strict=True))
         + ". With no rate above 0.5, where the paper's grid ends: "
         + "; ".join(f"{r} {e}" for r, e in zip(rivals, limited, strict=True))
         + "."
@@ -311,9 +311,9 @@ def _adam(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict_of(parts),
         effects=(*over_depth, *with_depth),
-        summary=f"Adam on one layer is {over_depth[0]} as fast as gradient descent at depth 2 and "
-        f"{over_depth[1]} as at depth 3. Adam at depth 2 is {with_depth[0]} and at depth 3 "
-        f"{with_depth[1]} as fast as Adam on one layer." + shortfall(parts),
+        summary=f"Speed-ups of Adam on one layer over gradient descent: at depth 2 "
+        f"{over_depth[0]}, at depth 3 {over_depth[1]}. Of Adam with depth over Adam on one layer: "
+        f"depth 2 {with_depth[0]}, depth 3 {with_depth[1]}." + shortfall(parts),
         sensitivity="Depth with other methods: " + "; ".join(f"{e.name} {e}" for e in others) + ".",
         caveats=("That the paper says so is known from memory.", _LENGTHENED),
         tables={"Adam and depth": effects_table([*over_depth, *with_depth, *others])},
