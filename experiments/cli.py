@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import tempfile
 import textwrap
@@ -28,7 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from experiments.stopping import Stopped, terminate
+from experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.errors import UserError
 from implicit_accel.files import printable
 from implicit_accel.runs import CHECKPOINTS_FOLDER
@@ -36,7 +35,6 @@ from implicit_accel.statistics import bounded_speed_up
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
@@ -106,7 +104,7 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
             f"unexpected {rest[1]!r}: flags are written --name=value, "
             "lists with commas and no spaces"
         )
-    signal.signal(signal.SIGTERM, terminate)
+    stop_on_signals()
     try:
         main()
     except UserError as error:
@@ -114,11 +112,11 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     except ProgramError as error:
         _fail(str(error), EXIT_FAILURE)
     except Stopped as stopped:
-        print(str(stopped), file=sys.stderr)
-        sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing that was saved is lost", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        # Without taking the interpreter down: XLA's threads may be at work still, and crash then.
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            print(f"\n{stopped}", file=sys.stderr, flush=True)  # after the terminal's ^C
+            sys.stdout.flush()
+        os._exit(stopped.exit_code)
     sys.exit(0)
 
 
@@ -237,9 +235,11 @@ def output_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = error.filename2 or error.filename
+        which = f" ({printable(str(place), 200)})" if place else ""
         raise ProgramError(
-            f"--output_dir {folder}: {error.strerror or error}. What was saved before is kept: "
-            "once it can be written again, the same command goes on from there"
+            f"--output_dir {folder}: {error.strerror or error}{which}. What was saved before is "
+            "kept: once it can be written again, the same command goes on from there"
         ) from error
     finally:
         _remove_empty([folder / CHECKPOINTS_FOLDER, *made])

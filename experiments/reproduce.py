@@ -26,6 +26,7 @@ from experiments.claims import acceleration, convergence, dynamics, images, stud
 from experiments.claims.laboratory import Laboratory, Scale
 from implicit_accel.claims import Claim
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import remove_partial
 from implicit_accel.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
@@ -87,15 +88,13 @@ def choose_claims() -> list[Claim]:
     """
     known = {claim.id.lower(): claim for claim in CLAIMS}
     wanted = [name.strip().lower() for name in _CLAIMS.value]
-    if wanted == ["all"]:
-        return list(CLAIMS)
     if not wanted:
         raise UserError("--claims: the list is empty; name some, or all")
     for name in wanted:
-        if name not in known:
+        if name not in known and name != "all":
             ids = ", ".join(claim.id for claim in CLAIMS)
             raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
-    return [claim for claim in CLAIMS if claim.id.lower() in wanted]
+    return [claim for claim in CLAIMS if "all" in wanted or claim.id.lower() in wanted]
 
 
 def print_estimate(claims: list[Claim], console: Console) -> None:
@@ -176,6 +175,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder))
         stack.enter_context(RunFolder(folder).locked())
+        remove_partial(folder, deep=False)
+        for claim in CLAIMS:
+            remove_partial(folder / claim.id)
         for number, claim in enumerate(claims, 1):
             began = time.monotonic()
             entry = examine(claim, folder, log)

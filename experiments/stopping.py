@@ -1,5 +1,6 @@
 """Stopping a program from outside without losing anything.
 
+Usually a signal raises `Stopped`, and temporary files are removed on the way out.
 While a compiled call runs, Python does not get to its signal handlers. So the signals' numbers go
 through a pipe (`signal.set_wakeup_fd`) to a thread: the first asks for an orderly end at the next
 occasion, a second ends the process at once, which is as safe as killing it.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import NoReturn
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """Somebody asked the program to end. Not an error: nothing but `cli.run` should catch it.
 
     Args:
@@ -29,12 +31,42 @@ class Stopped(BaseException):
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
-        self.exit_code = 128 + number
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.number
 
 
-def terminate(number: int, _: FrameType | None) -> NoReturn:
-    """A handler that ends the program as Ctrl-C does: temporary files are removed."""
-    raise Stopped(number, "terminated: nothing that was saved is lost")
+# Seconds after which a signal is sent again whose exception Python has dropped.
+_AGAIN = 0.05
+
+
+def stop_on_signals() -> None:
+    """Makes SIGINT and SIGTERM raise `Stopped` from now on.
+
+    Python drops what is raised in a finalizer or in a weak reference's callback, and goes on; the
+    signal is then sent again until it is heard.
+    """
+    report_dropped = sys.unraisablehook
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        what = "interrupted" if number == signal.SIGINT else "terminated"
+        raise Stopped(number, f"{what}: nothing that was saved is lost")
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            number = unraisable.exc_value.number
+            timer = threading.Timer(_AGAIN, signal.raise_signal, (number,))
+            timer.daemon = True
+            timer.start()
+        else:
+            report_dropped(unraisable)
+
+    sys.unraisablehook = dropped
+    for number in _SIGNALS:
+        signal.signal(number, stop)
 
 
 @dataclass

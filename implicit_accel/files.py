@@ -49,9 +49,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes what writers that were killed have left in a folder and the folders in it."""
-    for path in folder.rglob(f"{_PARTIAL}*"):
+def remove_partial(folder: Path, *, deep: bool = True) -> None:
+    """Removes what writers that were killed have left in a folder.
+
+    Args:
+        folder: The folder; it need not exist.
+        deep: Whether also in the folders in it.
+    """
+    for path in (folder.rglob if deep else folder.glob)(f"{_PARTIAL}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
 

@@ -111,11 +111,15 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
                 for title, table in stored["tables"].items()
             },
         )
-        figures = tuple(folder / Path(str(name)).name for name in stored["figures"])
+        figures = [folder / Path(str(name)).name for name in stored["figures"]]
         seconds = float(stored["seconds"])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} seconds")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
-    return Entry(claim, finding, tuple(f for f in figures if f.is_file()), seconds)
+    # The page carries the figures' bytes: a link might bring in a file that is none of them.
+    plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
+    return Entry(claim, finding, plain, seconds)
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

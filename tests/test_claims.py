@@ -159,10 +159,24 @@ def test_findings_are_stored_and_read_back(tmp_path):
     assert load_finding(claim(), tmp_path / "X1", "smoke") is None
     assert load_finding(claim(id="X2"), tmp_path / "X1", "standard") is None
     assert load_finding(claim(), tmp_path / "nowhere", "standard") is None
-    for damaged in ("", "[]", "{", '{"format": "implicit_accel finding 1"}'):
-        (tmp_path / "X1" / "finding.json").write_text(damaged)
+    path = tmp_path / "X1" / "finding.json"
+    endless = path.read_text().replace('"seconds": 3.5', '"seconds": NaN')
+    for damaged in ("", "[]", "{", '{"format": "implicit_accel finding 1"}', endless):
+        path.write_text(damaged)
         with pytest.raises(DataError, match="damaged"):
             load_finding(claim(), tmp_path / "X1", "standard")
+
+
+def test_a_report_takes_in_no_file_from_elsewhere(tmp_path):
+    save_finding(claim(), finding(), tmp_path / "X1", "standard", 3.5)
+    (tmp_path / "private").write_text("secret")
+    path = tmp_path / "X1" / "finding.json"
+    path.write_text(path.read_text().replace('"a_figure.png"', '"../private", "a_figure.png"'))
+    (tmp_path / "X1" / "a_figure.png").unlink()
+    (tmp_path / "X1" / "a_figure.png").symlink_to(tmp_path / "private")
+    loaded = load_finding(claim(), tmp_path / "X1", "standard")
+    assert loaded is not None
+    assert loaded.figures == ()
 
 
 def test_reports_show_everything_as_text(tmp_path):

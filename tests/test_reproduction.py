@@ -221,11 +221,26 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     with RunFolder(folder).locked():
         expect_usage_error(run("reproduce", *arguments, cwd=tmp_path), "another process is at work")
     (folder / "P7" / "finding.json").write_text("{")
+    left = [folder / ".partial-REPORT-1.md", folder / "S4" / ".partial-gains-1.png"]
+    mine = folder / "mine" / ".partial-1"
+    mine.parent.mkdir()
+    for path in (*left, mine):
+        path.touch()
     again = run("reproduce", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((folder / "P7" / "finding.json").read_text())["verdict"] == "reproduced"
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
     assert (folder / "REPORT.md").read_text().count("## ") == report.count("## ")
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+    # What cannot be written is named, and what was there stays.
+    (folder / "S4" / "gains.png").unlink()
+    (folder / "S4" / "gains.png").mkdir()
+    refused = run("reproduce", *arguments, "--claims", "S4", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "gains.png" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
 
 
 def test_the_papers_scale_says_what_it_will_cost_before_it_starts(tmp_path):

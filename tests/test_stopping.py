@@ -53,3 +53,36 @@ def test_the_first_signal_only_asks():
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0
     assert output.splitlines()[-1] == "asked"
+
+
+# Python drops what is raised here: neither the interpreter nor the program hears of it.
+_FINALIZER = """
+import signal, sys, time, weakref
+from experiments.stopping import Stopped, stop_on_signals
+stop_on_signals()
+class Thing: pass
+def called(reference):
+    signal.raise_signal(getattr(signal, sys.argv[1]))
+    time.sleep(0.1)
+thing = Thing()
+reference = weakref.ref(thing, called)
+try:
+    del thing
+    print("went on", flush=True)
+    time.sleep(60)
+except Stopped as stopped:
+    print(stopped, stopped.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "heard"), [("SIGINT", "interrupted: {} 130"), ("SIGTERM", "terminated: {} 143")]
+)
+def test_a_signal_in_a_finalizer_is_heard(name, heard):
+    result = subprocess.run(
+        [sys.executable, "-c", _FINALIZER, name],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    expected = heard.format("nothing that was saved is lost")
+    assert result.stdout.splitlines() == ["went on", expected], result.stderr
+    assert result.stderr == ""

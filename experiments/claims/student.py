@@ -336,6 +336,12 @@ def _adam(lab: Laboratory) -> Finding:
 # --- S4: lp --------------------------------------------------------------------------------------
 
 
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Seed by seed; no value (NaN) where both are infinite, every rate having diverged."""
+    with np.errstate(invalid="ignore"):
+        return numerator / denominator
+
+
 def _exponents(lab: Laboratory) -> Finding:
     datasets = _datasets(lab)
     name = "Abalone" if "Abalone" in datasets else next(iter(datasets))
@@ -354,7 +360,7 @@ def _exponents(lab: Laboratory) -> Finding:
         }
         base = model_number(results, loss_name=loss.name, depth=1)
         for depth in (2, 3):
-            gains[loss.name, depth] = best[1] / best[depth]
+            gains[loss.name, depth] = _ratio(best[1], best[depth])
             label = f"{name}, ℓ{loss.p:g}, depth {depth}"
             effects.append(median_of(f"{label}: one layer's last excess loss over its",
                                      gains[loss.name, depth]))  # fmt: skip
@@ -362,7 +368,7 @@ def _exponents(lab: Laboratory) -> Finding:
             speed_ups.append(speed_up_to_common(results, number, base, label))
     larger = [
         median_of(f"{name}, depth {depth}: gain on ℓ{p} over gain on ℓ2",
-                  gains[f"l{p}", depth] / gains["l2", depth])
+                  _ratio(gains[f"l{p}", depth], gains["l2", depth]))
         for p in (3, 4, 5) for depth in (2, 3)
     ]  # fmt: skip
     parts = [(e, above(e, 1.0)) for e in larger]
