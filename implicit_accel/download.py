@@ -245,7 +245,7 @@ def _read_members(file: BinaryIO, names: Sequence[str]) -> dict[str, bytes]:
         zlib.error,
         EOFError,
         OSError,
-        RuntimeError,  # holds NotImplementedError: an unknown compression
+        RuntimeError,  # also for a compression that zipfile does not know
         ValueError,
         IndexError,
     ) as error:
