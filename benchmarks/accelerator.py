@@ -31,7 +31,7 @@ def product_error() -> float:
     """Largest relative error of a float32 product on this device, against float64 on the host."""
     import jax
 
-    from implicit_accel.networks import matmul
+    from implicit_accel.linear.networks import matmul
 
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 512, 512)).astype(np.float32)

@@ -59,7 +59,7 @@ def gemm_rate(rows: int, d: int, block: int, length: int = 40) -> float:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, d)).astype(np.float32) / np.sqrt(rows, dtype=np.float32)
     W = rng.standard_normal((num_devices(), block, d)).astype(np.float32)
-    from implicit_accel.networks import matmul  # the precision that training has
+    from implicit_accel.linear.networks import matmul  # the precision that training has
 
     seconds = _best(_on_all_devices(lambda W: matmul(matmul(W, X.T), X), W, length))
     return 4 * rows * d * block * len(W) * length / seconds

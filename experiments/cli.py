@@ -30,8 +30,8 @@ from rich.table import Table
 from experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.errors import UserError
 from implicit_accel.files import printable
-from implicit_accel.runs import CHECKPOINTS_FOLDER
 from implicit_accel.statistics import bounded_speed_up
+from implicit_accel.store.folder import CHECKPOINTS_FOLDER
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -23,8 +23,8 @@ import jax
 from absl import flags
 
 from experiments import cli
+from implicit_accel.engine.training import Share
 from implicit_accel.errors import UserError
-from implicit_accel.training import Share
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",

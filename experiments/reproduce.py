@@ -23,11 +23,9 @@ from rich.table import Table
 
 from experiments import cli
 from experiments.claims import acceleration, convergence, dynamics, images, student
+from experiments.claims.criteria import Claim
 from experiments.claims.laboratory import Laboratory, Scale
-from implicit_accel.claims import Claim
-from implicit_accel.errors import DataError, UserError
-from implicit_accel.files import remove_partial
-from implicit_accel.report import (
+from experiments.claims.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
     Entry,
@@ -36,7 +34,9 @@ from implicit_accel.report import (
     verdict_rows,
     write_report,
 )
-from implicit_accel.runs import RunFolder
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import remove_partial
+from implicit_accel.store.folder import RunFolder
 
 # In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
 CLAIMS: tuple[Claim, ...] = tuple(

@@ -31,22 +31,30 @@ from rich.console import Console
 
 from experiments import cli, cluster
 from experiments.stopping import StopRequest, watched_signals
-from implicit_accel.checkpoints import Keeper
-from implicit_accel.datasets import GAS_NAMES, Dataset, gas_like, load_abalone, load_csv, load_gas
+from implicit_accel.data.datasets import (
+    GAS_NAMES,
+    Dataset,
+    gas_like,
+    load_abalone,
+    load_csv,
+    load_gas,
+)
+from implicit_accel.data.problems import SCALINGS, Problem, make_problem
+from implicit_accel.engine.training import Device, GroupResult, Share, Snapshot, Timing, merge
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, remove_partial
-from implicit_accel.grid import (
+from implicit_accel.linear.config import (
     PRECISIONS,
     SweepConfig,
     Target,
     parse_hidden_widths,
     parse_learning_rates,
 )
-from implicit_accel.initialisers import INITIALISERS
-from implicit_accel.losses import CONVENTIONS, Loss
-from implicit_accel.networks import ACTIVATIONS
+from implicit_accel.linear.initialisers import INITIALISERS
+from implicit_accel.linear.losses import CONVENTIONS, Loss
+from implicit_accel.linear.networks import ACTIVATIONS
+from implicit_accel.linear.sweep import Plan, assemble, plan_sweep, train_plan
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.problems import SCALINGS, Problem, make_problem
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -57,10 +65,9 @@ from implicit_accel.results import (
     save_json,
     save_results,
 )
-from implicit_accel.runs import CHECKPOINTS_FOLDER, Identity, Manifest, RunFolder
 from implicit_accel.statistics import BEST_BY, summarise
-from implicit_accel.sweep import Plan, assemble, plan_sweep, train_plan
-from implicit_accel.training import Device, GroupResult, Share, Snapshot, Timing, merge
+from implicit_accel.store.checkpoints import Keeper
+from implicit_accel.store.folder import CHECKPOINTS_FOLDER, Identity, Manifest, RunFolder
 
 DATASETS = ("gas_like", "gas", "abalone", "csv")
 

@@ -7,45 +7,41 @@ results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=200
 print(summarise(results))
 """
 
-from implicit_accel.claims import Claim, Effect, Finding, Verdict
-from implicit_accel.classifiers import (
-    ClassifierConfig,
-    FullyConnected,
-    SmallCNN,
-    TutorialCNN,
-    train_classifiers,
-)
-from implicit_accel.datasets import (
+from implicit_accel.data.datasets import (
     Dataset,
     gas_like,
     load_abalone,
     load_csv,
     load_gas,
 )
-from implicit_accel.end_to_end import scale_by_end_to_end
+from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
+from implicit_accel.data.problems import SCALINGS, Problem, make_problem
+from implicit_accel.engine.training import Timing
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.grid import SweepConfig, Target
-from implicit_accel.images import ImageData, load_mnist, mnist_like
-from implicit_accel.initialisers import INITIALISERS, Initialiser
-from implicit_accel.losses import Loss, Optimum, optimum
-from implicit_accel.networks import Layers
+from implicit_accel.images.classifiers import (
+    ClassifierConfig,
+    FullyConnected,
+    SmallCNN,
+    TutorialCNN,
+    train_classifiers,
+)
+from implicit_accel.linear.config import SweepConfig, Target
+from implicit_accel.linear.end_to_end import scale_by_end_to_end
+from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
+from implicit_accel.linear.losses import Loss, Optimum, optimum
+from implicit_accel.linear.networks import Layers
+from implicit_accel.linear.sweep import Trajectory, run_sweep, train
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
-from implicit_accel.problems import SCALINGS, Problem, make_problem
 from implicit_accel.results import load_run, select
 from implicit_accel.statistics import summarise
-from implicit_accel.sweep import Trajectory, run_sweep, train
-from implicit_accel.training import Timing
 
 __all__ = [
     "INITIALISERS",
     "OPTIMIZERS",
     "SCALINGS",
-    "Claim",
     "ClassifierConfig",
     "DataError",
     "Dataset",
-    "Effect",
-    "Finding",
     "FullyConnected",
     "ImageData",
     "Initialiser",
@@ -61,7 +57,6 @@ __all__ = [
     "Trajectory",
     "TutorialCNN",
     "UserError",
-    "Verdict",
     "gas_like",
     "load_abalone",
     "load_csv",

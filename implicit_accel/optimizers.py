@@ -1,6 +1,6 @@
 """Optimizers by name, with a learning rate and weight decay that may be traced.
 
-They are optax's own, and the end-to-end rule (`implicit_accel.end_to_end`).
+They are optax's own, and the end-to-end rule (`implicit_accel.linear.end_to_end`).
 
 A traced learning rate lets one compiled program train every rate of a grid. The optimizer is
 built inside the mapped function: this gives the same bits as a Python float would, which
@@ -16,8 +16,8 @@ from typing import Any
 
 import optax
 
-from implicit_accel.end_to_end import scale_by_end_to_end
 from implicit_accel.errors import UserError
+from implicit_accel.linear.end_to_end import scale_by_end_to_end
 
 Setting = float | bool
 

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from implicit_accel.claims import Effect
+from experiments.claims.criteria import Effect
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.statistics import (
     best_learning_rates,

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from implicit_accel.data.problems import Problem
+from implicit_accel.engine.training import GroupResult
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, is_printable, is_sealed, seal
-from implicit_accel.initialisers import INITIALISERS
-from implicit_accel.losses import Loss
+from implicit_accel.linear.initialisers import INITIALISERS
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.objectives import Reduction
 from implicit_accel.optimizers import OPTIMIZERS
-from implicit_accel.problems import Problem
-from implicit_accel.reductions import Reduction
-from implicit_accel.training import GroupResult
 
 if TYPE_CHECKING:
-    from implicit_accel.grid import SweepConfig
+    from implicit_accel.linear.config import SweepConfig
 
 FORMAT = "implicit_accel sweep 2"
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.integrate
 
+from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
-from implicit_accel.losses import Loss
-from implicit_accel.networks import Layers
-from implicit_accel.problems import Problem
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.networks import Layers
 
 # --- Balancedness --------------------------------------------------------------------------------
 

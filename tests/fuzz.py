@@ -45,22 +45,27 @@ import xarray as xr
 from absl import flags
 
 from experiments import cli
-from implicit_accel import download
-from implicit_accel.checkpoints import Checkpoints, Keeper
-from implicit_accel.datasets import _parse_gas, load_csv
+from implicit_accel.data import download
+from implicit_accel.data.datasets import _parse_gas, load_csv
+from implicit_accel.data.mnist import read_idx, unpack_gzip
+from implicit_accel.data.problems import Problem
+from implicit_accel.engine.training import Snapshot
 from implicit_accel.errors import UserError
 from implicit_accel.files import seal
-from implicit_accel.grid import SweepConfig, Target, parse_hidden_widths, parse_learning_rates
-from implicit_accel.images import read_idx, unpack_gzip
-from implicit_accel.initialisers import INITIALISERS, Initialiser
-from implicit_accel.losses import Loss
+from implicit_accel.linear.config import (
+    SweepConfig,
+    Target,
+    parse_hidden_widths,
+    parse_learning_rates,
+)
+from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.sweep import Plan, plan_sweep, train_plan
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.problems import Problem
 from implicit_accel.results import FORMAT, load_run, save_results
-from implicit_accel.runs import Identity, Manifest, RunFolder
 from implicit_accel.statistics import BEST_BY, summarise
-from implicit_accel.sweep import Plan, plan_sweep, train_plan
-from implicit_accel.training import Snapshot
+from implicit_accel.store.checkpoints import Checkpoints, Keeper
+from implicit_accel.store.folder import Identity, Manifest, RunFolder
 
 SECONDS_PER_INPUT = 10.0
 MEMORY_BYTES = 2**30

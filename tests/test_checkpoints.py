@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from oracles import random_problem
 
 from implicit_accel import Loss, Optimizer, SweepConfig, files
-from implicit_accel.checkpoints import Checkpoints, Keeper
-from implicit_accel.sweep import assemble, plan_sweep, train_plan
-from implicit_accel.training import WHOLE
+from implicit_accel.engine.training import WHOLE
+from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
+from implicit_accel.store.checkpoints import Checkpoints, Keeper
 
 
 class BrokenOffError(Exception):
@@ -206,7 +206,7 @@ def test_snapshots_are_due_by_time_and_cost_at_most_two_per_cent(
     monkeypatch, tmp_path, cost, every, interval
 ):
     clock = Clock()
-    monkeypatch.setattr("implicit_accel.checkpoints.time.monotonic", clock)
+    monkeypatch.setattr("implicit_accel.store.checkpoints.time.monotonic", clock)
     saved = []
 
     class Recorder(Checkpoints):

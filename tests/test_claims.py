@@ -9,8 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_statistics import INF, NAN, made
 
-from implicit_accel import DataError, UserError
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -24,7 +23,8 @@ from implicit_accel.claims import (
     verdict_of,
     within,
 )
-from implicit_accel.report import load_finding, page, save_finding, write_report
+from experiments.claims.report import load_finding, page, save_finding, write_report
+from implicit_accel import DataError, UserError
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
 

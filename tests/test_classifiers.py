@@ -9,8 +9,10 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel import classifiers
-from implicit_accel.classifiers import (
+from implicit_accel.data.mnist import mnist_like
+from implicit_accel.errors import UserError
+from implicit_accel.images import classifiers
+from implicit_accel.images.classifiers import (
     FULLY_CONNECTED,
     REGULARISED,
     SMALL_CNN,
@@ -24,9 +26,7 @@ from implicit_accel.classifiers import (
     objective,
     train_classifiers,
 )
-from implicit_accel.errors import UserError
-from implicit_accel.images import mnist_like
-from implicit_accel.networks import Layers
+from implicit_accel.linear.networks import Layers
 from implicit_accel.optimizers import Optimizer
 
 DATA = mnist_like(num_train=80, num_test=130)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from implicit_accel import datasets, download, fetch
-from implicit_accel.datasets import Dataset, gas_like, load_abalone, load_csv, load_gas
+from implicit_accel.data import datasets, download, fetch
+from implicit_accel.data.datasets import Dataset, gas_like, load_abalone, load_csv, load_gas
 from implicit_accel.errors import DataError, UserError
 
 REAL = os.environ.get(fetch.DATA_DIR_VARIABLE, "")
@@ -508,7 +508,7 @@ class TestGasLike:
         np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-13)
         np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-12)
         np.testing.assert_allclose((y.mean(), y.std()), (0, 1), atol=1e-12)
-        file = Path(datasets.__file__).parent / "data" / "gas_spectrum.csv"
+        file = Path(datasets.__file__).parent / "gas_spectrum.csv"
         _, eigenvalues, correlations = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
         found, vectors = np.linalg.eigh(x.T @ x / n)
         np.testing.assert_allclose(found[::-1], eigenvalues, rtol=1e-6)

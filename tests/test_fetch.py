@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 
-from implicit_accel import download, fetch
+from implicit_accel.data import download, fetch
 from implicit_accel.errors import DataError, UserError
 
 PAGE = "https://example.org/page"
@@ -360,8 +360,8 @@ def test_a_link_in_the_archive_is_no_link_in_the_cache(serve, tmp_path):
 
 _FETCH = """
 import sys
-from implicit_accel.download import download
-from implicit_accel.fetch import Archive
+from implicit_accel.data.download import download
+from implicit_accel.data.fetch import Archive
 archive = Archive("thing", ("a.dat", "b.dat"), sys.argv[1], "https://example.org/page")
 print("ready", flush=True)
 sys.stdin.readline()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel import DataError, Dataset, Loss, Problem, UserError, gas_like, make_problem
-from implicit_accel.reductions import reduce
+from implicit_accel.linear.objectives import reduce
 
 
 def dataset(features, targets, name="made") -> Dataset:

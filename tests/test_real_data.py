@@ -14,7 +14,7 @@ from implicit_accel import (
     run_sweep,
     summarise,
 )
-from implicit_accel.grid import parse_learning_rates
+from implicit_accel.linear.config import parse_learning_rates
 
 # Ten rates per decade: fine enough that no best rate is a matter of the grid.
 CONFIG = SweepConfig(

@@ -11,13 +11,13 @@ from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
 from experiments.claims import acceleration, convergence, dynamics, images, student
+from experiments.claims.criteria import Verdict, any_of, median_of, share_of
 from experiments.claims.laboratory import Laboratory, Scale
-from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, Verdict
-from implicit_accel.claims import any_of, median_of, share_of
-from implicit_accel.datasets import gas_like
-from implicit_accel.problems import make_problem
-from implicit_accel.runs import RunFolder
-from implicit_accel.sweep import train
+from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig
+from implicit_accel.data.datasets import gas_like
+from implicit_accel.data.problems import make_problem
+from implicit_accel.linear.sweep import train
+from implicit_accel.store.folder import RunFolder
 from implicit_accel.theory import balancedness
 
 CLAIMS = [c for m in (acceleration, dynamics, convergence, images, student) for c in m.CLAIMS]

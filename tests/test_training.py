@@ -19,11 +19,11 @@ from implicit_accel import (
     optimum,
     train,
 )
-from implicit_accel.grid import SweepConfig
-from implicit_accel.planning import segment_length
-from implicit_accel.reductions import choose_kind
-from implicit_accel.sweep import assemble, plan_sweep, run_sweep, train_plan
-from implicit_accel.training import Share, merge, train_groups
+from implicit_accel.engine.training import Share, merge, train_groups
+from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.objectives import choose_kind
+from implicit_accel.linear.planning import segment_length
+from implicit_accel.linear.sweep import assemble, plan_sweep, run_sweep, train_plan
 
 
 def assert_layers_close(actual: Layers, expected: Layers, **tolerance):

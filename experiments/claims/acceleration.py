@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.claims.laboratory import Laboratory
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -21,8 +20,9 @@ from implicit_accel.claims import (
     together,
     within,
 )
-from implicit_accel.grid import SweepConfig, parse_learning_rates
-from implicit_accel.losses import Loss
+from experiments.claims.laboratory import Laboratory
+from implicit_accel.linear.config import SweepConfig, parse_learning_rates
+from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import plot_excess_loss
 from implicit_accel.results import select
 from implicit_accel.statistics import best_learning_rates

@@ -15,9 +15,7 @@ from jax import lax
 from matplotlib.figure import Figure
 
 from experiments.claims.acceleration import effects_table, model_number
-from experiments.claims.dynamics import first_problem
-from experiments.claims.laboratory import Laboratory
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -27,14 +25,16 @@ from implicit_accel.claims import (
     shortfall,
     verdict_of,
 )
-from implicit_accel.grid import SweepConfig, Target, parse_learning_rates, spaced_steps
-from implicit_accel.losses import Loss
+from experiments.claims.dynamics import first_problem
+from experiments.claims.laboratory import Laboratory
+from implicit_accel.engine.training import Hyper, Program, RunState, train_step
+from implicit_accel.linear.config import SweepConfig, Target, parse_learning_rates, spaced_steps
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.objectives import Data
+from implicit_accel.linear.sweep import plan_sweep
 from implicit_accel.plotting import plot_curves
-from implicit_accel.reductions import Data
 from implicit_accel.statistics import sound_steps
-from implicit_accel.sweep import plan_sweep
 from implicit_accel.theory import balancedness
-from implicit_accel.training import Hyper, Program, RunState, train_step
 
 _SOURCE = "Arora, Cohen, Golowich & Hu 2019 (read)"
 _SETTING = (

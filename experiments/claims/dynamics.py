@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.claims.acceleration import effects_table, model_number
-from experiments.claims.laboratory import Laboratory
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -29,13 +28,14 @@ from implicit_accel.claims import (
     verdict_of,
     within,
 )
-from implicit_accel.grid import SweepConfig, parse_learning_rates
-from implicit_accel.losses import Loss
-from implicit_accel.networks import Layers
+from experiments.claims.laboratory import Laboratory
+from implicit_accel.data.problems import Problem
+from implicit_accel.linear.config import SweepConfig, parse_learning_rates
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.networks import Layers
+from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.plotting import plot_curves, plot_effects
-from implicit_accel.problems import Problem
-from implicit_accel.sweep import assemble, plan_sweep, train_plan
 from implicit_accel.theory import (
     closed_curve,
     closed_curve_integral,

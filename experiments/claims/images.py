@@ -12,8 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.claims.acceleration import effects_table
-from experiments.claims.laboratory import Laboratory
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -25,7 +24,9 @@ from implicit_accel.claims import (
     verdict_of,
     within,
 )
-from implicit_accel.classifiers import (
+from experiments.claims.laboratory import Laboratory
+from implicit_accel.data.mnist import ImageData
+from implicit_accel.images.classifiers import (
     FULLY_CONNECTED,
     SMALL_CNN,
     ClassifierConfig,
@@ -33,7 +34,6 @@ from implicit_accel.classifiers import (
     TutorialCNN,
     train_classifiers,
 )
-from implicit_accel.images import ImageData
 from implicit_accel.plotting import plot_curves
 
 

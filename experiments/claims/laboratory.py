@@ -13,14 +13,14 @@ from typing import TypeVar
 import jax
 import xarray as xr
 
-from implicit_accel.checkpoints import Checkpoints, Keeper
-from implicit_accel.datasets import Dataset, gas_like, load_abalone, load_gas
+from implicit_accel.data.datasets import Dataset, gas_like, load_abalone, load_gas
+from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
+from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.errors import DataError, NotHereError
-from implicit_accel.grid import SweepConfig
-from implicit_accel.images import ImageData, load_mnist, mnist_like
-from implicit_accel.problems import Problem, make_problem
+from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
 from implicit_accel.results import load_netcdf, save_netcdf
-from implicit_accel.sweep import assemble, plan_sweep, train_plan
+from implicit_accel.store.checkpoints import Checkpoints, Keeper
 
 _T = TypeVar("_T")
 

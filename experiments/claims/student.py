@@ -12,8 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.claims.acceleration import effects_table, model_number
-from experiments.claims.laboratory import Laboratory
-from implicit_accel.claims import (
+from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
@@ -27,12 +26,13 @@ from implicit_accel.claims import (
     together,
     verdict_of,
 )
-from implicit_accel.datasets import Dataset
-from implicit_accel.grid import SweepConfig, parse_learning_rates
-from implicit_accel.losses import Loss
+from experiments.claims.laboratory import Laboratory
+from implicit_accel.data.datasets import Dataset
+from implicit_accel.data.problems import make_problem
+from implicit_accel.linear.config import SweepConfig, parse_learning_rates
+from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.plotting import plot_curves, plot_effects
-from implicit_accel.problems import make_problem
 from implicit_accel.statistics import best_learning_rates, final_excess
 
 _SOURCE = "Levy & Wang 2024: report, code and notebooks (read)"

@@ -9,16 +9,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from implicit_accel.errors import UserError
-from implicit_accel.grid import Model, SweepConfig, Target
-from implicit_accel.losses import Loss
-from implicit_accel.networks import Layers, layer_shapes, pad
-from implicit_accel.optimizers import Optimizer
-from implicit_accel.planning import largest_block, merge_shapes, plan_groups
-from implicit_accel.problems import Problem
-from implicit_accel.reductions import Reduction, choose_kind, reduce
-from implicit_accel.results import label_results
-from implicit_accel.training import (
+from implicit_accel.data.problems import Problem
+from implicit_accel.engine.training import (
     WHOLE,
     AfterSegment,
     Device,
@@ -32,6 +24,14 @@ from implicit_accel.training import (
     Timing,
     train_groups,
 )
+from implicit_accel.errors import UserError
+from implicit_accel.linear.config import Model, SweepConfig, Target
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.networks import Layers, layer_shapes, pad
+from implicit_accel.linear.objectives import Reduction, choose_kind, reduce
+from implicit_accel.linear.planning import largest_block, merge_shapes, plan_groups
+from implicit_accel.optimizers import Optimizer
+from implicit_accel.results import label_results
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from implicit_accel import fetch
+from implicit_accel.data import fetch
 from implicit_accel.errors import DataError, NotHereError, UserError
 from implicit_accel.files import printable
 
@@ -412,7 +412,7 @@ def _download(
     if not allowed:
         raise NotHereError(fetch.not_here(archive))
     # Imported where needed: a fifth of a second that most runs can do without.
-    from implicit_accel.download import download
+    from implicit_accel.data.download import download
 
     return download(archive, check, cache_dir=cache_dir, progress=progress)
 

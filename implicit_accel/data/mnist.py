@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from implicit_accel import fetch
+from implicit_accel.data import fetch
 from implicit_accel.errors import DataError, NotHereError, UserError
 
 NUM_CLASSES = 10
@@ -166,7 +166,7 @@ def load_mnist(
         raise NotHereError(fetch.not_here(published))
     if folder is None:
         # Imported where needed: a fifth of a second that most runs can do without.
-        from implicit_accel.download import download_files
+        from implicit_accel.data.download import download_files
 
         folder = download_files(published, _check_files, cache_dir=cache_dir, progress=progress)
     arrays = {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from implicit_accel import SweepConfig, UserError
 from implicit_accel.results import FORMAT
-from implicit_accel.runs import ForeignFolderError, Identity, Manifest, Part, RunFolder
+from implicit_accel.store.folder import ForeignFolderError, Identity, Manifest, Part, RunFolder
 
 SETTINGS = {"learning_rates": [0.1, 0.2], "num_seeds": 2, "num_steps": 10, "depths": [1, 2]}
 
@@ -218,7 +218,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from implicit_accel.runs import RunFolder
+from implicit_accel.store.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from implicit_accel.datasets import Dataset
+from implicit_accel.data.datasets import Dataset
 from implicit_accel.errors import DataError, UserError
 
 SCALINGS = ("standard", "whiten", "center")

@@ -20,10 +20,10 @@ from typing import Any
 
 import filelock
 
-from implicit_accel.checkpoints import Checkpoints
+from implicit_accel.engine.training import Share
 from implicit_accel.errors import UserError
 from implicit_accel.files import remove_partial
-from implicit_accel.grid import SweepConfig
+from implicit_accel.linear.config import SweepConfig
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -32,7 +32,7 @@ from implicit_accel.results import (
     SUMMARY_FILE,
     save_json,
 )
-from implicit_accel.training import Share
+from implicit_accel.store.checkpoints import Checkpoints
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _REPLACED_FOLDER = "replaced"

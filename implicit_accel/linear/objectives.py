@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from implicit_accel.losses import Loss, Optimum, optimum
-from implicit_accel.networks import Layers, end_to_end, matmul, predict
-from implicit_accel.problems import Problem
+from implicit_accel.data.problems import Problem
+from implicit_accel.linear.losses import Loss, Optimum, optimum
+from implicit_accel.linear.networks import Layers, end_to_end, matmul, predict
 
 
 class Data(NamedTuple):

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from implicit_accel import download, fetch, images
+from implicit_accel.data import download, fetch
+from implicit_accel.data import mnist as images
+from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like, read_idx, unpack_gzip
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.images import ImageData, load_mnist, mnist_like, read_idx, unpack_gzip
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

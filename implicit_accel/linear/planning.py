@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from implicit_accel.networks import layer_shapes
+from implicit_accel.linear.networks import layer_shapes
 
 # Seconds that another scan adds to compilation, and what a core does in a second: measured on
 # two cores of an AMD EPYC (Zen 5).

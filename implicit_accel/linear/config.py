@@ -13,9 +13,9 @@ from decimal import Decimal
 import numpy as np
 
 from implicit_accel.errors import UserError
-from implicit_accel.initialisers import Initialiser
-from implicit_accel.losses import Loss, shortest
-from implicit_accel.networks import ACTIVATIONS
+from implicit_accel.linear.initialisers import Initialiser
+from implicit_accel.linear.losses import Loss, shortest
+from implicit_accel.linear.networks import ACTIVATIONS
 from implicit_accel.optimizers import Optimizer
 
 PRECISIONS = ("float32", "float64")

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 import pooch
 import requests  # what pooch downloads with: needed here for the names of its errors
 
-from implicit_accel.errors import DataError
-from implicit_accel.fetch import (
+from implicit_accel.data.fetch import (
     DATA_DIR_VARIABLE,
     MAX_FILE_BYTES,
     Archive,
@@ -29,6 +28,7 @@ from implicit_accel.fetch import (
     mebibytes,
     one_line,
 )
+from implicit_accel.errors import DataError
 from implicit_accel.files import atomic_path, printable
 
 MAX_ARCHIVE_BYTES = 64 * 2**20

@@ -22,13 +22,13 @@ import scipy.special
 import xarray as xr
 from jax import lax
 
+from implicit_accel.data.mnist import NUM_CLASSES, SIDE, ImageData
+from implicit_accel.engine.training import DIVERGENCE_FACTOR, precision_context
 from implicit_accel.errors import UserError
-from implicit_accel.grid import PRECISIONS
-from implicit_accel.images import NUM_CLASSES, SIDE, ImageData
-from implicit_accel.initialisers import Initialiser, stream
-from implicit_accel.networks import Layers, end_to_end, matmul, predict
+from implicit_accel.linear.config import PRECISIONS
+from implicit_accel.linear.initialisers import Initialiser, stream
+from implicit_accel.linear.networks import Layers, end_to_end, matmul, predict
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.training import DIVERGENCE_FACTOR, precision_context
 
 REGULARISED = ("factors", "first", "product", "none")
 """What weight decay may act on where a matrix is a product, see `TutorialCNN`."""

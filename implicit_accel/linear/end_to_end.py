@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from implicit_accel.networks import matmul
+from implicit_accel.linear.networks import matmul
 
 
 def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from implicit_accel.errors import UserError
-from implicit_accel.networks import Layers, layer_shapes
+from implicit_accel.linear.networks import Layers, layer_shapes
 
 _Draw = Callable[[tuple[tuple[int, int], ...], float, int], Layers]
 

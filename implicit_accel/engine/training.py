@@ -26,10 +26,10 @@ import optax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from implicit_accel.networks import Layers
+from implicit_accel.linear.networks import Layers
+from implicit_accel.linear.objectives import Data, Objective
+from implicit_accel.linear.planning import segment_length, split_evenly, step_operations
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.planning import segment_length, split_evenly, step_operations
-from implicit_accel.reductions import Data, Objective
 
 # A run whose loss exceeds this multiple of the larger of its first loss and the zero map's has
 # diverged, as has one whose loss is not a number. Catapults that recover stay far below it.

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_accel.claims import Claim, Effect, Finding, Verdict
+from experiments.claims.criteria import Claim, Effect, Finding, Verdict
 from implicit_accel.errors import DataError
 from implicit_accel.files import atomic_path
 from implicit_accel.results import save_json

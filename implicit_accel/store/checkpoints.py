@@ -20,8 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from implicit_accel.files import atomic_path, is_sealed, seal
-from implicit_accel.training import (
+from implicit_accel.engine.training import (
     Group,
     GroupResult,
     Piece,
@@ -31,6 +30,7 @@ from implicit_accel.training import (
     precision_context,
     state_shapes,
 )
+from implicit_accel.files import atomic_path, is_sealed, seal
 
 _KEPT = 2
 _RESULTS = tuple(f.name for f in dataclasses.fields(GroupResult) if f.name != "layers")

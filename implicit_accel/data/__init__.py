@@ -1,0 +1,1 @@
+"""Datasets and what is made of them: where files come from, scaling, splitting."""

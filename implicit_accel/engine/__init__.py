@@ -1,0 +1,1 @@
+"""Training: runs of any model over a whole grid, in one compiled program."""

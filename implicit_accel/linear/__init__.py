@@ -1,0 +1,1 @@
+"""Deep linear networks: parameters, initial weights, losses, what is minimised, and the grid."""
