@@ -16,24 +16,20 @@ from implicit_accel.data.datasets import (
 )
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import SCALINGS, Problem, make_problem
-from implicit_accel.engine.training import Timing
+from implicit_accel.engine.train import Timing
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.images.classifiers import (
-    ClassifierConfig,
-    FullyConnected,
-    SmallCNN,
-    TutorialCNN,
-    train_classifiers,
-)
+from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN
+from implicit_accel.images.task import ClassifierConfig, train_classifiers
 from implicit_accel.linear.config import SweepConfig, Target
 from implicit_accel.linear.end_to_end import scale_by_end_to_end
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
-from implicit_accel.linear.sweep import Trajectory, run_sweep, train
+from implicit_accel.linear.sweep import Trajectory, train
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.results import load_run, select
 from implicit_accel.statistics import summarise
+from implicit_accel.sweep import run_sweep
 
 __all__ = [
     "INITIALISERS",

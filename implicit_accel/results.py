@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.training import GroupResult
+from implicit_accel.engine.train import GroupResult
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, is_printable, is_sealed, seal
 from implicit_accel.linear.initialisers import INITIALISERS
@@ -61,7 +61,7 @@ def label_results(
         ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model.
     """
     models = config.models
-    excess = np.stack([p.excess_loss for p in parts])
+    excess = np.stack([p.records["excess_loss"] for p in parts])
     optimum = np.array([r.optimum.loss for r in reductions])
     arrived = np.stack([p.steps_to_target for p in parts]).astype(float)
     diverged = np.stack([p.divergence_step for p in parts]).astype(float)
@@ -113,7 +113,7 @@ def label_results(
     if problem.held_out_features is not None:
         variables["held_out_loss"] = (
             curve,
-            np.stack([p.held_out_loss for p in parts]),
+            np.stack([p.records["held_out_loss"] for p in parts]),
             {"long_name": "loss on the held-out rows", "diverged": "inf"},
         )
     coordinates = {

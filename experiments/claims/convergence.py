@@ -28,7 +28,8 @@ from experiments.claims.criteria import (
 from experiments.claims.dynamics import first_problem
 from experiments.claims.laboratory import Laboratory
 from implicit_accel.engine.training import Hyper, Program, RunState, train_step
-from implicit_accel.linear.config import SweepConfig, Target, parse_learning_rates, spaced_steps
+from implicit_accel.engine.layout import spaced_steps
+from implicit_accel.linear.config import SweepConfig, Target, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.objectives import Data
 from implicit_accel.linear.sweep import plan_sweep

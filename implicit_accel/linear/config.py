@@ -9,16 +9,17 @@ import sys
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
+from implicit_accel.engine.layout import spaced_steps
+from implicit_accel.engine.train import PRECISIONS
 from implicit_accel.errors import UserError
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.losses import Loss, shortest
 from implicit_accel.linear.networks import ACTIVATIONS
 from implicit_accel.optimizers import Optimizer
-
-PRECISIONS = ("float32", "float64")
 
 # Recorded losses of a grid, which are held in memory: 8 GiB in float32.
 _MOST_RECORDS = 2**31
@@ -161,6 +162,22 @@ class Model:
     def hidden(self) -> str:
         """The hidden widths as text, ``10x10``; ``-`` for a single layer."""
         return "x".join(map(str, self.hidden_widths)) or "-"
+
+    @property
+    def text(self) -> str:
+        """All of it as text: equal for models that train alike, and for no others."""
+        init, std = self.initialiser.key
+        optimizer = [self.optimizer.name, *(f"{k}={v}" for k, v in self.optimizer.settings)]
+        return " ".join(
+            [
+                self.loss.name,
+                self.loss.convention,
+                ":".join(optimizer),
+                f"decay={shortest(self.weight_decay)}",
+                init if std is None else f"{init}:{shortest(std)}",
+                f"hidden={self.hidden}",
+            ]
+        )
 
     @property
     def key(self) -> Hashable:
@@ -341,6 +358,16 @@ class SweepConfig:
             models.setdefault(model.key, model)
         return tuple(models.values())
 
+    def settings(self) -> dict[str, Any]:
+        """What results depend on beside models, learning rates, seeds and steps, for JSON."""
+        return {
+            "target": str(self.target),
+            "records_per_decade": self.records_per_decade,
+            "precision": self.precision,
+            "bias": self.bias,
+            "activation": self.activation,
+        }
+
     @property
     def record_steps(self) -> np.ndarray:
         """Increasing step numbers whose losses are kept: 0, …, num_steps."""
@@ -362,18 +389,3 @@ def _check_all(
         # NaN is in no range
         if not right or (bounds and not bounds[0] <= value <= bounds[1]):  # pyright: ignore
             raise UserError(f"{name} {value}: must be {what}")
-
-
-def spaced_steps(num_steps: int, per_decade: int) -> np.ndarray:
-    """Step numbers from 0 to num_steps, evenly spaced on a log axis.
-
-    But for the last, they do not depend on num_steps: a run that goes on keeps its records. Small
-    steps, which lie further apart than that, are all among them.
-
-    Args:
-        num_steps: The last.
-        per_decade: How many there are between a step and ten times it, where there are as many.
-    """
-    count = math.floor(per_decade * math.log10(max(1, num_steps))) + 1
-    steps = np.round(10 ** (np.arange(count) / per_decade)).astype(np.int64)
-    return np.unique([0, *steps[steps < num_steps], num_steps])

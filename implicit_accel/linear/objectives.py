@@ -21,8 +21,9 @@ optimizers, which scale entry by entry, do not.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ class Data(NamedTuple):
         targets: (k, m); for ``spectral`` with a bias a last column, (k, d + 1), for the mean.
         residuals: (k, m) residuals at the optimum, or (k, 1) zeros where they vanish.
         offset: L*, what is added to the excess loss to give the loss.
-        zero_loss: Loss of the map that is zero everywhere.
+        zero_loss: Loss of the zero predictor.
+        optimum: (k, d) the optimum's matrix, in the basis of ``rows``; zeros where not known.
         held_out_rows: (h, d) held-out features, h = 0 without a split.
         held_out_targets: (h, k).
     """
@@ -54,26 +56,40 @@ class Data(NamedTuple):
     residuals: Any
     offset: Any
     zero_loss: Any
+    optimum: Any
     held_out_rows: Any
     held_out_targets: Any
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(ABC):
     """What is minimised: a pure function of the parameters and `Data`, static under jit.
 
+    One class for each way of computing it; `choose` takes the cheapest that is exact.
+
     Attributes:
-        kind: ``spectral``, ``compressed``, ``collapsed`` or ``layerwise``.
         loss: The ℓp loss.
         activation: The network's activation.
         num_entries: n · k of the full problem, the mean's divisor.
     """
 
-    kind: str
     loss: Loss
     activation: str
     num_entries: int
 
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
+        """Whether it is exact, for an optimizer that commutes with rotations of the features."""
+
+    @classmethod
+    @abstractmethod
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
+        """The arrays that its data part needs."""
+
+    @abstractmethod
     def value_and_grad(
         self, layers: Layers, data: Data, active: Any
     ) -> tuple[jax.Array, jax.Array, Layers]:
@@ -87,44 +103,81 @@ class Objective:
         Returns:
             Two scalars, and the gradient in the shape of ``layers``.
         """
-        if self.kind == "layerwise":
 
-            def full_loss(layers: Layers) -> jax.Array:
-                outputs = predict(layers, data.rows, activation=self.activation, active=active)
-                penalties = self.loss.penalty(outputs.T - data.targets)
-                return jnp.sum(penalties) / self.num_entries
+    def held_out_loss(self, layers: Layers, data: Data, active: Any) -> jax.Array:  # noqa: ARG002
+        """Loss on the held-out rows, a scalar."""
+        W, b = end_to_end(layers)
+        outputs = matmul(data.held_out_rows, W.T)
+        outputs = outputs if b is None else outputs + b
+        return self.loss.mean(outputs - data.held_out_targets)
 
-            value, gradient = jax.value_and_grad(full_loss)(layers)
-            return value, value - data.offset, gradient
+    def rows_per_step(self, num_rows: int) -> int:  # noqa: ARG002
+        """Rows that pass through every layer in a step; 0 where the layers are collapsed first."""
+        return 0
 
+
+class Arrays(NamedTuple):
+    """What an `Objective` makes of a problem; see `Data` for the first four.
+
+    Attributes:
+        rows: See `Data`.
+        ones: See `Data`.
+        targets: See `Data`.
+        residuals: See `Data`.
+        rotation: (d, d) orthogonal V with ``W_1 → W_1 V``, or None for no change of basis.
+    """
+
+    rows: np.ndarray
+    ones: np.ndarray
+    targets: np.ndarray
+    residuals: np.ndarray
+    rotation: np.ndarray | None = None
+
+
+class _Collapsing(Objective):
+    """Objectives that see the end-to-end map alone."""
+
+    def value_and_grad(
+        self,
+        layers: Layers,
+        data: Data,
+        active: Any,  # noqa: ARG002
+    ) -> tuple[jax.Array, jax.Array, Layers]:
+        """See `Objective.value_and_grad`."""
         # The chain of layers is differentiated by JAX, the data part by hand: one product for
         # the residuals, one for the gradient, the elementwise work between them fused.
         (W, b), pull_back = jax.vjp(end_to_end, layers)
-        data_part = self._spectral if self.kind == "spectral" else self._rows
-        value, excess, W_bar, b_bar = data_part(W, b, data)
+        value, excess, W_bar, b_bar = self.data_part(W, b, data)
         (gradient,) = pull_back((W_bar, b_bar))
         return value, excess, gradient
 
-    def _rows(
+    @abstractmethod
+    def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        """The data part of ``mean φ(W X'ᵀ + b 1'ᵀ − Y'ᵀ)``, for collapsed and compressed rows."""
-        residuals = matmul(W, data.rows.T) - data.targets  # (k, m)
-        if b is not None:
-            residuals = residuals + b[:, None] * data.ones
-        slopes = self.loss.derivative(residuals) / self.num_entries
-        W_bar = matmul(slopes, data.rows)
-        b_bar = None if b is None else slopes @ data.ones
-        if self.loss.is_even:
-            excess = _sum_rows(self.loss.excess(residuals, data.residuals)) / self.num_entries
-            return excess + data.offset, excess, W_bar, b_bar
-        value = _sum_rows(self.loss.penalty(residuals)) / self.num_entries
-        return value, value - data.offset, W_bar, b_bar
+        """Loss, excess loss, and the loss's gradient in W and b."""
 
-    def _spectral(
+
+class Spectral(_Collapsing):
+    """p = 2 in the features' eigenbasis: a diagonal."""
+
+    name = "spectral"
+
+    @classmethod
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
+        """See `Objective.holds`."""
+        return loss.p == 2 and activation == "identity" and equivariant
+
+    @classmethod
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
+        """See `Objective.arrays`."""
+        rows, ones, targets, rotation = _spectrum(X, Y, bias=bias)
+        return Arrays(rows, ones, targets, np.zeros((Y.shape[1], 1)), rotation)
+
+    def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        """The data part of p = 2 in the features' eigenbasis.
+        """See `_Collapsing.data_part`.
 
         With ``X = U S Vᵀ + 1 mᵀ`` (m = 0 without a bias) and W in the basis V, the excess loss is
         ``c (‖W S/√n − UᵀY/√n‖² + ‖W m + b − ȳ‖²)``, a sum of squares.
@@ -143,15 +196,91 @@ class Objective:
         excess = scale * excess
         return excess + data.offset, excess, 2 * scale * W_bar, b_bar
 
+
+class Collapsed(_Collapsing):
+    """Any p, on all n rows: ``mean φ(W Xᵀ + b 1ᵀ − Yᵀ)``."""
+
+    name = "collapsed"
+
+    @classmethod
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
+        """See `Objective.holds`."""
+        return activation == "identity"
+
+    @classmethod
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
+        """See `Objective.arrays`."""
+        return Arrays(X, np.ones(len(X)), Y.T, best.residuals.T)
+
+    def data_part(
+        self, W: jax.Array, b: jax.Array | None, data: Data
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+        """See `_Collapsing.data_part`."""
+        residuals = matmul(W, data.rows.T) - data.targets  # (k, m)
+        if b is not None:
+            residuals = residuals + b[:, None] * data.ones
+        slopes = self.loss.derivative(residuals) / self.num_entries
+        W_bar = matmul(slopes, data.rows)
+        b_bar = None if b is None else slopes @ data.ones
+        if self.loss.is_even:
+            excess = _sum_rows(self.loss.excess(residuals, data.residuals)) / self.num_entries
+            return excess + data.offset, excess, W_bar, b_bar
+        value = _sum_rows(self.loss.penalty(residuals)) / self.num_entries
+        return value, value - data.offset, W_bar, b_bar
+
+
+class Compressed(Collapsed):
+    """p = 2 on d rows that say the same as n."""
+
+    name = "compressed"
+
+    @classmethod
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
+        """See `Objective.holds`."""
+        return loss.p == 2 and activation == "identity"
+
+    @classmethod
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
+        """See `Objective.arrays`."""
+        return Arrays(*_compress(X, Y, bias=bias), np.zeros((Y.shape[1], 1)))
+
+
+class Layerwise(Objective):
+    """Any network: the n rows pass through every layer."""
+
+    name = "layerwise"
+
+    @classmethod
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
+        """See `Objective.holds`."""
+        return True
+
+    @classmethod
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
+        """See `Objective.arrays`."""
+        return Collapsed.arrays(X, Y, best, bias=bias)
+
+    def value_and_grad(
+        self, layers: Layers, data: Data, active: Any
+    ) -> tuple[jax.Array, jax.Array, Layers]:
+        """See `Objective.value_and_grad`."""
+
+        def full_loss(layers: Layers) -> jax.Array:
+            outputs = predict(layers, data.rows, activation=self.activation, active=active)
+            penalties = self.loss.penalty(outputs.T - data.targets)
+            return jnp.sum(penalties) / self.num_entries
+
+        value, gradient = jax.value_and_grad(full_loss)(layers)
+        return value, value - data.offset, gradient
+
     def held_out_loss(self, layers: Layers, data: Data, active: Any) -> jax.Array:
-        """Loss on the held-out rows, a scalar."""
-        if self.kind == "layerwise":
-            outputs = predict(layers, data.held_out_rows, activation=self.activation, active=active)
-        else:
-            W, b = end_to_end(layers)
-            outputs = matmul(data.held_out_rows, W.T)
-            outputs = outputs if b is None else outputs + b
+        """See `Objective.held_out_loss`."""
+        outputs = predict(layers, data.held_out_rows, activation=self.activation, active=active)
         return self.loss.mean(outputs - data.held_out_targets)
+
+    def rows_per_step(self, num_rows: int) -> int:
+        """See `Objective.rows_per_step`."""
+        return num_rows
 
 
 def _sum_rows(a: jax.Array) -> jax.Array:
@@ -159,6 +288,27 @@ def _sum_rows(a: jax.Array) -> jax.Array:
     # As a product with ones: XLA's CPU backend does not vectorise a reduction of the last axis,
     # which would cost a tenth of the step.
     return jnp.sum(matmul(a, jnp.ones(a.shape[-1], a.dtype)))
+
+
+# The cheapest first.
+OBJECTIVES: dict[str, type[Objective]] = {
+    kind.name: kind for kind in (Spectral, Compressed, Collapsed, Layerwise)
+}
+
+
+def choose(loss: Loss, *, activation: str, equivariant: bool) -> type[Objective]:
+    """The cheapest objective that is exact, see the module's table.
+
+    Args:
+        loss: The loss.
+        activation: The network's activation.
+        equivariant: Whether the optimizer commutes with rotations of the features.
+    """
+    return next(
+        kind
+        for kind in OBJECTIVES.values()
+        if kind.holds(loss, activation=activation, equivariant=equivariant)
+    )
 
 
 @dataclass(frozen=True)
@@ -180,14 +330,14 @@ class Reduction:
 
     @property
     def zero_excess(self) -> float:
-        """Excess loss of the zero map, the natural unit of a target."""
+        """Excess loss of the zero predictor, the natural unit of a target."""
         return float(self.data.zero_loss) - self.optimum.loss
 
-    def enter(self, layers: Layers) -> Layers:
+    def to_basis(self, layers: Layers) -> Layers:
         """Carries initial weights into the reduction's basis."""
         return self._rotate(layers, self.rotation)
 
-    def leave(self, layers: Layers) -> Layers:
+    def from_basis(self, layers: Layers) -> Layers:
         """Carries trained weights back to the features' own basis."""
         return self._rotate(layers, None if self.rotation is None else self.rotation.T)
 
@@ -199,38 +349,22 @@ class Reduction:
         return layers._replace(weights=(first, *layers.weights[1:]))
 
 
-KINDS = ("spectral", "compressed", "collapsed", "layerwise")
-
-
-def choose_kind(loss: Loss, *, activation: str, equivariant: bool) -> str:
-    """The cheapest objective that is exact, see the module's table.
-
-    Args:
-        loss: The loss.
-        activation: The network's activation.
-        equivariant: Whether the optimizer commutes with rotations of the features.
-
-    Returns:
-        One of `KINDS`.
-    """
-    if activation != "identity":
-        return "layerwise"
-    if loss.p != 2:
-        return "collapsed"
-    return "spectral" if equivariant else "compressed"
-
-
 def reduce(
-    problem: Problem, loss: Loss, *, kind: str, bias: bool = False, activation: str = "identity"
+    problem: Problem,
+    loss: Loss,
+    kind: type[Objective],
+    *,
+    bias: bool = False,
+    activation: str = "identity",
 ) -> Reduction:
     """Builds the arrays of an objective, in float64.
 
     Args:
         problem: The full problem.
-        loss: The loss; p = 2 for ``spectral`` and ``compressed``.
-        kind: One of `KINDS`, see `choose_kind`; a costlier one than necessary serves as a check.
+        loss: The loss.
+        kind: See `choose`; a costlier one than necessary serves as a check.
         bias: Whether the networks have biases.
-        activation: The networks' activation; ``relu`` needs ``layerwise``.
+        activation: The networks' activation.
 
     Returns:
         The reduction.
@@ -238,28 +372,22 @@ def reduce(
     Raises:
         ValueError: If the kind does not hold for the loss or the activation.
     """
-    if kind not in KINDS or (kind in ("spectral", "compressed") and loss.p != 2):
-        raise ValueError(f"objective {kind!r} does not hold for {loss.name}")
-    if activation != "identity" and kind != "layerwise":
-        raise ValueError(f"objective {kind!r} does not hold for activation {activation!r}")
+    if not kind.holds(loss, activation=activation, equivariant=True):
+        raise ValueError(
+            f"objective {kind.name!r} does not hold for {loss.name} and activation {activation!r}"
+        )
     X, Y = problem.features, problem.targets
     n, k = Y.shape
     if activation == "identity":
         best = optimum(loss, X, Y, bias=bias)
     else:
         best = Optimum(0.0, np.zeros((k, X.shape[1])), np.zeros(k), np.zeros_like(Y), math.inf)
+    rows, ones, targets, residuals, rotation = kind.arrays(X, Y, best, bias=bias)
 
-    rotation = None
-    residuals = np.zeros((k, 1))
-    if kind == "spectral":
-        rows, ones, targets, rotation = _spectrum(X, Y, bias=bias)
-    elif kind == "compressed":
-        rows, ones, targets = _compress(X, Y, bias=bias)
-    else:
-        rows, ones, targets = X, np.ones(n), Y.T
-        residuals = best.residuals.T
+    def to_basis(a: np.ndarray) -> np.ndarray:
+        return a if rotation is None else a @ rotation
+
     held_out = problem.held_out_features
-    held_out_rows = np.zeros((0, X.shape[1])) if held_out is None else held_out
     held_out_targets = problem.held_out_targets
     data = Data(
         rows=rows,
@@ -268,10 +396,11 @@ def reduce(
         residuals=residuals,
         offset=np.float64(best.loss),
         zero_loss=np.float64(loss.mean(Y)),
-        held_out_rows=held_out_rows if rotation is None else held_out_rows @ rotation,
+        optimum=to_basis(best.weights),
+        held_out_rows=np.zeros((0, X.shape[1])) if held_out is None else to_basis(held_out),
         held_out_targets=np.zeros((0, k)) if held_out_targets is None else held_out_targets,
     )
-    return Reduction(Objective(kind, loss, activation, n * k), data, best, rotation)
+    return Reduction(kind(loss, activation, n * k), data, best, rotation)
 
 
 def _spectrum(

@@ -1,273 +1,244 @@
-"""A grid of configurations, trained at once: `SweepConfig` in, labelled results out."""
+"""Sweeps of deep linear networks: a `SweepConfig` as an experiment for the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.training import (
-    WHOLE,
-    AfterSegment,
-    Device,
-    Group,
-    GroupResult,
-    Hyper,
-    Program,
-    Progress,
-    Share,
-    Snapshot,
-    Timing,
-    train_groups,
-)
+from implicit_accel.engine.layout import largest_block
+from implicit_accel.engine.step import Hyper, Program
+from implicit_accel.engine.train import Group, GroupResult, Recording
+from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import UserError
+from implicit_accel.experiment import Axes, Experiment, Identity, Plan
 from implicit_accel.linear.config import Model, SweepConfig, Target
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes, pad
-from implicit_accel.linear.objectives import Reduction, choose_kind, reduce
-from implicit_accel.linear.planning import largest_block, merge_shapes, plan_groups
+from implicit_accel.linear.objectives import OBJECTIVES, Objective, Reduction, choose, reduce
+from implicit_accel.linear.planning import merge_shapes, plan_groups
+from implicit_accel.linear.task import LinearTask, padded_widths
+from implicit_accel.observables import held_out_loss
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import label_results
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A grid laid out for training.
+class LinearSweep(Experiment):
+    """A grid of deep linear networks on a problem.
 
-    Attributes:
-        problem: What to fit.
-        config: The grid.
-        groups: Its configurations, by the program that trains them.
-        models: For each group, the numbers of its models in ``config.models``; the group's runs
-            are numbered (model, learning rate, seed).
-        reductions: For each group, what it minimises.
-    """
-
-    problem: Problem
-    config: SweepConfig
-    groups: tuple[Group, ...]
-    models: tuple[tuple[int, ...], ...]
-    reductions: tuple[Reduction, ...]
-
-
-def _configurations(
-    config: SweepConfig,
-    models: Sequence[Model],
-    reduction: Reduction,
-    shapes: tuple[tuple[int, int], ...],
-    problem: Problem,
-) -> Callable[[np.ndarray], tuple[Layers, Hyper]]:
-    """Initial layers and hyper-parameters of a group's runs, numbered (model, rate, seed)."""
-    rates, seeds = np.asarray(config.learning_rates), config.seeds
-    d, k = problem.num_features, problem.num_outputs
-    target = config.target.absolute(reduction.zero_excess)
-    grid = (len(models), len(rates), len(seeds))
-
-    def configurations(numbers: np.ndarray) -> tuple[Layers, Hyper]:
-        which, rate, seed = np.unravel_index(numbers, grid)
-        starts, inverse = np.unique(np.stack([which, seed]), axis=1, return_inverse=True)
-        padded = []
-        for m, s in starts.T:
-            layers = models[m].initialiser.draw(
-                d, models[m].hidden_widths, k, bias=config.bias, seed=seeds[s]
-            )
-            padded.append(pad(reduction.enter(layers), shapes))
-        inverse = inverse.reshape(-1)
-        # In the precision of training before the runs are multiplied out: half the bytes to move.
-        stacked = jax.tree.map(
-            lambda *a: np.stack(a).astype(config.precision)[inverse], *(p for p, _ in padded)
-        )
-        decays = np.array([m.weight_decay for m in models])
-        hyper = Hyper(
-            learning_rate=rates[rate],
-            weight_decay=decays[which],
-            target=np.full(len(numbers), target),
-            active=np.stack([a for _, a in padded])[inverse],
-        )
-        return stacked, hyper
-
-    return configurations
-
-
-def plan_sweep(
-    problem: Problem,
-    config: SweepConfig,
-    *,
-    platform: str = "cpu",
-    planned_steps: int | None = None,
-) -> Plan:
-    """Decides which runs share a program and prepares what each program minimises.
+    Its axes are ``model``, ``learning_rate`` and ``seed``: what makes up a model does not multiply
+    freely (a single layer has no hidden width).
 
     Args:
         problem: What to fit.
         config: The grid.
-        platform: Of the devices, ``cpu``, ``gpu`` or ``tpu``; it decides how many runs are
-            stepped together, not their order.
-        planned_steps: The number of steps to plan for, if not the grid's: a grid that goes on
-            must be laid out as it was.
-
-    Returns:
-        The plan, for `train_plan` and `assemble`.
+        settings: What identifies the run beside the grid, as JSON has it: how the problem was made.
     """
-    models = config.models
-    families: dict[Hashable, list[int]] = {}
-    kinds = {}
-    for i, model in enumerate(models):
-        kind = choose_kind(
-            model.loss, activation=config.activation, equivariant=model.optimizer.is_equivariant
+
+    def __init__(
+        self, problem: Problem, config: SweepConfig, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.problem, self.config = problem, config
+        self.num_steps, self.precision = config.num_steps, config.precision
+        self._settings = dict(settings or {})
+        self._models = {model.text: model for model in config.models}
+
+    @property
+    def axes(self) -> Axes:
+        """See `Experiment.axes`."""
+        return {
+            "model": tuple(self._models),
+            "learning_rate": self.config.learning_rates,
+            "seed": tuple(self.config.seeds),
+        }
+
+    @property
+    def identity(self) -> Identity:
+        """See `Experiment.identity`."""
+        settings = self._settings | self.config.settings()
+        return Identity(settings, self.axes, self.num_steps, self.problem.fingerprint)
+
+    @property
+    def recording(self) -> Recording:
+        """See `Experiment.recording`."""
+        steps = self.config.record_steps
+        return Recording(steps, (steps,) if self._has_held_out else ())
+
+    @property
+    def _has_held_out(self) -> bool:
+        return self.problem.held_out_features is not None
+
+    def objective(self, model: Model) -> type[Objective]:
+        """The cheapest exact way of computing a model's loss."""
+        return choose(
+            model.loss,
+            activation=self.config.activation,
+            equivariant=model.optimizer.is_equivariant,
         )
-        kinds[i] = (kind, model.loss)
-        families.setdefault((kind, model.loss, model.optimizer), []).append(i)
-    reductions = {
-        (kind, loss): reduce(
-            problem, loss, kind=kind, bias=config.bias, activation=config.activation
+
+    def reduction(self, model: Model) -> Reduction:
+        """What a model minimises."""
+        return self._reduce(self.objective(model), model.loss)
+
+    @functools.cache  # noqa: B019 - lives and dies with the sweep
+    def _reduce(self, kind: type[Objective], loss: Loss) -> Reduction:
+        return reduce(
+            self.problem, loss, kind, bias=self.config.bias, activation=self.config.activation
         )
-        for kind, loss in dict.fromkeys(kinds.values())
-    }
-    runs_per_model = len(config.learning_rates) * config.num_seeds
-    d, k = problem.num_features, problem.num_outputs
-    groups, group_models, group_reductions = [], [], []
-    for numbers in families.values():
-        reduction = reductions[kinds[numbers[0]]]
+
+    def plan(self, axes: Axes, *, platform: str = "cpu", planned_steps: int | None = None) -> Plan:
+        """See `Experiment.plan`."""
+        models = [self._models[text] for text in axes["model"]]
+        runs_per_model = len(axes["learning_rate"]) * len(axes["seed"])
+        families: dict[Hashable, list[int]] = {}
+        for i, model in enumerate(models):
+            family = (self.objective(model), model.loss, model.optimizer)
+            families.setdefault(family, []).append(i)
+        groups, places = [], []
+        for numbers in families.values():
+            for inside in self._share_programs(
+                [models[i] for i in numbers], runs_per_model, planned_steps or self.num_steps
+            ):
+                chosen = [numbers[i] for i in inside]
+                groups.append(self._group([models[i] for i in chosen], axes, platform))
+                runs = np.arange(runs_per_model)
+                places.append(np.concatenate([i * runs_per_model + runs for i in chosen]))
+        return Plan(axes, tuple(groups), tuple(places))
+
+    def _share_programs(
+        self, models: Sequence[Model], runs_per_model: int, num_steps: int
+    ) -> list[list[int]]:
+        """Which of the models of a family share a padded program, by number."""
         counts: dict[tuple[int, ...], int] = {}
-        for i in numbers:
-            hidden = models[i].hidden_widths
+        for model in models:
+            hidden = model.hidden_widths
             counts[hidden] = counts.get(hidden, 0) + runs_per_model
-        layerwise = reduction.objective.kind == "layerwise"
-        for shapes_together in plan_groups(
+        objective = self.reduction(models[0]).objective
+        architectures = plan_groups(
             counts,
-            num_steps=planned_steps or config.num_steps,
-            d=d,
-            k=k,
-            rows_per_step=len(problem.features) if layerwise else 0,
-        ):
-            inside = tuple(i for i in numbers if models[i].hidden_widths in shapes_together)
-            shapes = layer_shapes(d, merge_shapes(shapes_together, k), k)
-            count = len(inside) * runs_per_model
-            program = Program(
-                objective=reduction.objective,
-                optimizer=models[inside[0]].optimizer,
-                decays=any(models[i].weight_decay > 0 for i in inside),
-                shapes=shapes,
-                bias=config.bias,
-            )
-            block = largest_block(
-                num_parameters=sum(a * b for a, b in shapes),
+            num_steps=num_steps,
+            d=self.problem.num_features,
+            k=self.problem.num_outputs,
+            rows_per_step=objective.rows_per_step(len(self.problem.features)),
+        )
+        return [
+            [i for i, model in enumerate(models) if model.hidden_widths in together]
+            for together in architectures
+        ]
+
+    def _group(self, models: Sequence[Model], axes: Axes, platform: str) -> Group:
+        """Models that share a program, at all learning rates and seeds."""
+        d, k = self.problem.num_features, self.problem.num_outputs
+        hidden = [model.hidden_widths for model in models]
+        reduction = self.reduction(models[0])
+        task = LinearTask(
+            reduction.objective,
+            shapes=layer_shapes(d, merge_shapes(hidden, k), k),
+            bias=self.config.bias,
+            is_padded=len(set(hidden)) > 1,
+            has_held_out=self._has_held_out,
+        )
+        decays = any(model.weight_decay > 0 for model in models)
+        return _group(
+            task,
+            reduction,
+            models[0].optimizer,
+            decays=decays,
+            num_runs=len(models) * len(axes["learning_rate"]) * len(axes["seed"]),
+            runs=self._runs(models, axes, reduction, task),
+            block=largest_block(
+                num_parameters=sum(a * b for a, b in task.shapes),
                 num_rows=reduction.data.targets.shape[1],
                 platform=platform,
-                itemsize=np.dtype(config.precision).itemsize,
-            )
-            chosen = [models[i] for i in inside]
-            configurations = _configurations(config, chosen, reduction, shapes, problem)
-            groups.append(Group(program, reduction.data, count, configurations, block))
-            group_models.append(inside)
-            group_reductions.append(reduction)
-    return Plan(problem, config, tuple(groups), tuple(group_models), tuple(group_reductions))
-
-
-def run_sweep(
-    problem: Problem,
-    config: SweepConfig,
-    *,
-    devices: Sequence[Device] | None = None,
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[xr.Dataset, Timing]:
-    """Trains the whole grid on a problem, in one compiled program.
-
-    Args:
-        problem: What to fit.
-        config: The grid.
-        devices: Devices to spread the runs over; all local ones by default.
-        memory_limit: Bytes that states and records may take; no limit by default.
-        progress: Called with (configuration-steps done, all of them) now and then.
-
-    Returns:
-        Labelled results, see `implicit_accel.results`, and what they cost.
-
-    Raises:
-        UserError: If an initialiser does not fit the hidden widths.
-    """
-    devices = list(jax.local_devices() if devices is None else devices)
-    plan = plan_sweep(problem, config, platform=devices[0].platform)
-    trained, timing = train_plan(
-        plan, devices=devices, memory_limit=memory_limit, progress=progress
-    )
-    return assemble(config, [(plan, trained)]), timing
-
-
-def train_plan(
-    plan: Plan,
-    *,
-    share: Share = WHOLE,
-    devices: Sequence[Device] | None = None,
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
-    resume: Snapshot | None = None,
-    after_segment: AfterSegment | None = None,
-) -> tuple[list[GroupResult], Timing]:
-    """Trains one process's share of a grid.
-
-    The other arguments are those of `run_sweep`, and ``resume`` and ``after_segment`` those of
-    `train_groups`.
-
-    Returns:
-        Results in the order of the plan's groups, for `assemble`; those of several shares have to
-        be put together first (`merge`). And what they cost.
-    """
-    return train_groups(
-        plan.groups,
-        num_steps=plan.config.num_steps,
-        record_steps=plan.config.record_steps,
-        precision=plan.config.precision,
-        devices=devices,
-        memory_limit=memory_limit,
-        share=share,
-        progress=progress,
-        resume=resume,
-        after_segment=after_segment,
-    )
-
-
-def assemble(
-    config: SweepConfig, parts: Sequence[tuple[Plan, Sequence[GroupResult]]]
-) -> xr.Dataset:
-    """Labels results, see `implicit_accel.results`.
-
-    Args:
-        config: The grid.
-        parts: Plans of grids that make it up, with the results of their groups. They differ in
-            their learning rates and seeds.
-
-    Returns:
-        The labelled results of the whole grid.
-    """
-    grid = (len(config.learning_rates), config.num_seeds)
-    whole: dict[int, GroupResult] = {}
-    reductions: dict[int, Reduction] = {}
-    for plan, trained in parts:
-        rates, seeds = plan.config.learning_rates, plan.config.seeds
-        place = np.ix_(
-            [config.learning_rates.index(rate) for rate in rates],
-            [config.seeds.index(seed) for seed in seeds],
+                itemsize=np.dtype(self.precision).itemsize,
+            ),
         )
-        runs = len(rates) * len(seeds)
-        for models, reduction, result in zip(plan.models, plan.reductions, trained, strict=True):
-            for position, i in enumerate(models):
-                if i not in whole:
-                    empty = (np.empty((*grid, *a.shape[1:]), a.dtype) for a in result.arrays)
-                    whole[i] = GroupResult.of(empty)
-                    reductions[i] = reduction
-                rows = slice(position * runs, (position + 1) * runs)
-                for target, a in zip(whole[i].arrays, result.arrays, strict=True):
-                    target[place] = a[rows].reshape(len(rates), len(seeds), *a.shape[1:])
-    order = range(len(config.models))
-    return label_results(
-        parts[0][0].problem, config, [whole[i] for i in order], [reductions[i] for i in order]
+
+    def _runs(
+        self, models: Sequence[Model], axes: Axes, reduction: Reduction, task: LinearTask
+    ) -> Callable[[np.ndarray], tuple[Layers, Hyper]]:
+        """Initial layers and hyper-parameters of a group's runs, numbered (model, rate, seed)."""
+        rates, seeds = np.asarray(axes["learning_rate"]), axes["seed"]
+        d, k = self.problem.num_features, self.problem.num_outputs
+        target = self.config.target.absolute(reduction.zero_excess)
+        decays = np.array([model.weight_decay for model in models])
+
+        def runs(numbers: np.ndarray) -> tuple[Layers, Hyper]:
+            which, rate, seed = np.unravel_index(numbers, (len(models), len(rates), len(seeds)))
+            starts, inverse = np.unique(np.stack([which, seed]), axis=1, return_inverse=True)
+            padded = []
+            for m, s in starts.T:
+                layers = models[m].initialiser.draw(
+                    d, models[m].hidden_widths, k, bias=self.config.bias, seed=seeds[s]
+                )
+                padded.append(_embed(layers, reduction, task))
+            inverse = inverse.reshape(-1)
+            # In the precision of training before the runs are multiplied out: half the bytes.
+            layers = jax.tree.map(
+                lambda *a: np.stack(a).astype(self.precision)[inverse], *(p[0] for p in padded)
+            )
+            active, widths = (np.stack([p[i] for p in padded])[inverse] for i in (1, 2))
+            return layers, _hyper(rates[rate], decays[which], target, active, widths)
+
+        return runs
+
+    def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """See `Experiment.label`."""
+        models = self.config.models
+        results = [
+            GroupResult.of({name: a[m] for name, a in arrays.items()}) for m in range(len(models))
+        ]
+        reductions = [self.reduction(model) for model in models]
+        return label_results(self.problem, self.config, results, reductions)
+
+
+def _embed(
+    layers: Layers, reduction: Reduction, task: LinearTask
+) -> tuple[Layers, np.ndarray, np.ndarray]:
+    """Initial layers in the reduction's basis, padded; which layers are true, and their widths."""
+    shapes = [W.shape for W in layers.weights]
+    padded, active = pad(reduction.to_basis(layers), task.shapes)
+    return padded, active, padded_widths(shapes, len(task.shapes))
+
+
+def _hyper(
+    rates: np.ndarray, decays: np.ndarray, target: float, active: np.ndarray, widths: np.ndarray
+) -> Hyper:
+    values = {
+        "learning_rate": rates, "weight_decay": decays, "active": active, "widths": widths
+    }  # fmt: skip
+    count = len(rates)
+    return Hyper(values, np.full(count, target), np.zeros(count, np.int32))
+
+
+def _group(
+    task: LinearTask,
+    reduction: Reduction,
+    optimizer: Optimizer,
+    *,
+    decays: bool,
+    num_runs: int,
+    runs: Callable[[np.ndarray], tuple[Layers, Hyper]],
+    block: int | None = None,
+) -> Group:
+    def transformation(hp: Mapping[str, Any]) -> Any:
+        return optimizer.build(hp["learning_rate"], hp["weight_decay"] if decays else None)
+
+    return Group(
+        program=Program(task, transformation),
+        data=reduction.data,
+        num_runs=num_runs,
+        runs=runs,
+        shapes=task.layers,
+        operations=task.operations(reduction.data),
+        largest_block=block,
+        observables=({"held_out_loss": held_out_loss},) if task.has_held_out else (),
     )
 
 
@@ -320,7 +291,7 @@ def train(
         activation: Between layers.
         target: For ``steps_to_target``.
         precision: ``float32`` or ``float64``.
-        objective: ``auto`` for the cheapest exact one, or one of `reductions.KINDS`.
+        objective: ``auto`` for the cheapest exact one, or one of `objectives.OBJECTIVES`.
         padded_to: Hidden widths of a larger network to embed this one in; changes nothing but
             rounding.
 
@@ -345,8 +316,74 @@ def train(
         )
     if layers.biases and tuple(b.shape for b in layers.biases) != tuple(s[:1] for s in expected):
         raise UserError("biases must be vectors as long as their layers' outputs")
-    # Borrow the grid's own checks of ranges and names.
-    config = SweepConfig(
+    config = _checked(
+        layers, hidden, learning_rates, num_steps, loss, optimizer, weight_decay, activation,
+        precision,
+    )  # fmt: skip
+    kind = OBJECTIVES.get(objective) or choose(
+        loss, activation=activation, equivariant=optimizer.is_equivariant
+    )
+    reduction = reduce(problem, loss, kind, bias=config.bias, activation=activation)
+    embedding = hidden if padded_to is None else merge_shapes([hidden, tuple(padded_to)], k)
+    task = LinearTask(
+        reduction.objective,
+        shapes=layer_shapes(d, embedding, k),
+        bias=config.bias,
+        is_padded=embedding != hidden,
+        has_held_out=problem.held_out_features is not None,
+    )
+    padded, active, widths = _embed(layers, reduction, task)
+    rates = np.asarray(config.learning_rates)
+    goal = target.absolute(reduction.zero_excess)
+
+    def runs(numbers: np.ndarray) -> tuple[Layers, Hyper]:
+        def repeat(a: np.ndarray) -> np.ndarray:
+            return np.repeat(np.asarray(a)[None], len(numbers), axis=0)
+
+        decays = repeat(np.array(weight_decay))
+        hyper = _hyper(rates[numbers], decays, goal, repeat(active), repeat(widths))
+        return jax.tree.map(repeat, padded), hyper
+
+    group = _group(
+        task, reduction, optimizer, decays=weight_decay > 0, num_runs=len(rates), runs=runs
+    )
+    steps = np.arange(num_steps + 1)
+    (result,), _ = train_groups(
+        [group],
+        num_steps=num_steps,
+        recording=Recording(steps, (steps,) if task.has_held_out else ()),
+        precision=precision,
+        devices=jax.local_devices()[:1],
+        keep_params=True,
+    )
+    final = [
+        reduction.from_basis(_cut(jax.tree.map(lambda a, i=i: a[i], result.params), expected))
+        for i in range(len(rates))
+    ]
+    excess = result.records["excess_loss"]
+    return Trajectory(
+        loss=excess + reduction.optimum.loss,
+        excess_loss=excess,
+        held_out_loss=result.records.get("held_out_loss", np.empty((len(rates), 0))),
+        steps_to_target=result.steps_to_target,
+        divergence_step=result.divergence_step,
+        layers=jax.tree.map(lambda *a: np.stack(a), *final),
+    )
+
+
+def _checked(
+    layers: Layers,
+    hidden: tuple[int, ...],
+    learning_rates: Sequence[float],
+    num_steps: int,
+    loss: Loss,
+    optimizer: Optimizer,
+    weight_decay: float,
+    activation: str,
+    precision: str,
+) -> SweepConfig:
+    """Borrows the grid's own checks of ranges and names."""
+    return SweepConfig(
         depths=(layers.depth,),
         hidden_widths=(hidden,) if len(hidden) > 1 else (hidden[0] if hidden else 1,),
         losses=(loss,),
@@ -358,49 +395,6 @@ def train(
         precision=precision,
         bias=bool(layers.biases),
         activation=activation,
-    )
-    kind = objective
-    if objective == "auto":
-        kind = choose_kind(loss, activation=activation, equivariant=optimizer.is_equivariant)
-    reduction = reduce(problem, loss, kind=kind, bias=config.bias, activation=activation)
-    embedding = hidden if padded_to is None else merge_shapes([hidden, tuple(padded_to)], k)
-    padded, active = pad(reduction.enter(layers), layer_shapes(d, embedding, k))
-    rates = np.asarray(config.learning_rates)
-
-    def configurations(numbers: np.ndarray) -> tuple[Layers, Hyper]:
-        def repeat(a: np.ndarray) -> np.ndarray:
-            return np.repeat(np.asarray(a)[None], len(numbers), axis=0)
-
-        goal = target.absolute(reduction.zero_excess)
-        hyper = Hyper(
-            rates[numbers], repeat(np.array(weight_decay)), repeat(np.array(goal)), repeat(active)
-        )
-        return jax.tree.map(repeat, padded), hyper
-
-    program = Program(
-        reduction.objective, optimizer, weight_decay > 0, layer_shapes(d, embedding, k),
-        config.bias,
-    )  # fmt: skip
-    (result,), _ = train_groups(
-        [Group(program, reduction.data, len(rates), configurations)],
-        num_steps=num_steps,
-        record_steps=np.arange(num_steps + 1),
-        precision=precision,
-        devices=jax.local_devices()[:1],
-        keep_layers=True,
-    )
-    assert result.layers is not None
-    final = [
-        reduction.leave(_cut(jax.tree.map(lambda a, i=i: a[i], result.layers), expected))
-        for i in range(len(rates))
-    ]
-    return Trajectory(
-        loss=result.excess_loss + reduction.optimum.loss,
-        excess_loss=result.excess_loss,
-        held_out_loss=result.held_out_loss,
-        steps_to_target=result.steps_to_target,
-        divergence_step=result.divergence_step,
-        layers=jax.tree.map(lambda *a: np.stack(a), *final),
     )
 
 

@@ -1,0 +1,536 @@
+"""Image classifiers as a task for the engine: `train_classifiers` trains one of the networks.
+
+The grid is learning rates × initial standard deviations × seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax import lax
+
+from implicit_accel.data.mnist import NUM_CLASSES, ImageData
+from implicit_accel.engine.layout import MiniBatches
+from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values
+from implicit_accel.engine.train import PRECISIONS, Group, Recording
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import Axes, Experiment, Identity, Plan
+from implicit_accel.images.networks import (
+    FullyConnected,
+    Network,
+    SmallCNN,
+    TutorialCNN,
+    check_count,
+)
+from implicit_accel.observables import Point
+from implicit_accel.optimizers import Optimizer
+
+# Images evaluated together.
+_EVALUATION_BATCH = 100
+
+# Recorded losses of a grid, which are held in memory: 2 GiB.
+_MOST_RECORDS = 2**27
+
+# Runs stepped together on an accelerator: a convolution's patches bound it, not the parameters.
+_BLOCK_ON_ACCELERATOR = 32
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How classifiers are trained; the default is the TensorFlow tutorial's way.
+
+    The learning rate of epoch e, counted from 0, is η · rate_decay^e. An epoch is as many whole
+    mini-batches as the training images give, in an order of its own.
+
+    Attributes:
+        network: What is trained.
+        num_steps: Updates, T.
+        batch_size: Images in a mini-batch.
+        optimizer: By what.
+        rate_decay: Factor of the learning rate from one epoch to the next.
+        weight_decay: λ, the factor of the network's penalty in the objective.
+        num_train: Images to train with, the first ones after the validation images; None for all.
+        num_validation: Images held out, the first ones of the training part, as in the tutorial.
+        num_test: Images to test with, the first ones of the test part; None for all.
+        window: Steps whose mean loss makes one record.
+        precision: ``float32`` or ``float64``.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+
+    network: Network = field(default_factory=TutorialCNN)
+    num_steps: int = 8_590
+    batch_size: int = 64
+    optimizer: Optimizer = Optimizer("momentum")
+    rate_decay: float = 0.95
+    weight_decay: float = 5e-4
+    num_train: int | None = None
+    num_validation: int = 5_000
+    num_test: int | None = None
+    window: int = 10
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for what in ("num_steps", "batch_size", "window"):
+            check_count(what, getattr(self, what))
+        for what in ("num_train", "num_test"):
+            if getattr(self, what) is not None:
+                check_count(what, getattr(self, what))
+        check_count("num_validation", self.num_validation, least=0)
+        if self.num_train is not None and self.num_train < self.batch_size:
+            raise UserError(
+                f"num_train {self.num_train} is below the batch size {self.batch_size}: "
+                "take more images or smaller batches"
+            )
+        for what in ("rate_decay", "weight_decay"):
+            value = getattr(self, what)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{what} {value:g}: it must be a finite number >= 0")
+        if self.rate_decay == 0:
+            raise UserError("rate_decay 0 stops training after the first epoch: it must be above 0")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+
+    @property
+    def uses_penalty(self) -> bool:
+        """Whether the objective is more than the cross-entropy."""
+        regularises = not (
+            isinstance(self.network, TutorialCNN) and self.network.regularised == "none"
+        )
+        return self.weight_decay > 0 and regularises
+
+
+FULLY_CONNECTED = ClassifierConfig(
+    FullyConnected(), num_steps=5_500, batch_size=100, optimizer=Optimizer("sgd"), rate_decay=1.0,
+    weight_decay=0.0,
+)  # fmt: skip
+"""10 epochs of SGD as in Arora, Cohen, Golowich & Hu (2019), whose rate is 0.01."""
+
+SMALL_CNN = ClassifierConfig(
+    SmallCNN(), optimizer=Optimizer("sgd"), rate_decay=1.0, weight_decay=0.0
+)
+"""10 epochs of SGD, to go with Levy & Wang (2024)."""
+
+
+def scale_pixels(images: Any, dtype: Any) -> jax.Array:
+    """Uint8 pixels 0 … 255 to numbers from −0.5 to 0.5, as the TensorFlow tutorial does."""
+    return images.astype(dtype) / 255 - 0.5
+
+
+def dropout_mask(network: Network, key: Any, num_images: int) -> jax.Array:
+    """Which features dropout keeps: (images, features) booleans.
+
+    Args:
+        network: Says how many of how many features.
+        key: Like the mini-batches a function of the seed and the step alone.
+        num_images: How many images.
+    """
+    shape = (num_images, network.num_features)
+    # A float32 probability, or the mask would be another one in float64.
+    return jax.random.bernoulli(key, np.float32(1 - network.dropout), shape)
+
+
+def cross_entropy(logits: Any, labels: Any) -> jax.Array:
+    """Mean of −log softmax(logits)[label] over the images."""
+    rows = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None].astype(int), axis=1)
+    return -jnp.mean(rows)
+
+
+def objective(
+    config: ClassifierConfig, parameters: Any, pixels: Any, labels: Any, keep: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """What is minimised, cross-entropy + λ · penalty, and the cross-entropy alone.
+
+    Args:
+        config: Static.
+        parameters: The network's.
+        pixels: (n, 28, 28), see `scale_pixels`.
+        labels: (n,).
+        keep: Dropout's mask, or None.
+
+    Returns:
+        Both numbers.
+    """
+    loss = cross_entropy(config.network.logits(parameters, pixels, keep), labels)
+    if not config.uses_penalty:
+        return loss, loss
+    return loss + config.weight_decay * config.network.penalty(parameters), loss
+
+
+class Part(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+        images: Uint8 pixels, (n, 28, 28), or (chunks, n, 28, 28) to evaluate one chunk at a time.
+        labels: (n,) or (chunks, n); −1 for images that only fill a chunk.
+    """
+
+    images: Any
+    labels: Any
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """The training of one network.
+
+    Its data are a dictionary of `Part`: ``train``, and ``test`` and ``validation`` in chunks.
+
+    Attributes:
+        config: What is trained, and how.
+        dtype: Of the pixels in training.
+    """
+
+    config: ClassifierConfig
+    dtype: str
+
+    @property
+    def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Dropout is."""
+        return self.config.network.dropout > 0
+
+    def take(self, data: Mapping[str, Part], rows: jax.Array | None) -> Part:
+        """See `Task.take`."""
+        images, labels = data["train"]
+        return Part(images, labels) if rows is None else Part(images[rows], labels[rows])
+
+    def evaluate(self, params: Any, batch: Part, hp: Values, key: Any) -> Evaluation:  # noqa: ARG002
+        """See `Task.evaluate`."""
+        network = self.config.network
+        keep = None
+        if key is not None:
+            keep = dropout_mask(network, key, len(batch.images))
+        pixels = scale_pixels(batch.images, self.dtype)
+        (loss, entropy), gradient = jax.value_and_grad(
+            lambda p: objective(self.config, p, pixels, batch.labels, keep), has_aux=True
+        )(params)
+        return Evaluation(loss, gradient, loss, {"cross_entropy": entropy})
+
+    def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
+        """The cross-entropy of knowing nothing."""
+        return math.log(NUM_CLASSES)
+
+    def error(self, part: str) -> Any:
+        """An observable: the share of a part's images that are not recognised."""
+
+        def observable(point: Point) -> jax.Array:
+            def wrong(chunk: Part) -> tuple[jax.Array, jax.Array]:
+                pixels = scale_pixels(chunk.images, self.dtype)
+                logits = self.config.network.logits(point.parameters, pixels)
+                missed = (chunk.labels >= 0) & (jnp.argmax(logits, axis=1) != chunk.labels)
+                return jnp.sum(missed), jnp.all(jnp.isfinite(logits))
+
+            missed, finite = lax.map(wrong, point.data[part])
+            count = jnp.sum(point.data[part].labels >= 0).astype(self.dtype)
+            return jnp.where(jnp.all(finite), jnp.sum(missed) / count, jnp.inf)
+
+        return observable
+
+    def penalty(self, point: Point) -> jax.Array:
+        """An observable: ½ ‖·‖² of the end-to-end dense matrices and biases."""
+        return self.config.network.end_to_end_penalty(point.parameters)
+
+
+class ImageSweep(Experiment):
+    """A network over learning rates × initial standard deviations × seeds.
+
+    Mini-batches and dropout masks depend on the seed alone: runs that differ in anything else,
+    the network included, see the same ones. Errors are evaluated at the start, at the end of
+    every epoch and at the end, without dropout.
+
+    Args:
+        data: Images to train and test with.
+        config: What is trained, and how.
+        learning_rates: η's, numbers above 0.
+        stds: Standard deviations that the network's start leaves open, see its ``draw``; None
+            for a network that leaves none.
+        seeds: Different whole numbers from 0 up, below 2³².
+        largest_block: The most runs to step together; by default what suits the network on a CPU,
+            and 32 elsewhere. More is faster on a GPU, and takes as much more memory.
+
+    Raises:
+        UserError: A value is not allowed, or there are too few images.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: ClassifierConfig,
+        *,
+        learning_rates: Sequence[float],
+        stds: Sequence[float] | None = None,
+        seeds: Sequence[int] = (0,),
+        largest_block: int | None = None,
+    ) -> None:
+        self.num_steps, self.precision = config.num_steps, config.precision
+        self._rates, self._stds, self._seeds = _check_grid(config, learning_rates, stds, seeds)
+        self._data, self._config, self._largest_block = data, config, largest_block
+        self._train, self._evaluated = _split(data, config)
+
+    @property
+    def axes(self) -> Axes:
+        """See `Experiment.axes`."""
+        stds: Axes = {} if self._stds is None else {"init_std": self._stds}
+        return {"learning_rate": self._rates, **stds, "seed": self._seeds}
+
+    @property
+    def identity(self) -> Identity:
+        """See `Experiment.identity`."""
+        settings = {
+            f.name: str(getattr(self._config, f.name))
+            for f in dataclasses.fields(self._config)
+            if f.name != "num_steps"
+        }
+        return Identity(settings, self.axes, self.num_steps, self._data.fingerprint)
+
+    @property
+    def recording(self) -> Recording:
+        """Every step's loss; errors at the ends of epochs."""
+        evaluated = [*range(0, self.num_steps, self._epoch_steps), self.num_steps]
+        return Recording(np.arange(self.num_steps), (np.array(evaluated),))
+
+    @property
+    def _epoch_steps(self) -> int:
+        return len(self._train.labels) // self._config.batch_size
+
+    def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:  # noqa: ARG002
+        """See `Experiment.plan`."""
+        config, network = self._config, self._config.network
+        task = ImageTask(config, self.precision)
+        decay, per_epoch = config.rate_decay, self._epoch_steps
+
+        def optimizer(hp: Values) -> optax.GradientTransformation:
+            rate = hp["learning_rate"]
+            if decay == 1:
+                return config.optimizer.build(rate)
+            return config.optimizer.build(lambda step: rate * decay ** (step // per_epoch))
+
+        num_runs = math.prod(len(values) for values in axes.values())
+        observables = {f"{part}_error": task.error(part) for part in self._evaluated}
+        shapes = network.draw(0.0, 0)
+        on_cpu = platform == "cpu"
+        group = Group(
+            program=Program(task, optimizer, aux=("cross_entropy",)),
+            data={"train": self._train} | {k: _chunks(v) for k, v in self._evaluated.items()},
+            num_runs=num_runs,
+            runs=self._runs(axes),
+            shapes=shapes,
+            operations=network.operations * config.batch_size,
+            largest_block=self._largest_block
+            or (network.largest_block if on_cpu else _BLOCK_ON_ACCELERATOR),
+            observables=(observables | {"end_to_end_penalty": task.penalty},),
+            batches=MiniBatches(len(self._train.labels), config.batch_size, axes["seed"]),
+        )
+        return Plan(axes, (group,), (np.arange(num_runs),))
+
+    def _runs(self, axes: Axes) -> Any:
+        names, sizes = list(axes), [len(values) for values in axes.values()]
+
+        def runs(numbers: np.ndarray) -> tuple[Any, Hyper]:
+            at = dict(zip(names, np.unravel_index(numbers, sizes), strict=True))
+            stds = np.take(axes["init_std"], at["init_std"]) if "init_std" in axes else None
+            seeds = np.take(axes["seed"], at["seed"])
+            starts = np.stack([np.full(len(seeds), math.nan) if stds is None else stds, seeds])
+            starts, inverse = np.unique(starts, axis=1, return_inverse=True)
+            drawn = [self._config.network.draw(std, int(seed)) for std, seed in starts.T]
+            inverse = inverse.reshape(-1)
+            params = jax.tree.map(lambda *a: np.stack(a).astype(self.precision)[inverse], *drawn)
+            values = {
+                "learning_rate": np.take(axes["learning_rate"], at["learning_rate"]),
+                "seed": seeds.astype(np.uint32),
+            }
+            never = np.full(len(numbers), -np.inf)
+            return params, Hyper(values, never, at["seed"].astype(np.int32))
+
+        return runs
+
+    def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """See `Experiment.label`, and `train_classifiers`."""
+        if self._stds is None:
+            arrays = {name: np.expand_dims(a, 1) for name, a in arrays.items()}
+        window, T = self._config.window, self.num_steps
+        edges = np.array([*range(0, T, window), T])
+
+        def means(a: np.ndarray) -> np.ndarray:
+            total = np.add.reduceat(a.astype(float), edges[:-1], axis=-1)
+            return total / np.diff(edges)
+
+        axes = ("learning_rate", "init_std", "seed")
+        recorded, tested = (*axes, "step"), (*axes, "evaluation_step")
+        diverged = arrays["divergence_step"]
+        variables: dict[str, Any] = {
+            "cross_entropy": (
+                recorded,
+                means(arrays["cross_entropy"]),
+                {"long_name": "cross-entropy of the training mini-batches", "diverged": "inf"},
+            ),
+            "regularised_loss": (
+                recorded,
+                means(arrays["excess_loss"]),
+                {"long_name": "cross-entropy + weight decay x penalty", "diverged": "inf"},
+            ),
+            "end_to_end_penalty": (
+                tested,
+                arrays["end_to_end_penalty"].astype(float),
+                {"long_name": "half the square norm of the end-to-end matrices", "diverged": "inf"},
+            ),
+            "divergence_step": (
+                axes,
+                np.where(diverged < 0, np.nan, diverged),
+                {"long_name": "step of divergence", "units": "updates", "never": "NaN"},
+            ),
+        }
+        for part in self._evaluated:
+            variables[f"{part}_error"] = (
+                tested,
+                arrays[f"{part}_error"].astype(float),
+                {"long_name": f"share of {part} images not recognised", "diverged": "inf"},
+            )
+        evaluated = self.recording.observed[0]
+        coordinates = {
+            "learning_rate": np.array(self._rates),
+            "init_std": np.array([math.nan] if self._stds is None else self._stds),
+            "seed": np.array(self._seeds),
+            "step": ("step", edges[1:], {"units": "updates"}),
+            "evaluation_step": ("evaluation_step", evaluated, {"units": "updates"}),
+            "network": self._config.network.name,
+            "dataset": self._data.name,
+        }
+        return xr.Dataset(variables, coordinates, self._attributes())
+
+    def _attributes(self) -> dict[str, Any]:
+        data, config = self._data, self._config
+        return {
+            "title": data.title,
+            "source": data.source,
+            "is_stand_in": int(data.is_stand_in),
+            "dataset_fingerprint": data.fingerprint,
+            "num_train": len(self._train.labels),
+            "epoch_steps": self._epoch_steps,
+            "batch_size": config.batch_size,
+            "optimizer": config.optimizer.name,
+            "rate_decay": config.rate_decay,
+            "weight_decay": config.weight_decay,
+            "window": config.window,
+            "precision": config.precision,
+        }
+
+
+def train_classifiers(
+    data: ImageData,
+    config: ClassifierConfig,
+    *,
+    learning_rates: Sequence[float],
+    stds: Sequence[float] | None = None,
+    seeds: Sequence[int] = (0,),
+    largest_block: int | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """Trains a network over learning rates × initial standard deviations × seeds.
+
+    Args:
+        data: See `ImageSweep`, also for the following ones.
+        config: What is trained, and how.
+        learning_rates: η's.
+        stds: Initial standard deviations.
+        seeds: Seeds.
+        largest_block: The most runs to step together.
+        **options: Those of `implicit_accel.sweep.run`: folder, devices, memory_limit, progress.
+
+    Returns:
+        Over (learning_rate, init_std, seed, step): ``cross_entropy`` of the training
+        mini-batches, and ``regularised_loss``, with λ · penalty added, both means over windows;
+        ``step`` is the number of updates after the window. Over (learning_rate, init_std, seed,
+        evaluation_step): ``test_error``, ``validation_error`` (if images are held out), shares of
+        images that are not recognised, and ``end_to_end_penalty``, ½ ‖·‖² of the end-to-end dense
+        matrices and biases, which compares products with single matrices. Over the first three:
+        ``divergence_step``, NaN if the run did not diverge. All else is inf from a run's
+        divergence on. ``init_std`` is NaN for a network without.
+
+    Raises:
+        UserError: A value is not allowed, or there are too few images.
+    """
+    from implicit_accel.sweep import run
+
+    experiment = ImageSweep(
+        data, config, learning_rates=learning_rates, stds=stds, seeds=seeds,
+        largest_block=largest_block,
+    )  # fmt: skip
+    return run(experiment, **options)[0]
+
+
+def _check_grid(
+    config: ClassifierConfig,
+    learning_rates: Sequence[float],
+    stds: Sequence[float] | None,
+    seeds: Sequence[int],
+) -> tuple[tuple[float, ...], tuple[float, ...] | None, tuple[int, ...]]:
+    network = config.network
+    if (stds is not None) != network.has_std:
+        needed = "needs" if network.has_std else "has no"
+        raise UserError(f"network {network.name!r} {needed} initial standard deviations (stds)")
+    axes = [("learning rate", list(learning_rates)), ("seed", list(seeds))]
+    axes += [("initial standard deviation", list(stds))] if stds is not None else []
+    for what, values in axes:
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{what}s {values}: give one or more, each once")
+    for rate in learning_rates:
+        if not (math.isfinite(rate) and rate > 0):
+            raise UserError(f"learning rate {rate:g}: it must be a finite number above 0")
+    for std in stds or ():
+        if not (math.isfinite(std) and std >= 0):
+            raise UserError(f"initial standard deviation {std:g}: it must be a number >= 0")
+    for seed in seeds:
+        check_count("seed", seed, least=0)
+        if seed >= 2**32:
+            raise UserError(f"seed {seed}: it must be below 2^32")
+    if math.prod(len(values) for _, values in axes) * config.num_steps > _MOST_RECORDS:
+        raise UserError(
+            f"num_steps {config.num_steps}: with so many runs their losses take more than 2 GiB; "
+            "take fewer steps or runs"
+        )
+    return (
+        tuple(float(rate) for rate in learning_rates),
+        None if stds is None else tuple(float(std) for std in stds),
+        tuple(int(seed) for seed in seeds),
+    )
+
+
+def _split(data: ImageData, config: ClassifierConfig) -> tuple[Part, dict[str, Part]]:
+    """The training images with their labels, and those evaluated, by the part's name."""
+    held_out = config.num_validation
+    there = max(0, len(data.train_labels) - held_out)
+    num_train = there if config.num_train is None else config.num_train
+    if num_train > there or num_train < config.batch_size:
+        raise UserError(
+            f"{data.name} has {len(data.train_labels)} training images: with {held_out} held out "
+            f"{there} are left, but num_train is {config.num_train} and the batch size "
+            f"{config.batch_size}"
+        )
+    num_test = len(data.test_labels) if config.num_test is None else config.num_test
+    if num_test > len(data.test_labels):
+        raise UserError(f"num_test {num_test}: {data.name} has {len(data.test_labels)} test images")
+    kept = slice(held_out, held_out + num_train)
+    evaluated = {"test": Part(data.test_images[:num_test], data.test_labels[:num_test])}
+    if held_out:
+        evaluated["validation"] = Part(data.train_images[:held_out], data.train_labels[:held_out])
+    return Part(data.train_images[kept], data.train_labels[kept]), evaluated
+
+
+def _chunks(part: Part) -> Part:
+    """In chunks, which bounds the memory of an evaluation."""
+    images, labels = part
+    n = min(_EVALUATION_BATCH, len(labels))
+    extra = -len(labels) % n
+    images = np.concatenate([images, np.zeros((extra, *images.shape[1:]), images.dtype)])
+    labels = np.concatenate([labels.astype(np.int32), np.full(extra, -1, np.int32)])
+    return Part(images.reshape(-1, n, *images.shape[1:]), labels.reshape(-1, n))
