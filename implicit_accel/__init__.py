@@ -29,7 +29,8 @@ from implicit_accel.linear.sweep import Trajectory, train
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.results import load_run, select
 from implicit_accel.statistics import summarise
-from implicit_accel.sweep import run_sweep
+from implicit_accel.sweep import run, run_sweep, sweep
+from implicit_accel.task import LossTask, from_loss, static
 
 __all__ = [
     "INITIALISERS",
@@ -43,6 +44,7 @@ __all__ = [
     "Initialiser",
     "Layers",
     "Loss",
+    "LossTask",
     "Optimizer",
     "Optimum",
     "Problem",
@@ -53,6 +55,7 @@ __all__ = [
     "Trajectory",
     "TutorialCNN",
     "UserError",
+    "from_loss",
     "gas_like",
     "load_abalone",
     "load_csv",
@@ -62,10 +65,13 @@ __all__ = [
     "make_problem",
     "mnist_like",
     "optimum",
+    "run",
     "run_sweep",
     "scale_by_end_to_end",
     "select",
+    "static",
     "summarise",
+    "sweep",
     "train",
     "train_classifiers",
 ]

@@ -6,6 +6,9 @@ what is trained.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -42,9 +45,10 @@ class Identity:
     """What an experiment's results depend on.
 
     Attributes:
-        settings: All settings by their names, as JSON has them, but for the axes.
-        axes: The grid's axes.
-        num_steps: T.
+        settings: All settings by their names, as JSON has them, but for axes and steps. Of one
+            that is an object again, a run may be given more entries.
+        axes: The grid's axes, of which a run may be given more values.
+        num_steps: T, of which it may be given more.
         fingerprint: Of the data's contents.
     """
 
@@ -52,6 +56,93 @@ class Identity:
     axes: Axes
     num_steps: int
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        # As it comes back from a file, so that both can be compared.
+        object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
+
+    @classmethod
+    def of(cls, stored: Any) -> Identity:
+        """Reads what `as_json` made.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        try:
+            settings, axes = dict(stored["settings"]), dict(stored["axes"])
+            num_steps, fingerprint = stored["num_steps"], stored["fingerprint"]
+            kept = {name: tuple(values) for name, values in axes.items()}
+        except (TypeError, KeyError, ValueError):
+            raise ValueError("no identity") from None
+        if (
+            not isinstance(fingerprint, str)
+            or not is_count(num_steps)
+            or not all(map(are_values, kept.values()))
+        ):
+            raise ValueError("no identity")
+        return cls(settings, kept, num_steps, fingerprint)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, as JSON gives them back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def code(self) -> str:
+        """A short digest."""
+        text = json.dumps(self.as_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
+        """What keeps a run with this identity from becoming the wanted one, in words.
+
+        Args:
+            wanted: The identity asked for.
+            may_extend: Whether more steps and more values along the axes are no difference.
+        """
+        here = {"data": self.fingerprint[:12]} | self.settings
+        there = {"data": wanted.fingerprint[:12]} | wanted.settings
+        found = [
+            _difference(name, here.get(name), there.get(name))
+            for name in dict.fromkeys([*there, *here])
+            if not _may_become(here.get(name), there.get(name), may_extend=may_extend)
+        ]
+        for name in dict.fromkeys([*wanted.axes, *self.axes]):
+            old, new = self.axes.get(name, ()), wanted.axes.get(name, ())
+            extends = may_extend and old and set(old) <= set(new)
+            if old != new and not extends:
+                found.append(_difference(name, old, new))
+        fewer = wanted.num_steps < self.num_steps
+        if fewer or (wanted.num_steps > self.num_steps and not may_extend):
+            found.append(_difference("num_steps", self.num_steps, wanted.num_steps))
+        return found
+
+
+def _may_become(old: Any, new: Any, *, may_extend: bool) -> bool:
+    if may_extend and isinstance(old, dict) and isinstance(new, dict):
+        return all(new[key] == old[key] for key in old.keys() & new.keys())
+    return old == new
+
+
+def _difference(name: str, old: object, new: object) -> str:
+    return f"{name}: {_show(old)} there, {_show(new)} asked for"
+
+
+def _show(value: object) -> str:
+    shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return shown if len(shown) <= 80 else f"{shown[:60]} … ({len(shown)} characters)"
+
+
+def is_count(value: object) -> bool:
+    """Whether this is a whole number from 1 up that fits 32 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def are_values(values: Sequence[object]) -> bool:
+    """Whether these can be an axis's: numbers or text, one or more, each once."""
+    return (
+        len(values) > 0
+        and all(isinstance(v, str | int | float) and v == v for v in values)
+        and len(set(values)) == len(values)
+    )
 
 
 class Experiment(ABC):

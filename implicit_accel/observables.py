@@ -28,3 +28,10 @@ Observable = Callable[[Point], Any]
 def held_out_loss(point: Point) -> Any:
     assert point.held_out_loss is not None
     return point.held_out_loss(point.parameters)
+
+
+OBSERVABLES: dict[str, Observable] = {"held_out_loss": held_out_loss}
+
+
+def parse(names: Any, table: Any) -> dict[str, Observable]:
+    return {name: table[name] for name in names}

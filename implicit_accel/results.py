@@ -27,7 +27,7 @@ from implicit_accel.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from implicit_accel.linear.config import SweepConfig
 
-FORMAT = "implicit_accel sweep 2"
+FORMAT = "implicit_accel sweep 3"
 
 RESULTS_FILE = "results.nc"
 SUMMARY_FILE = "summary.csv"
@@ -245,6 +245,11 @@ def save_json(content: dict[str, Any], path: Path) -> None:
     """Writes a JSON file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def load_results(folder: str | Path) -> xr.Dataset:
+    """Placeholder."""
+    return load_netcdf(Path(folder) / RESULTS_FILE)
 
 
 def load_run(folder: str | Path) -> xr.Dataset:

@@ -1,31 +1,152 @@
-"""The one entry: a grid of runs in, labelled results out."""
+"""The one entry: a grid of runs in, labelled results out.
+
+`sweep` is for any task, `run_sweep` for deep linear networks, `run` for every experiment there is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.train import Device, Timing, Training
+from implicit_accel.engine.train import Device, Segment, Timing, Training
+from implicit_accel.errors import UserError
 from implicit_accel.experiment import Experiment, assemble
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.observables import Observable
+from implicit_accel.results import load_results
+from implicit_accel.store.folder import RunFolder
+from implicit_accel.store.training import StoredTraining
+from implicit_accel.task import LossTask, MakeOptimizer, TaskSweep
 
 Progress = Callable[[int, int], None]
+
+
+def sweep(
+    task: LossTask,
+    *,
+    axes: Mapping[str, Sequence[Any]],
+    optimizer: MakeOptimizer,
+    num_steps: int,
+    batch_size: int | None = None,
+    target: float | None = None,
+    record: Mapping[str, Observable] | Sequence[str] = (),
+    records_per_decade: int = 150,
+    observations_per_decade: int = 30,
+    precision: str = "float32",
+    largest_block: int | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """Trains a task over the product of some axes, in one compiled program.
+
+    Args:
+        task: What to train, see `from_loss`.
+        axes: The grid: values by name. ``seed`` decides initial parameters, mini-batches and
+            randomness; where it is missing it is 0. Numbers are traced: they change neither the
+            program nor the number of compilations. Text, and what `static` marks, is fixed in a
+            program of its own for every value, all in the same compiled call.
+        optimizer: An optax transformation, a function that makes one from the hyper-parameters
+            (the values along the axes by name), or an `Optimizer`.
+        num_steps: T, updates per run.
+        batch_size: Rows in a mini-batch; the full batch by default.
+        target: Excess loss at which a run has reached its target.
+        record: Observables to record along the way, by name, or names of those that
+            `observables.OBSERVABLES` holds.
+        records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
+        observations_per_decade: The same for observables.
+        precision: ``float32`` or ``float64``.
+        largest_block: The most runs that are stepped together on a device; by default as many as
+            keep their state in a core's cache, and all of them on an accelerator.
+        **options: Those of `run`: ``folder``, ``overwrite``, ``devices``, ``memory_limit``,
+            ``checkpoint_every``, ``progress``.
+
+    Returns:
+        Over (axes …, step) ``loss`` and ``excess_loss``, over (axes …) ``steps_to_target`` (inf:
+        not reached) and ``divergence_step`` (NaN: did not diverge), and what is recorded over
+        (axes …, observation_step); inf from a run's divergence on.
+
+    Raises:
+        UserError: If something that was asked for is not allowed.
+    """
+    experiment = TaskSweep(
+        task,
+        axes=axes,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        target=target,
+        record=record,
+        records_per_decade=records_per_decade,
+        observations_per_decade=observations_per_decade,
+        precision=precision,
+        largest_block=largest_block,
+    )
+    return run(experiment, **options)[0]
+
+
+def run_sweep(problem: Problem, config: SweepConfig, **options: Any) -> tuple[xr.Dataset, Timing]:
+    """Trains a grid of deep linear networks on a problem, in one compiled program.
+
+    Args:
+        problem: What to fit.
+        config: The grid.
+        **options: Those of `run`.
+
+    Returns:
+        Labelled results, see `implicit_accel.results`, and what they cost.
+
+    Raises:
+        UserError: If an initialiser does not fit the hidden widths.
+    """
+    return run(LinearSweep(problem, config), **options)
 
 
 def run(
     experiment: Experiment,
     *,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: float = 60.0,
     devices: Sequence[Device] | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[xr.Dataset, Timing]:
-    """Trains an experiment, in one compiled program."""
+    """Trains an experiment.
+
+    Args:
+        experiment: What to train.
+        folder: The run's own folder. With it the run is safe: it keeps checkpoints, from which the
+            same call goes on, to the bit; a call that asks for more steps, or more values along
+            any axis, trains only what is new; one that asks for nothing new trains nothing.
+        overwrite: Whether a run with other settings in the folder may be replaced; it is kept
+            until the new one has its first checkpoint.
+        checkpoint_every: Seconds between checkpoints.
+        devices: Devices to spread the runs over; all local ones by default.
+        memory_limit: Bytes that states and records may take; no limit by default.
+        progress: Called with (run-steps done, all of them) now and then.
+
+    Returns:
+        Labelled results, and what they cost.
+
+    Raises:
+        UserError: If the folder holds something else, or another process is at work there.
+    """
     devices = list(jax.local_devices() if devices is None else devices)
+
+    def report(segment: Segment) -> None:
+        if progress is not None:
+            progress(segment.done, segment.total)
+
+    if folder is not None:
+        return _run_in(
+            RunFolder(Path(folder)), experiment, report, overwrite=overwrite, devices=devices,
+            memory_limit=memory_limit, checkpoint_every=checkpoint_every,
+        )  # fmt: skip
     plan = experiment.plan(
         experiment.axes, platform=devices[0].platform, planned_steps=experiment.num_steps
     )
@@ -38,12 +159,33 @@ def run(
         memory_limit=memory_limit,
     )
     for segment in training.segments():
-        if progress is not None:
-            progress(segment.done, segment.total)
+        report(segment)
     arrays = assemble(experiment.axes, [(plan, training.results)])
     return experiment.label(arrays), training.timing
 
 
-def run_sweep(problem: Problem, config: SweepConfig, **options: Any) -> tuple[xr.Dataset, Timing]:
-    """Trains a grid of deep linear networks on a problem."""
-    return run(LinearSweep(problem, config), **options)
+def _run_in(
+    folder: RunFolder,
+    experiment: Experiment,
+    report: Callable[[Segment], None],
+    *,
+    overwrite: bool,
+    **options: Any,
+) -> tuple[xr.Dataset, Timing]:
+    identity = experiment.identity
+    if not overwrite and folder.finished() == identity:
+        return load_results(folder.path), Timing()
+    folder.check(identity, overwrite=overwrite)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder.path}: {error.strerror}; choose another folder") from None
+    with folder.locked():
+        folder.settle(identity, overwrite=overwrite)
+        training = StoredTraining(folder, experiment, **options)
+        for unit in training.units:
+            for segment in training.train(unit):
+                report(segment)
+        results, timing = training.results()
+        folder.finish(results, training.about(timing), identity)
+    return results, timing

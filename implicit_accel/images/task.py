@@ -339,7 +339,7 @@ class ImageSweep(Experiment):
             at = dict(zip(names, np.unravel_index(numbers, sizes), strict=True))
             stds = np.take(axes["init_std"], at["init_std"]) if "init_std" in axes else None
             seeds = np.take(axes["seed"], at["seed"])
-            starts = np.stack([np.full(len(seeds), math.nan) if stds is None else stds, seeds])
+            starts = np.stack([np.zeros(len(seeds)) if stds is None else stds, seeds])
             starts, inverse = np.unique(starts, axis=1, return_inverse=True)
             drawn = [self._config.network.draw(std, int(seed)) for std, seed in starts.T]
             inverse = inverse.reshape(-1)

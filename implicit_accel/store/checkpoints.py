@@ -20,26 +20,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from implicit_accel.engine.training import (
+from implicit_accel.engine.step import RunState
+from implicit_accel.engine.train import (
     Group,
     GroupResult,
     Piece,
-    RunState,
+    Segment,
     Snapshot,
     Timing,
     precision_context,
-    state_shapes,
 )
 from implicit_accel.files import atomic_path, is_sealed, seal
 
 _KEPT = 2
-_RESULTS = tuple(f.name for f in dataclasses.fields(GroupResult) if f.name != "layers")
 _ABOUT = "about"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The snapshots of one `train_groups` call.
+    """The snapshots of one `Training`.
 
     Attributes:
         folder: Where they lie.
@@ -70,6 +69,7 @@ class Checkpoints:
             "num_devices": snapshot.num_devices,
             "next_steps": [None if p is None else p.next_step for p in snapshot.pieces],
             "num_groups": len(snapshot.results),
+            "num_recordings": len(snapshot.steps),
             "timing": dataclasses.asdict(snapshot.timing),
             "is_finished": snapshot.is_finished,
         }
@@ -144,22 +144,23 @@ class Keeper:
         self._due = time.monotonic() + every
         self.num_saved = 0
 
-    def __call__(self, take: Callable[[], Snapshot], is_last: bool) -> None:
+    def __call__(self, segment: Segment) -> None:
         """Takes a snapshot if one is due."""
         before = time.monotonic()
-        if before < self._due and not (is_last and self._on_last) and not self._wanted():
+        if before < self._due and not (segment.is_last and self._on_last) and not self._wanted():
             return
-        self._checkpoints.save(take())
+        self._checkpoints.save(segment.snapshot())
         self.num_saved += 1
         after = time.monotonic()
         self._due = after + (max(self._every, 50 * (after - before)) if self._every else 0)
 
 
 def _arrays(snapshot: Snapshot) -> Iterator[tuple[str, np.ndarray]]:
-    yield "record_steps", np.asarray(snapshot.record_steps)
+    for i, steps in enumerate(snapshot.steps):
+        yield f"steps_{i}", np.asarray(steps)
     for g, result in enumerate(snapshot.results):
-        for name, array in zip(_RESULTS, result.arrays, strict=True):
-            yield f"{name}_{g}", array
+        for name, array in result.arrays.items():
+            yield f"result_{g}_{name}", array
     for p, piece in enumerate(snapshot.pieces):
         if piece is None:
             continue
@@ -181,7 +182,7 @@ def _snapshot(
         return None
     pieces: list[Piece | None] = []
     with precision_context(precision) as dtype:
-        shapes = [state_shapes(group.program, dtype) for group in groups]
+        shapes = [group.state(dtype) for group in groups]
     for p, next_step in enumerate(about["next_steps"]):
         if next_step is None:
             pieces.append(None)
@@ -201,14 +202,42 @@ def _snapshot(
         begun = itertools.chain(*(p.members[g].reshape(-1) for p in pieces if p is not None))
         if None not in pieces and sum(number >= 0 for number in begun) != size:
             return None
-    results = tuple(
-        GroupResult.of(arrays[f"{name}_{g}"] for name in _RESULTS) for g in range(len(groups))
-    )
+    steps = tuple(arrays[f"steps_{i}"] for i in range(about["num_recordings"]))
+    results = []
+    for g, group in enumerate(groups):
+        wanted = [name for names in group.names() for name in names]
+        wanted += ["steps_to_target", "divergence_step"]
+        prefix = f"result_{g}_"
+        stored = {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}
+        if sorted(stored) != sorted(wanted) or not _fits(group, stored, steps, precision):
+            return None
+        results.append(GroupResult.of(stored))
     return Snapshot(
         num_steps=about["num_steps"],
-        record_steps=arrays["record_steps"],
+        steps=steps,
         num_devices=about["num_devices"],
         pieces=tuple(pieces),
-        results=results,
+        results=tuple(results),
         timing=Timing(**about["timing"]),
+    )
+
+
+def _fits(
+    group: Group,
+    stored: Mapping[str, np.ndarray],
+    steps: Sequence[np.ndarray],
+    precision: str,
+) -> bool:
+    """Whether arrays have the shapes and types of a group's results."""
+    names = group.names()
+    if len(steps) != len(names):
+        return False
+    ends = all(
+        stored[name].shape == (group.num_runs,) and stored[name].dtype == np.int64
+        for name in ("steps_to_target", "divergence_step")
+    )
+    return ends and all(
+        stored[name].shape == (group.num_runs, len(kept)) and stored[name].dtype == precision
+        for recorded, kept in zip(names, steps, strict=True)
+        for name in recorded
     )

@@ -1,7 +1,7 @@
 """A run's folder: what was asked for, the parts it is trained in, who is at work there.
 
 A run is trained in *parts*, each a grid of its own in one compiled call. The first call makes one;
-learning rates or seeds that are asked for later become further ones, so that only the new runs are
+values that are asked for later along any axis become further ones, so that only the new runs are
 trained; raising the number of steps lets every part go on from its end. ``checkpoints/`` holds the
 parts' snapshots and ``manifest.json``, which says what they are.
 """
@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import filelock
+import xarray as xr
 
-from implicit_accel.engine.training import Share
+from implicit_accel.engine.layout import Share
 from implicit_accel.errors import UserError
+from implicit_accel.experiment import Axes, Identity, are_values, is_count
 from implicit_accel.files import remove_partial
-from implicit_accel.linear.config import SweepConfig
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -31,6 +32,7 @@ from implicit_accel.results import (
     RESULTS_FILE,
     SUMMARY_FILE,
     save_json,
+    save_results,
 )
 from implicit_accel.store.checkpoints import Checkpoints
 
@@ -38,9 +40,6 @@ CHECKPOINTS_FOLDER = "checkpoints"
 _REPLACED_FOLDER = "replaced"
 _MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
-
-# Settings of which a run may be given more.
-_EXTENDABLE = ("learning_rates", "num_seeds", "num_steps")
 
 _MOST_SHARES = 100_000
 
@@ -58,99 +57,51 @@ class Part:
     """A grid that is trained in one compiled call.
 
     Attributes:
-        learning_rates: η's.
-        first_seed: The least seed.
-        num_seeds: How many.
-        planned_steps: T when the part was first planned: which architectures share a program
-            depends on it, and must not change when the part goes on.
+        axes: Its own, some of the values of each of the run's.
+        planned_steps: T when the part was first planned: which runs share a program may depend on
+            it, and must not change when the part goes on.
         num_shares: In how many shares it is trained, one process each.
 
     Raises:
-        UserError: If a value is not allowed.
+        ValueError: If a value is not allowed.
     """
 
-    learning_rates: tuple[float, ...]
-    first_seed: int
-    num_seeds: int
+    axes: Axes
     planned_steps: int
     num_shares: int
 
     def __post_init__(self) -> None:
-        self.config(SweepConfig(num_steps=self.planned_steps))  # makes every check but one
-        if not (isinstance(self.num_shares, int) and 1 <= self.num_shares <= _MOST_SHARES):
-            raise UserError(f"number of shares {self.num_shares}: must be from 1 to {_MOST_SHARES}")
+        if not all(map(are_values, self.axes.values())):
+            raise ValueError("axes of a part must be values, each once")
+        if not (is_count(self.planned_steps) and is_count(self.num_shares)):
+            raise ValueError("steps and shares of a part must be whole numbers from 1 up")
+        if self.num_shares > _MOST_SHARES:
+            raise ValueError(f"a part has at most {_MOST_SHARES} shares")
 
-    def config(self, whole: SweepConfig) -> SweepConfig:
-        """The part's own grid, of the whole run's."""
-        return dataclasses.replace(
-            whole,
-            learning_rates=self.learning_rates,
-            first_seed=self.first_seed,
-            num_seeds=self.num_seeds,
-        )
+    @classmethod
+    def of(cls, stored: Any, axes: Axes) -> Part:
+        """Reads a part of a run with these axes.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        own = {name: tuple(values) for name, values in dict(stored["axes"]).items()}
+        if list(own) != list(axes) or any(not set(own[n]) <= set(axes[n]) for n in axes):
+            raise ValueError("not a part of this grid")
+        return cls(own, stored["planned_steps"], stored["num_shares"])
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What a run's results depend on.
+class Unit:
+    """What one process trains at a time: a share of a part.
 
     Attributes:
-        settings: All settings by their names, as JSON has them.
-        dataset_fingerprint: Of the dataset's contents.
+        part: Number of the part.
+        share: Which of its shares.
     """
 
-    settings: dict[str, Any]
-    dataset_fingerprint: str
-
-    @classmethod
-    def of(cls, stored: Any) -> Identity:
-        """Reads what `dataclasses.asdict` made.
-
-        Raises:
-            ValueError: If it is something else.
-        """
-        try:
-            settings, fingerprint = stored["settings"], stored["dataset_fingerprint"]
-        except (TypeError, KeyError):
-            raise ValueError("no identity") from None
-        if not isinstance(settings, dict) or not isinstance(fingerprint, str):
-            raise ValueError("no identity")
-        return cls(settings, fingerprint)
-
-    def code(self) -> str:
-        """A short digest."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
-        """What keeps a run with this identity from becoming the wanted one, in words.
-
-        Args:
-            wanted: The identity asked for.
-            may_extend: Whether more steps, learning rates and seeds are no difference.
-        """
-        here = {"data": self.dataset_fingerprint[:12]} | self.settings
-        there = {"data": wanted.dataset_fingerprint[:12]} | wanted.settings
-        return [
-            f"{name}: {_show(here.get(name))} there, {_show(there.get(name))} asked for"
-            for name in dict.fromkeys([*there, *here])
-            if here.get(name) != there.get(name)
-            and not (may_extend and _extends(name, here.get(name), there.get(name)))
-        ]
-
-
-def _extends(name: str, old: Any, new: Any) -> bool:
-    try:
-        if name == "learning_rates":
-            return set(old) <= set(new)
-        return name in _EXTENDABLE and int(old) <= int(new)
-    except (TypeError, ValueError):
-        return False
-
-
-def _show(value: object) -> str:
-    shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return shown if len(shown) <= 80 else f"{shown[:60]} … ({len(shown)} characters)"
+    part: int
+    share: Share
 
 
 @dataclass(frozen=True)
@@ -168,35 +119,34 @@ class Manifest:
     environment: str
 
     @classmethod
-    def begin(
-        cls, identity: Identity, config: SweepConfig, num_shares: int, environment: str
-    ) -> Manifest:
+    def begin(cls, identity: Identity, num_shares: int, environment: str) -> Manifest:
         """A new run's: one part."""
-        part = Part(
-            config.learning_rates, config.first_seed, config.num_seeds, config.num_steps, num_shares
-        )
+        part = Part(identity.axes, identity.num_steps, num_shares)
         return cls(identity, (part,), environment)
 
-    def extended(self, wanted: Identity, config: SweepConfig, num_shares: int) -> Manifest:
-        """The manifest with parts for the learning rates and seeds that are new."""
-        old_rates = {rate for part in self.parts for rate in part.learning_rates}
-        end = max(part.first_seed + part.num_seeds for part in self.parts)
-        new_rates = tuple(r for r in config.learning_rates if r not in old_rates)
-        kept_rates = tuple(r for r in config.learning_rates if r in old_rates)
-        new_seeds = config.seeds.stop - end
+    def extended(self, wanted: Identity, num_shares: int) -> Manifest:
+        """The manifest with parts for what is new along the axes.
+
+        What there is and what is wanted are boxes; their difference is cut axis by axis: new
+        values of one, with the old values of those before it and all of those after it.
+        """
         parts = list(self.parts)
-        if new_rates:
-            parts.append(
-                Part(new_rates, config.first_seed, config.num_seeds, config.num_steps, num_shares)
-            )
-        if new_seeds > 0:
-            parts.append(Part(kept_rates, end, new_seeds, config.num_steps, num_shares))
+        box: Axes = {}
+        rest = dict(wanted.axes)
+        for name, values in wanted.axes.items():
+            old = {value for part in self.parts for value in part.axes[name]}
+            del rest[name]
+            new = tuple(value for value in values if value not in old)
+            if new:
+                axes = box | {name: new} | rest
+                parts.append(Part(axes, wanted.num_steps, num_shares))
+            box[name] = tuple(value for value in values if value in old)
         return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
 
-    def units(self) -> list[tuple[int, Share]]:
-        """The work there is: (number of the part, share of it)."""
+    def units(self) -> list[Unit]:
+        """The work there is."""
         return [
-            (k, Share(i, part.num_shares))
+            Unit(k, Share(i, part.num_shares))
             for k, part in enumerate(self.parts)
             for i in range(part.num_shares)
         ]
@@ -229,13 +179,10 @@ class RunFolder:
         try:
             if stored["format"] != FORMAT:
                 return None
-            parts = tuple(
-                Part(**(part | {"learning_rates": tuple(map(float, part["learning_rates"]))}))
-                for part in stored["parts"]
-            )
             identity = Identity.of(stored["identity"])
+            parts = tuple(Part.of(part, identity.axes) for part in stored["parts"])
             return Manifest(identity, parts, str(stored["environment"])) if parts else None
-        except (KeyError, TypeError, ValueError, OverflowError, UserError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def stored(self) -> Identity | None:
@@ -260,9 +207,7 @@ class RunFolder:
         try:
             names = {p.name for p in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
-            raise UserError(
-                f"--output_dir {self.path}: {error.strerror}; choose another folder"
-            ) from None
+            raise UserError(f"{self.path}: {error.strerror}; choose another folder") from None
         if _REPLACED_FOLDER in names:
             return  # an overwriting that was broken off: `settle` looks again
         stored = self.stored()
@@ -270,8 +215,7 @@ class RunFolder:
         if stored is None:
             if visible - {CHECKPOINTS_FOLDER} or self._has_foreign_checkpoints():
                 raise ForeignFolderError(
-                    f"--output_dir {self.path} holds files that are not a run's: choose an empty "
-                    "folder"
+                    f"{self.path} holds files that are not a run's: choose an empty folder"
                 )
             return
         if overwrite:
@@ -279,14 +223,13 @@ class RunFolder:
         changed = stored.differences(wanted)
         if changed:
             raise UserError(
-                f"--output_dir {self.path} holds a run with other settings "
-                f"({'; '.join(changed)}): choose another folder, or --overwrite to replace it"
+                f"{self.path} holds a run with other settings ({'; '.join(changed)}): choose "
+                "another folder, or overwrite the run to replace it"
             )
         if self.manifest() is None:
             raise UserError(
-                f"--output_dir {self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ are "
-                "gone, so that it cannot go on: choose another folder, or --overwrite to train it "
-                "anew"
+                f"{self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ are gone, so that "
+                "it cannot go on: choose another folder, or overwrite the run to train it anew"
             )
 
     def _has_foreign_checkpoints(self) -> bool:
@@ -314,8 +257,8 @@ class RunFolder:
             lock.acquire()
         except filelock.Timeout:
             raise UserError(
-                f"--output_dir {self.path}: another process is at work there; wait until it ends, "
-                "or choose another folder"
+                f"{self.path}: another process is at work there; wait until it ends, or choose "
+                "another folder"
             ) from None
         try:
             yield
@@ -366,17 +309,38 @@ class RunFolder:
                 _remove(replaced / name)
             replaced.rmdir()
 
+    def finish(self, results: xr.Dataset, about: dict[str, Any], identity: Identity) -> None:
+        """Writes a run's results and, last, ``config.json``, without which it is not finished.
+
+        Args:
+            results: Labelled results.
+            about: What else to say of the run.
+            identity: Of the run.
+        """
+        (self.path / CONFIG_FILE).unlink(missing_ok=True)
+        save_results(results, self.path)
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"format": FORMAT, "written": written, "identity": identity.as_json()} | about
+        save_json(content, self.path / CONFIG_FILE)
+
     def save_manifest(self, manifest: Manifest) -> None:
         """Writes ``checkpoints/manifest.json``, atomically."""
         content = {"format": FORMAT} | dataclasses.asdict(manifest)
         save_json(content, self.checkpoints / _MANIFEST_FILE)
 
-    def unit(self, manifest: Manifest, part: int, share: Share) -> Checkpoints:
-        """The snapshots of one share of a part."""
-        name = f"part{part}-{share.index}of{share.count}"
-        about: dict[str, Any] = {"part": dataclasses.asdict(manifest.parts[part])}
-        fixed = {k: v for k, v in manifest.identity.settings.items() if k not in _EXTENDABLE}
-        about |= {"settings": fixed, "data": manifest.identity.dataset_fingerprint}
+    def checkpoints_of(self, manifest: Manifest, unit: Unit) -> Checkpoints:
+        """The snapshots of a unit."""
+        name = f"part{unit.part}-{unit.share.index}of{unit.share.count}"
+        about = {
+            "part": dataclasses.asdict(manifest.parts[unit.part]),
+            # What a run may be given more of, a part never is.
+            "settings": {
+                name: value
+                for name, value in manifest.identity.settings.items()
+                if not isinstance(value, dict)
+            },
+            "data": manifest.identity.fingerprint,
+        }
         return Checkpoints(self.checkpoints, name, json.dumps(about, sort_keys=True))
 
 

@@ -1,0 +1,693 @@
+"""Any model as a task: a loss of one's own, swept over any axes.
+
+    task = from_loss(loss, init=init, data=(X, y))
+    runs = sweep(task, axes={"learning_rate": rates, "seed": range(5)}, optimizer=..., num_steps=9)
+
+Parameters are any pytree: dictionaries of arrays, Flax variables, Equinox modules. Its floating
+arrays are trained; everything else in it is fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import itertools
+import json
+import math
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from implicit_accel import observables as observables_module
+from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
+from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values, observe, train_step
+from implicit_accel.engine.train import (
+    PRECISIONS,
+    Group,
+    Recording,
+    cast,
+    precision_context,
+)
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import Axes, Experiment, Identity, Plan
+from implicit_accel.observables import Observable
+from implicit_accel.optimizers import Optimizer
+from implicit_accel.results import FORMAT
+
+MakeOptimizer = (
+    Callable[[Values], optax.GradientTransformation] | optax.GradientTransformation | Optimizer
+)
+
+# Recorded numbers of a grid, which are held in memory: 8 GiB in float32.
+_MOST_RECORDS = 2**31
+_MOST_PROGRAMS = 1000
+
+
+@dataclass(frozen=True)
+class static:  # noqa: N801 - reads like a function where it is used
+    """Values of an axis that are fixed in a program of their own: ``static(1, 2, 3)``.
+
+    For what a traced number cannot do: shape an array, count layers, choose a branch.
+    """
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", tuple(values))
+
+
+def from_loss(
+    loss: Callable[..., Any],
+    *,
+    init: Callable[..., Any],
+    data: Any,
+    held_out: Any = None,
+    optimum: float = 0.0,
+    reference_loss: float = 0.0,
+    trainable: Any = None,
+    has_aux: bool = False,
+    name: str = "task",
+) -> LossTask:
+    """A task from a loss of one's own.
+
+    Args:
+        loss: ``loss(params, batch)``, a scalar to minimise, in JAX. Further arguments are given to
+            it if it has them: ``hp``, the hyper-parameters by name, and ``key``, a JAX key for
+            randomness, a function of the run's seed and the step alone (None where the loss is
+            evaluated for an observable: then it should be without randomness).
+        init: Makes a run's initial parameters. It may take ``key``, a JAX key made of the run's
+            seed, and ``hp``; then it is traced into the program. If it takes ``seed``, a whole
+            number, it is called on the host instead, with ``hp`` as plain numbers if it has it.
+        data: A pytree of arrays whose first axis is the rows, handed to the loss as ``batch``,
+            whole or in mini-batches.
+        held_out: The same, for the observable ``held_out_loss``; it is not trained on.
+        optimum: L*, the smallest loss there is, where it is known: excess losses are above it.
+        reference_loss: The loss of knowing nothing. A run diverges above 10⁶ times the larger of
+            this and its first loss.
+        trainable: Booleans in the shape of the parameters (or of a prefix of them), False for
+            what stays as it is initialised; all by default.
+        has_aux: Whether the loss returns (loss, dictionary of scalars); these are recorded too.
+        name: What to call it.
+
+    Returns:
+        The task, for `implicit_accel.sweep`.
+
+    Raises:
+        UserError: If the functions take something else, or the data are no rows.
+    """
+    return LossTask(
+        loss=loss,
+        init=init,
+        data=jax.tree.map(np.asarray, data),
+        held_out=None if held_out is None else jax.tree.map(np.asarray, held_out),
+        optimum=float(optimum),
+        reference_loss=float(reference_loss),
+        trainable=trainable,
+        has_aux=has_aux,
+        name=name,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LossTask:
+    """What `from_loss` makes; its arguments say what the fields are."""
+
+    loss: Callable[..., Any]
+    init: Callable[..., Any]
+    data: Any
+    held_out: Any
+    optimum: float
+    reference_loss: float
+    trainable: Any
+    has_aux: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        _check_arguments("loss", self.loss, first=2, allowed=("hp", "key"))
+        _check_arguments("init", self.init, first=0, allowed=("key", "hp", "seed"))
+        if {"key", "seed"} <= _arguments(self.init).keys():
+            raise UserError("init takes both key and seed: take key, to be traced, or seed")
+        for what, arrays in (("data", self.data), ("held_out", self.held_out)):
+            leaves = jax.tree.leaves(arrays)
+            rows = {a.shape[0] if a.ndim else None for a in leaves}
+            if leaves and (len(rows) > 1 or not next(iter(rows))):
+                raise UserError(
+                    f"{what}: arrays of shapes {[a.shape for a in leaves]} are no rows; the first "
+                    "axis of each must be the rows, and there must be some"
+                )
+            for a in leaves:
+                if a.dtype.kind not in "fiub":
+                    raise UserError(f"{what}: an array of type {a.dtype}; give numbers")
+                if a.dtype.kind == "f" and not np.isfinite(a).all():
+                    raise UserError(f"{what}: an array holds numbers that are not finite")
+        for what in ("optimum", "reference_loss"):
+            if not math.isfinite(getattr(self, what)):
+                raise UserError(f"{what} {getattr(self, what)}: it must be a finite number")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are trained on."""
+        leaves = jax.tree.leaves(self.data)
+        return len(leaves[0]) if leaves else 0
+
+    @property
+    def initialises_on_host(self) -> bool:
+        """Whether ``init`` wants a seed."""
+        return "seed" in _arguments(self.init)
+
+    def arrays(self) -> dict[str, Any]:
+        """What goes to the devices."""
+        return {"train": self.data, "held_out": self.held_out}
+
+    def fingerprint(self) -> str:
+        """Of the data's contents, and of the numbers that results depend on."""
+        digest = hashlib.sha256(repr((self.optimum, self.reference_loss)).encode())
+        for a in jax.tree.leaves(self.arrays()):
+            digest.update(f"{a.dtype.str}{a.shape}".encode())
+            digest.update(np.ascontiguousarray(a).data)
+        return digest.hexdigest()
+
+
+def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        raise UserError(f"{function!r}: not a function whose arguments can be read") from None
+
+
+def _check_arguments(
+    what: str, function: Callable[..., Any], *, first: int, allowed: tuple[str, ...]
+) -> None:
+    """Makes sure that a function can be called with what there is."""
+    if not callable(function):
+        raise UserError(f"{what}: give a function, not {type(function).__name__}")
+    parameters = list(_arguments(function).values())
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if len(parameters) < first or any(p.kind not in plain for p in parameters[:first]):
+        raise UserError(f"{what}: it must take (params, batch) first, not {_names(parameters)}")
+    for p in parameters[first:]:
+        if p.name not in allowed and p.default is p.empty and p.kind not in (
+            p.VAR_POSITIONAL, p.VAR_KEYWORD
+        ):  # fmt: skip
+            raise UserError(
+                f"{what} takes {p.name!r}, which nothing gives it: beside "
+                f"{'(params, batch)' if first else 'nothing'} it may take {', '.join(allowed)}"
+            )
+
+
+def _names(parameters: Sequence[inspect.Parameter]) -> str:
+    return f"({', '.join(p.name for p in parameters)})"
+
+
+def _call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
+    """Calls a function with those of the offered arguments that it has."""
+    has = _arguments(function)
+    return function(*first, **{name: value for name, value in offered.items() if name in has})
+
+
+def _is_trained(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(
+        leaf.dtype, jnp.floating
+    )
+
+
+def _split(tree: Any) -> tuple[Any, Any]:
+    """A pytree's floating arrays, and all else; None in the place of the other's leaves."""
+    trained = jax.tree.map(lambda a: a if _is_trained(a) else None, tree)
+    fixed = jax.tree.map(lambda a: None if _is_trained(a) else a, tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(fixed):
+        if isinstance(leaf, jax.Array | np.ndarray):
+            where = jax.tree_util.keystr(path)
+            raise UserError(
+                f"init: the array at {where or 'the top'} has type {leaf.dtype}; parameters are "
+                "floating arrays, keep others in the loss or the data"
+            )
+    if not jax.tree.leaves(trained):
+        raise UserError("init: it returns no floating arrays, so there is nothing to train")
+    return trained, fixed
+
+
+def _join(trained: Any, fixed: Any) -> Any:
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, trained, fixed, is_leaf=lambda a: a is None
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Bound(Task):
+    """A `LossTask` with those hyper-parameters that are fixed in a program.
+
+    Attributes:
+        task: The task.
+        fixed: What of the parameters is no floating array.
+        mask: Booleans in the parameters' structure, or None.
+    """
+
+    task: LossTask
+    fixed: Any
+    mask: Any
+
+    @property
+    def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "key" in _arguments(self.task.loss)
+
+    @property
+    def has_held_out(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.task.held_out is not None
+
+    def init(self, hp: Values) -> Any:
+        return _split(_initial(self.task, hp))[0]
+
+    def take(self, data: Any, rows: jax.Array | None) -> Any:
+        train = data["train"]
+        return train if rows is None else jax.tree.map(lambda a: a[rows], train)
+
+    def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, dict[str, Any]]:
+        model = _join(params, self.fixed)
+        found = _call(self.task.loss, model, batch, hp=hp, key=key)
+        value, aux = found if self.task.has_aux else (found, {})
+        return jnp.asarray(value), dict(aux)
+
+    def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
+        (value, aux), gradient = jax.value_and_grad(
+            lambda p: self._value(p, batch, hp, key), has_aux=True
+        )(params)
+        return Evaluation(value, gradient, value - self.task.optimum, aux)
+
+    def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
+        return self.task.reference_loss
+
+    def optimum(self, data: Any) -> Any:  # noqa: ARG002
+        return self.task.optimum
+
+    def trainable(self, hp: Values) -> Any | None:  # noqa: ARG002
+        return self.mask
+
+    def held_out_loss(self, params: Any, data: Any, hp: Values) -> Any:
+        return self._value(params, data["held_out"], hp, None)[0]
+
+
+def _initial(task: LossTask, hp: Values) -> Any:
+    # In single precision whatever training's is: the same seed starts alike in both.
+    with jax.enable_x64(False):
+        return _call(task.init, key=jax.random.key(hp["seed"]), hp=hp)
+
+
+class TaskSweep(Experiment):
+    """A task over the product of some axes; the arguments are those of `implicit_accel.sweep`.
+
+    Raises:
+        UserError: If something that was asked for is not allowed.
+    """
+
+    def __init__(
+        self,
+        task: LossTask,
+        *,
+        axes: Mapping[str, Any],
+        optimizer: MakeOptimizer,
+        num_steps: int,
+        batch_size: int | None = None,
+        target: float | None = None,
+        record: Mapping[str, Observable] | Sequence[str] = (),
+        records_per_decade: int = 150,
+        observations_per_decade: int = 30,
+        precision: str = "float32",
+        largest_block: int | None = None,
+    ) -> None:
+        if not isinstance(task, LossTask):
+            raise UserError(f"task: give what from_loss makes, not {type(task).__name__}")
+        self.task, self.precision, self.num_steps = task, precision, num_steps
+        self._axes, self._static = _read_axes(axes)
+        self._optimizer = _maker(optimizer, self._axes)
+        self._batch_size, self._target, self._largest_block = batch_size, target, largest_block
+        self._records = records_per_decade, observations_per_decade
+        self._observables = _read_observables(record, task)
+        self._check()
+
+    def _check(self) -> None:
+        counts = {
+            "num_steps": self.num_steps,
+            "records_per_decade": self._records[0],
+            "observations_per_decade": self._records[1],
+        }
+        counts |= {} if self._batch_size is None else {"batch_size": self._batch_size}
+        counts |= {} if self._largest_block is None else {"largest_block": self._largest_block}
+        for what, value in counts.items():
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not (whole and 1 <= value < 2**31 - 2**20):
+                raise UserError(f"{what} {value!r}: it must be a whole number from 1 to about 2e9")
+        if self._batch_size is not None and self._batch_size > self.task.num_rows:
+            raise UserError(
+                f"batch_size {self._batch_size}: there are {self.task.num_rows} rows; take fewer"
+            )
+        if self._target is not None and not (math.isfinite(self._target) and self._target > 0):
+            raise UserError(f"target {self._target!r}: it must be an excess loss above 0, or None")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+        kept = sum(map(len, self.recording.all)) * self.num_runs
+        if kept > _MOST_RECORDS:
+            raise UserError(
+                f"{self.num_runs:,} runs with so many records are more than {_MOST_RECORDS:,} "
+                "numbers to keep: ask for fewer records or runs"
+            )
+
+    @property
+    def axes(self) -> Axes:
+        """See `Experiment.axes`."""
+        return self._axes
+
+    @property
+    def recording(self) -> Recording:
+        """See `Experiment.recording`."""
+        steps, observed = (spaced_steps(self.num_steps, n) for n in self._records)
+        return Recording(steps, (observed,) if self._observables else ())
+
+    @property
+    def identity(self) -> Identity:
+        """See `Experiment.identity`.
+
+        What functions compute is told by the program that JAX makes of them, not by their text.
+        """
+        settings = {
+            "task": self.task.name,
+            "batch_size": self._batch_size,
+            "target": self._target,
+            "records_per_decade": self._records[0],
+            "observations_per_decade": self._records[1],
+            "precision": self.precision,
+            "record": sorted(self._observables),
+            "programs": {
+                json.dumps(fixed): self._program_code(self._group(self._axes, fixed, "cpu"))
+                for fixed in self._fixed_values(self._axes)
+            },
+        }
+        return Identity(settings, self._axes, self.num_steps, self.task.fingerprint())
+
+    def _program_code(self, group: Group) -> str:
+        """A digest of what a group's program computes in a step."""
+        with precision_context(self.precision) as dtype:
+            state = group.state(dtype)
+            _, hyper = group.runs(np.zeros(1, int))
+            hyper = jax.tree.map(lambda a: a[0], cast(hyper, dtype))
+            rows = None if group.batches is None else np.zeros(group.batches.batch_size, np.int32)
+            data = cast(group.data, dtype)
+
+            def step(state: Any) -> Any:
+                return (
+                    group.program.start(state.params, hyper),
+                    train_step(group.program, state, hyper, data, rows, 0, 1),
+                    observe(group.program, self._observables, state, hyper, data, 0),
+                )
+
+            jaxpr = jax.make_jaxpr(step)(state)
+        digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode())
+        for constant in jaxpr.consts:
+            digest.update(np.asarray(constant).tobytes())
+        if self.task.initialises_on_host:
+            code = getattr(self.task.init, "__code__", None)
+            digest.update(b"" if code is None else code.co_code + repr(code.co_names).encode())
+        return digest.hexdigest()[:16]
+
+    def _fixed_values(self, axes: Axes) -> list[dict[str, Any]]:
+        """Every combination of values that a program is made for."""
+        names = [name for name in axes if name in self._static]
+        return [
+            dict(zip(names, values, strict=True))
+            for values in itertools.product(*(axes[name] for name in names))
+        ]
+
+    def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:  # noqa: ARG002
+        """See `Experiment.plan`."""
+        groups, places = [], []
+        shape = [len(values) for values in axes.values()]
+        numbers_of = np.arange(math.prod(shape)).reshape(shape)
+        for fixed in self._fixed_values(axes):
+            index = tuple(
+                axes[name].index(fixed[name]) if name in fixed else slice(None) for name in axes
+            )
+            groups.append(self._group(axes, fixed, platform))
+            places.append(numbers_of[index].reshape(-1))
+        return Plan(axes, tuple(groups), tuple(places))
+
+    def _group(self, axes: Axes, fixed: dict[str, Any], platform: str) -> Group:
+        free = {name: values for name, values in axes.items() if name not in fixed}
+        num_runs = math.prod(len(values) for values in free.values())
+        runs = _Runs(self.task, free, fixed, self._target)
+        trained, rest = runs.structure()
+        mask = _read_mask(self.task.trainable, trained)
+        task = _Bound(self.task, rest, mask)
+        num_parameters = sum(math.prod(a.shape) for a in jax.tree.leaves(trained))
+        rows = self._batch_size or self.task.num_rows
+        seeds = tuple(axes.get("seed", (0,)))
+        group = Group(
+            program=Program(
+                task,
+                self._optimizer,
+                fixed=fixed,
+                initialises=not self.task.initialises_on_host,
+            ),
+            data=self.task.arrays(),
+            num_runs=num_runs,
+            runs=runs,
+            shapes=trained,
+            operations=6.0 * num_parameters * max(rows, 1),
+            largest_block=self._largest_block
+            or largest_block(
+                num_parameters=num_parameters,
+                num_rows=rows,
+                platform=platform,
+                itemsize=np.dtype(self.precision).itemsize,
+            ),
+            observables=(self._observables,) if self._observables else (),
+            batches=None
+            if self._batch_size is None
+            else MiniBatches(self.task.num_rows, self._batch_size, seeds),
+        )
+        return _with_aux(group, self.precision)
+
+    def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """See `Experiment.label`."""
+        names = tuple(self._axes)
+        reached, diverged = arrays["steps_to_target"], arrays["divergence_step"]
+        excess = arrays["excess_loss"]
+        resolution = float(np.finfo(self.precision).eps) * max(
+            abs(self.task.reference_loss), abs(self.task.optimum)
+        )
+        variables: dict[str, Any] = {
+            "loss": (
+                (*names, "step"),
+                (excess + self.task.optimum).astype(excess.dtype),
+                {"long_name": "training loss", "diverged": "inf"},
+            ),
+            "excess_loss": (
+                (*names, "step"),
+                excess,
+                {"long_name": "excess training loss L - L*", "diverged": "inf"},
+            ),
+            "steps_to_target": (
+                names,
+                np.where(reached < 0, np.inf, reached),
+                {"long_name": "steps to target", "units": "updates", "never": "inf"},
+            ),
+            "divergence_step": (
+                names,
+                np.where(diverged < 0, np.nan, diverged),
+                {"long_name": "step of divergence", "units": "updates", "never": "NaN"},
+            ),
+            "optimum": ((), self.task.optimum, {"long_name": "L*, the smallest loss there is"}),
+            "target": ((), self._target or 0.0, {"long_name": "target excess loss"}),
+            "resolution": (
+                (),
+                resolution,
+                {"long_name": "excess loss below which a trajectory is rounding"},
+            ),
+        }
+        for name, a in arrays.items():
+            if name not in variables:
+                dim = "observation_step" if name in self._observables else "step"
+                variables[name] = ((*names, dim), a, {"long_name": name, "diverged": "inf"})
+        coordinates: dict[str, Any] = {name: np.array(self._axes[name]) for name in names}
+        coordinates["step"] = ("step", self.recording.steps, {"units": "updates"})
+        if self._observables:
+            observed = self.recording.observed[0]
+            coordinates["observation_step"] = ("observation_step", observed, {"units": "updates"})
+        attributes = {
+            "format": FORMAT,
+            "axes": json.dumps(names),
+            "title": self.task.name,
+            "dataset_fingerprint": self.task.fingerprint(),
+            "num_steps": self.num_steps,
+            "num_rows": self.task.num_rows,
+            "batch_size": self._batch_size or 0,
+            "precision": self.precision,
+        }
+        return xr.Dataset(variables, coordinates, attributes)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Initial parameters and hyper-parameters of a group's runs, numbered along its free axes."""
+
+    task: LossTask
+    free: Axes
+    fixed: dict[str, Any]
+    target: float | None
+
+    def __call__(self, numbers_: np.ndarray) -> tuple[Any, Hyper]:
+        sizes = [len(values) for values in self.free.values()]
+        at = dict(zip(self.free, np.unravel_index(numbers_, sizes), strict=True))
+        values = {name: _numbers(self.free[name])[at[name]] for name in self.free}
+        order = at.get("seed", np.zeros(len(numbers_), int))
+        values.setdefault("seed", np.zeros(len(numbers_), np.uint32))
+        goal = -math.inf if self.target is None else self.target
+        hyper = Hyper(values, np.full(len(numbers_), goal), order.astype(np.int32))
+        if not self.task.initialises_on_host:
+            return None, hyper
+        names = list(values)
+        distinct, inverse = np.unique(
+            np.stack([np.asarray(values[n], float) for n in names if n != "learning_rate"]),
+            axis=1, return_index=True, return_inverse=True,
+        )[1:]  # fmt: skip
+        drawn = [
+            _split(self._draw({name: values[name][i].item() for name in names}))[0]
+            for i in distinct
+        ]
+        inverse = inverse.reshape(-1)
+        return jax.tree.map(lambda *a: np.stack(a)[inverse], *drawn), hyper
+
+    def _draw(self, hp: dict[str, Any]) -> Any:
+        return _call(self.task.init, seed=int(hp["seed"]), hp={**self.fixed, **hp})
+
+    def structure(self) -> tuple[Any, Any]:
+        """The parameters of one run, as shapes, and what of them is fixed."""
+        found: list[Any] = []
+        values = {n: _numbers(self.free[n])[0] for n in self.free}
+        values.setdefault("seed", np.uint32(0))
+        if self.task.initialises_on_host:
+            trained, rest = _split(self._draw({n: v.item() for n, v in values.items()}))
+            return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), trained), rest
+
+        def start(hp: dict[str, Any]) -> Any:
+            trained, rest = _split(_initial(self.task, {**self.fixed, **hp}))
+            found.append(rest)
+            return trained
+
+        return jax.eval_shape(start, values), found[0]
+
+
+def _numbers(values: Sequence[Any]) -> np.ndarray:
+    """An axis's numbers, floating ones in float64; seeds are whole and below 2³²."""
+    a = np.asarray(values)
+    return a.astype(np.uint32) if a.dtype.kind in "iu" and a.min() >= 0 else a
+
+
+def _with_aux(group: Group, precision: str) -> Group:
+    """The group with the names of what its loss returns beside the loss."""
+    with precision_context(precision) as dtype:
+        state = group.state(dtype)
+        _, hyper = group.runs(np.zeros(1, int))
+        hyper = jax.tree.map(lambda a: a[0], cast(hyper, dtype))
+        values = group.program.values(hyper)
+        data = cast(group.data, dtype)
+
+        def evaluate(params: Any) -> Evaluation:
+            task = group.program.task
+            key = jax.random.key(0) if task.is_random else None
+            return task.evaluate(params, task.take(data, None), values, key)
+
+        found = jax.eval_shape(evaluate, state.params)
+    if found.loss.shape != ():
+        raise UserError(f"loss: it must return one number, not an array of {found.loss.shape}")
+    for name, a in found.aux.items():
+        if a.shape != () or not str(name).isidentifier() or name in ("loss", "excess_loss"):
+            raise UserError(
+                f"loss: what it returns beside the loss must be named scalars: {name!r}"
+            )
+    program = dataclasses.replace(group.program, aux=tuple(found.aux))
+    return dataclasses.replace(group, program=program)
+
+
+def _read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
+    """Axes as tuples of plain values, and the names of those that programs are made for."""
+    read: Axes = {}
+    fixed = set()
+    for name, given in axes.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in _RESERVED:
+            raise UserError(f"axis {name!r}: give it a name like learning_rate; not one of "
+                            f"{', '.join(sorted(_RESERVED))}")  # fmt: skip
+        values = given.values if isinstance(given, static) else given
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise UserError(f"axis {name}: give a list of values, not {values!r}")
+        plain = tuple(v.item() if isinstance(v, np.generic | jax.Array) else v for v in values)
+        is_number = [isinstance(v, bool | int | float) for v in plain]
+        if not plain or len(set(plain)) < len(plain):
+            raise UserError(f"axis {name}: give one value or more, each once")
+        if not all(
+            isinstance(v, str) or number for v, number in zip(plain, is_number, strict=True)
+        ):
+            raise UserError(f"axis {name}: values must be numbers or text")
+        if any(isinstance(v, float) and not math.isfinite(v) for v in plain):
+            raise UserError(f"axis {name}: a value is not finite")
+        if isinstance(given, static) or not all(is_number):
+            fixed.add(name)
+        read[name] = plain
+    seeds = read.get("seed", (0,))
+    if "seed" in fixed or any(type(s) is not int or not 0 <= s < 2**32 for s in seeds):
+        raise UserError("axis seed: give whole numbers from 0 up, below 2^32")
+    if math.prod(len(read[name]) for name in fixed) > _MOST_PROGRAMS:
+        raise UserError(f"more than {_MOST_PROGRAMS} programs: make fewer of the values static")
+    return read, frozenset(fixed)
+
+
+_RESERVED = frozenset({"step", "observation_step", "model", "loss", "excess_loss", "optimum",
+                       "target", "resolution", "steps_to_target", "divergence_step"})  # fmt: skip
+
+
+def _maker(
+    optimizer: MakeOptimizer, axes: Axes
+) -> Callable[[Values], optax.GradientTransformation]:
+    if isinstance(optimizer, Optimizer):
+        if "learning_rate" not in axes:
+            raise UserError(f"optimizer {optimizer.name} needs an axis learning_rate")
+        return lambda hp: optimizer.build(hp["learning_rate"], hp.get("weight_decay"))
+    if isinstance(optimizer, optax.GradientTransformation):
+        return lambda hp: optimizer  # noqa: ARG005
+    if not callable(optimizer):
+        raise UserError("optimizer: give an optax transformation, or a function that makes one")
+    return optimizer
+
+
+def _read_observables(
+    record: Mapping[str, Observable] | Sequence[str], task: LossTask
+) -> dict[str, Observable]:
+    table = observables_module.OBSERVABLES
+    if not isinstance(record, Mapping):
+        record = observables_module.parse(record, table)
+    for name, observable in record.items():
+        if not str(name).isidentifier() or name in _RESERVED or not callable(observable):
+            raise UserError(f"record: {name!r} must be a name, and its value a function of a Point")
+    if "held_out_loss" in record and task.held_out is None:
+        raise UserError("record: held_out_loss needs a task with held_out data")
+    return dict(record)
+
+
+def _read_mask(trainable: Any, trained: Any) -> Any:
+    """Booleans in the parameters' structure from those of a prefix of it."""
+    if trainable is None:
+        return None
+    try:
+        return jax.tree.map(
+            lambda flag, part: jax.tree.map(lambda _: bool(flag), part), trainable, trained
+        )
+    except ValueError as error:
+        raise UserError(f"trainable does not fit the parameters: {error}") from None
