@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from oracles import random_problem
 
 from implicit_accel import Loss, Optimizer, SweepConfig, files
-from implicit_accel.engine.training import WHOLE
-from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
+from implicit_accel.engine.layout import WHOLE
+from implicit_accel.engine.train import Segment, Training
+from implicit_accel.experiment import assemble
+from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
 
 
@@ -40,31 +42,49 @@ def problem():
     return dataclasses.replace(problem, held_out_features=held_out[0], held_out_targets=held_out[1])
 
 
+class Planned:
+    """A sweep and its one part."""
+
+    def __init__(self, problem, config, planned_steps=None):
+        self.sweep = LinearSweep(problem, config)
+        self.plan = self.sweep.plan(self.sweep.axes, planned_steps=planned_steps)
+        self.groups = self.plan.groups
+        self.precision = config.precision
+
+    def train(self, **options) -> Training:
+        return Training(
+            self.groups, num_steps=self.sweep.num_steps, recording=self.sweep.recording,
+            precision=self.precision, keep_states=True, **options,
+        )  # fmt: skip
+
+    def label(self, training):
+        return self.sweep.label(assemble(self.sweep.axes, [(self.plan, training.results)]))
+
+    def straight(self, **options):
+        training = self.train(**options)
+        training.run()
+        return self.label(training)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(problem):
-    whole = config()
-    plan = plan_sweep(problem, whole)
-    return assemble(whole, [(plan, train_plan(plan)[0])])
+    return Planned(problem, config()).straight()
 
 
 def sizes(plan, share=WHOLE):
-    return [len(share.members(group.num_configurations)) for group in plan.groups]
+    return [len(share.members(group.num_runs)) for group in plan.groups]
 
 
-def train_until(plan, checkpoints, segments, **arguments):
+def train_until(plan, checkpoints, segments, **options):
     """Trains from the newest snapshot on and breaks off after so many segments."""
-    resume = checkpoints.newest(plan.groups, sizes(plan), plan.config.precision)
-    done = 0
-
-    def after_segment(take, is_last):
-        nonlocal done
-        done += 1
-        if done == segments or is_last:
-            checkpoints.save(take())
-        if done == segments and not is_last:
+    resume = checkpoints.newest(plan.groups, sizes(plan), plan.precision)
+    training = plan.train(resume=resume, **options)
+    for done, segment in enumerate(training.segments(), 1):
+        if done == segments or segment.is_last:
+            checkpoints.save(segment.snapshot())
+        if done == segments and not segment.is_last:
             raise BrokenOffError
-
-    return train_plan(plan, resume=resume, after_segment=after_segment, **arguments)[0]
+    return training
 
 
 @settings(max_examples=4)
@@ -72,7 +92,7 @@ def train_until(plan, checkpoints, segments, **arguments):
 def test_a_run_broken_off_anywhere_ends_the_same_to_the_bit(
     problem, undisturbed, tmp_path_factory, pauses, pieces
 ):
-    plan = plan_sweep(problem, config())
+    plan = Planned(problem, config())
     checkpoints = Checkpoints(tmp_path_factory.mktemp("checkpoints"), "part", "mine")
     limits: dict[str, Any] = {"memory_limit": 60_000 if pieces else None}
     for segments in pauses:
@@ -81,11 +101,10 @@ def test_a_run_broken_off_anywhere_ends_the_same_to_the_bit(
         except BrokenOffError:
             continue
     trained = train_until(plan, checkpoints, -1, **limits)
-    whole = plan.config
     if pieces:  # another layout of the runs, which rounds differently
-        undisturbed = assemble(whole, [(plan, train_plan(plan, **limits)[0])])
-    assert assemble(whole, [(plan, trained)]).identical(undisturbed)
-    assert checkpoints.is_finished(whole.num_steps)
+        undisturbed = plan.straight(**limits)
+    assert plan.label(trained).identical(undisturbed)
+    assert checkpoints.is_finished(plan.sweep.num_steps)
     assert len(checkpoints.paths()) <= 2
 
 
@@ -94,14 +113,14 @@ def test_going_on_with_other_devices_or_more_steps(problem, tmp_path, num_device
     """Equal to rounding: the order of additions may differ, the runs do not."""
     checkpoints = Checkpoints(tmp_path, "part", "mine")
     few, devices = jax.local_devices()[:2], jax.local_devices()[:num_devices]
-    short = plan_sweep(problem, config(precision="float64"))
+    short = Planned(problem, config(precision="float64"))
     with pytest.raises(BrokenOffError):
         train_until(short, checkpoints, 3, devices=few)
     train_until(short, checkpoints, -1, devices=devices)
     longer = config(precision="float64", num_steps=1700)
-    plan = plan_sweep(problem, longer, planned_steps=1000)
-    extended = assemble(longer, [(plan, train_until(plan, checkpoints, -1, devices=devices))])
-    straight = assemble(longer, [(plan, train_plan(plan, devices=few)[0])])
+    plan = Planned(problem, longer, planned_steps=1000)
+    extended = plan.label(train_until(plan, checkpoints, -1, devices=devices))
+    straight = plan.straight(devices=few)
     np.testing.assert_array_equal(extended["divergence_step"], straight["divergence_step"])
     np.testing.assert_array_equal(extended["steps_to_target"], straight["steps_to_target"])
     np.testing.assert_allclose(
@@ -111,15 +130,15 @@ def test_going_on_with_other_devices_or_more_steps(problem, tmp_path, num_device
 
 def test_fewer_steps_than_were_made_are_refused(problem, tmp_path):
     checkpoints = Checkpoints(tmp_path, "part", "mine")
-    train_until(plan_sweep(problem, config()), checkpoints, -1)
-    plan = plan_sweep(problem, config(num_steps=900), planned_steps=1000)
+    train_until(Planned(problem, config()), checkpoints, -1)
+    plan = Planned(problem, config(num_steps=900), planned_steps=1000)
     with pytest.raises(ValueError, match="1000 steps are done already"):
         train_until(plan, checkpoints, -1)
 
 
 @pytest.fixture
 def two_snapshots(problem, tmp_path):
-    plan = plan_sweep(problem, config(losses=(Loss(2),), depths=(2,)))
+    plan = Planned(problem, config(losses=(Loss(2),), depths=(2,)))
     checkpoints = Checkpoints(tmp_path / "checkpoints", "part", "mine")
     checkpoints.folder.mkdir()
     for _ in range(2):
@@ -129,7 +148,7 @@ def two_snapshots(problem, tmp_path):
 
 
 def next_step(plan, checkpoints):
-    snapshot = checkpoints.newest(plan.groups, sizes(plan), plan.config.precision)
+    snapshot = checkpoints.newest(plan.groups, sizes(plan), plan.precision)
     return None if snapshot is None else snapshot.pieces[0].next_step
 
 
@@ -165,7 +184,7 @@ def test_foreign_snapshots_are_passed_over(two_snapshots, problem):
     plan, checkpoints = two_snapshots
     other = dataclasses.replace(checkpoints, identity="theirs")
     assert next_step(plan, other) is None
-    wider = plan_sweep(problem, config(losses=(Loss(2),), depths=(2,), hidden_widths=(5,)))
+    wider = Planned(problem, config(losses=(Loss(2),), depths=(2,), hidden_widths=(5,)))
     assert checkpoints.newest(wider.groups, sizes(wider), "float32") is None
     assert checkpoints.newest(plan.groups, sizes(plan), "float64") is None
     another_share = [size + 1 for size in sizes(plan)]
@@ -216,14 +235,18 @@ def test_snapshots_are_due_by_time_and_cost_at_most_two_per_cent(
 
     asked = []
     keeper = Keeper(Recorder(tmp_path, "part", "mine"), every, wanted=lambda: bool(asked))
+
+    def segment(*, is_last: bool) -> Segment:
+        return Segment(0, 1, is_last, lambda: None)  # pyright: ignore[reportArgumentType]
+
     for _ in range(1000):
         clock.now += 1.0
-        keeper(lambda: None, False)  # pyright: ignore[reportArgumentType]
+        keeper(segment(is_last=False))
     gaps = np.diff(saved)
     assert (gaps >= interval).all()
     assert (gaps <= interval + cost + 1.001).all()
     before = len(saved)
-    keeper(lambda: None, True)  # pyright: ignore[reportArgumentType]
+    keeper(segment(is_last=True))
     asked.append(True)
-    keeper(lambda: None, False)  # pyright: ignore[reportArgumentType]
+    keeper(segment(is_last=False))
     assert len(saved) == before + 2 == keeper.num_saved

@@ -10,19 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel.data.mnist import mnist_like
+from implicit_accel.engine.layout import batch_order
 from implicit_accel.errors import UserError
-from implicit_accel.images import classifiers
-from implicit_accel.images.classifiers import (
-    FULLY_CONNECTED,
+from implicit_accel.images import task
+from implicit_accel.images.networks import (
     REGULARISED,
-    SMALL_CNN,
-    ClassifierConfig,
     FullyConnected,
     Network,
     SmallCNN,
     TutorialCNN,
-    batch_order,
-    dropout_mask,
+)
+from implicit_accel.images.task import (
+    FULLY_CONNECTED,
+    SMALL_CNN,
+    ClassifierConfig,
     objective,
     train_classifiers,
 )
@@ -30,6 +31,12 @@ from implicit_accel.linear.networks import Layers
 from implicit_accel.optimizers import Optimizer
 
 DATA = mnist_like(num_train=80, num_test=130)
+
+
+def dropout_mask(network, seed, step, num_images):
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return task.dropout_mask(network, key, num_images)
+
 
 # Small networks for what does not depend on the size. 5 steps make an epoch.
 CNN = TutorialCNN(channels=(2, 3), hidden_width=6)
@@ -263,7 +270,7 @@ def test_balanced_start_leaves_ten_hidden_units():
     assert isinstance(drawn, Layers)
     for below, above in zip(drawn.weights, drawn.weights[1:], strict=False):
         np.testing.assert_allclose(above.T @ above, below @ below.T, atol=1e-12)
-    pixels = classifiers.scale_pixels(DATA.train_images, np.float32)
+    pixels = task.scale_pixels(DATA.train_images, np.float32)
     gradient = jax.grad(lambda p: objective(config, p, pixels, DATA.train_labels)[0])(drawn)
     assert np.abs(gradient.weights[0][:10]).max() > 0
     for part, j in (("weights", 0), ("biases", 0), ("weights", 1), ("biases", 1)):
@@ -367,7 +374,7 @@ def test_windows_and_evaluations():
         np.testing.assert_allclose(coarse[name], means, rtol=1e-12)
     # Evaluation is without dropout: the network's errors at the start, by its own outputs.
     with jax.enable_x64(True):
-        pixels = classifiers.scale_pixels(DATA.test_images, np.float64)
+        pixels = task.scale_pixels(DATA.test_images, np.float64)
         outputs = CNN.logits(CNN.draw(np.nan, 3), pixels)
     error = np.mean(np.argmax(outputs, axis=1) != DATA.test_labels)
     assert float(fine.test_error[0]) == pytest.approx(error)

@@ -11,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel import SweepConfig, UserError
+from implicit_accel import UserError
+from implicit_accel.experiment import Identity
 from implicit_accel.results import FORMAT
-from implicit_accel.store.folder import ForeignFolderError, Identity, Manifest, Part, RunFolder
+from implicit_accel.store.folder import ForeignFolderError, Manifest, Part, RunFolder
 
-SETTINGS = {"learning_rates": [0.1, 0.2], "num_seeds": 2, "num_steps": 10, "depths": [1, 2]}
+AXES = {"learning_rate": (0.1, 0.2), "seed": (0, 1)}
+PART = Part(AXES, 10, 1)
 
 
-def identity(**changes) -> Identity:
-    return Identity(SETTINGS | changes, "f" * 64)
+def identity(*, num_steps=10, axes=None, **changes) -> Identity:
+    settings = {"bias": False, "programs": {"a": 1}} | changes
+    return Identity(settings, AXES | (axes or {}), num_steps, "f" * 64)
 
 
 def write_run(path, who, *, finished=True, begun=True):
@@ -28,15 +31,14 @@ def write_run(path, who, *, finished=True, begun=True):
     folder = RunFolder(path)
     if begun:
         folder.checkpoints.mkdir()
-        part = Part((0.1, 0.2), 0, 2, 10, 1)
-        folder.save_manifest(Manifest(who, (part,), "a machine"))
+        folder.save_manifest(Manifest(who, (PART,), "a machine"))
         (folder.checkpoints / "part0-0of1.000001.npz").write_text(who.code())
     if finished:
         (path / "results.nc").write_text(who.code())
         (path / "summary.csv").write_text(who.code())
         (path / "figures").mkdir()
         (path / "figures" / "a.png").write_text(who.code())
-        config = {"format": FORMAT, "identity": dataclasses.asdict(who)}
+        config = {"format": FORMAT, "identity": who.as_json()}
         (path / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -51,45 +53,46 @@ def contents(path):
 
 def test_more_of_the_same_is_no_difference():
     old = identity()
-    for more in ({"num_steps": 11}, {"num_seeds": 5}, {"learning_rates": [0.3, 0.2, 0.1]}):
+    for more in (
+        {"num_steps": 11},
+        {"axes": {"seed": (2, 1, 0)}},
+        {"axes": {"learning_rate": (0.3, 0.2, 0.1)}},
+        {"programs": {"a": 1, "b": 2}},
+    ):
         assert old.differences(identity(**more)) == []
         assert len(old.differences(identity(**more), may_extend=False)) == 1
     for other, words in (
         ({"num_steps": 9}, "num_steps: 10 there, 9 asked for"),
-        ({"num_seeds": 1}, "num_seeds: 2 there, 1 asked for"),
-        ({"learning_rates": [0.1, 0.3]}, "learning_rates: 0.1,0.2 there, 0.1,0.3 asked for"),
-        ({"depths": [1, 2, 3]}, "depths: 1,2 there, 1,2,3 asked for"),
-        ({"bias": True}, "bias: None there, True asked for"),
+        ({"axes": {"seed": (1,)}}, "seed: 0,1 there, 1 asked for"),
+        (
+            {"axes": {"learning_rate": (0.1, 0.3)}},
+            "learning_rate: 0.1,0.2 there, 0.1,0.3 asked for",
+        ),
+        ({"axes": {"std": (1.0,)}}, "std:  there, 1.0 asked for"),
+        ({"bias": True}, "bias: False there, True asked for"),
+        ({"decay": 1}, "decay: None there, 1 asked for"),
+        ({"programs": {"a": 2}}, "programs: {'a': 1} there, {'a': 2} asked for"),
     ):
         assert old.differences(identity(**other)) == [words]
-    assert "data" in old.differences(Identity(SETTINGS, "e" * 64))[0]
+    assert "data" in old.differences(dataclasses.replace(old, fingerprint="e" * 64))[0]
 
 
 @given(
-    steps=st.lists(
-        st.tuples(st.sets(st.integers(1, 9), max_size=3), st.integers(0, 3)),
-        min_size=1, max_size=4,
-    )
-)  # fmt: skip
+    steps=st.lists(st.tuples(*[st.sets(st.integers(1, 9), max_size=3)] * 3), min_size=1, max_size=4)
+)
 def test_parts_cover_every_run_once_however_the_grid_has_grown(steps):
-    rates, seeds, manifest = {5}, 1, None
-    for new_rates, new_seeds in steps:
-        rates, seeds = rates | new_rates, seeds + new_seeds
-        whole = SweepConfig(
-            learning_rates=tuple(map(float, sorted(rates))), num_seeds=seeds, num_steps=10
-        )
+    grid, manifest = [{5}, {0}, {3}], None
+    for new in steps:
+        grid = [values | more for values, more in zip(grid, new, strict=True)]
+        axes = {name: tuple(sorted(v)) for name, v in zip("abc", grid, strict=True)}
+        wanted = Identity({}, axes, 10, "")
         if manifest is None:
-            manifest = Manifest.begin(identity(), whole, 1, "")
+            manifest = Manifest.begin(wanted, 1, "")
         else:
-            manifest = manifest.extended(identity(), whole, 1)
-        trained = [
-            (rate, seed)
-            for part in manifest.parts
-            for rate in part.config(whole).learning_rates
-            for seed in part.config(whole).seeds
-        ]
-        assert sorted(trained) == sorted((r, s) for r in whole.learning_rates for s in whole.seeds)
-        assert manifest.extended(identity(), whole, 1) == manifest
+            manifest = manifest.extended(wanted, 1)
+        trained = [run for part in manifest.parts for run in itertools.product(*part.axes.values())]
+        assert sorted(trained) == sorted(itertools.product(*axes.values()))
+        assert manifest.extended(wanted, 1) == manifest
 
 
 def test_what_is_stored_is_read_back(tmp_path):
@@ -97,7 +100,7 @@ def test_what_is_stored_is_read_back(tmp_path):
     assert folder.finished() == folder.stored() == identity()
     manifest = folder.manifest()
     assert manifest is not None
-    assert manifest.parts == (Part((0.1, 0.2), 0, 2, 10, 1),)
+    assert manifest.parts == (PART,)
     for damaged in ("", "{", "[]", "null", '{"format": 1}', "[" * 100_000, '{"identity": 3}'):
         (folder.path / "config.json").write_text(damaged)
         (folder.checkpoints / "manifest.json").write_text(damaged)
@@ -123,8 +126,8 @@ def test_folders_that_are_no_runs_are_never_touched(tmp_path):
 def test_a_run_with_other_settings_is_named_and_left(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     before = contents(folder.path)
-    with pytest.raises(UserError, match=r"depths: 1,2 there, 3 asked for.*--overwrite"):
-        folder.settle(identity(depths=[3]), overwrite=False)
+    with pytest.raises(UserError, match=r"bias: False there, True asked for.*overwrite"):
+        folder.settle(identity(bias=True), overwrite=False)
     assert contents(folder.path) == before
 
 
@@ -138,7 +141,7 @@ def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     (folder.path / "notes.txt").write_text("mine")
     before = contents(folder.path)
-    new = identity(depths=[3])
+    new = identity(bias=True)
     for _ in range(3):  # several processes look after the folder in turn
         folder.settle(new, overwrite=True)
         assert folder.stored() is None
@@ -150,7 +153,7 @@ def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     assert contents(folder.path) == before
     folder.settle(new, overwrite=True)
     folder.checkpoints.mkdir()
-    folder.save_manifest(Manifest(new, (Part((0.1, 0.2), 0, 2, 10, 1),), "a machine"))
+    folder.save_manifest(Manifest(new, (PART,), "a machine"))
     (folder.checkpoints / "part0-0of1.000001.npz").write_text("new")
     folder.settle(new, overwrite=True)
     assert folder.stored() == new
@@ -169,7 +172,7 @@ def test_a_move_broken_off_anywhere_loses_nothing(tmp_path, monkeypatch, aside, 
     """Killed after so many renamings of setting aside, and after so many of putting back."""
     folder = write_run(tmp_path / "run", identity(), begun=begun)
     before = contents(folder.path)
-    replace, new = type(folder.path).replace, identity(depths=[3])
+    replace, new = type(folder.path).replace, identity(bias=True)
 
     def limited(count):
         left = [count]
@@ -245,11 +248,35 @@ def test_the_lock_keeps_others_out_and_ends_with_its_owner(tmp_path):
 
 
 def test_a_manifest_names_units_for_every_process():
-    whole = SweepConfig(learning_rates=(0.1,), num_seeds=2, num_steps=10)
-    manifest = Manifest.begin(identity(), whole, 3, "")
-    more = dataclasses.replace(whole, learning_rates=(0.1, 0.2), num_seeds=4)
-    units = manifest.extended(identity(), more, 2).units()
-    assert [(part, share.index, share.count) for part, share in units] == [
+    manifest = Manifest.begin(identity(), 3, "")
+    more = identity(axes={"learning_rate": (0.1, 0.2, 0.3), "seed": (0, 1, 2, 3)})
+    units = manifest.extended(more, 2).units()
+    assert [(u.part, u.share.index, u.share.count) for u in units] == [
         (0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2), (2, 0, 2), (2, 1, 2)
     ]  # fmt: skip
     assert np.unique([str(u) for u in units]).size == len(units)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"planned_steps": 0},
+        {"planned_steps": True},
+        {"planned_steps": 10**30},
+        {"num_shares": 10**9},
+        {"axes": {}},
+        {"axes": {"seed": [0], "learning_rate": [0.1]}},
+        {"axes": {"learning_rate": [0.1, 0.1], "seed": [0]}},
+        {"axes": {"learning_rate": [7.0], "seed": [0]}},
+        {"axes": {"learning_rate": [[0.1]], "seed": [0]}},
+        {"axes": {"learning_rate": [], "seed": [0]}},
+        {"axes": 3},
+    ],
+)
+def test_a_forged_manifest_is_none(tmp_path, forged):
+    folder = write_run(tmp_path / "run", identity())
+    path = folder.checkpoints / "manifest.json"
+    stored = json.loads(path.read_text())
+    stored["parts"][0] |= forged
+    path.write_text(json.dumps(stored))
+    assert folder.manifest() is None

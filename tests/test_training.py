@@ -19,11 +19,13 @@ from implicit_accel import (
     optimum,
     train,
 )
-from implicit_accel.engine.training import Share, merge, train_groups
+from implicit_accel.engine.layout import Share, segment_length
+from implicit_accel.engine.train import Recording, Training, merge
+from implicit_accel.experiment import assemble
 from implicit_accel.linear.config import SweepConfig
-from implicit_accel.linear.objectives import choose_kind
-from implicit_accel.linear.planning import segment_length
-from implicit_accel.linear.sweep import assemble, plan_sweep, run_sweep, train_plan
+from implicit_accel.linear.objectives import choose
+from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.sweep import run_sweep
 
 
 def assert_layers_close(actual: Layers, expected: Layers, **tolerance):
@@ -254,10 +256,10 @@ def test_wrong_shapes_are_named(rng):
 
 
 def test_objectives_are_chosen_by_what_they_allow():
-    assert choose_kind(Loss(2), activation="identity", equivariant=True) == "spectral"
-    assert choose_kind(Loss(2), activation="identity", equivariant=False) == "compressed"
-    assert choose_kind(Loss(3), activation="identity", equivariant=True) == "collapsed"
-    assert choose_kind(Loss(2), activation="relu", equivariant=True) == "layerwise"
+    assert choose(Loss(2), activation="identity", equivariant=True).name == "spectral"
+    assert choose(Loss(2), activation="identity", equivariant=False).name == "compressed"
+    assert choose(Loss(3), activation="identity", equivariant=True).name == "collapsed"
+    assert choose(Loss(2), activation="relu", equivariant=True).name == "layerwise"
 
 
 # --- What a grid's results must not depend on ----------------------------------------------------
@@ -402,21 +404,34 @@ def test_held_out_loss_is_the_loss_of_the_weights_at_that_step(rng):
 
 def test_an_empty_call_is_refused():
     with pytest.raises(ValueError, match="no groups"):
-        train_groups([], num_steps=1, record_steps=np.arange(2))
+        Training([], num_steps=1, recording=Recording(np.arange(2)))
+
+
+def train_shares(sweep: LinearSweep, count: int):
+    """The plan of a sweep, and its results when so many processes share it."""
+    plan = sweep.plan(sweep.axes)
+    shares = []
+    for i in range(count):
+        training = Training(
+            plan.groups, num_steps=sweep.num_steps, recording=sweep.recording,
+            precision=sweep.precision, share=Share(i, count),
+        )  # fmt: skip
+        training.run()
+        shares.append(training.results)
+    return plan, merge(shares)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_together_are_the_whole(reference_runs, count):
     problem, results = reference_runs
-    plan = plan_sweep(problem, small_config())
-    merged = merge([train_plan(plan, share=Share(i, count))[0] for i in range(count)])
-    assert_same_runs(runs(assemble(plan.config, [(plan, merged)])), runs(results))
+    sweep = LinearSweep(problem, small_config())
+    merged = sweep.label(assemble(sweep.axes, [train_shares(sweep, count)]))
+    assert_same_runs(runs(merged), runs(results))
 
 
 def test_more_processes_than_runs(reference_runs):
     problem, _ = reference_runs
     config = small_config(depths=(1,), losses=(Loss(2),), optimizers=(Optimizer("sgd"),),
                           inits=("near_zero",), learning_rates=(0.01,), num_seeds=1)  # fmt: skip
-    plan = plan_sweep(problem, config)
-    trained = [train_plan(plan, share=Share(i, 3))[0] for i in range(3)]
-    assert np.isfinite(merge(trained)[0].excess_loss).all()
+    _, merged = train_shares(LinearSweep(problem, config), 3)
+    assert np.isfinite(merged[0].records["excess_loss"]).all()
