@@ -11,11 +11,11 @@ loss, excess_loss       1, shared among these three
 gradient_norm           ..
 held_out_loss           the forward pass of the held-out rows
 parameter_norm          nothing to speak of
-sharpness               1 for the gradient, about 1 for each Hessian–vector product: n with n ≤ 20
-                        entries, otherwise a multiple of 16, usually 16 to 48 and at most 192; for
-                        each product 4 passes over 21 vectors of n entries, which are also held;
-                        for every 16 products an eigendecomposition of a 20 × 20 matrix, which
-                        outweighs the rest where a step takes microseconds
+sharpness               1 for the gradient and about 1 for each Hessian–vector product: n of them
+                        for n ≤ 16 entries, otherwise a multiple of 12, usually 12 to 36 and at
+                        most 144. Each product comes with 4 passes over 17 vectors of n entries,
+                        which are held meanwhile, every twelfth with the eigendecomposition of a
+                        16 × 16 matrix: these outweigh it where a step takes microseconds
 preconditioned_sharpness likewise
 ======================= ===========================================================================
 
