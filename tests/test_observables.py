@@ -132,7 +132,11 @@ def _of_matrix(A, present):
     return largest_eigenvalue(lambda v: A @ v, present, A.dtype)
 
 
-@given(n=st.sampled_from([1, 7, 16, 17, 30]), seed=st.integers(0, 99), sign=st.sampled_from([-1, 0, 1]))
+@given(
+    n=st.sampled_from([1, 7, 16, 17, 30]),
+    seed=st.integers(0, 99),
+    sign=st.sampled_from([-1, 0, 1]),
+)
 def test_absent_coordinates_do_not_count(n, seed, sign):
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((n, n))
@@ -166,6 +170,10 @@ def network_point(problem, p, layers, dtype, *, kind="collapsed", active=None, t
     layers = jax.tree.map(lambda a: jnp.asarray(a, dtype), reduction.enter(layers))
     fields = {} if trainable is None else {"trainable": trainable}
     return make_point(layers, value_and_grad, hyper={"active": active}, **fields)
+
+
+def compiled_sharpness(point):
+    return jax.jit(lambda q: scaled_sharpness(replace(point, parameters=q), 1.0))(point.parameters)
 
 
 def hessian(layers, problem, p):
@@ -209,7 +217,7 @@ def test_sharpness_of_networks(rng, p, d, hidden, kind, start):
     for dtype, tolerance in TOLERANCES.items():
         with jax.enable_x64(dtype == "float64"):
             point = network_point(problem, p, layers, dtype, kind=kind)
-            value = jax.jit(lambda q, point=point: sharpness(replace(point, parameters=q)))(point.parameters)
+            value, _ = compiled_sharpness(point)
         assert float(value) == pytest.approx(exact, rel=tolerance)
 
 
@@ -220,7 +228,7 @@ def test_few_products_for_the_ethanol_like_problem(depth):
         problem.num_features, (1,) * (depth - 1), 1, bias=False, seed=0
     )
     point = network_point(problem, 2, layers, "float32", kind="spectral")
-    _, count = jax.jit(lambda q: scaled_sharpness(replace(point, parameters=q), 1.0))(point.parameters)
+    _, count = compiled_sharpness(point)
     assert count <= 24
 
 
@@ -319,7 +327,7 @@ def test_preconditioned_sharpness(rng, n):
         trainable = {"a": ~frozen[:1], "b": ~frozen[1:]}
         point = quadratic_point(A, np.ones(n), opt_state=(state, ()), trainable=trainable)
         value = preconditioned_sharpness(b2=b2, eps=eps, b1=0.5)(point)
-        plain = preconditioned_sharpness()(replace(point, opt_state=())))
+        plain = preconditioned_sharpness()(replace(point, opt_state=()))
     exact = np.linalg.eigvalsh((A / np.sqrt(np.outer(P, P)))[kept])[-1]
     assert float(value) == pytest.approx(exact, rel=1e-6)
     assert float(plain) == pytest.approx(np.linalg.eigvalsh(A[kept])[-1], rel=1e-6)
@@ -328,9 +336,7 @@ def test_preconditioned_sharpness(rng, n):
 def test_adam_has_no_preconditioner_before_its_first_step():
     point = quadratic_point(jnp.eye(3), np.ones(3))
     state = optax.adam(0.1).init(point.parameters)
-    value = OBSERVABLES["preconditioned_sharpness"].observable(
-        replace(point, opt_state=state)
-    )
+    value = OBSERVABLES["preconditioned_sharpness"].observable(replace(point, opt_state=state))
     assert math.isnan(value)
 
 
