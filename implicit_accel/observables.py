@@ -15,7 +15,7 @@ sharpness               1 for the gradient and about 1 for each Hessian–vector
                         for n ≤ 16 entries, otherwise a multiple of 12, usually 12 to 36 and at
                         most 144. Each product comes with 4 passes over 17 vectors of n entries,
                         which are held meanwhile, every twelfth with the eigendecomposition of a
-                        16 × 16 matrix: these outweigh it where a step takes microseconds
+                        16 × 16 matrix: together some 100 steps where a step takes microseconds
 preconditioned_sharpness likewise
 ======================= ===========================================================================
 
