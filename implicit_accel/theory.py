@@ -24,7 +24,7 @@ from implicit_accel.linear.networks import Layers
 # --- Balancedness --------------------------------------------------------------------------------
 
 
-def balancedness(layers: Layers) -> tuple[Any, Any]:
+def balancedness(layers: Layers, active: Any = None) -> tuple[Any, Any]:
     """How far neighbouring layers are from balanced, and what to compare that with.
 
     Balanced means ``W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ`` for j = 1 … N−1; gradient flow conserves the
@@ -33,6 +33,8 @@ def balancedness(layers: Layers) -> tuple[Any, Any]:
     Args:
         layers: Weights W_j of shape (…, h_j, h_{j−1}), with the same leading axes (runs, steps)
             in all layers; numpy arrays, or JAX's, also under jit and vmap. Biases are ignored.
+        active: (…, N) booleans, False for the identity layers of a padded network (see
+            `networks.pad`), which do not count; None if all do.
 
     Returns:
         ``max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F`` (0 for a single layer) and
@@ -46,10 +48,15 @@ def balancedness(layers: Layers) -> tuple[Any, Any]:
 
     outer = [W @ xp.matrix_transpose(W) for W in weights]
     inner = [xp.matrix_transpose(W) @ W for W in weights]
-    scale = xp.min(xp.stack([norm(a) for a in outer]), axis=0)
+    norms = xp.stack([norm(a) for a in outer], axis=-1)
+    # The first layer has no gap below it, and padding is at the end: a layer's gap is as active
+    # as the layer.
     gaps = [norm(b - a) for a, b in zip(outer[:-1], inner[1:], strict=True)]
-    imbalance = xp.max(xp.stack(gaps), axis=0) if gaps else xp.zeros_like(scale)
-    return imbalance, scale
+    gaps = xp.stack([xp.zeros_like(norms[..., 0]), *gaps], axis=-1)
+    if active is not None:
+        norms = xp.where(active, norms, xp.inf)
+        gaps = xp.where(active, gaps, 0)
+    return xp.max(gaps, axis=-1), xp.min(norms, axis=-1)
 
 
 # --- No regulariser does it: the line integral ---------------------------------------------------

@@ -1,0 +1,66 @@
+"""Observables of deep linear networks, whose parameters are `Layers`.
+
+They need the layers only, no data: each costs about as much as the products of neighbouring layers
+that it looks at, which for thin networks is well below a training step. Padded networks (see
+`networks.pad`) give the same values as the networks in them, up to rounding.
+
+For a network with biases, they are about the weights alone.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from implicit_accel import observables
+from implicit_accel.eigenvalues import safe_norm
+from implicit_accel.linear.networks import end_to_end
+from implicit_accel.observables import Entry, Point
+from implicit_accel.theory import balancedness
+
+
+def end_to_end_norm(point: Point) -> jax.Array:
+    """``‖W_e‖_F`` with ``W_e = W_N ⋯ W_1``; Arora, Cohen & Hazan (2018)."""
+    return safe_norm(_end_to_end(point))
+
+
+def imbalance(point: Point) -> jax.Array:
+    """``max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F``, 0 for a single layer; see `balancedness`."""
+    return _balancedness(point)[0]
+
+
+def layer_norm(point: Point) -> jax.Array:
+    """``min_j ‖W_j W_jᵀ‖_F``, what to compare the imbalance with; see `balancedness`."""
+    return _balancedness(point)[1]
+
+
+def alignment(point: Point) -> jax.Array:
+    """Cosine ``⟨W_e, W*⟩_F / (‖W_e‖_F ‖W*‖_F)`` with the optimum's matrix, 0 if either is zero.
+
+    W* is ``point.data.optimum``, (k, d), in the basis of W_1's columns.
+    """
+    return jnp.sum(_unit(_end_to_end(point)) * _unit(jnp.asarray(point.data.optimum)))
+
+
+def _end_to_end(point: Point) -> jax.Array:
+    return end_to_end(point.parameters)[0]
+
+
+def _balancedness(point: Point) -> tuple[jax.Array, jax.Array]:
+    # A difference of products: the bits that accelerators like to drop are the ones that count.
+    with jax.default_matmul_precision("highest"):
+        return balancedness(point.parameters, point.hyper["active"])
+
+
+def _unit(W: jax.Array) -> jax.Array:
+    norm = safe_norm(W)
+    return W / jnp.where(norm == 0, 1, norm)
+
+
+OBSERVABLES: dict[str, Entry] = {
+    **observables.OBSERVABLES,
+    "end_to_end_norm": Entry(end_to_end_norm, "norm of the end-to-end matrix"),
+    "imbalance": Entry(imbalance, "largest imbalance of neighbouring layers"),
+    "layer_norm": Entry(layer_norm, "smallest norm of a layer's W W^T"),
+    "alignment": Entry(alignment, "cosine between the end-to-end matrix and the optimum's"),
+}
