@@ -30,7 +30,8 @@ from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.results import load_run, select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
-from implicit_accel.task import LossTask, from_loss, static
+from implicit_accel.tasks.axes import static
+from implicit_accel.tasks.loss_task import LossTask, from_loss
 
 __all__ = [
     "INITIALISERS",

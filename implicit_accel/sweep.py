@@ -22,7 +22,8 @@ from implicit_accel.observables import Observable
 from implicit_accel.results import load_results
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining
-from implicit_accel.task import LossTask, MakeOptimizer, TaskSweep
+from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
+from implicit_accel.tasks.loss_task import LossTask
 
 Progress = Callable[[int, int], None]
 

@@ -1,17 +1,9 @@
-"""Any model as a task: a loss of one's own, swept over any axes.
-
-    task = from_loss(loss, init=init, data=(X, y))
-    runs = sweep(task, axes={"learning_rate": rates, "seed": range(5)}, optimizer=..., num_steps=9)
-
-Parameters are any pytree: dictionaries of arrays, Flax variables, Equinox modules. Its floating
-arrays are trained; everything else in it is fixed.
-"""
+"""A task over the product of some axes, as an experiment for the engine."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -22,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
 
 from implicit_accel import observables as observables_module
 from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
-from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values, observe, train_step
+from implicit_accel.engine.step import Evaluation, Hyper, Program, Values, observe, train_step
 from implicit_accel.engine.train import (
     PRECISIONS,
     Group,
@@ -42,264 +33,16 @@ from implicit_accel.experiment import Axes, Experiment, Identity, Plan
 from implicit_accel.observables import Observable
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import FORMAT
+from implicit_accel.tasks.axes import RESERVED, read_axes
+from implicit_accel.tasks.loss_task import BoundTask, LossTask, call, initial, split
 
 MakeOptimizer = (
     Callable[[Values], optax.GradientTransformation] | optax.GradientTransformation | Optimizer
 )
 
+
 # Recorded numbers of a grid, which are held in memory: 8 GiB in float32.
 _MOST_RECORDS = 2**31
-_MOST_PROGRAMS = 1000
-
-
-@dataclass(frozen=True)
-class static:  # noqa: N801 - reads like a function where it is used
-    """Values of an axis that are fixed in a program of their own: ``static(1, 2, 3)``.
-
-    For what a traced number cannot do: shape an array, count layers, choose a branch.
-    """
-
-    values: tuple[Any, ...]
-
-    def __init__(self, *values: Any) -> None:
-        object.__setattr__(self, "values", tuple(values))
-
-
-def from_loss(
-    loss: Callable[..., Any],
-    *,
-    init: Callable[..., Any],
-    data: Any,
-    held_out: Any = None,
-    optimum: float = 0.0,
-    reference_loss: float = 0.0,
-    trainable: Any = None,
-    has_aux: bool = False,
-    name: str = "task",
-) -> LossTask:
-    """A task from a loss of one's own.
-
-    Args:
-        loss: ``loss(params, batch)``, a scalar to minimise, in JAX. Further arguments are given to
-            it if it has them: ``hp``, the hyper-parameters by name, and ``key``, a JAX key for
-            randomness, a function of the run's seed and the step alone (None where the loss is
-            evaluated for an observable: then it should be without randomness).
-        init: Makes a run's initial parameters. It may take ``key``, a JAX key made of the run's
-            seed, and ``hp``; then it is traced into the program. If it takes ``seed``, a whole
-            number, it is called on the host instead, with ``hp`` as plain numbers if it has it.
-        data: A pytree of arrays whose first axis is the rows, handed to the loss as ``batch``,
-            whole or in mini-batches.
-        held_out: The same, for the observable ``held_out_loss``; it is not trained on.
-        optimum: L*, the smallest loss there is, where it is known: excess losses are above it.
-        reference_loss: The loss of knowing nothing. A run diverges above 10⁶ times the larger of
-            this and its first loss.
-        trainable: Booleans in the shape of the parameters (or of a prefix of them), False for
-            what stays as it is initialised; all by default.
-        has_aux: Whether the loss returns (loss, dictionary of scalars); these are recorded too.
-        name: What to call it.
-
-    Returns:
-        The task, for `implicit_accel.sweep`.
-
-    Raises:
-        UserError: If the functions take something else, or the data are no rows.
-    """
-    return LossTask(
-        loss=loss,
-        init=init,
-        data=jax.tree.map(np.asarray, data),
-        held_out=None if held_out is None else jax.tree.map(np.asarray, held_out),
-        optimum=float(optimum),
-        reference_loss=float(reference_loss),
-        trainable=trainable,
-        has_aux=has_aux,
-        name=name,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class LossTask:
-    """What `from_loss` makes; its arguments say what the fields are."""
-
-    loss: Callable[..., Any]
-    init: Callable[..., Any]
-    data: Any
-    held_out: Any
-    optimum: float
-    reference_loss: float
-    trainable: Any
-    has_aux: bool
-    name: str
-
-    def __post_init__(self) -> None:
-        _check_arguments("loss", self.loss, first=2, allowed=("hp", "key"))
-        _check_arguments("init", self.init, first=0, allowed=("key", "hp", "seed"))
-        if {"key", "seed"} <= _arguments(self.init).keys():
-            raise UserError("init takes both key and seed: take key, to be traced, or seed")
-        for what, arrays in (("data", self.data), ("held_out", self.held_out)):
-            leaves = jax.tree.leaves(arrays)
-            rows = {a.shape[0] if a.ndim else None for a in leaves}
-            if leaves and (len(rows) > 1 or not next(iter(rows))):
-                raise UserError(
-                    f"{what}: arrays of shapes {[a.shape for a in leaves]} are no rows; the first "
-                    "axis of each must be the rows, and there must be some"
-                )
-            for a in leaves:
-                if a.dtype.kind not in "fiub":
-                    raise UserError(f"{what}: an array of type {a.dtype}; give numbers")
-                if a.dtype.kind == "f" and not np.isfinite(a).all():
-                    raise UserError(f"{what}: an array holds numbers that are not finite")
-        for what in ("optimum", "reference_loss"):
-            if not math.isfinite(getattr(self, what)):
-                raise UserError(f"{what} {getattr(self, what)}: it must be a finite number")
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that are trained on."""
-        leaves = jax.tree.leaves(self.data)
-        return len(leaves[0]) if leaves else 0
-
-    @property
-    def initialises_on_host(self) -> bool:
-        """Whether ``init`` wants a seed."""
-        return "seed" in _arguments(self.init)
-
-    def arrays(self) -> dict[str, Any]:
-        """What goes to the devices."""
-        return {"train": self.data, "held_out": self.held_out}
-
-    def fingerprint(self) -> str:
-        """Of the data's contents, and of the numbers that results depend on."""
-        digest = hashlib.sha256(repr((self.optimum, self.reference_loss)).encode())
-        for a in jax.tree.leaves(self.arrays()):
-            digest.update(f"{a.dtype.str}{a.shape}".encode())
-            digest.update(np.ascontiguousarray(a).data)
-        return digest.hexdigest()
-
-
-def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        raise UserError(f"{function!r}: not a function whose arguments can be read") from None
-
-
-def _check_arguments(
-    what: str, function: Callable[..., Any], *, first: int, allowed: tuple[str, ...]
-) -> None:
-    """Makes sure that a function can be called with what there is."""
-    if not callable(function):
-        raise UserError(f"{what}: give a function, not {type(function).__name__}")
-    parameters = list(_arguments(function).values())
-    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if len(parameters) < first or any(p.kind not in plain for p in parameters[:first]):
-        raise UserError(f"{what}: it must take (params, batch) first, not {_names(parameters)}")
-    for p in parameters[first:]:
-        if p.name not in allowed and p.default is p.empty and p.kind not in (
-            p.VAR_POSITIONAL, p.VAR_KEYWORD
-        ):  # fmt: skip
-            raise UserError(
-                f"{what} takes {p.name!r}, which nothing gives it: beside "
-                f"{'(params, batch)' if first else 'nothing'} it may take {', '.join(allowed)}"
-            )
-
-
-def _names(parameters: Sequence[inspect.Parameter]) -> str:
-    return f"({', '.join(p.name for p in parameters)})"
-
-
-def _call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
-    """Calls a function with those of the offered arguments that it has."""
-    has = _arguments(function)
-    return function(*first, **{name: value for name, value in offered.items() if name in has})
-
-
-def _is_trained(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(
-        leaf.dtype, jnp.floating
-    )
-
-
-def _split(tree: Any) -> tuple[Any, Any]:
-    """A pytree's floating arrays, and all else; None in the place of the other's leaves."""
-    trained = jax.tree.map(lambda a: a if _is_trained(a) else None, tree)
-    fixed = jax.tree.map(lambda a: None if _is_trained(a) else a, tree)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(fixed):
-        if isinstance(leaf, jax.Array | np.ndarray):
-            where = jax.tree_util.keystr(path)
-            raise UserError(
-                f"init: the array at {where or 'the top'} has type {leaf.dtype}; parameters are "
-                "floating arrays, keep others in the loss or the data"
-            )
-    if not jax.tree.leaves(trained):
-        raise UserError("init: it returns no floating arrays, so there is nothing to train")
-    return trained, fixed
-
-
-def _join(trained: Any, fixed: Any) -> Any:
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, trained, fixed, is_leaf=lambda a: a is None
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Bound(Task):
-    """A `LossTask` with those hyper-parameters that are fixed in a program.
-
-    Attributes:
-        task: The task.
-        fixed: What of the parameters is no floating array.
-        mask: Booleans in the parameters' structure, or None.
-    """
-
-    task: LossTask
-    fixed: Any
-    mask: Any
-
-    @property
-    def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "key" in _arguments(self.task.loss)
-
-    @property
-    def has_held_out(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.task.held_out is not None
-
-    def init(self, hp: Values) -> Any:
-        return _split(_initial(self.task, hp))[0]
-
-    def take(self, data: Any, rows: jax.Array | None) -> Any:
-        train = data["train"]
-        return train if rows is None else jax.tree.map(lambda a: a[rows], train)
-
-    def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, dict[str, Any]]:
-        model = _join(params, self.fixed)
-        found = _call(self.task.loss, model, batch, hp=hp, key=key)
-        value, aux = found if self.task.has_aux else (found, {})
-        return jnp.asarray(value), dict(aux)
-
-    def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
-        (value, aux), gradient = jax.value_and_grad(
-            lambda p: self._value(p, batch, hp, key), has_aux=True
-        )(params)
-        return Evaluation(value, gradient, value - self.task.optimum, aux)
-
-    def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
-        return self.task.reference_loss
-
-    def optimum(self, data: Any) -> Any:  # noqa: ARG002
-        return self.task.optimum
-
-    def trainable(self, hp: Values) -> Any | None:  # noqa: ARG002
-        return self.mask
-
-    def held_out_loss(self, params: Any, data: Any, hp: Values) -> Any:
-        return self._value(params, data["held_out"], hp, None)[0]
-
-
-def _initial(task: LossTask, hp: Values) -> Any:
-    # In single precision whatever training's is: the same seed starts alike in both.
-    with jax.enable_x64(False):
-        return _call(task.init, key=jax.random.key(hp["seed"]), hp=hp)
 
 
 class TaskSweep(Experiment):
@@ -327,7 +70,7 @@ class TaskSweep(Experiment):
         if not isinstance(task, LossTask):
             raise UserError(f"task: give what from_loss makes, not {type(task).__name__}")
         self.task, self.precision, self.num_steps = task, precision, num_steps
-        self._axes, self._static = _read_axes(axes)
+        self._axes, self._static = read_axes(axes)
         self._optimizer = _maker(optimizer, self._axes)
         self._batch_size, self._target, self._largest_block = batch_size, target, largest_block
         self._records = records_per_decade, observations_per_decade
@@ -445,7 +188,7 @@ class TaskSweep(Experiment):
         runs = _Runs(self.task, free, fixed, self._target)
         trained, rest = runs.structure()
         mask = _read_mask(self.task.trainable, trained)
-        task = _Bound(self.task, rest, mask)
+        task = BoundTask(self.task, rest, mask)
         num_parameters = sum(math.prod(a.shape) for a in jax.tree.leaves(trained))
         rows = self._batch_size or self.task.num_rows
         seeds = tuple(axes.get("seed", (0,)))
@@ -559,14 +302,13 @@ class _Runs:
             axis=1, return_index=True, return_inverse=True,
         )[1:]  # fmt: skip
         drawn = [
-            _split(self._draw({name: values[name][i].item() for name in names}))[0]
-            for i in distinct
+            split(self._draw({name: values[name][i].item() for name in names}))[0] for i in distinct
         ]
         inverse = inverse.reshape(-1)
         return jax.tree.map(lambda *a: np.stack(a)[inverse], *drawn), hyper
 
     def _draw(self, hp: dict[str, Any]) -> Any:
-        return _call(self.task.init, seed=int(hp["seed"]), hp={**self.fixed, **hp})
+        return call(self.task.init, seed=int(hp["seed"]), hp={**self.fixed, **hp})
 
     def structure(self) -> tuple[Any, Any]:
         """The parameters of one run, as shapes, and what of them is fixed."""
@@ -574,11 +316,11 @@ class _Runs:
         values = {n: _numbers(self.free[n])[0] for n in self.free}
         values.setdefault("seed", np.uint32(0))
         if self.task.initialises_on_host:
-            trained, rest = _split(self._draw({n: v.item() for n, v in values.items()}))
+            trained, rest = split(self._draw({n: v.item() for n, v in values.items()}))
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), trained), rest
 
         def start(hp: dict[str, Any]) -> Any:
-            trained, rest = _split(_initial(self.task, {**self.fixed, **hp}))
+            trained, rest = split(initial(self.task, {**self.fixed, **hp}))
             found.append(rest)
             return trained
 
@@ -617,42 +359,6 @@ def _with_aux(group: Group, precision: str) -> Group:
     return dataclasses.replace(group, program=program)
 
 
-def _read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
-    """Axes as tuples of plain values, and the names of those that programs are made for."""
-    read: Axes = {}
-    fixed = set()
-    for name, given in axes.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in _RESERVED:
-            raise UserError(f"axis {name!r}: give it a name like learning_rate; not one of "
-                            f"{', '.join(sorted(_RESERVED))}")  # fmt: skip
-        values = given.values if isinstance(given, static) else given
-        if isinstance(values, str) or not hasattr(values, "__iter__"):
-            raise UserError(f"axis {name}: give a list of values, not {values!r}")
-        plain = tuple(v.item() if isinstance(v, np.generic | jax.Array) else v for v in values)
-        is_number = [isinstance(v, bool | int | float) for v in plain]
-        if not plain or len(set(plain)) < len(plain):
-            raise UserError(f"axis {name}: give one value or more, each once")
-        if not all(
-            isinstance(v, str) or number for v, number in zip(plain, is_number, strict=True)
-        ):
-            raise UserError(f"axis {name}: values must be numbers or text")
-        if any(isinstance(v, float) and not math.isfinite(v) for v in plain):
-            raise UserError(f"axis {name}: a value is not finite")
-        if isinstance(given, static) or not all(is_number):
-            fixed.add(name)
-        read[name] = plain
-    seeds = read.get("seed", (0,))
-    if "seed" in fixed or any(type(s) is not int or not 0 <= s < 2**32 for s in seeds):
-        raise UserError("axis seed: give whole numbers from 0 up, below 2^32")
-    if math.prod(len(read[name]) for name in fixed) > _MOST_PROGRAMS:
-        raise UserError(f"more than {_MOST_PROGRAMS} programs: make fewer of the values static")
-    return read, frozenset(fixed)
-
-
-_RESERVED = frozenset({"step", "observation_step", "model", "loss", "excess_loss", "optimum",
-                       "target", "resolution", "steps_to_target", "divergence_step"})  # fmt: skip
-
-
 def _maker(
     optimizer: MakeOptimizer, axes: Axes
 ) -> Callable[[Values], optax.GradientTransformation]:
@@ -674,7 +380,7 @@ def _read_observables(
     if not isinstance(record, Mapping):
         record = observables_module.parse(record, table)
     for name, observable in record.items():
-        if not str(name).isidentifier() or name in _RESERVED or not callable(observable):
+        if not str(name).isidentifier() or name in RESERVED or not callable(observable):
             raise UserError(f"record: {name!r} must be a name, and its value a function of a Point")
     if "held_out_loss" in record and task.held_out is None:
         raise UserError("record: held_out_loss needs a task with held_out data")

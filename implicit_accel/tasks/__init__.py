@@ -1,0 +1,1 @@
+"""Any model as a task: a loss of one's own, swept over any axes."""
