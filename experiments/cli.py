@@ -8,10 +8,10 @@ import os
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -37,8 +37,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
-
-_T = TypeVar("_T")
 
 
 class ProgramError(Exception):
@@ -124,25 +122,6 @@ def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     # One line, and nothing that a terminal would obey, whatever file or flag it quotes.
     print("error: " + printable(" ".join(message.split()), 4000), file=sys.stderr)
     sys.exit(code)
-
-
-def parse_items(name: str, items: Sequence[str], convert: Callable[[str], _T]) -> tuple[_T, ...]:
-    """Converts the items of a list flag.
-
-    Raises:
-        UserError: If an item cannot be converted, or the list has an empty item.
-    """
-    values = []
-    for item in items:
-        text = item.strip()
-        try:
-            values.append(convert(text))
-        except UserError as error:
-            raise UserError(f"--{name}: {error}") from None
-        except ValueError:
-            what = "a whole number" if convert is int else "a number"
-            raise UserError(f"--{name}: {text!r} is not {what}") from None
-    return tuple(values)
 
 
 _UNITS = {

@@ -22,6 +22,7 @@ import filelock
 
 from implicit_accel.engine.training import Share
 from implicit_accel.errors import UserError
+from implicit_accel.fields import fields_of
 from implicit_accel.files import remove_partial
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.results import (
@@ -40,7 +41,7 @@ _MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
 
 # Settings of which a run may be given more.
-_EXTENDABLE = ("learning_rates", "num_seeds", "num_steps")
+_EXTENDABLE = {name for name, field in fields_of(SweepConfig).items() if field.may_grow}
 
 _MOST_SHARES = 100_000
 
@@ -141,10 +142,10 @@ class Identity:
 
 def _extends(name: str, old: Any, new: Any) -> bool:
     try:
-        if name == "learning_rates":
-            return set(old) <= set(new)
-        return name in _EXTENDABLE and int(old) <= int(new)
-    except (TypeError, ValueError):
+        if name not in _EXTENDABLE:
+            return False
+        return set(old) <= set(new) if isinstance(new, list) else int(old) <= int(new)
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
