@@ -180,15 +180,20 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int | N
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False, rate="")
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(what, total=None, rate="")
 
-        def report(done: int, total: int | None) -> None:
-            speed = bar.tasks[task].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=total, visible=True, rate=rate)
+    def report(done: int, total: int | None) -> None:
+        bar.start()
+        speed = bar.tasks[task].speed
+        rate = f"{speed:,.0f}/s" if speed else ""
+        bar.update(task, completed=done, total=total, rate=rate)
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:  # else there is nothing to clear
+            bar.stop()
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from absl import flags
 from rich.console import Console
 
 from experiments import cli, cluster
+from implicit_accel import statistics
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Preparation
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.errors import UserError
 from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
-from implicit_accel.statistics import BEST_BY
 
 GROUPS = cli.FlagGroups()
 
@@ -64,10 +64,10 @@ _HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
 for _name, _field in _DECLARED.items():
     GROUPS.add(_field.heading, _HOLDERS[_name])
 
-BEST_BY_FLAG = flags.DEFINE_enum(
+BEST_BY = flags.DEFINE_enum(
     "best_by",
     "target",
-    BEST_BY,
+    statistics.BEST_BY,
     "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
     "which do not diverge later; or the smallest final excess loss.",
 )
@@ -90,7 +90,7 @@ CHECKPOINT_EVERY = flags.DEFINE_float(
     "over 2 % of that. 0: as often as can be.",
     lower_bound=0.0,
 )
-GROUPS.add("Results", BEST_BY_FLAG, OUTPUT_DIR, CHECKPOINT_EVERY, OVERWRITE)
+GROUPS.add("Results", BEST_BY, OUTPUT_DIR, CHECKPOINT_EVERY, OVERWRITE)
 
 DEVICES = flags.DEFINE_integer(
     "devices",

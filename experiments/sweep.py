@@ -29,7 +29,7 @@ from rich.console import Console
 
 from experiments import cli, cluster
 from experiments.settings import (
-    BEST_BY_FLAG,
+    BEST_BY,
     CHECKPOINT_EVERY,
     DEVICES,
     GROUPS,
@@ -177,10 +177,10 @@ def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
     # Imported here: errors and --help come half a second sooner without matplotlib.
     from implicit_accel.plotting import save_figures
 
-    table = summarise(results, best_by=BEST_BY_FLAG.value)
+    table = summarise(results, best_by=BEST_BY.value)
     with atomic_path(folder / SUMMARY_FILE) as temporary:
         table.to_csv(temporary, index=False)
-    save_figures(results, folder / FIGURES_FOLDER, best_by=BEST_BY_FLAG.value)
+    save_figures(results, folder / FIGURES_FOLDER, best_by=BEST_BY.value)
     return table
 
 
