@@ -32,7 +32,7 @@ from benchmarks import limits
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workloads import WORKLOADS, Workload
 from experiments import cli
-from implicit_accel.data.datasets import gas_like, load_abalone, load_gas
+from implicit_accel import gas_like, load_abalone, load_gas
 from implicit_accel.data.problems import make_problem
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path

@@ -8,10 +8,10 @@ import os
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -37,8 +37,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
-
-_T = TypeVar("_T")
 
 
 class ProgramError(Exception):
@@ -126,25 +124,6 @@ def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     sys.exit(code)
 
 
-def parse_items(name: str, items: Sequence[str], convert: Callable[[str], _T]) -> tuple[_T, ...]:
-    """Converts the items of a list flag.
-
-    Raises:
-        UserError: If an item cannot be converted, or the list has an empty item.
-    """
-    values = []
-    for item in items:
-        text = item.strip()
-        try:
-            values.append(convert(text))
-        except UserError as error:
-            raise UserError(f"--{name}: {error}") from None
-        except ValueError:
-            what = "a whole number" if convert is int else "a number"
-            raise UserError(f"--{name}: {text!r} is not {what}") from None
-    return tuple(values)
-
-
 _UNITS = {
     "": 1,
     "b": 1,
@@ -201,15 +180,20 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int | N
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False, rate="")
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(what, total=None, rate="")
 
-        def report(done: int, total: int | None) -> None:
-            speed = bar.tasks[task].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=total, visible=True, rate=rate)
+    def report(done: int, total: int | None) -> None:
+        bar.start()
+        speed = bar.tasks[task].speed
+        rate = f"{speed:,.0f}/s" if speed else ""
+        bar.update(task, completed=done, total=total, rate=rate)
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:  # else there is nothing to clear
+            bar.stop()
 
 
 @contextlib.contextmanager

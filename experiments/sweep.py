@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,35 +25,31 @@ from typing import Any
 import jax
 import pandas as pd
 import xarray as xr
-from absl import flags
 from rich.console import Console
 
 from experiments import cli, cluster
-from experiments.stopping import StopRequest, watched_signals
-from implicit_accel.data.datasets import (
-    GAS_NAMES,
-    Dataset,
-    gas_like,
-    load_abalone,
-    load_csv,
-    load_gas,
+from experiments.settings import (
+    BEST_BY,
+    CHECKPOINT_EVERY,
+    DEVICES,
+    GROUPS,
+    MEMORY_LIMIT,
+    OUTPUT_DIR,
+    OVERWRITE,
+    build_config,
+    build_preparation,
+    default_settings,
+    load_dataset,
+    settings_of,
 )
-from implicit_accel.data.problems import SCALINGS, Problem, make_problem
+from experiments.stopping import StopRequest, watched_signals
+from implicit_accel.data.dataset import Dataset
+from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.engine.training import Device, GroupResult, Share, Snapshot, Timing, merge
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, remove_partial
-from implicit_accel.linear.config import (
-    PRECISIONS,
-    SweepConfig,
-    Target,
-    parse_hidden_widths,
-    parse_learning_rates,
-)
-from implicit_accel.linear.initialisers import INITIALISERS
-from implicit_accel.linear.losses import CONVENTIONS, Loss
-from implicit_accel.linear.networks import ACTIVATIONS
+from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import Plan, assemble, plan_sweep, train_plan
-from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -65,240 +60,14 @@ from implicit_accel.results import (
     save_json,
     save_results,
 )
-from implicit_accel.statistics import BEST_BY, summarise
+from implicit_accel.statistics import summarise
 from implicit_accel.store.checkpoints import Keeper
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, Identity, Manifest, RunFolder
-
-DATASETS = ("gas_like", "gas", "abalone", "csv")
 
 _GO_ON = "stopped at a checkpoint: the same command goes on from there"
 
 # What --devices may ask of a CPU with fewer cores.
 _MOST_CPU_DEVICES = 16
-
-_GROUPS = cli.FlagGroups()
-
-_DATASET = flags.DEFINE_enum(
-    "dataset",
-    "gas_like",
-    DATASETS,
-    "gas: Gas Sensor Array Drift at Different Concentrations (UCI), one gas of it; abalone: "
-    "Abalone (UCI); csv: your own file; gas_like: an embedded, generated stand-in for the Ethanol "
-    "data that needs no file.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder with the data files. Next places: $IMPLICIT_ACCEL_DATA_DIR, the user's cache, and "
-    "then a download from UCI into the cache.",
-)
-_GAS_NAME = flags.DEFINE_enum("gas_name", "ethanol", tuple(GAS_NAMES), "Which gas.")
-_GAS_BATCHES = flags.DEFINE_list(
-    "gas_batches",
-    [str(b) for b in range(1, 11)],
-    "Batches of the gas data to use, in order of time.",
-)
-_CSV_PATH = flags.DEFINE_string("csv_path", None, "Your file: a header line, then numbers.")
-_CSV_TARGET = flags.DEFINE_string("csv_target", None, "The column of your file to predict.")
-_SCALING = flags.DEFINE_enum(
-    "scaling",
-    "standard",
-    SCALINGS,
-    "standard: features and labels to mean 0 and standard deviation 1; whiten: features to "
-    "identity covariance, labels to unit cross-covariance; center: means removed only.",
-)
-_HELD_OUT = flags.DEFINE_float(
-    "held_out_fraction", 0.0, "Share of rows that are not trained on but whose loss is recorded."
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Which rows those are.")
-_GROUPS.add(
-    "Data", _DATASET, _DATA_DIR, _GAS_NAME, _GAS_BATCHES, _CSV_PATH, _CSV_TARGET, _SCALING,
-    _HELD_OUT, _SPLIT_SEED,
-)  # fmt: skip
-
-_DEPTHS = flags.DEFINE_list("depths", ["1", "2", "3"], "Numbers of weight matrices.")
-_HIDDEN_WIDTHS = flags.DEFINE_list(
-    "hidden_widths",
-    ["1"],
-    "Width of all hidden layers (10), or one network's own widths (64x32).",
-)
-_BIAS = flags.DEFINE_bool("bias", False, "Whether layers have biases.")
-_ACTIVATION = flags.DEFINE_enum("activation", "identity", ACTIVATIONS, "Between layers.")
-_INITS = flags.DEFINE_list(
-    "inits",
-    ["near_zero"],
-    f"Initialisers: {', '.join(INITIALISERS)}. near_zero: Gaussian; identity: Gaussian plus the "
-    "rectangular identity; orthogonal: semi-orthogonal; pytorch: torch.nn.Linear's default; "
-    "balanced: an end-to-end Gaussian split evenly over the layers.",
-)
-_INIT_STDS = flags.DEFINE_list(
-    "init_stds", ["0.01"], "Standard deviations of near_zero, identity and balanced."
-)
-_GROUPS.add("Models", _DEPTHS, _HIDDEN_WIDTHS, _BIAS, _ACTIVATION, _INITS, _INIT_STDS)
-
-_LOSSES = flags.DEFINE_list("losses", ["l2", "l4"], "l and an exponent p >= 2: l2, l4, l2.5.")
-_LOSS_CONVENTION = flags.DEFINE_enum(
-    "loss_convention",
-    "paper",
-    CONVENTIONS,
-    "paper: mean |r|^p / p (Arora et al. 2018); plain: mean |r|^p (PyTorch's MSE, Levy & Wang).",
-)
-_OPTIMIZERS = flags.DEFINE_list("optimizers", ["sgd"], f"From {', '.join(OPTIMIZERS)}.")
-_SETTINGS = flags.DEFINE_list(
-    "optimizer_settings", [], "Other settings, optimizer:setting=value: momentum:momentum=0.8."
-)
-_WEIGHT_DECAYS = flags.DEFINE_list(
-    "weight_decays", ["0"], "L2 penalties lambda/2 |W|^2; decoupled for adamw."
-)
-_RATES = flags.DEFINE_list(
-    "learning_rates", ["log:1e-3:3:29"], "Numbers, or log:low:high:count for equal ratios."
-)
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of the initial weights.")
-_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The least of them; the others follow.")
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 20_000, "Updates per run (full-batch epochs).")
-_GROUPS.add(
-    "Training", _LOSSES, _LOSS_CONVENTION, _OPTIMIZERS, _SETTINGS, _WEIGHT_DECAYS, _RATES,
-    _NUM_SEEDS, _FIRST_SEED, _NUM_STEPS,
-)  # fmt: skip
-
-_TARGET = flags.DEFINE_string(
-    "target",
-    "10%",
-    "Excess loss (above the optimum) at which a run has arrived: a number like 1e-5, or a share "
-    "like 10% of the excess loss of predicting zero.",
-)
-_BEST_BY = flags.DEFINE_enum(
-    "best_by",
-    "target",
-    BEST_BY,
-    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
-    "which do not diverge later; or the smallest final excess loss.",
-)
-_RECORDS = flags.DEFINE_integer(
-    "records_per_decade",
-    150,
-    "How many steps' losses are kept, evenly spaced on a log axis: so many from a step to ten "
-    "times it.",
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir",
-    None,
-    "This run's own folder; unless given, outputs/<dataset>, with a code of the settings behind it "
-    "if they are not the defaults.",
-)
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite",
-    False,
-    "Replace a finished run, or one with other settings; it is kept until the new run has its "
-    "first checkpoint.",
-)
-_CHECKPOINT_EVERY = flags.DEFINE_float(
-    "checkpoint_every",
-    60.0,
-    "Seconds between checkpoints, from which the same command goes on; more if writing one takes "
-    "over 2 % of that. 0: as often as can be.",
-    lower_bound=0.0,
-)
-_GROUPS.add("Results", _TARGET, _BEST_BY, _RECORDS, _OUTPUT_DIR, _CHECKPOINT_EVERY, _OVERWRITE)
-
-_PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "Of training.")
-_DEVICES = flags.DEFINE_integer(
-    "devices",
-    None,
-    "How many of this process's devices share the runs; all unless given. On a CPU a device is a "
-    "core.",
-    lower_bound=1,
-)
-_MEMORY_LIMIT = flags.DEFINE_string(
-    "memory_limit",
-    None,
-    "Memory for runs in training, like 4GiB; larger grids are trained in several pieces. 60 % of "
-    "the device's or machine's unless given.",
-)
-_GROUPS.add("Machine", _PRECISION, _DEVICES, _MEMORY_LIMIT)
-cluster.add_flags(_GROUPS)
-
-
-def build_config() -> SweepConfig:
-    """The grid that the flags ask for.
-
-    Raises:
-        UserError: If a flag's value is not allowed.
-    """
-    settings = parse_settings(_SETTINGS.value)
-    names = [name.strip() for name in _OPTIMIZERS.value]
-    unused = [name for name in settings if name not in names]
-    if unused:
-        raise UserError(f"--optimizer_settings: {unused[0]} is not among --optimizers")
-    return SweepConfig(
-        depths=cli.parse_items("depths", _DEPTHS.value, int),
-        hidden_widths=cli.parse_items("hidden_widths", _HIDDEN_WIDTHS.value, parse_hidden_widths),
-        inits=cli.parse_items("inits", _INITS.value, str),
-        init_stds=cli.parse_items("init_stds", _INIT_STDS.value, float),
-        losses=cli.parse_items(
-            "losses", _LOSSES.value, lambda text: Loss.parse(text, _LOSS_CONVENTION.value)
-        ),
-        optimizers=cli.parse_items(
-            "optimizers", names, lambda name: Optimizer(name, settings.get(name, ()))
-        ),
-        weight_decays=cli.parse_items("weight_decays", _WEIGHT_DECAYS.value, float),
-        learning_rates=parse_learning_rates([item.strip() for item in _RATES.value]),
-        num_seeds=_NUM_SEEDS.value,
-        first_seed=_FIRST_SEED.value,
-        num_steps=_NUM_STEPS.value,
-        target=Target.parse(_TARGET.value.strip()),
-        records_per_decade=_RECORDS.value,
-        precision=_PRECISION.value,
-        bias=_BIAS.value,
-        activation=_ACTIVATION.value,
-    )
-
-
-def load_dataset(console: Console) -> Dataset:
-    """The dataset that the flags ask for.
-
-    Raises:
-        UserError: If it cannot be had; the message says how to get it.
-    """
-    name = _DATASET.value
-    path, target = _CSV_PATH.value, _CSV_TARGET.value
-    if name == "csv":
-        if path is None or target is None:
-            raise UserError("--dataset csv needs --csv_path and --csv_target")
-        return load_csv(path, target)
-    if path is not None or target is not None:
-        raise UserError(f"--csv_path and --csv_target go with --dataset csv, not {name}")
-    for flag in ("gas_name", "gas_batches"):
-        if name != "gas" and flags.FLAGS[flag].present:
-            raise UserError(f"--{flag} goes with --dataset gas, not {name}")
-    if name == "gas_like":
-        return gas_like()
-    with cli.progress_bar(console, "downloading") as report:
-        if name == "abalone":
-            return load_abalone(data_dir=_DATA_DIR.value, progress=report)
-        batches = cli.parse_items("gas_batches", _GAS_BATCHES.value, int)
-        return load_gas(
-            gas_name=_GAS_NAME.value, batches=batches, data_dir=_DATA_DIR.value, progress=report
-        )
-
-
-def settings_of(config: SweepConfig) -> dict[str, Any]:
-    """What results depend on besides the data's contents, by the flags' names, as JSON has it."""
-    data = {"dataset": _DATASET.value}
-    if _DATASET.value == "gas":
-        data |= {"gas_name": _GAS_NAME.value, "gas_batches": sorted(map(int, _GAS_BATCHES.value))}
-    if _DATASET.value == "csv":
-        data |= {"csv_target": _CSV_TARGET.value}
-    grid = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    grid |= {
-        "losses": [loss.name for loss in config.losses],
-        "loss_convention": config.losses[0].convention,
-        "optimizers": [o.name for o in config.optimizers],
-        "optimizer_settings": [[o.name, *s] for o in config.optimizers for s in o.settings],
-        "target": str(config.target),
-    }
-    split = {"held_out_fraction": _HELD_OUT.value, "split_seed": _SPLIT_SEED.value}
-    return json.loads(json.dumps(data | {"scaling": _SCALING.value} | split | grid))
 
 
 def choose_folder(identity: Identity) -> RunFolder:
@@ -307,16 +76,11 @@ def choose_folder(identity: Identity) -> RunFolder:
     Without ``--output_dir``, a run that this command goes on with is looked for; a new one gets
     a folder of its own, so that two runs do not meet in one.
     """
-    if _OUTPUT_DIR.value:
-        return RunFolder(Path(_OUTPUT_DIR.value))
+    if OUTPUT_DIR.value:
+        return RunFolder(Path(OUTPUT_DIR.value))
     outputs, dataset = Path("outputs"), identity.settings["dataset"]
-    usual = settings_of(SweepConfig()) | {
-        "scaling": "standard", "held_out_fraction": 0.0, "split_seed": 0,
-    }  # fmt: skip
-    if dataset == "gas":
-        usual |= {"gas_name": "ethanol", "gas_batches": list(range(1, 11))}
     plain = RunFolder(outputs / dataset)
-    if not Identity(usual, identity.dataset_fingerprint).differences(identity) and (
+    if not Identity(default_settings(), identity.dataset_fingerprint).differences(identity) and (
         (stored := plain.stored()) is None or not stored.differences(identity)
     ):
         return plain
@@ -389,8 +153,8 @@ def describe(
 
 def memory_limit(devices: Sequence[Device]) -> int:
     """Bytes that runs in training may take."""
-    if _MEMORY_LIMIT.value is not None:
-        return cli.parse_bytes(_MEMORY_LIMIT.value)
+    if MEMORY_LIMIT.value is not None:
+        return cli.parse_bytes(MEMORY_LIMIT.value)
     stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
     available = stats["bytes_limit"] * len(devices) if stats else cli.host_memory()
     return int(0.6 * available)
@@ -403,9 +167,9 @@ def choose_devices() -> list[Device]:
         UserError: If there are fewer than asked for.
     """
     devices = jax.local_devices()
-    if _DEVICES.value is not None and _DEVICES.value > len(devices):
-        raise UserError(f"--devices {_DEVICES.value}: this process has {len(devices)}")
-    return devices[: _DEVICES.value]
+    if DEVICES.value is not None and DEVICES.value > len(devices):
+        raise UserError(f"--devices {DEVICES.value}: this process has {len(devices)}")
+    return devices[: DEVICES.value]
 
 
 def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
@@ -413,10 +177,10 @@ def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
     # Imported here: errors and --help come half a second sooner without matplotlib.
     from implicit_accel.plotting import save_figures
 
-    table = summarise(results, best_by=_BEST_BY.value)
+    table = summarise(results, best_by=BEST_BY.value)
     with atomic_path(folder / SUMMARY_FILE) as temporary:
         table.to_csv(temporary, index=False)
-    save_figures(results, folder / FIGURES_FOLDER, best_by=_BEST_BY.value)
+    save_figures(results, folder / FIGURES_FOLDER, best_by=BEST_BY.value)
     return table
 
 
@@ -508,7 +272,7 @@ class Training:
                 ]
                 done = sum(reached) / len(reached) / self.config.num_steps
                 self.log.print(f"going on from a checkpoint at {done:.1%} of {what}")
-            keeper = Keeper(unit, _CHECKPOINT_EVERY.value, wanted=stop)
+            keeper = Keeper(unit, CHECKPOINT_EVERY.value, wanted=stop)
 
             def after_segment(take: Callable[[], Snapshot], is_last: bool) -> None:
                 keeper(take, is_last)
@@ -561,19 +325,14 @@ def show_finished(folder: RunFolder, title: str, console: Console) -> bool:
 def main() -> None:
     """Trains, prints, writes."""
     config = build_config()
-    if _MEMORY_LIMIT.value is not None:
-        cli.parse_bytes(_MEMORY_LIMIT.value)
+    if MEMORY_LIMIT.value is not None:
+        cli.parse_bytes(MEMORY_LIMIT.value)
     console, log = cli.make_console(), cli.make_console(stderr=True)
     dataset = load_dataset(log)
-    problem = make_problem(
-        dataset,
-        scaling=_SCALING.value,
-        held_out_fraction=_HELD_OUT.value,
-        split_seed=_SPLIT_SEED.value,
-    )
+    problem = make_problem(dataset, **dataclasses.asdict(build_preparation()))
     identity = Identity(settings_of(config), dataset.fingerprint)
     folder = choose_folder(identity)
-    overwrite = _OVERWRITE.value
+    overwrite = OVERWRITE.value
     if not overwrite and folder.finished() == identity:
         if show_finished(folder, dataset.title, console):
             return
@@ -583,7 +342,7 @@ def main() -> None:
     # One host-platform device per core: each runs its own blocks of configurations in its cache.
     # More may be asked for, to try what several devices do; but not without bound.
     most = max(cli.num_cores(), _MOST_CPU_DEVICES)
-    jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or cli.num_cores(), most))
+    jax.config.update("jax_num_cpu_devices", min(DEVICES.value or cli.num_cores(), most))
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder.path))
         compilations = stack.enter_context(counted_compilations())
@@ -657,4 +416,4 @@ def open_manifest(
 
 
 if __name__ == "__main__":
-    cli.run(main, _GROUPS, __doc__ or "")
+    cli.run(main, GROUPS, __doc__ or "")

@@ -7,15 +7,13 @@ results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=200
 print(summarise(results))
 """
 
-from implicit_accel.data.datasets import (
-    Dataset,
-    gas_like,
-    load_abalone,
-    load_csv,
-    load_gas,
-)
+from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import SCALINGS, Problem, make_problem
+from implicit_accel.data.sources.abalone import load_abalone
+from implicit_accel.data.sources.csv_file import load_csv
+from implicit_accel.data.sources.gas import load_gas
+from implicit_accel.data.sources.gas_like import gas_like
 from implicit_accel.engine.train import Timing
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN

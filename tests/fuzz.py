@@ -46,11 +46,13 @@ from absl import flags
 
 from experiments import cli
 from implicit_accel.data import download
-from implicit_accel.data.datasets import _parse_gas, load_csv
 from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
+from implicit_accel.data.sources.csv_file import load_csv
+from implicit_accel.data.sources.gas import _parse_gas
 from implicit_accel.engine.training import Snapshot
 from implicit_accel.errors import UserError
+from implicit_accel.fields import each
 from implicit_accel.files import seal
 from implicit_accel.linear.config import (
     SweepConfig,
@@ -317,7 +319,7 @@ def read_widths(item: str) -> None:
 def read_items(items: list[str]) -> None:
     for convert in (int, float, Loss.parse, parse_hidden_widths):
         with contextlib.suppress(UserError):
-            assert len(cli.parse_items("flag", items, convert)) == len(items)
+            assert len(each(convert)(items)) == len(items)
 
 
 def read_bytes(item: str) -> None:

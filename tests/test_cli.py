@@ -26,13 +26,6 @@ def test_bad_sizes_are_refused(text):
         cli.parse_bytes(text)
 
 
-def test_bad_items_are_refused():
-    assert cli.parse_items("f", [" 1", "2 "], int) == (1, 2)
-    for item in ("", "x", "1.5", "1" * 5000):
-        with pytest.raises(UserError, match=r"--f: .* is not a whole number"):
-            cli.parse_items("f", [item], int)
-
-
 def test_an_error_is_one_line_that_no_terminal_obeys(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program"])
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from implicit_accel.data import datasets, download, fetch
-from implicit_accel.data.datasets import Dataset, gas_like, load_abalone, load_csv, load_gas
+from implicit_accel import Dataset, gas_like, load_abalone, load_csv, load_gas
+from implicit_accel.data import download, fetch
+from implicit_accel.data.sources import abalone, csv_file, gas
 from implicit_accel.errors import DataError, UserError
 
 REAL = os.environ.get(fetch.DATA_DIR_VARIABLE, "")
@@ -50,10 +51,10 @@ def _isolated(monkeypatch, tmp_path):
 @pytest.fixture
 def small_facts(monkeypatch):
     """As if the official files were small: a row per gas in each batch, two rows of abalone."""
-    monkeypatch.setattr(datasets, "_GAS_ROWS", (6,) * 10)
-    monkeypatch.setattr(datasets, "_GAS_CLASS_1_ROWS", (1,) * 10)
-    monkeypatch.setattr(datasets, "_GAS_CLASS_ROWS", (10,) * 6)
-    monkeypatch.setattr(datasets, "_ABALONE_ROWS", 2)
+    monkeypatch.setattr(gas, "_GAS_ROWS", (6,) * 10)
+    monkeypatch.setattr(gas, "_GAS_CLASS_1_ROWS", (1,) * 10)
+    monkeypatch.setattr(gas, "_GAS_CLASS_ROWS", (10,) * 6)
+    monkeypatch.setattr(abalone, "_ABALONE_ROWS", 2)
 
 
 def message(error: pytest.ExceptionInfo[BaseException]) -> str:
@@ -132,7 +133,7 @@ class TestDataset:
 
 @pytest.mark.usefixtures("small_facts")
 class TestGas:
-    @pytest.mark.parametrize(("name", "gas_class"), datasets.GAS_NAMES.items())
+    @pytest.mark.parametrize(("name", "gas_class"), gas.GAS_NAMES.items())
     def test_each_gas(self, tmp_path, name, gas_class):
         data = load_gas(gas_name=name, data_dir=write_gas(tmp_path))
         assert data.features.shape == (10, 128)
@@ -252,7 +253,7 @@ class TestGas:
         served = serve_zip(monkeypatch, {f"batch{b}.dat": gas_text(b) for b in BATCHES})
         first = load_gas(cache_dir=tmp_path / "cache")
         monkeypatch.undo()
-        assert served == [datasets.GAS_URL]
+        assert served == [gas.GAS_URL]
         assert len(list((tmp_path / "cache" / "gas").iterdir())) == 10
         assert first.features.shape == (10, 128)
 
@@ -351,7 +352,7 @@ class TestAbalone:
         served = serve_zip(monkeypatch, {"abalone.data": ABALONE, "abalone.names": "text"})
         first = load_abalone(cache_dir=tmp_path)
         assert load_abalone(cache_dir=tmp_path).fingerprint == first.fingerprint
-        assert served == [datasets.ABALONE_URL]
+        assert served == [abalone.ABALONE_URL]
         assert [path.name for path in (tmp_path / "abalone").iterdir()] == ["abalone.data"]
 
     def test_bad_download(self, tmp_path, monkeypatch):
@@ -483,7 +484,7 @@ class TestCsv:
             load_csv("http://127.0.0.1:9/x.csv", "y")
 
     def test_length_bound(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(datasets, "MAX_CSV_BYTES", 5)
+        monkeypatch.setattr(csv_file, "MAX_CSV_BYTES", 5)
         with pytest.raises(DataError, match="longer than"):
             self.load(tmp_path, "a,y\n1,2\n3,4\n")
 
@@ -508,7 +509,7 @@ class TestGasLike:
         np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-13)
         np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-12)
         np.testing.assert_allclose((y.mean(), y.std()), (0, 1), atol=1e-12)
-        file = Path(datasets.__file__).parent / "gas_spectrum.csv"
+        file = Path(fetch.__file__).parent / "gas_spectrum.csv"
         _, eigenvalues, correlations = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
         found, vectors = np.linalg.eigh(x.T @ x / n)
         np.testing.assert_allclose(found[::-1], eigenvalues, rtol=1e-6)

@@ -13,8 +13,7 @@ from test_statistics import INF, made
 from experiments.claims import acceleration, convergence, dynamics, images, student
 from experiments.claims.criteria import Verdict, any_of, median_of, share_of
 from experiments.claims.laboratory import Laboratory, Scale
-from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig
-from implicit_accel.data.datasets import gas_like
+from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder

@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import xarray as xr
 
-from implicit_accel.data.datasets import Dataset, gas_like, load_abalone, load_gas
+from implicit_accel import Dataset, gas_like, load_abalone, load_gas
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.errors import DataError, NotHereError

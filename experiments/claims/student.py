@@ -27,7 +27,7 @@ from experiments.claims.criteria import (
     verdict_of,
 )
 from experiments.claims.laboratory import Laboratory
-from implicit_accel.data.datasets import Dataset
+from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss

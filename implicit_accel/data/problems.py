@@ -5,14 +5,50 @@ Statistics come from the training rows alone and are applied to the held-out row
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
-from implicit_accel.data.datasets import Dataset
+from implicit_accel.data.dataset import Dataset
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.fields import Allowed, check, setting
 
 SCALINGS = ("standard", "whiten", "center")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a dataset becomes a problem: the settings of `make_problem`.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+
+    scaling: str = setting(
+        "standard",
+        "standard: features and labels to mean 0 and standard deviation 1; whiten: features to "
+        "identity covariance, labels to unit cross-covariance; center: means removed only.",
+        heading="Data",
+        choices=SCALINGS,
+    )
+    held_out_fraction: float = setting(
+        0.0,
+        "Share of rows that are not trained on but whose loss is recorded.",
+        heading="Data",
+        one="held-out fraction",
+        allowed=Allowed("at least 0 and below 1", numbers.Real, (0, math.nextafter(1, 0))),
+    )
+    split_seed: int = setting(
+        0,
+        "Which rows those are.",
+        heading="Data",
+        allowed=Allowed("a whole number >= 0", numbers.Integral, (0, math.inf)),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -95,9 +131,9 @@ class Problem:
 def make_problem(
     dataset: Dataset,
     *,
-    scaling: str = "standard",
-    held_out_fraction: float = 0.0,
-    split_seed: int = 0,
+    scaling: str = Preparation.scaling,
+    held_out_fraction: float = Preparation.held_out_fraction,
+    split_seed: int = Preparation.split_seed,
 ) -> Problem:
     """Splits a dataset's rows and scales features and labels.
 
@@ -122,12 +158,7 @@ def make_problem(
         UserError: If a setting is out of range.
         DataError: If a training column is constant and has to be scaled, or the labels are.
     """
-    if scaling not in SCALINGS:
-        raise UserError(f"scaling {scaling!r}: choose from {', '.join(SCALINGS)}")
-    if not 0 <= held_out_fraction < 1:
-        raise UserError(f"held-out fraction {held_out_fraction:g}: must be at least 0 and below 1")
-    if split_seed < 0:
-        raise UserError(f"split seed {split_seed}: must be a whole number >= 0")
+    Preparation(scaling, held_out_fraction, split_seed)  # checks them
     n = len(dataset.features)
     num_held_out = round(held_out_fraction * n)
     if num_held_out > n - 2 or (held_out_fraction > 0 and num_held_out == 0):

@@ -6,8 +6,8 @@ import itertools
 import math
 import numbers
 import sys
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -16,10 +16,13 @@ import numpy as np
 from implicit_accel.engine.layout import spaced_steps
 from implicit_accel.engine.train import PRECISIONS
 from implicit_accel.errors import UserError
-from implicit_accel.linear.initialisers import Initialiser
-from implicit_accel.linear.losses import Loss, shortest
+from implicit_accel.fields import Allowed, Field, check, each, fields_of, setting, write
+from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
+from implicit_accel.linear.losses import CONVENTIONS, Loss, shortest
 from implicit_accel.linear.networks import ACTIVATIONS
-from implicit_accel.optimizers import Optimizer
+from implicit_accel.linear.observables import OBSERVABLES
+from implicit_accel.observables import parse
+from implicit_accel.optimizers import OPTIMIZERS, Optimizer, Setting, parse_settings
 
 # Recorded losses of a grid, which are held in memory: 8 GiB in float32.
 _MOST_RECORDS = 2**31
@@ -58,6 +61,7 @@ class Target:
         Raises:
             UserError: If the text is neither.
         """
+        text = text.strip()
         relative = text.endswith("%")
         try:
             number = Decimal(text.removesuffix("%"))
@@ -187,127 +191,208 @@ class Model:
         )  # fmt: skip
 
 
+_LEAST, _LARGEST = math.nextafter(0, 1), sys.float_info.max
+
+
+def _whole(least: int, most: int, what: str) -> Allowed:
+    return Allowed(what, numbers.Integral, (least, most))
+
+
+def _real(least: float, what: str) -> Allowed:
+    return Allowed(what, numbers.Real, (least, _LARGEST))
+
+
+def _parse_optimizers(
+    names: Sequence[str], settings: Mapping[str, tuple[tuple[str, Setting], ...]]
+) -> tuple[Optimizer, ...]:
+    optimizers = each(lambda name: Optimizer(name, settings.get(name, ())))(names)
+    unused = [name for name in settings if name not in {o.name for o in optimizers}]
+    if unused:
+        raise UserError(f"--optimizer_settings: {unused[0]} is not among --optimizers")
+    return optimizers
+
+
 @dataclass(frozen=True)
 class SweepConfig:
     """A grid: the product of its fields, without repetitions.
 
     A single layer has no hidden width, and some initialisers have no standard deviation: such
-    combinations that are the same model are trained once.
-
-    Attributes:
-        depths: Numbers of weight matrices.
-        hidden_widths: A width for all hidden layers, or a tuple of one network's own.
-        inits: Names of initialisers.
-        init_stds: Their standard deviations.
-        losses: Losses.
-        optimizers: Optimizers with their settings.
-        weight_decays: λ's.
-        learning_rates: η's.
-        num_seeds: How many seeds.
-        first_seed: The least of them; the others follow it.
-        num_steps: Updates per run.
-        target: Excess loss at which a run has arrived.
-        records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
-        precision: ``float32`` or ``float64``.
-        bias: Whether layers have biases.
-        activation: Between layers.
+    combinations that are the same model are trained once. Each field is declared below with its
+    default, as a command line gives it, and what it is.
 
     Raises:
         UserError: If a field is empty, repeats itself or holds a value that is not allowed.
     """
 
-    depths: tuple[int, ...] = (1, 2, 3)
-    hidden_widths: tuple[HiddenWidths, ...] = (1,)
-    inits: tuple[str, ...] = ("near_zero",)
-    init_stds: tuple[float, ...] = (0.01,)
-    losses: tuple[Loss, ...] = (Loss(2), Loss(4))
-    optimizers: tuple[Optimizer, ...] = (Optimizer("sgd"),)
-    weight_decays: tuple[float, ...] = (0.0,)
-    learning_rates: tuple[float, ...] = field(
-        default_factory=lambda: parse_learning_rates(["log:1e-3:3:29"])
+    depths: tuple[int, ...] = setting(
+        ("1", "2", "3"),
+        "Numbers of weight matrices.",
+        heading="Models",
+        one="depth",
+        parse=each(int),
+        allowed=_whole(1, 1000, "a whole number >= 1, at most 1000"),
+        may_grow=True,
     )
-    num_seeds: int = 5
-    first_seed: int = 0
-    num_steps: int = 20_000
-    target: Target = Target(0.1, relative=True)
-    records_per_decade: int = 150
-    precision: str = "float32"
-    bias: bool = False
-    activation: str = "identity"
+    hidden_widths: tuple[HiddenWidths, ...] = setting(
+        ("1",),
+        "Width of all hidden layers (10), or one network's own widths (64x32).",
+        heading="Models",
+        one="hidden width",
+        parse=each(parse_hidden_widths),
+        allowed=_whole(1, 10**6, "a whole number >= 1, at most 10^6"),
+        may_grow=True,
+    )
+    bias: bool = setting(
+        False,
+        "Whether layers have biases.",
+        heading="Models",
+        allowed=Allowed("true or false", bool),
+    )
+    activation: str = setting(
+        "identity", "Between layers.", heading="Models", choices=tuple(ACTIVATIONS)
+    )
+    inits: tuple[str, ...] = setting(
+        ("near_zero",),
+        f"Initialisers: {', '.join(INITIALISERS)}. near_zero: Gaussian; identity: Gaussian plus "
+        "the rectangular identity; orthogonal: semi-orthogonal; pytorch: torch.nn.Linear's "
+        "default; balanced: an end-to-end Gaussian split evenly over the layers.",
+        heading="Models",
+        one="init",
+        parse=each(str),
+        allowed=Allowed("a name", str),
+        may_grow=True,
+    )
+    init_stds: tuple[float, ...] = setting(
+        ("0.01",),
+        "Standard deviations of near_zero, identity and balanced.",
+        heading="Models",
+        one="init std",
+        parse=each(float),
+        allowed=_real(-_LARGEST, "a finite number"),
+        may_grow=True,
+    )
+    losses: tuple[Loss, ...] = setting(
+        ("l2", "l4"),
+        "l and an exponent p >= 2: l2, l4, l2.5.",
+        heading="Training",
+        one="loss",
+        parse=each(Loss.parse),
+        write=lambda losses: [loss.name for loss in losses],
+        allowed=Allowed("a Loss", Loss),
+        details={
+            "loss_convention": Field(
+                "paper",
+                "paper: mean |r|^p / p (Arora et al. 2018); plain: mean |r|^p (PyTorch's MSE, "
+                "Levy & Wang).",
+                choices=CONVENTIONS,
+                write=lambda losses: losses[0].convention,
+            )
+        },
+        may_grow=True,
+    )
+    optimizers: tuple[Optimizer, ...] = setting(
+        ("sgd",),
+        f"From {', '.join(OPTIMIZERS)}.",
+        heading="Training",
+        one="optimizer",
+        parse=_parse_optimizers,
+        write=lambda optimizers: [o.name for o in optimizers],
+        allowed=Allowed("an Optimizer", Optimizer),
+        details={
+            "optimizer_settings": Field(
+                (),
+                "Other settings, optimizer:setting=value: momentum:momentum=0.8.",
+                parse=parse_settings,
+                write=lambda optimizers: [[o.name, *s] for o in optimizers for s in o.settings],
+            )
+        },
+        may_grow=True,
+    )
+    weight_decays: tuple[float, ...] = setting(
+        ("0",),
+        "L2 penalties lambda/2 |W|^2; decoupled for adamw.",
+        heading="Training",
+        one="weight decay",
+        parse=each(float),
+        allowed=_real(0, "a number >= 0"),
+        may_grow=True,
+    )
+    learning_rates: tuple[float, ...] = setting(
+        ("log:1e-3:3:29",),
+        "Numbers, or log:low:high:count for equal ratios.",
+        heading="Training",
+        one="learning rate",
+        parse=parse_learning_rates,
+        allowed=_real(_LEAST, "a number above 0"),
+        may_grow=True,
+    )
+    num_seeds: int = setting(
+        5,
+        "How many seeds of the initial weights.",
+        heading="Training",
+        one="number of seeds",
+        allowed=_whole(1, 10**6, "a whole number >= 1, at most 10^6"),
+        may_grow=True,
+    )
+    first_seed: int = setting(
+        0,
+        "The least of them; the others follow.",
+        heading="Training",
+        allowed=_whole(0, 10**9, "from 0 to 10^9"),
+        may_grow=True,
+    )
+    num_steps: int = setting(
+        20_000,
+        "Updates per run (full-batch epochs).",
+        heading="Training",
+        one="number of steps",
+        allowed=_whole(1, 2**31 - 2**20, "a whole number from 1 to about 2e9"),
+        may_grow=True,
+    )
+    target: Target = setting(
+        "10%",
+        "Excess loss (above the optimum) at which a run has arrived: a number like 1e-5, or a "
+        "share like 10% of the excess loss of predicting zero.",
+        heading="Results",
+        parse=Target.parse,
+        write=str,
+        allowed=Allowed("a Target", Target),
+    )
+    records_per_decade: int = setting(
+        150,
+        "How many steps' losses are kept, evenly spaced on a log axis: so many from a step to ten "
+        "times it.",
+        heading="Results",
+        allowed=_whole(1, 100_000, "from 1 to 100 000"),
+    )
+    record: tuple[str, ...] = setting(
+        (),
+        "Observables to record along the way: "
+        + "; ".join(f"{name}: {entry.description}" for name, entry in OBSERVABLES.items())
+        + ".",
+        heading="Results",
+        one="observable",
+        parse=each(str),
+        allowed=Allowed(f"one of {', '.join(OBSERVABLES)}", str),
+        may_be_empty=True,
+    )
+    observations_per_decade: int = setting(
+        30,
+        "How many steps' observables are recorded, evenly spaced on a log axis.",
+        heading="Results",
+        allowed=_whole(1, 100_000, "from 1 to 100 000"),
+    )
+    precision: str = setting("float32", "Of training.", heading="Machine", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
-        lists = {
-            "depths": self.depths,
-            "hidden widths": self.hidden_widths,
-            "inits": self.inits,
-            "init stds": self.init_stds,
-            "losses": self.losses,
-            "optimizers": self.optimizers,
-            "weight decays": self.weight_decays,
-            "learning rates": self.learning_rates,
-        }
-        for name, values in lists.items():
-            if not isinstance(values, tuple):
-                raise UserError(f"{name}: must be a tuple, not {values!r}")
-            if not values:
-                raise UserError(f"{name}: the list is empty, give at least one")
-        whole, real = numbers.Integral, numbers.Real
-        widths = itertools.chain(*(w if isinstance(w, tuple) else (w,) for w in self.hidden_widths))
-        for name, values, kind, allowed, what in (
-            ("depth", self.depths, whole, (1, 1000), "a whole number >= 1, at most 1000"),
-            ("hidden width", widths, whole, (1, 10**6), "a whole number >= 1, at most 10^6"),
-            ("init", self.inits, str, None, "a name"),
-            ("init std", self.init_stds, real, (-_LARGEST, _LARGEST), "a finite number"),
-            ("loss", self.losses, Loss, None, "a Loss"),
-            ("optimizer", self.optimizers, Optimizer, None, "an Optimizer"),
-            ("learning rate", self.learning_rates, real, (_LEAST, _LARGEST), "a number above 0"),
-            ("weight decay", self.weight_decays, real, (0, _LARGEST), "a number >= 0"),
-            (
-                "number of seeds",
-                [self.num_seeds],
-                whole,
-                (1, 10**6),
-                "a whole number >= 1, at most 10^6",
-            ),
-            (
-                "number of steps",
-                [self.num_steps],
-                whole,
-                (1, 2**31 - 2**20),
-                "a whole number from 1 to about 2e9",
-            ),
-            ("first seed", [self.first_seed], whole, (0, 10**9), "from 0 to 10^9"),
-            (
-                "records per decade",
-                [self.records_per_decade],
-                whole,
-                (1, 100_000),
-                "from 1 to 100 000",
-            ),
-            ("target", [self.target], Target, None, "a Target"),
-            ("bias", [self.bias], bool, None, "true or false"),
-        ):
-            _check_all(name, values, kind, allowed, what)
-        for name, values in lists.items():
-            seen = set()
-            for value in values:
-                if value in seen:
-                    raise UserError(f"{name}: {getattr(value, 'name', value)} is given twice")
-                seen.add(value)
-        for name, value, allowed in (
-            ("precision", self.precision, PRECISIONS),
-            ("activation", self.activation, ACTIVATIONS),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name} {value!r}: choose from {', '.join(allowed)}")
-        for widths in self.hidden_widths:
-            if isinstance(widths, tuple) and len(widths) + 1 not in self.depths:
-                text = "x".join(map(str, widths))
-                raise UserError(
-                    f"hidden widths {text} make a network of depth {len(widths) + 1}, "
-                    f"which is not among the depths {', '.join(map(str, self.depths))}"
-                )
-        combinations = math.prod(len(v) for name, v in lists.items() if name != "learning rates")
+        check(self)
+        parse(self.record, OBSERVABLES)
+        self._check_widths_fit()
+        combinations = math.prod(
+            len(getattr(self, name))
+            for name, field in fields_of(SweepConfig).items()
+            if field.is_list and name != "learning_rates"
+        )
         if combinations > _MOST_MODELS:
             raise UserError(
                 f"{combinations:,} combinations of models are more than {_MOST_MODELS:,}: shorten "
@@ -320,13 +405,27 @@ class SweepConfig:
                     f"depth {depth}: none of the hidden widths fits it; give a whole number, which "
                     "fits every depth, or leave the depth out"
                 )
-
         runs = len(self.models) * len(self.learning_rates) * self.num_seeds
-        if runs * len(self.record_steps) > _MOST_RECORDS:
+        records = len(self.record_steps) + len(self.record) * len(self.observation_steps)
+        if runs * records > _MOST_RECORDS:
             raise UserError(
-                f"{runs:,} runs with {len(self.record_steps):,} recorded steps each are more than "
+                f"{runs:,} runs with {records:,} recorded steps each are more than "
                 f"{_MOST_RECORDS:,} numbers to keep: ask for fewer records, seeds or learning rates"
             )
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on beside the axes and the number of steps, for JSON."""
+        fields = fields_of(SweepConfig).items()
+        return write({name: f for name, f in fields if not f.may_grow}, vars(self))
+
+    def _check_widths_fit(self) -> None:
+        for widths in self.hidden_widths:
+            if isinstance(widths, tuple) and len(widths) + 1 not in self.depths:
+                text = "x".join(map(str, widths))
+                raise UserError(
+                    f"hidden widths {text} make a network of depth {len(widths) + 1}, "
+                    f"which is not among the depths {', '.join(map(str, self.depths))}"
+                )
 
     @property
     def seeds(self) -> range:
@@ -358,34 +457,12 @@ class SweepConfig:
             models.setdefault(model.key, model)
         return tuple(models.values())
 
-    def settings(self) -> dict[str, Any]:
-        """What results depend on beside models, learning rates, seeds and steps, for JSON."""
-        return {
-            "target": str(self.target),
-            "records_per_decade": self.records_per_decade,
-            "precision": self.precision,
-            "bias": self.bias,
-            "activation": self.activation,
-        }
-
     @property
     def record_steps(self) -> np.ndarray:
         """Increasing step numbers whose losses are kept: 0, …, num_steps."""
         return spaced_steps(self.num_steps, self.records_per_decade)
 
-
-_LEAST, _LARGEST = math.nextafter(0, 1), sys.float_info.max
-
-
-def _check_all(
-    name: str,
-    values: Iterable[object],
-    kind: type,
-    bounds: tuple[float, float] | None,
-    what: str,
-) -> None:
-    for value in values:
-        right = isinstance(value, kind) and isinstance(value, bool) <= (kind is bool)
-        # NaN is in no range
-        if not right or (bounds and not bounds[0] <= value <= bounds[1]):  # pyright: ignore
-            raise UserError(f"{name} {value}: must be {what}")
+    @property
+    def observation_steps(self) -> np.ndarray:
+        """Increasing step numbers whose observables are kept: 0, …, num_steps."""
+        return spaced_steps(self.num_steps, self.observations_per_decade)

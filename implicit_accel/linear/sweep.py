@@ -22,9 +22,15 @@ from implicit_accel.linear.config import Model, SweepConfig, Target
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes, pad
 from implicit_accel.linear.objectives import OBJECTIVES, Objective, Reduction, choose, reduce
+from implicit_accel.linear.observables import OBSERVABLES
 from implicit_accel.linear.planning import merge_shapes, plan_groups
 from implicit_accel.linear.task import LinearTask, padded_widths
-from implicit_accel.observables import held_out_loss
+from implicit_accel.observables import (
+    Observable,
+    held_out_loss,
+    parse,
+    preconditioned_sharpness,
+)
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import label_results
 
@@ -68,7 +74,18 @@ class LinearSweep(Experiment):
     def recording(self) -> Recording:
         """See `Experiment.recording`."""
         steps = self.config.record_steps
-        return Recording(steps, (steps,) if self._has_held_out else ())
+        held_out = (steps,) if self._has_held_out else ()
+        chosen = (self.config.observation_steps,) if self.config.record else ()
+        return Recording(steps, held_out + chosen)
+
+    def _observables(self, optimizer: Optimizer) -> tuple[Mapping[str, Observable], ...]:
+        """What is evaluated at each of the recording's steps beside losses."""
+        chosen = parse(self.config.record, OBSERVABLES)
+        if "preconditioned_sharpness" in chosen:
+            settings = dict(optimizer.settings)
+            chosen["preconditioned_sharpness"] = preconditioned_sharpness(**settings)
+        held_out = ({"held_out_loss": held_out_loss},) if self._has_held_out else ()
+        return (*held_out, *([chosen] if chosen else []))
 
     @property
     def _has_held_out(self) -> bool:
@@ -152,6 +169,7 @@ class LinearSweep(Experiment):
             decays=decays,
             num_runs=len(models) * len(axes["learning_rate"]) * len(axes["seed"]),
             runs=self._runs(models, axes, reduction, task),
+            observables=self._observables(models[0].optimizer),
             block=largest_block(
                 num_parameters=sum(a * b for a, b in task.shapes),
                 num_rows=reduction.data.targets.shape[1],
@@ -225,6 +243,7 @@ def _group(
     decays: bool,
     num_runs: int,
     runs: Callable[[np.ndarray], tuple[Layers, Hyper]],
+    observables: tuple[Mapping[str, Observable], ...] = (),
     block: int | None = None,
 ) -> Group:
     def transformation(hp: Mapping[str, Any]) -> Any:
@@ -238,7 +257,7 @@ def _group(
         shapes=task.layers,
         operations=task.operations(reduction.data),
         largest_block=block,
-        observables=({"held_out_loss": held_out_loss},) if task.has_held_out else (),
+        observables=observables,
     )
 
 
@@ -345,8 +364,9 @@ def train(
         return jax.tree.map(repeat, padded), hyper
 
     group = _group(
-        task, reduction, optimizer, decays=weight_decay > 0, num_runs=len(rates), runs=runs
-    )
+        task, reduction, optimizer, decays=weight_decay > 0, num_runs=len(rates), runs=runs,
+        observables=({"held_out_loss": held_out_loss},) if task.has_held_out else (),
+    )  # fmt: skip
     steps = np.arange(num_steps + 1)
     (result,), _ = train_groups(
         [group],

@@ -1,0 +1,1 @@
+"""Regression datasets: every module here is one, and `registry` finds it."""
