@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.claims import acceleration, convergence, dynamics, images, student
 from experiments.claims.criteria import Claim
-from experiments.claims.laboratory import Laboratory, Scale
-from experiments.claims.report import (
+from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from experiments.claims.toolkit.registry import find_claims
+from experiments.claims.toolkit.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
     Entry,
@@ -38,17 +38,7 @@ from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import remove_partial
 from implicit_accel.store.folder import RunFolder
 
-# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
-CLAIMS: tuple[Claim, ...] = tuple(
-    sorted(
-        (
-            claim
-            for module in (acceleration, dynamics, convergence, images, student)
-            for claim in module.CLAIMS
-        ),
-        key=lambda claim: ("PFS".index(claim.id[0]), claim.id[1:]),
-    )
-)
+CLAIMS = find_claims()
 
 _GROUPS = cli.FlagGroups()
 _CLAIMS = flags.DEFINE_list(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 import jax
+import numpy as np
 import xarray as xr
 
 from implicit_accel.data.datasets import Dataset, gas_like, load_abalone, load_gas
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
+from implicit_accel.engine.training import Group, Hyper
 from implicit_accel.errors import DataError, NotHereError
+from implicit_accel.images.classifiers import ClassifierConfig, train_classifiers
 from implicit_accel.linear.config import SweepConfig
-from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
+from implicit_accel.linear.networks import Layers
+from implicit_accel.linear.objectives import Reduction
+from implicit_accel.linear.sweep import Plan, assemble, plan_sweep, train_plan
 from implicit_accel.results import load_netcdf, save_netcdf
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
 
@@ -58,6 +63,23 @@ def _mnist(data_dir: str | None, download: bool) -> ImageData:
         return load_mnist(data_dir=data_dir, urls=None)
     except NotHereError:
         return mnist_like()
+
+
+def _starting_from(plan: Plan, initial: np.ndarray) -> Plan:
+    """The plan with (seed, k, d) one-layer weights in place of what its models draw."""
+
+    def started(group: Group, reduction: Reduction) -> Group:
+        weights = np.stack([reduction.enter(Layers((W,))).weights[0] for W in initial])
+
+        def configurations(numbers: np.ndarray) -> tuple[Layers, Hyper]:
+            layers, hyper = group.configurations(numbers)
+            chosen = weights[numbers % len(initial)].astype(plan.config.precision)  # seeds go last
+            return layers._replace(weights=(chosen,)), hyper
+
+        return replace(group, configurations=configurations)
+
+    groups = tuple(map(started, plan.groups, plan.reductions))
+    return replace(plan, groups=groups)
 
 
 class Scale(StrEnum):
@@ -126,13 +148,30 @@ class Laboratory:
             found = dict(list(found.items())[:2])
         return found
 
-    def sweep(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
-        """A grid's results: trained, or read if any claim has trained them before."""
-        held_out = 0 if problem.held_out_features is None else len(problem.held_out_features)
-        key = f"{problem.fingerprint} {problem.scaling} {held_out} {len(problem.features)} {config}"
+    def first_problem(self, scaling: str = "standard") -> tuple[str, Problem]:
+        """Ethanol, or its stand-in where the data are missing, with its name."""
+        return next(iter(self.problems(scaling).items()))
+
+    def sweep(
+        self, problem: Problem, config: SweepConfig, *, initial: np.ndarray | None = None
+    ) -> xr.Dataset:
+        """A grid's results: trained, or read if any claim has trained them before.
+
+        Args:
+            problem: What is fitted.
+            config: The grid.
+            initial: (seed, k, d) weights that its models, which then are of one layer, start
+                from in place of their own initialisation.
+        """
+        # Results are labelled by the title and the scaling; the fingerprint stands for the arrays.
+        key = f"{problem.title} {problem.scaling} {problem.fingerprint} {config}"
+        if initial is not None:
+            key += f" from {hashlib.sha256(initial.astype('<f8').tobytes()).hexdigest()}"
 
         def train() -> xr.Dataset:
             plan = plan_sweep(problem, config, platform=jax.default_backend())
+            if initial is not None:
+                plan = _starting_from(plan, initial)
             code = hashlib.sha256(key.encode()).hexdigest()[:12]
             unit = Checkpoints(self.folder / "checkpoints", f"sweep-{code}", key)
             unit.folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +188,30 @@ class Laboratory:
             return assemble(config, [(plan, trained)])
 
         return self.stored("sweep", key, train)
+
+    def classifiers(
+        self,
+        data: ImageData,
+        config: ClassifierConfig,
+        *,
+        rates: Sequence[float],
+        num_seeds: int,
+        stds: Sequence[float] | None = None,
+    ) -> xr.Dataset:
+        """A grid of image classifiers, see `train_classifiers`: trained, or read."""
+        key = f"{data.fingerprint} {config} {tuple(rates)} {num_seeds} {stds}"
+
+        def train() -> xr.Dataset:
+            return train_classifiers(
+                data,
+                config,
+                learning_rates=rates,
+                stds=stds,
+                seeds=range(num_seeds),
+                progress=self.progress,
+            )
+
+        return self.stored("classifiers", key, train)
 
     def stored(self, name: str, key: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
         """A labelled dataset, made once for a key and read afterwards.
