@@ -94,7 +94,7 @@ def _bands_in_words(bands: Bands) -> str:
         f"depth {r['depth']}: at most {FAST:,} steps for stds {r['band']} "
         f"({r['band (decades)']:.2g} decades), fewest {r['fewest steps']:.0f} at "
         f"{r['best std']:.2g}"
-        for _, r in bands.table.iterrows()
+        for r in bands.table.to_dict("records")
         if r["start"] == INITIALISATIONS["near_zero"]
     )
 

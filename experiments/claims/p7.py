@@ -97,24 +97,23 @@ def _two_point_share(results: xr.Dataset) -> float:
     return 1e-3 / float(results["zero_loss"][0] - results["optimum"][0])
 
 
-def _is_certain(table: pd.DataFrame) -> pd.Series:
-    """Which integrals differ from 0 by far more than their error."""
-    return table["integral"].abs() > 1000 * table["error bound"]
+def _is_certain(table: pd.DataFrame) -> np.ndarray:
+    """Which integrals differ from 0 by far more than their error: a boolean for each row."""
+    return np.abs(table["integral"].to_numpy()) > 1000 * table["error bound"].to_numpy()
 
 
 def _judge(table: pd.DataFrame) -> Verdict:
-    certain = _is_certain(table)
-    verdicts = [
-        Verdict.REPRODUCED if any(group) else Verdict.NOT_REPRODUCED
-        for _, group in certain.groupby([table["loss"], table["depth"]])
-    ]
-    return together(verdicts)
+    certain = table.assign(certain=_is_certain(table)).groupby(["loss", "depth"])["certain"].any()
+    return together(
+        [Verdict.REPRODUCED if any_ else Verdict.NOT_REPRODUCED for any_ in certain.tolist()]
+    )
 
 
 def _summary(table: pd.DataFrame) -> str:
     certain = _is_certain(table)
-    least = table[certain]["integral"].abs().min()
-    gap = (table["integral"] - table["closed form"]).abs().max()
+    integrals = table["integral"].to_numpy()
+    least = np.min(np.abs(integrals[certain]), initial=np.inf)
+    gap = np.max(np.abs(integrals - table["closed form"].to_numpy()))
     zero = table[~certain]
     where = "; ".join(f"{r['loss']}, {r['curve']}, depth {r['depth']}" for _, r in zero.iterrows())
     zero_at = f" It is 0, within the quadrature's error, for {where}." if len(zero) else ""
@@ -168,8 +167,8 @@ def _draw_integrals(ax: Axes, table: pd.DataFrame) -> None:
     """The integrals against depth."""
     names = (table["loss"] + ", " + table["curve"]).to_numpy()
     for number, label in enumerate(dict.fromkeys(names)):
-        rows = table[names == label]
-        values = rows["integral"].abs().to_numpy()
+        rows = table.loc[names == label]
+        values = np.abs(rows["integral"].to_numpy())
         errors = rows["error bound"].to_numpy()
         ax.plot(
             rows["depth"], np.where(values > errors, values, np.nan), marker="o", markersize=4,

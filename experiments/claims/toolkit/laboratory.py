@@ -89,6 +89,11 @@ class Scale(StrEnum):
     STANDARD = "standard"
     PAPER = "paper"
 
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether enough is run to judge by."""
+        return self is not Scale.SMOKE
+
 
 @dataclass
 class Laboratory:
