@@ -22,33 +22,25 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.claims import acceleration, convergence, dynamics, images, student
 from experiments.claims.criteria import Claim
-from experiments.claims.laboratory import Laboratory, Scale
-from experiments.claims.report import (
+from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from experiments.claims.toolkit.registry import find_claims
+from experiments.claims.toolkit.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
     Entry,
+    headline,
     load_finding,
     save_finding,
-    verdict_rows,
     write_report,
 )
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import remove_partial
 from implicit_accel.store.folder import RunFolder
 
-# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
-CLAIMS: tuple[Claim, ...] = tuple(
-    sorted(
-        (
-            claim
-            for module in (acceleration, dynamics, convergence, images, student)
-            for claim in module.CLAIMS
-        ),
-        key=lambda claim: ("PFS".index(claim.id[0]), claim.id[1:]),
-    )
-)
+CLAIMS = find_claims()
+
+_NO_VERDICTS = "smoke: no verdicts"
 
 _GROUPS = cli.FlagGroups()
 _CLAIMS = flags.DEFINE_list(
@@ -58,7 +50,7 @@ _SCALE = flags.DEFINE_enum_class(
     "scale",
     Scale.STANDARD,
     Scale,
-    "smoke: minutes, shows that everything works, its verdicts mean nothing; standard: within an "
+    "smoke: minutes, shows that everything works, without verdicts; standard: within an "
     "hour on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -116,22 +108,35 @@ def print_estimate(claims: list[Claim], console: Console) -> None:
 def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     """What the report says of itself."""
     minutes = sum(entry.seconds for entry in entries) / 60
-    said = [
-        "Every claim has a criterion that was fixed before its results were looked at; where a "
-        "grid was enlarged after a first look, its caveats say so. A claim of several parts is "
-        "partly reproduced if some hold, or if an interval leaves one open. Speed-ups are ratios "
+    judging = (
+        "Every claim has a criterion that was fixed before its results were looked at; where "
+        "a grid was enlarged after a first look, its caveats say so. A claim of several parts is "
+        "partly reproduced if some hold, or if an interval leaves one open."
+        if scale.has_verdicts
+        else f"{_NO_VERDICTS}. Such a run shows that everything works; it is far too short, and "
+        "its seeds are far too few, to judge by."
+    )
+    return [
+        f"{judging} Speed-ups are ratios "
         "of steps to a target excess loss, each model at its own best learning rate. Intervals are "
         "95 % over seeds; those of speed-ups include the choice of the rate.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
         f"{cli.num_cores()} cores); the experiments took {minutes:.0f} min in all.",
     ]
-    if scale is Scale.SMOKE:
-        said.append(
-            "A smoke run shows that everything works. Its runs are far too short and too few: its "
-            "verdicts are not meaningful."
-        )
-    return said
+
+
+def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None:
+    """What ran with its headline effects, and the verdicts if the scale has any."""
+    table = Table(title="Verdicts" if scale.has_verdicts else "Effects", title_justify="left")
+    for name in ("claim", *(["verdict"] if scale.has_verdicts else []), "effect [95 % interval]"):
+        table.add_column(name)
+    for entry in entries:
+        verdict = [entry.finding.verdict.value] if scale.has_verdicts else []
+        table.add_row(entry.claim.id, *verdict, headline(entry))
+    console.print(table)
+    if not scale.has_verdicts:
+        console.print(_NO_VERDICTS)
 
 
 def examine(claim: Claim, folder: Path, log: Console) -> Entry:
@@ -181,8 +186,9 @@ def main() -> None:
         for number, claim in enumerate(claims, 1):
             began = time.monotonic()
             entry = examine(claim, folder, log)
+            verdict = f"{entry.finding.verdict.value:16s} " if scale.has_verdicts else ""
             log.print(
-                f"{number:2d} of {len(claims)}  {claim.id:4s} {entry.finding.verdict.value:16s} "
+                f"{number:2d} of {len(claims)}  {claim.id:4s} {verdict}"
                 f"{time.monotonic() - began:6.1f} s"
             )
         entries = []
@@ -194,16 +200,10 @@ def main() -> None:
             folder,
             title="When does depth accelerate? The claims and what became of them",
             preamble=preamble(scale, entries),
+            verdicts=scale.has_verdicts,
         )
     chosen = {claim.id for claim in claims}
-    table = Table(title="Verdicts", title_justify="left")
-    for name in ("claim", "verdict", "effect [95 % interval]"):
-        table.add_column(name)
-    for row in verdict_rows([entry for entry in entries if entry.claim.id in chosen]):
-        table.add_row(row[0], row[2], row[3])
-    console.print(table)
-    if scale is Scale.SMOKE:
-        console.print("A smoke run: these verdicts are not meaningful.")
+    print_overview([entry for entry in entries if entry.claim.id in chosen], scale, console)
     console.print(f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, a folder for each claim")
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import pandas as pd
 import xarray as xr
+from implicit_accel.engine.training import Device, GroupResult, Share, Snapshot, Timing, merge
 from rich.console import Console
 
 from experiments import cli, cluster
@@ -45,7 +46,6 @@ from experiments.settings import (
 from experiments.stopping import StopRequest, watched_signals
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Problem, make_problem
-from implicit_accel.engine.training import Device, GroupResult, Share, Snapshot, Timing, merge
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, remove_partial
 from implicit_accel.linear.config import SweepConfig

@@ -247,11 +247,6 @@ def save_json(content: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def load_results(folder: str | Path) -> xr.Dataset:
-    """Placeholder."""
-    return load_netcdf(Path(folder) / RESULTS_FILE)
-
-
 def load_run(folder: str | Path) -> xr.Dataset:
     """Reads a run's results into memory.
 

@@ -19,7 +19,7 @@ from implicit_accel.experiment import Experiment, assemble
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.observables import Observable
-from implicit_accel.results import load_results
+from implicit_accel.results import RESULTS_FILE, load_netcdf
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
@@ -175,7 +175,7 @@ def _run_in(
 ) -> tuple[xr.Dataset, Timing]:
     identity = experiment.identity
     if not overwrite and folder.finished() == identity:
-        return load_results(folder.path), Timing()
+        return load_netcdf(folder.path / RESULTS_FILE), Timing()
     folder.check(identity, overwrite=overwrite)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

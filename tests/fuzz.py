@@ -43,6 +43,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from absl import flags
+from implicit_accel.engine.training import Snapshot
 
 from experiments import cli
 from implicit_accel.data import download
@@ -50,7 +51,6 @@ from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
 from implicit_accel.data.sources.csv_file import load_csv
 from implicit_accel.data.sources.gas import _parse_gas
-from implicit_accel.engine.training import Snapshot
 from implicit_accel.errors import UserError
 from implicit_accel.fields import each
 from implicit_accel.files import seal

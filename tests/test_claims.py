@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_statistics import INF, NAN, made
 
+from experiments import claims
 from experiments.claims.criteria import (
     Claim,
     Effect,
@@ -16,14 +18,14 @@ from experiments.claims.criteria import (
     Verdict,
     above,
     below,
-    chosen_speed_up,
-    compare,
     shortfall,
     together,
     verdict_of,
     within,
 )
-from experiments.claims.report import load_finding, page, save_finding, write_report
+from experiments.claims.toolkit.measures import chosen_speed_up, compare
+from experiments.claims.toolkit.registry import find_claims
+from experiments.claims.toolkit.report import load_finding, page, save_finding, write_report
 from implicit_accel import DataError, UserError
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
@@ -111,7 +113,7 @@ def test_rates_at_which_runs_are_lost_are_not_chosen():
     assert compare(results, 1, 0, name="deep").value == pytest.approx(110 / 70)
 
 
-def test_what_never_arrives_is_a_bound_and_neither_is_nothing():
+def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
     never = [[[INF] * 3] * 2, [[50] * 3] * 2]
     results = made(never, np.full((2, 2, 3), 0.5))
     effect = compare(results, 1, 0, name="deep")
@@ -218,6 +220,27 @@ def test_what_falls_short_is_named():
     assert shortfall(parts[:1], "Because.") == ""
 
 
+@pytest.mark.parametrize("verdicts", [True, False])
+def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
+    parts = [(Effect("bad", 0.5, 0.4, 0.6), NO), (Effect("good", 3.0), YES)]
+    found = dataclasses.replace(
+        finding(), effects=tuple(e for e, _ in parts), summary="Seen." + shortfall(parts),
+        sensitivity="Nothing.",
+    )  # fmt: skip
+    entry = save_finding(claim(), found, tmp_path / "X1", "smoke", 3.5)
+    write_report([entry], tmp_path, title="t", preamble=["p"], verdicts=verdicts)
+    whole = (tmp_path / "report.html").read_text()
+    for text in ((tmp_path / "REPORT.md").read_text(), whole.split("</style>")[1]):
+        # What a verdict is said with: the word, its values, and the sentences that explain it.
+        for trace in ("verdict", "partly", "Not as claimed", "Seen."):
+            assert (trace in text) == verdicts, trace
+        # What ran, and the headline.
+        assert "any" in text
+        assert "bad: 0.5×" in text
+        if not verdicts:
+            assert "good: 3×" in text
+
+
 def test_an_empty_report_and_hostile_ids(tmp_path):
     assert "<tbody></tbody>" in page([], title="t", preamble=[])
     entry = save_finding(claim(id='"><script>'), finding(), tmp_path, "standard", 0)
@@ -227,3 +250,48 @@ def test_an_empty_report_and_hostile_ids(tmp_path):
 def test_claims_say_what_they_are():
     with pytest.raises(UserError, match="criterion is empty"):
         claim(criterion=" ")
+
+
+CLAIM_FILE = """
+from experiments.claims.criteria import Claim
+CLAIM = Claim(
+    id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
+    paper_hours=1.0,
+)
+"""
+
+
+@pytest.fixture
+def claim_file(tmp_path, monkeypatch):
+    """Puts a module with some text on the claims' path; it is forgotten afterwards."""
+    monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
+    written = []
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(f"experiments.claims.{name}", None)
+        if hasattr(claims, name):
+            delattr(claims, name)
+
+
+def test_a_claim_is_added_by_its_file_alone_and_takes_its_place(claim_file):
+    before = [c.id for c in find_claims()]
+    for name in ("P10", "P2b", "S8"):
+        claim_file(name.lower(), CLAIM_FILE.format(id=name))
+    claim_file("helper", "raise AssertionError('not a claim, not imported')")
+    ids = [c.id for c in find_claims()]
+    assert [i for i in ids if i in before] == before
+    assert ids.index("P2b") == ids.index("P2") + 1
+    assert ids.index("P10") == ids.index("P7") + 1  # by number: after P7, before F1
+    assert ids[-1] == "S8"
+
+
+@pytest.mark.parametrize("text", ["", "CLAIM = 3", CLAIM_FILE.format(id="S9")])
+def test_a_file_named_after_a_claim_holds_it(claim_file, text):
+    claim_file("s8", text)
+    with pytest.raises(UserError, match=r"s8\.py: CLAIM must be the claim S8"):
+        find_claims()

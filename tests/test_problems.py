@@ -107,6 +107,35 @@ def test_own_arrays():
     assert (problem.num_features, problem.num_outputs) == (2, 1)
 
 
+def test_fingerprints_tell_apart_what_is_trained_on(made):
+    """Whatever changes an array, or where the rows end, changes the fingerprint; names do not."""
+    X, Y = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+    edited = X.copy()
+    edited[3, 1] += 1e-12
+    problems = [
+        Problem.from_arrays(X, Y),
+        Problem.from_arrays(X[:3], Y[:3]),
+        Problem.from_arrays(edited, Y),
+        Problem.from_arrays(X, Y + 1),
+        Problem.from_arrays(X.T.copy(), Y[:2]),
+        *(make_problem(made, scaling=s) for s in ("standard", "whiten", "center")),
+        *(make_problem(made, held_out_fraction=0.2, split_seed=s) for s in (0, 1)),
+        make_problem(made, held_out_fraction=0.4),
+    ]
+    fingerprints = [problem.fingerprint for problem in problems]
+    assert len(set(fingerprints)) == len(problems)
+    assert "" not in fingerprints
+    assert Problem.from_arrays(X.copy(), Y.copy(), name="other").fingerprint == fingerprints[0]
+    assert make_problem(made, scaling="whiten").fingerprint == fingerprints[6]
+
+
+def test_a_fingerprint_follows_its_arrays():
+    problem = Problem.from_arrays(np.eye(2), np.ones(2))
+    before = problem.fingerprint
+    problem.targets[0] = 30.0
+    assert problem.fingerprint != before
+
+
 @pytest.mark.parametrize(
     ("X", "Y", "message"),
     [

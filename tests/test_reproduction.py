@@ -10,20 +10,22 @@ from oracles import loss_and_gradient
 from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
-from experiments.claims import acceleration, convergence, dynamics, images, student
-from experiments.claims.criteria import Verdict, any_of, median_of, share_of
-from experiments.claims.laboratory import Laboratory, Scale
+from experiments.claims import f3, p1, p6
+from experiments.claims.criteria import Verdict, any_of
+from experiments.claims.toolkit import bands, student, very_deep
+from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from experiments.claims.toolkit.measures import median_of, share_of
+from experiments.claims.toolkit.registry import find_claims
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.theory import balancedness
 
-CLAIMS = [c for m in (acceleration, dynamics, convergence, images, student) for c in m.CLAIMS]
-IDS = {
+IDS = [
     *("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b", "P6", "P7"),
     *("F1", "F2", "F3", "F4", "S1", "S2", "S3", "S4", "S5", "S6", "S7"),
-}
+]
 
 
 @pytest.fixture
@@ -35,8 +37,9 @@ def lab(tmp_path, monkeypatch):
 
 
 def test_every_claim_is_there_once_and_says_how_it_is_judged():
-    assert sorted(c.id for c in CLAIMS) == sorted(IDS)
-    for claim in CLAIMS:
+    claims = find_claims()
+    assert [c.id for c in claims] == IDS
+    for claim in claims:
         assert re.search(r"above|below|within|between|lowest|than", claim.criterion), claim.id
 
 
@@ -63,7 +66,7 @@ def test_medians_and_shares_with_their_intervals():
     assert share.high == pytest.approx(100 * (centre + half), rel=1e-5)
 
 
-def test_the_best_reading_counts():
+def test_the_best_variant_counts():
     yes, partly, no = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
     assert any_of([no, partly, yes]) == yes
     assert any_of([no, partly]) == partly
@@ -96,36 +99,36 @@ def test_speed_ups_where_the_target_is_reached_and_where_it_is_not():
     assert effect.value == pytest.approx(0.25, rel=0.02)
 
 
-def test_what_a_repeat_keeps_and_what_bursts():
+def test_what_a_repeat_keeps_and_what_spikes():
     results = decaying(100, 50, steps=10)
-    kept, rates = student._kept(results)
+    kept, rates = student.kept_losses(results)
     np.testing.assert_allclose(kept[0], 0.5 ** (10 / 100))
     assert (rates == 0).all()
-    assert not student._bursts(results).any()
+    assert not student.loss_spikes(results).any()
     loss = results["loss"].values.copy()
     loss[1, 0, 2, 5] *= 1.5
     loss[0, 0, 1, -1] = INF  # diverged: the other rate is kept
     results["loss"] = (results["loss"].dims, loss)
-    kept, rates = student._kept(results)
+    kept, rates = student.kept_losses(results)
     assert rates.tolist() == [[0, 1, 0], [0, 0, 0]]
-    assert student._bursts(results).tolist() == [[False] * 3, [False, False, True]]
+    assert student.loss_spikes(results).tolist() == [[False] * 3, [False, False, True]]
 
 
 def test_the_first_move():
     results = decaying(100, 50, steps=400)
-    when, rate = dynamics._first_moves(results, 0)
+    when, rate = very_deep.first_moves(results, 0)
     # 0.5^(t/100) <= 0.9 from t = 15.2 on.
     assert when.tolist() == [16, 16, 16]
     assert rate == results["learning_rate"].values[0]
     results["excess_loss"] = results["excess_loss"] * 0 + 1
-    assert dynamics._first_moves(results, 0)[0].tolist() == [INF] * 3
+    assert very_deep.first_moves(results, 0)[0].tolist() == [INF] * 3
 
 
 def test_bands_of_standard_deviations():
     stds = np.array([0.001, 0.01, 0.1, 1.0])
     steps = np.array([[INF] * 3, [900, 800, 5000], [300, 400, 500], [1001, 2000, 900]])
-    assert convergence._band(stds, steps) == (pytest.approx(2.0), "0.01 to 0.1")
-    assert convergence._band(stds, steps + 1000) == (0.0, "none")
+    assert bands.fast_band(stds, steps) == (pytest.approx(2.0), "0.01 to 0.1")
+    assert bands.fast_band(stds, steps + 1000) == (0.0, "none")
 
 
 def test_the_rule_starts_where_the_network_does(lab):
@@ -134,7 +137,7 @@ def test_the_rule_starts_where_the_network_does(lab):
         depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
         learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
     )  # fmt: skip
-    rule = dynamics._emulated(lab, problem, config)
+    rule = p1._emulated(lab, problem, config)
     for i, rate in enumerate(config.learning_rates):
         for seed in range(2):
             start = Initialiser("balanced", 0.02).draw(
@@ -150,7 +153,7 @@ def test_the_rule_starts_where_the_network_does(lab):
 
 
 def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
-    run_ = convergence._trajectory(lab, "near_zero", 3, 0.1, 0.05)
+    run_ = f3._trajectory(lab, "near_zero", 3, 0.1, 0.05)
     problem = make_problem(gas_like(), scaling="whiten")
     layers = Initialiser("near_zero", 0.1).draw(
         problem.num_features, (32, 32), 1, bias=False, seed=1
@@ -175,9 +178,9 @@ def test_image_speed_ups_are_ratios_of_steps_to_a_loss_that_both_reach():
         axes = ("learning_rate", "init_std", "seed", "step")
         return xr.Dataset({"cross_entropy": (axes, curves)}, {"learning_rate": [0.1], "step": step})
 
-    fast = images._cnn_speed_up(results(400), results(100), "cross_entropy", "faster")
+    fast = p6._cnn_speed_up(results(400), results(100), "cross_entropy", "faster")
     assert fast.value == pytest.approx(4, rel=0.05)
-    slow = images._cnn_speed_up(results(100), results(400), "cross_entropy", "slower")
+    slow = p6._cnn_speed_up(results(100), results(400), "cross_entropy", "slower")
     assert slow.value == pytest.approx(0.25, rel=0.05)
 
 
@@ -190,12 +193,56 @@ def test_results_are_reused_and_damage_is_made_good(lab):
     assert other.sweep(problem, config).identical(first)
     assert not other.trained
     path.write_bytes(path.read_bytes()[:-40])
-    said = []
-    other.log = said.append
+    notes = []
+    other.log = notes.append
     assert other.sweep(problem, config).identical(first)
-    assert "made again" in said[0]
+    assert "made again" in notes[0]
     lab.sweep(problem, SweepConfig(depths=(1,), learning_rates=(0.2,), num_seeds=1, num_steps=20))
     assert len(lab.trained) == 2
+
+
+@pytest.mark.parametrize("change", ["rows", "arrays", "labels", "split"])
+def test_no_problem_is_served_the_results_of_another(lab, change):
+    """What the data are is part of what results are known by."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 9)), rng.standard_normal(30)
+    config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=20)
+    first, second = {
+        "rows": lambda: (Problem.from_arrays(X, y), Problem.from_arrays(X[:, :3], y)),
+        "arrays": lambda: (Problem.from_arrays(X, y), Problem.from_arrays(1.5 * X, y)),
+        "labels": lambda: (Problem.from_arrays(X, y), Problem.from_arrays(X, y[::-1])),
+        "split": lambda: tuple(
+            make_problem(gas_like(), held_out_fraction=0.2, split_seed=seed) for seed in (0, 1)
+        ),
+    }[change]()
+    served = [lab.sweep(problem, config) for problem in (first, second)]
+    assert len(lab.trained) == 2
+    for problem, results in zip((first, second), served, strict=True):
+        assert results.attrs["num_features"] == problem.num_features
+        alone = train(
+            problem, Initialiser("near_zero", 0.01).draw(
+                problem.num_features, (), 1, bias=False, seed=0
+            ), learning_rates=[0.1], num_steps=20, loss=Loss(2),
+        )  # fmt: skip
+        np.testing.assert_allclose(
+            results.excess_loss.values[0, 0, 0], alone.excess_loss[0][results.step.values],
+            rtol=1e-4,
+        )  # fmt: skip
+
+
+def test_runs_from_other_weights_are_other_results(lab):
+    problem = Problem.from_arrays(np.eye(2), np.array([1.0, 2.0]))
+    config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=2, num_steps=20)
+    weights = np.array([[[0.5, 0.25]], [[1.0, 2.0]]])
+    lab.sweep(problem, config)
+    results = lab.sweep(problem, config, initial=weights)
+    # Half the mean squared residual: 1/4 of the sum over two rows of (w - y)².
+    np.testing.assert_allclose(
+        results.excess_loss.values[0, 0, :, 0], [(0.5**2 + 1.75**2) / 4, 0], atol=1e-6
+    )
+    assert results.identical(lab.sweep(problem, config, initial=weights))
+    lab.sweep(problem, config, initial=2 * weights)
+    assert len(lab.trained) == 3
 
 
 def test_the_program_reproduces_reuses_and_reports(tmp_path):
@@ -205,14 +252,21 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
     result = run("reproduce", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "not meaningful" in result.stdout
+    assert "smoke: no verdicts" in result.stdout
+    for shown in (result.stdout, result.stderr):
+        assert not re.search("reproduced|partly|not tested here", shown)
+    assert "S4" in result.stdout
+    assert "stand-in, ℓ4, half circle" in result.stdout
     folder = tmp_path / "outputs" / "reproduction-smoke"
     report = (folder / "REPORT.md").read_text()
     assert "stand-in" in report
-    assert "not meaningful" in report
+    assert "smoke: no verdicts" in report
+    page = (folder / "report.html").read_text().split("</style>")[1]
+    for text in (report, page):
+        assert not re.search("reproduced|partly|Not as claimed", text)
     for image in re.findall(r"!\[.*?\]\((.*?)\)", report):
         assert (folder / image).is_file()
-    assert "data:image/png;base64," in (folder / "report.html").read_text()
+    assert "data:image/png;base64," in page
     finding = json.loads((folder / "P7" / "finding.json").read_text())
     assert finding["verdict"] == "reproduced"
     trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}

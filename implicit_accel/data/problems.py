@@ -5,6 +5,7 @@ Statistics come from the training rows alone and are applied to the held-out row
 
 from __future__ import annotations
 
+import hashlib
 import math
 import numbers
 from dataclasses import dataclass
@@ -63,7 +64,6 @@ class Problem:
         held_out_features: (m, d), or None without a split.
         held_out_targets: (m, k), or None.
         scaling: How features and labels were scaled.
-        fingerprint: Identifies the dataset's contents.
         source: Where the data come from.
         is_stand_in: Whether the data were generated to stand in for measured ones.
 
@@ -78,7 +78,6 @@ class Problem:
     held_out_features: np.ndarray | None = None
     held_out_targets: np.ndarray | None = None
     scaling: str = "none"
-    fingerprint: str = ""
     source: str = ""
     is_stand_in: bool = False
 
@@ -116,6 +115,25 @@ class Problem:
         X = np.asarray(features, np.float64)
         Y = np.asarray(targets, np.float64)
         return cls(name, name, X, Y[:, None] if Y.ndim == 1 else Y)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the arrays' shapes and little-endian float64 bytes, held-out ones too.
+
+        Of what is trained on, not of where it comes from: other rows, another split or another
+        scaling give another one. It is computed when asked for, so that it cannot go stale.
+        """
+        digest = hashlib.sha256()
+        for array in (
+            self.features,
+            self.targets,
+            self.held_out_features,
+            self.held_out_targets,
+        ):
+            if array is not None:
+                digest.update(repr(array.shape).encode())
+                digest.update(array.astype("<f8").tobytes())
+        return digest.hexdigest()
 
     @property
     def num_features(self) -> int:
@@ -203,7 +221,6 @@ def make_problem(
         held_out_features=held_out_features,
         held_out_targets=held_out_targets,
         scaling=scaling,
-        fingerprint=dataset.fingerprint,
         source=dataset.source,
         is_stand_in=dataset.is_stand_in,
     )

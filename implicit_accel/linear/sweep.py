@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,15 +46,36 @@ class LinearSweep(Experiment):
         problem: What to fit.
         config: The grid.
         settings: What identifies the run beside the grid, as JSON has it: how the problem was made.
+        initial: (seed, k, d) weights that models of one layer start from in place of their own
+            initialisation.
+
+    Raises:
+        UserError: If the initial weights are not for these models, or an observable is recorded
+            that there is not.
     """
 
     def __init__(
-        self, problem: Problem, config: SweepConfig, settings: Mapping[str, Any] | None = None
+        self,
+        problem: Problem,
+        config: SweepConfig,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        initial: np.ndarray | None = None,
     ) -> None:
         self.problem, self.config = problem, config
         self.num_steps, self.precision = config.num_steps, config.precision
         self._settings = dict(settings or {})
         self._models = {model.text: model for model in config.models}
+        self._initial = initial
+        if initial is not None:
+            shape = (config.num_seeds, problem.num_outputs, problem.num_features)
+            if initial.shape != shape or config.depths != (1,) or config.bias:
+                raise UserError(
+                    f"initial weights of shape {initial.shape}: they must be {shape}, for depth 1 "
+                    "and no biases"
+                )
+            digest = hashlib.sha256(np.ascontiguousarray(initial, "<f8").tobytes())
+            self._settings["initial"] = digest.hexdigest()
 
     @property
     def axes(self) -> Axes:
@@ -183,7 +205,6 @@ class LinearSweep(Experiment):
     ) -> Callable[[np.ndarray], tuple[Layers, Hyper]]:
         """Initial layers and hyper-parameters of a group's runs, numbered (model, rate, seed)."""
         rates, seeds = np.asarray(axes["learning_rate"]), axes["seed"]
-        d, k = self.problem.num_features, self.problem.num_outputs
         target = self.config.target.absolute(reduction.zero_excess)
         decays = np.array([model.weight_decay for model in models])
 
@@ -192,10 +213,7 @@ class LinearSweep(Experiment):
             starts, inverse = np.unique(np.stack([which, seed]), axis=1, return_inverse=True)
             padded = []
             for m, s in starts.T:
-                layers = models[m].initialiser.draw(
-                    d, models[m].hidden_widths, k, bias=self.config.bias, seed=seeds[s]
-                )
-                padded.append(_embed(layers, reduction, task))
+                padded.append(_embed(self._draw(models[m], seeds[s]), reduction, task))
             inverse = inverse.reshape(-1)
             # In the precision of training before the runs are multiplied out: half the bytes.
             layers = jax.tree.map(
@@ -205,6 +223,12 @@ class LinearSweep(Experiment):
             return layers, _hyper(rates[rate], decays[which], target, active, widths)
 
         return runs
+
+    def _draw(self, model: Model, seed: int) -> Layers:
+        if self._initial is not None:
+            return Layers((self._initial[self.config.seeds.index(seed)],))
+        d, k = self.problem.num_features, self.problem.num_outputs
+        return model.initialiser.draw(d, model.hidden_widths, k, bias=self.config.bias, seed=seed)
 
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """See `Experiment.label`."""

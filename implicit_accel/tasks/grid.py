@@ -142,7 +142,7 @@ class TaskSweep(Experiment):
             state = group.state(dtype)
             _, hyper = group.runs(np.zeros(1, int))
             hyper = jax.tree.map(lambda a: a[0], cast(hyper, dtype))
-            rows = None if group.batches is None else jnp.zeros(group.batches.batch_size, int)
+            rows = None if group.batches is None else jax.numpy.zeros(group.batches.batch_size, int)
             data = cast(group.data, dtype)
 
             def step(state: Any) -> Any:

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,12 @@ def _file_name(title: str) -> str:
 
 
 def write_report(
-    entries: Sequence[Entry], folder: Path, *, title: str, preamble: Sequence[str]
+    entries: Sequence[Entry],
+    folder: Path,
+    *,
+    title: str,
+    preamble: Sequence[str],
+    verdicts: bool = True,
 ) -> None:
     """Writes ``REPORT.md`` and ``report.html`` into a folder, atomically.
 
@@ -156,68 +161,80 @@ def write_report(
         folder: The folder that the figures' folders are in.
         title: Of the report.
         preamble: Paragraphs that say what was run, when and on what.
+        verdicts: Whether it judges. Without, it shows what ran and every effect, and none of the
+            sentences that are about a verdict.
     """
     for name, text in (
-        (MARKDOWN_FILE, markdown(entries, folder, title=title, preamble=preamble)),
-        (PAGE_FILE, page(entries, title=title, preamble=preamble)),
+        (
+            MARKDOWN_FILE,
+            markdown(entries, folder, title=title, preamble=preamble, verdicts=verdicts),
+        ),
+        (PAGE_FILE, page(entries, title=title, preamble=preamble, verdicts=verdicts)),
     ):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def verdict_rows(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
-    """(id, statement, verdict, headline effect) of every claim."""
-    return [
-        (
-            e.claim.id,
-            e.claim.statement,
-            e.finding.verdict.value,
-            f"{e.finding.effects[0].name}: {e.finding.effects[0]}" if e.finding.effects else "",
-        )
-        for e in entries
+def headline(entry: Entry) -> str:
+    """The effect that a claim is about, with its name; empty if it has none."""
+    effects = entry.finding.effects
+    return f"{effects[0].name}: {effects[0]}" if effects else ""
+
+
+def _facts(entry: Entry, verdicts: bool) -> list[tuple[str, str]]:
+    """(name, text) of what is said on a claim."""
+    claim, finding = entry.claim, entry.finding
+    judged = [("What we saw", finding.summary), ("Sensitive to", finding.sensitivity)]
+    unjudged = [("Effects", "; ".join(f"{e.name}: {e}" for e in finding.effects))]
+    facts = [
+        ("Source", claim.source),
+        ("What we ran", claim.setting),
+        ("Criterion", claim.criterion),
+        *(judged if verdicts else unjudged),
     ]
+    return [(name, text) for name, text in facts if text]
 
 
-_FIELDS = (
-    ("Source", lambda e: e.claim.source),
-    ("What we ran", lambda e: e.claim.setting),
-    ("Criterion", lambda e: e.claim.criterion),
-    ("What we saw", lambda e: e.finding.summary),
-    ("Sensitive to", lambda e: e.finding.sensitivity),
-)
-
-
-def markdown(entries: Sequence[Entry], folder: Path, *, title: str, preamble: Sequence[str]) -> str:
-    """The report as Markdown; figures by their paths below the folder."""
+def markdown(
+    entries: Sequence[Entry],
+    folder: Path,
+    *,
+    title: str,
+    preamble: Sequence[str],
+    verdicts: bool = True,
+) -> str:
+    """The report as Markdown, see `write_report`; figures by their paths below the folder."""
     lines = [f"# {title}", "", *(line for text in preamble for line in (text, ""))]
-    lines += [
-        "| claim | statement | verdict | effect [95 % interval] |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| [{i}](#{i.lower()}) | {_cell(statement)} | **{verdict}** | {_cell(effect)} |"
-        for i, statement, verdict, effect in verdict_rows(entries)
-    ]
+    columns = ["claim", "statement", *(["verdict"] if verdicts else []), "effect [95 % interval]"]
+    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for entry in entries:
-        lines += ["", f"## {entry.claim.id}", "", f"**{_text(entry.claim.statement)}**", ""]
-        lines += [f"Verdict: **{entry.finding.verdict.value}**.", ""]
-        for name, value in _FIELDS:
-            if value(entry):
-                lines += [f"*{name}.* {_text(value(entry))}", ""]
-        lines += [f"* {_text(caveat)}" for caveat in entry.finding.caveats]
-        lines += [""] if entry.finding.caveats else []
-        for path in entry.figures:
-            shown = path.relative_to(folder).as_posix()
-            lines += [f"![{entry.claim.id}: {path.stem.replace('_', ' ')}]({shown})", ""]
-        for name, table in entry.finding.tables.items():
-            lines += [f"{_text(name)}:", ""]
-            lines += ["| " + " | ".join(map(_cell, table.columns)) + " |"]
-            lines += ["|" + " --- |" * len(table.columns)]
-            lines += [
-                "| " + " | ".join(map(_cell, row)) + " |" for row in table.to_numpy().tolist()
-            ]
-            lines += [""]
+        claim = entry.claim
+        cells = [f"[{claim.id}](#{claim.id.lower()})", _cell(claim.statement)]
+        cells += [f"**{entry.finding.verdict.value}**"] if verdicts else []
+        lines += ["| " + " | ".join([*cells, _cell(headline(entry))]) + " |"]
+    for entry in entries:
+        lines += _markdown_section(entry, folder, verdicts)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_section(entry: Entry, folder: Path, verdicts: bool) -> list[str]:
+    claim, finding = entry.claim, entry.finding
+    lines = ["", f"## {claim.id}", "", f"**{_text(claim.statement)}**", ""]
+    lines += [f"Verdict: **{finding.verdict.value}**.", ""] if verdicts else []
+    for name, text in _facts(entry, verdicts):
+        lines += [f"*{name}.* {_text(text)}", ""]
+    lines += [f"* {_text(caveat)}" for caveat in finding.caveats]
+    lines += [""] if finding.caveats else []
+    for path in entry.figures:
+        shown = path.relative_to(folder).as_posix()
+        lines += [f"![{claim.id}: {path.stem.replace('_', ' ')}]({shown})", ""]
+    for name, table in finding.tables.items():
+        lines += [f"{_text(name)}:", ""]
+        lines += ["| " + " | ".join(map(_cell, table.columns)) + " |"]
+        lines += ["|" + " --- |" * len(table.columns)]
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.to_numpy().tolist()]
+        lines += [""]
+    return lines
 
 
 def _text(value: object) -> str:
@@ -263,37 +280,45 @@ th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 
 figure { margin: 0 0 1rem; } img { max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px; }
 dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }
-@media (max-width: 40rem) { .verdicts thead { display: none; }
-  .verdicts tr { display: grid; grid-template-columns: 3rem minmax(0, 1fr);
+@media (max-width: 40rem) { .overview thead { display: none; }
+  .overview tr { display: grid; grid-template-columns: 3rem minmax(0, 1fr);
     border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
-  .verdicts td { border: 0; padding: 0.1rem 0; grid-column: 2; }
-  .verdicts td:first-child { grid-column: 1; grid-row: 1 / span 3; } }
+  .overview td { border: 0; padding: 0.1rem 0; grid-column: 2; }
+  .overview td:first-child { grid-column: 1; grid-row: 1 / span 3; } }
 details { margin: 0.8rem 0; } summary { cursor: pointer; }
 """
 
 
-def page(entries: Sequence[Entry], *, title: str, preamble: Sequence[str]) -> str:
+def page(
+    entries: Sequence[Entry], *, title: str, preamble: Sequence[str], verdicts: bool = True
+) -> str:
     """The report as one web page that needs no other file; whatever it shows is escaped."""
-    rows = "".join(
-        f'<tr><td><a href="#{_attribute(i)}">{_safe(i)}</a></td><td>{_safe(statement)}</td>'
-        f"<td>{_badge(verdict)}</td><td>{_safe(effect)}</td></tr>"
-        for i, statement, verdict, effect in verdict_rows(entries)
-    )
-    sections = "".join(_section(entry) for entry in entries)
+    columns = ["claim", "statement", *(["verdict"] if verdicts else []), "effect [95 % interval]"]
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    rows = "".join(_row(entry, verdicts) for entry in entries)
+    sections = "".join(_section(entry, verdicts) for entry in entries)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{_safe(title)}</h1>"
         + "".join(f'<p class="soft">{_safe(text)}</p>' for text in preamble)
-        + '<div class="scroll"><table class="verdicts"><thead><tr><th>claim</th>'
-        "<th>statement</th><th>verdict</th>"
-        f"<th>effect [95 % interval]</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        + f'<div class="scroll"><table class="overview"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f"{sections}</body></html>\n"
     )
 
 
-def _section(entry: Entry) -> str:
+def _row(entry: Entry, verdicts: bool) -> str:
+    claim = entry.claim
+    link = f'<a href="#{_attribute(claim.id)}">{_safe(claim.id)}</a>'
+    cells = [link, _safe(claim.statement)]
+    cells += [_badge(entry.finding.verdict)] if verdicts else []
+    cells += [_safe(headline(entry))]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _section(entry: Entry, verdicts: bool) -> str:
     claim, finding = entry.claim, entry.finding
     number = ""
     if finding.effects:
@@ -304,9 +329,7 @@ def _section(entry: Entry) -> str:
             + "</div>"
         )
     facts = "".join(
-        f"<dt>{_safe(name)}</dt><dd>{_safe(value(entry))}</dd>"
-        for name, value in _FIELDS
-        if value(entry)
+        f"<dt>{_safe(name)}</dt><dd>{_safe(text)}</dd>" for name, text in _facts(entry, verdicts)
     )
     caveats = "".join(f"<li>{_safe(caveat)}</li>" for caveat in finding.caveats)
     figures = "".join(
@@ -318,8 +341,9 @@ def _section(entry: Entry) -> str:
         f"<details><summary>{_safe(name)}</summary>{_table(table)}</details>"
         for name, table in finding.tables.items()
     )
+    badge = _badge(finding.verdict) if verdicts else ""
     return (
-        f'<h2 id="{_attribute(claim.id)}">{_safe(claim.id)} {_badge(finding.verdict.value)}</h2>'
+        f'<h2 id="{_attribute(claim.id)}">{_safe(claim.id)} {badge}</h2>'
         f"<p><strong>{_safe(claim.statement)}</strong></p>"
         f'<div class="claim"><div>{number}<dl>{facts}</dl>'
         + (f"<ul>{caveats}</ul>" if caveats else "")
@@ -339,8 +363,9 @@ def _table(table: pd.DataFrame) -> str:
     )
 
 
-def _badge(verdict: str) -> str:
-    return f'<span class="verdict {_attribute(verdict.replace(" ", "-"))}">{_safe(verdict)}</span>'
+def _badge(verdict: Verdict) -> str:
+    name = verdict.value
+    return f'<span class="verdict {_attribute(name.replace(" ", "-"))}">{_safe(name)}</span>'
 
 
 def _safe(value: object) -> str:
@@ -349,8 +374,3 @@ def _safe(value: object) -> str:
 
 def _attribute(value: str) -> str:
     return html.escape(value, quote=True)
-
-
-def counts(entries: Sequence[Entry]) -> Mapping[str, int]:
-    """How many claims got each verdict."""
-    return {v.value: sum(e.finding.verdict == v for e in entries) for v in Verdict}

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 import jax
+import numpy as np
 import xarray as xr
 
 from implicit_accel import Dataset, gas_like, load_abalone, load_gas
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.errors import DataError, NotHereError
+from implicit_accel.experiment import Experiment
+from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
-from implicit_accel.linear.sweep import assemble, plan_sweep, train_plan
-from implicit_accel.results import load_netcdf, save_netcdf
-from implicit_accel.store.checkpoints import Checkpoints, Keeper
+from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.results import RESULTS_FILE, load_netcdf
+from implicit_accel.store.folder import CHECKPOINTS_FOLDER, RunFolder
+from implicit_accel.sweep import run
 
 _T = TypeVar("_T")
 
 # Part of what stored results are known by: raise it when the same configuration trains otherwise.
-_GENERATION = 1
-
-# Seconds; a sweep of the paper's length takes hours.
-_CHECKPOINT_EVERY = 60.0
+_GENERATION = 2
 
 
 # Claims share the data, which none of them changes: they are read once.
@@ -67,6 +69,11 @@ class Scale(StrEnum):
     STANDARD = "standard"
     PAPER = "paper"
 
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether enough is run to judge by."""
+        return self is not Scale.SMOKE
+
 
 @dataclass
 class Laboratory:
@@ -80,7 +87,7 @@ class Laboratory:
         download: Whether data may be downloaded.
         log: Told what is done.
         progress: Makes a function that is told (done, total) of something named.
-        trained: What was trained anew: names of files.
+        trained: What was trained anew: names of folders.
     """
 
     scale: Scale
@@ -126,48 +133,53 @@ class Laboratory:
             found = dict(list(found.items())[:2])
         return found
 
-    def sweep(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
-        """A grid's results: trained, or read if any claim has trained them before."""
-        held_out = 0 if problem.held_out_features is None else len(problem.held_out_features)
-        key = f"{problem.fingerprint} {problem.scaling} {held_out} {len(problem.features)} {config}"
+    def first_problem(self, scaling: str = "standard") -> tuple[str, Problem]:
+        """Ethanol, or its stand-in where the data are missing, with its name."""
+        return next(iter(self.problems(scaling).items()))
 
-        def train() -> xr.Dataset:
-            plan = plan_sweep(problem, config, platform=jax.default_backend())
-            code = hashlib.sha256(key.encode()).hexdigest()[:12]
-            unit = Checkpoints(self.folder / "checkpoints", f"sweep-{code}", key)
-            unit.folder.mkdir(parents=True, exist_ok=True)
-            sizes = [group.num_configurations for group in plan.groups]
-            trained, _ = train_plan(
-                plan,
-                progress=self.progress,
-                resume=unit.newest(plan.groups, sizes, config.precision),
-                after_segment=Keeper(unit, _CHECKPOINT_EVERY, on_last=False),
-            )
-            for path in unit.paths():
-                path.unlink()
-            unit.folder.rmdir()
-            return assemble(config, [(plan, trained)])
-
-        return self.stored("sweep", key, train)
-
-    def stored(self, name: str, key: str, make: Callable[[], xr.Dataset]) -> xr.Dataset:
-        """A labelled dataset, made once for a key and read afterwards.
+    def sweep(
+        self, problem: Problem, config: SweepConfig, *, initial: np.ndarray | None = None
+    ) -> xr.Dataset:
+        """A grid's results: trained, or read if any claim has trained them before.
 
         Args:
-            name: What its file's name begins with.
-            key: All that it depends on, as text.
-            make: Makes it.
+            problem: What is fitted.
+            config: The grid.
+            initial: (seed, k, d) weights that its models, which then are of one layer, start
+                from in place of their own initialisation.
         """
-        known_by = f"{_GENERATION} {jax.default_backend()} {name} {key}"
-        code = hashlib.sha256(known_by.encode()).hexdigest()[:12]
-        file_name = f"{name}-{code}.nc"
-        for path in sorted(self.shared.glob(f"*/{file_name}")):
-            try:
-                return load_netcdf(path)
-            except DataError as error:
-                self.log(f"{error}: made again")
-        dataset = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_netcdf(dataset, self.folder / file_name)
-        self.trained.append(file_name)
-        return dataset
+        # Results are labelled by the title and the scaling; the fingerprint stands for the arrays.
+        labels = {"title": problem.title, "scaling": problem.scaling}
+        return self._run("sweep", LinearSweep(problem, config, labels, initial=initial))
+
+    def classifiers(
+        self,
+        data: ImageData,
+        config: ClassifierConfig,
+        *,
+        rates: Sequence[float],
+        num_seeds: int,
+        stds: Sequence[float] | None = None,
+    ) -> xr.Dataset:
+        """A grid of image classifiers, see `train_classifiers`: trained, or read."""
+        seeds = range(num_seeds)
+        experiment = ImageSweep(data, config, learning_rates=rates, stds=stds, seeds=seeds)
+        return self._run("classifiers", experiment)
+
+    def _run(self, name: str, experiment: Experiment) -> xr.Dataset:
+        """An experiment's results: trained once in a folder of its own, and read afterwards."""
+        known_by = f"{_GENERATION} {jax.default_backend()} {experiment.identity.code()}"
+        run_name = f"{name}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
+        for folder in sorted(self.shared.glob(f"*/{run_name}")):
+            if RunFolder(folder).finished() == experiment.identity:
+                try:
+                    return load_netcdf(folder / RESULTS_FILE)
+                except DataError as error:
+                    self.log(f"{error}: made again")
+                    shutil.rmtree(folder)
+        folder = self.folder / run_name
+        results, _ = run(experiment, folder=folder, progress=self.progress)
+        # The results are kept, and are all that is asked for: nothing goes on from here.
+        shutil.rmtree(folder / CHECKPOINTS_FOLDER)
+        self.trained.append(run_name)
+        return results

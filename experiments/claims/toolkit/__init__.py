@@ -1,0 +1,1 @@
+"""What claims are tested with: the laboratory, measures, reports, and what families share."""

@@ -1,0 +1,67 @@
+"""Depths 1 to 3 at width 1 against one layer: what P0, P3a and P3b share."""
+
+from __future__ import annotations
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments.claims.criteria import Effect
+from experiments.claims.toolkit.laboratory import Laboratory
+from experiments.claims.toolkit.measures import compare, model_number
+from implicit_accel.linear.config import SweepConfig, parse_learning_rates
+from implicit_accel.linear.losses import Loss
+from implicit_accel.plotting import plot_excess_loss
+from implicit_accel.results import select
+
+
+def depth_runs(lab: Laboratory) -> dict[str, xr.Dataset]:
+    """Depths 1 to 3, width 1, both losses, on every problem: results by its name."""
+    config = SweepConfig(
+        depths=(1, 2, 3),
+        losses=(Loss(2), Loss(4)),
+        learning_rates=parse_learning_rates(
+            [lab.pick("log:1e-3:1:7", "log:1e-3:3:43", "log:1e-4:5:97")]
+        ),
+        num_seeds=lab.pick(2, 10, 30),
+        num_steps=lab.pick(300, 20_000, 200_000),
+    )
+    return {name: lab.sweep(problem, config) for name, problem in lab.problems().items()}
+
+
+def speed_ups(
+    runs: dict[str, xr.Dataset], loss: str, depths: tuple[int, ...], *, share: float | None = None
+) -> list[Effect]:
+    """The speed-ups of these depths over one layer, problem by problem.
+
+    Args:
+        runs: From `depth_runs`.
+        loss: Its name, e.g. ``l4``.
+        depths: The depths.
+        share: The target, see `compare`.
+    """
+    end = "" if share is None else f", to {share:.0%}"
+    return [
+        compare(
+            results,
+            model_number(results, loss_name=loss, depth=depth),
+            model_number(results, loss_name=loss, depth=1),
+            name=f"{name}, ℓ{loss[1:]}, depth {depth}{end}",
+            share=share,
+        )
+        for name, results in runs.items()
+        for depth in depths
+    ]
+
+
+def elsewhere(effects: list[Effect]) -> str:
+    """The same on the other problems, where there are any, as text."""
+    if not effects:
+        return ""
+    return "Other problems: " + "; ".join(f"{e.name} {e}" for e in effects) + "."
+
+
+def depth_figure(runs: dict[str, xr.Dataset], loss: str) -> dict[str, Figure]:
+    """The excess losses on the first problem, by the figure's name."""
+    name, results = next(iter(runs.items()))
+    chosen = select(results, loss_name=loss)
+    return {f"excess_loss_{name.lower().replace('-', '_')}": plot_excess_loss(chosen)}
