@@ -112,8 +112,13 @@ def plan_sweep(
 
     Returns:
         The plan, for `train_plan` and `assemble`.
+
+    Raises:
+        UserError: If the precision does not hold a loss, or float64 not its optimum.
     """
     models = config.models
+    for loss in config.losses:
+        loss.check_range(problem.targets, config.precision)
     families: dict[Hashable, list[int]] = {}
     kinds = {}
     for i, model in enumerate(models):
@@ -359,6 +364,7 @@ def train(
         bias=bool(layers.biases),
         activation=activation,
     )
+    loss.check_range(problem.targets, precision)
     kind = objective
     if objective == "auto":
         kind = choose_kind(loss, activation=activation, equivariant=optimizer.is_equivariant)
