@@ -18,7 +18,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import xarray as xr
 from absl import flags
 from rich.console import Console
 
-from experiments import cli, cluster
+from experiments import cli, cluster, compilation
 from experiments.stopping import StopRequest, watched_signals
 from implicit_accel.data.datasets import (
     GAS_NAMES,
@@ -216,6 +216,7 @@ _MEMORY_LIMIT = flags.DEFINE_string(
     "the device's or machine's unless given.",
 )
 _GROUPS.add("Machine", _PRECISION, _DEVICES, _MEMORY_LIMIT)
+compilation.add_flags(_GROUPS)
 cluster.add_flags(_GROUPS)
 
 
@@ -325,21 +326,6 @@ def choose_folder(identity: Identity) -> RunFolder:
         if stored is not None and not stored.differences(identity):
             return RunFolder(path)
     return RunFolder(outputs / f"{dataset}-{identity.code()}")
-
-
-@contextlib.contextmanager
-def counted_compilations() -> Iterator[list[float]]:
-    """Collects the seconds of every XLA compilation, by JAX's own events, while it lasts."""
-    seconds: list[float] = []
-    active = True
-
-    def note(event: str, duration_secs: float, **_: object) -> None:
-        if active and event == "/jax/core/compile/backend_compile_duration":
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield seconds
-    active = False
 
 
 def describe(
@@ -586,7 +572,8 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or cli.num_cores(), most))
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder.path))
-        compilations = stack.enter_context(counted_compilations())
+        compilation.keep_programs(compilation.asked_for())
+        programs = stack.enter_context(compilation.counted_programs())
         # Every process looks after the folder before any of them trains: `join` waits for all.
         with folder.locked(patience=cluster.PATIENCE if cluster.is_one_of_many() else 0):
             folder.settle(identity, overwrite=overwrite)
@@ -614,13 +601,12 @@ def main() -> None:
         (folder.path / CONFIG_FILE).unlink(missing_ok=True)
         save_results(results, folder.path)
         table = report_results(results, folder.path)
-        count = len(compilations)
-        description = describe(identity, dataset, timing, count, devices)
+        description = describe(identity, dataset, timing, programs.compiled, devices)
         save_json(description, folder.path / CONFIG_FILE)
     cli.print_summary(table, dataset.title, console)
     rate = timing.configuration_steps / timing.train_seconds if timing.train_seconds else 0
     console.print(
-        f"\n{count} compilation{'' if count == 1 else 's'} ({timing.compile_seconds:.1f} s), "
+        f"\n{programs} ({timing.compile_seconds:.1f} s), "
         f"training {timing.train_seconds:.1f} s: {rate:,.0f} run-steps/s.\n"
         f"{folder.path}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/",
         soft_wrap=True,
