@@ -1,7 +1,8 @@
 """The student project's grid from process start to results on disk: ``python -m benchmarks.cold``.
 
 Both datasets, 7 architectures × 7 learning rates × seeds × 100 full-batch steps, biases, PyTorch's
-default initialisation, MSE. Timed from outside, imports and compilation included.
+default initialisation, MSE. Timed from outside, imports and compilation included; what earlier
+runs compiled counts if a folder for compiled programs is named.
 """
 
 from __future__ import annotations
@@ -48,10 +49,21 @@ def torch_loop(datasets: list[Path], num_seeds: int, folder: Path) -> None:
         np.save(folder / f"{path.stem}.npy", np.array(curves))
 
 
-def ours(datasets: list[Path], num_seeds: int, folder: Path) -> None:
-    """The same grid by this project: trajectories, optimum and summary table."""
+def ours(datasets: list[Path], num_seeds: int, folder: Path, programs: Path | None = None) -> None:
+    """The same grid by this project: trajectories, optimum and summary table.
+
+    Args:
+        datasets: The data files.
+        num_seeds: Seeds.
+        folder: Where the results go.
+        programs: Where compiled programs are kept, if they are.
+    """
     import jax
 
+    if programs is not None:
+        from experiments import compilation
+
+        compilation.keep_programs(str(programs))
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     from implicit_accel import Loss, Problem, SweepConfig, run_sweep, summarise
     from implicit_accel.results import save_results
@@ -80,10 +92,14 @@ def ours(datasets: list[Path], num_seeds: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Arguments: contender, number of seeds, output folder, data files."""
-    contender, num_seeds, folder, *datasets = sys.argv[1:]
-    work = {"a": torch_loop, "e": ours}[contender]
-    work([Path(d) for d in datasets], int(num_seeds), Path(folder))
+    """Arguments: contender, seeds, output folder, folder of compiled programs or -, data files."""
+    contender, num_seeds, folder, programs, *names = sys.argv[1:]
+    datasets = [Path(name) for name in names]
+    if contender == "a":
+        torch_loop(datasets, int(num_seeds), Path(folder))
+    else:
+        kept = None if programs == "-" else Path(programs)
+        ours(datasets, int(num_seeds), Path(folder), kept)
 
 
 if __name__ == "__main__":

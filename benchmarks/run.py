@@ -5,7 +5,7 @@
 
 The contenders of a workload run alternately, each in a process of its own that stays idle while
 the others run; medians over the repeats, with their quartiles, and ratios within this run. Needs
-the bench extra: pip install -e ".[bench]".
+PyTorch: pip install -e ".[torch]".
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from implicit_accel.linear.planning import largest_block
 from implicit_accel.results import save_json
 
 _COLD = {"W1": 1, "W2": 30}
+_EMPTY, _WARM = "e, empty cache", "e, warm cache"
 _NAMES = (*_COLD, *WORKLOADS, "W6")
 
 _GROUPS = cli.FlagGroups()
@@ -140,20 +141,33 @@ def steady(workload: Workload, path: Path, repeats: int, log: Console) -> dict[s
 
 
 def cold(name: str, paths: list[Path], repeats: int, log: Console) -> dict[str, Any]:
-    """Seconds from process start to results on disk, for the loop and for this project."""
-    seconds: dict[str, list[float]] = {"a": [], "e": []}
+    """Seconds from process start to results on disk, for the loop and for this project.
+
+    This project three times: without a cache of compiled programs, with an empty one, and with
+    what the process before has put there.
+    """
+    seconds: dict[str, list[float]] = {"a": [], "e": [], _EMPTY: [], _WARM: []}
     for repeat in range(repeats):
-        for letter in seconds:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-m", "benchmarks.cold", letter, str(_COLD[name])]
+        with tempfile.TemporaryDirectory() as scratch:
+            for kind in seconds:
+                folder = Path(scratch, str(len(list(Path(scratch).iterdir()))))
+                folder.mkdir()
+                programs = str(Path(scratch, "programs")) if kind in (_EMPTY, _WARM) else "-"
+                command = [
+                    sys.executable, "-m", "benchmarks.cold", kind[0], str(_COLD[name]),
+                    str(folder), programs, *map(str, paths),
+                ]  # fmt: skip
                 began = time.perf_counter()
-                subprocess.run([*command, folder, *map(str, paths)], check=True)
-                seconds[letter].append(time.perf_counter() - began)
+                subprocess.run(command, check=True)
+                seconds[kind].append(time.perf_counter() - began)
         log.print(f"{name}: {repeat + 1} of {repeats}")
     return {
         "title": f"student project's grid, cold, {_COLD[name]} seeds, both datasets",
-        "seconds": {letter: spread(v) for letter, v in seconds.items()},
+        "seconds": {kind: spread(v) for kind, v in seconds.items()},
         "ratio_to": {"a": spread([a / e for a, e in zip(seconds["a"], seconds["e"], strict=True)])},
+        "ratio_to_with_warm_cache": {
+            "a": spread([a / e for a, e in zip(seconds["a"], seconds[_WARM], strict=True)])
+        },
     }
 
 
@@ -322,6 +336,7 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
             ratios.add_row(name, *(form(**f) if f else "" for f in found))
     if ratios.row_count:
         console.print(ratios)
+    _print_starts(results, console)
     if report["limits"]:
         shares = Table(title="Against the machine's limits", title_justify="left")
         for column in ("", "limit, configuration-steps/s", "share reached"):
@@ -348,6 +363,20 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
                 str(c["pieces"]),
             )  # fmt: skip
         console.print(grown)
+
+
+def _print_starts(results: dict[str, Any], console: Console) -> None:
+    seconds = {name: results[name]["seconds"] for name in _COLD if name in results}
+    if not seconds:
+        return
+    table = Table(title="Seconds from process start, medians [quartiles]", title_justify="left")
+    table.add_column("")
+    for kind in next(iter(seconds.values())):
+        table.add_column(f"({kind})", justify="right")
+    form = "{median:.3g} [{q25:.3g}, {q75:.3g}]".format
+    for name, found in seconds.items():
+        table.add_row(name, *(form(**value) for value in found.values()))
+    console.print(table)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +37,31 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+
+# Of a file with flags, and how many of them are read for one command line.
+_MAX_FLAGFILE_BYTES = 2**20
+_MAX_FLAGFILES = 100
+
+# How systems and libraries say that one of the process's limits is reached; what to tell the user.
+_LIMITS = (
+    (
+        ("too many open files", "errno = 24"),
+        "too many open files: raise the limit (ulimit -n 1024), or use fewer --devices",
+    ),
+    (
+        ("start new thread", "resource temporarily unavailable", "thread creation failed"),
+        "no further thread can be started: raise the limit on processes (ulimit -u) or on memory "
+        "(ulimit -v), or use fewer --devices",
+    ),
+    (
+        (
+            "resource_exhausted", "out of memory", "cannot allocate memory", "bad_alloc",
+            "failed to map segment", "unable to allocate", "bad allocation",
+        ),
+        "memory is full: train fewer runs at once (--memory_limit, a smaller grid), or raise the "
+        "limit on it (ulimit -v)",
+    ),
+)  # fmt: skip
 
 
 class ProgramError(Exception):
@@ -94,7 +119,10 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         print(groups.help(description))
         sys.exit(0)
     try:
+        check_flagfiles(sys.argv[1:])
         rest = flags.FLAGS(sys.argv)
+    except UserError as error:
+        _fail(str(error))
     except flags.Error as error:
         _fail(f"{str(error).strip()} (--help lists every flag)")
     if rest[1:]:
@@ -115,6 +143,11 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
             print(f"\n{stopped}", file=sys.stderr, flush=True)  # after the terminal's ^C
             sys.stdout.flush()
         os._exit(stopped.exit_code)
+    except Exception as error:
+        reached = limit_reached(error)
+        if reached is None:
+            raise  # a defect of the program's: to be seen whole
+        _fail(f"{reached}. What was saved is kept: the same command goes on from there", 1)
     sys.exit(0)
 
 
@@ -122,6 +155,74 @@ def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     # One line, and nothing that a terminal would obey, whatever file or flag it quotes.
     print("error: " + printable(" ".join(message.split()), 4000), file=sys.stderr)
     sys.exit(code)
+
+
+def check_flagfiles(arguments: Sequence[str]) -> None:
+    """Makes sure that absl can read the files of flags which these arguments name.
+
+    It would read a device for ever, and files that name each other twice exponentially often.
+
+    Args:
+        arguments: The command line; lines of a file may name further ones.
+
+    Raises:
+        UserError: If one is no text file of bounded size, or there are too many.
+    """
+    waiting, num_read = list(_flagfiles(arguments)), 0
+    while waiting:
+        name = waiting.pop()
+        num_read += 1
+        if num_read > _MAX_FLAGFILES:
+            raise UserError(
+                f"--flagfile: over {_MAX_FLAGFILES} files are named; do any of them name each "
+                f"other (the last was {name!r})?"
+            )
+        waiting += _flagfiles(_read_flagfile(name))
+
+
+def _read_flagfile(name: str) -> list[str]:
+    try:
+        path = Path(name).expanduser()
+        if not path.is_file():  # a device, a pipe or nothing at all
+            raise UserError(f"--flagfile {name!r}: there is no such file")
+        with path.open() as file:
+            text = file.read(_MAX_FLAGFILE_BYTES + 1)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"--flagfile {name!r}: {error.strerror}") from None
+    except (ValueError, RuntimeError):  # no text; a null character or ~nobody in the name
+        raise UserError(f"--flagfile {name!r}: not a text file; write a flag a line") from None
+    if len(text) > _MAX_FLAGFILE_BYTES or "\0" in text:
+        raise UserError(
+            f"--flagfile {name!r}: not a text file of at most {_MAX_FLAGFILE_BYTES} characters"
+        )
+    return text.splitlines()
+
+
+def _flagfiles(arguments: Sequence[str]) -> Iterable[str]:
+    for argument, following in zip(arguments, (*arguments[1:], ""), strict=False):
+        name, equals, value = argument.partition("=")
+        if name in ("--flagfile", "-flagfile") and (value := value if equals else following):
+            yield value.strip()
+
+
+def limit_reached(error: BaseException | None) -> str | None:
+    """What to tell the user if an error says that a limit of the process's is reached, else None.
+
+    Args:
+        error: What was raised; what it was raised from counts as well.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return _LIMITS[-1][1]
+        if isinstance(error, OSError | ImportError | RuntimeError):
+            said = str(error).lower()
+            for signs, advice in _LIMITS:
+                if any(sign in said for sign in signs):
+                    return advice
+        error = error.__cause__
+    return None
 
 
 _UNITS = {
@@ -213,6 +314,8 @@ def output_folder(folder: Path) -> Iterator[None]:
             file.flush()
     except OSError as error:
         _remove_empty(made)
+        if limit_reached(error):
+            raise
         raise UserError(
             f"--output_dir {folder}: cannot write there ({error.strerror}); choose another folder"
         ) from None

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from implicit_accel.engine.training import Share
 
 from experiments import cli
+from implicit_accel.engine.layout import Share
 from implicit_accel.errors import UserError
 
 COORDINATOR = flags.DEFINE_string(

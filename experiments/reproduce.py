@@ -21,7 +21,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, compilation
 from experiments.claims.criteria import Claim
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.registry import find_claims
@@ -70,6 +70,7 @@ _DOWNLOAD = flags.DEFINE_bool(
     "download", False, "Download what is missing. Without it, stand-ins take the place of data."
 )
 _GROUPS.add("Data", _DATA_DIR, _DOWNLOAD)
+compilation.add_flags(_GROUPS)
 
 
 def choose_claims() -> list[Claim]:
@@ -171,6 +172,7 @@ def main() -> None:
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
     jax.config.update("jax_num_cpu_devices", cli.num_cores())
+    compilation.keep_programs(compilation.asked_for())
     console, log = cli.make_console(), cli.make_console(stderr=True)
     if _ESTIMATE.value:
         print_estimate(claims, console)

@@ -1,4 +1,4 @@
-"""The flags of `experiments.sweep`, and what they ask for.
+"""The flags of `experiments.sweep`, and the experiment that they ask for.
 
 What can be asked of a dataset, a problem or a grid is declared where it is used (see
 `implicit_accel.fields`): its flags are made from the declarations. The flags that are the
@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from experiments import cli, cluster
+from experiments import cli, cluster, compilation
+from experiments.user_task import attribute, load_task, parse_axis
 from implicit_accel import statistics
 from implicit_accel.data.dataset import Dataset
-from implicit_accel.data.problems import Preparation
+from implicit_accel.data.problems import Preparation, make_problem
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.errors import UserError
+from implicit_accel.experiment import Experiment, Identity
 from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.sweep import LinearSweep, axes_of
+from implicit_accel.tasks.grid import TaskSweep
 
 GROUPS = cli.FlagGroups()
 
@@ -106,7 +111,32 @@ MEMORY_LIMIT = flags.DEFINE_string(
     "the device's or machine's unless given.",
 )
 GROUPS.add("Machine", DEVICES, MEMORY_LIMIT)
+compilation.add_flags(GROUPS)
 cluster.add_flags(GROUPS)
+
+TASK = flags.DEFINE_string(
+    "task",
+    None,
+    "A model of your own instead of a dataset: file.py:name, where name is what from_loss made, or "
+    "a function that makes it. The file is run. Of the settings above, learning rates, seeds, "
+    "steps, optimizers, precision and what is recorded are for tasks too.",
+)
+AXES = flags.DEFINE_list(
+    "axes",
+    [],
+    "Further axes of a task's grid, their values separated by colons: "
+    "width_scale=0.5:1:2,activation=tanh:relu. Numbers change no program, words do.",
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "A task's mini-batches; all rows unless given."
+)
+TASK_OPTIMIZER = flags.DEFINE_string(
+    "task_optimizer",
+    None,
+    "A function in the task's file that makes an optax transformation of the hyper-parameters, in "
+    "place of --optimizers.",
+)
+GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
 
 
 def given() -> dict[str, Any]:
@@ -114,22 +144,134 @@ def given() -> dict[str, Any]:
     return {name: holder.value for name, holder in _HOLDERS.items()}
 
 
-def build_config() -> SweepConfig:
-    """The grid that the flags ask for.
+@dataclass(frozen=True)
+class Asked:
+    """What the flags ask for.
+
+    Attributes:
+        experiment: What to train.
+        name: Of the default folder.
+        title: Of the table.
+        described: What is trained on, in a line.
+        about: The same for ``config.json``.
+        usual: The identity that the defaults would have: its folder needs no code in its name.
+    """
+
+    experiment: Experiment
+    name: str
+    title: str
+    described: str
+    about: dict[str, Any]
+    usual: Identity | None = None
+
+
+def build(console: Console) -> Asked:
+    """The experiment that the flags ask for.
+
+    Args:
+        console: Where a download shows its progress.
 
     Raises:
-        UserError: If a flag's value is not allowed.
+        UserError: If a flag's value is not allowed, or data cannot be had; the message says how to
+            get them.
     """
-    return SweepConfig(**read(fields_of(SweepConfig), given()))
+    if TASK.value is not None:
+        return _build_task(TASK.value)
+    for holder in (AXES, BATCH_SIZE, TASK_OPTIMIZER):
+        if flags.FLAGS[holder.name].present:
+            raise UserError(f"--{holder.name} goes with --task")
+    config = SweepConfig(**read(fields_of(SweepConfig), given()))
+    preparation = Preparation(**read(fields_of(Preparation), given()))
+    dataset = load_dataset(console)
+    problem = make_problem(dataset, **dataclasses.asdict(preparation))
+    options = SOURCES[DATASET.value].options
+    experiment = LinearSweep(
+        problem,
+        config,
+        _data_settings(read(options, given()), preparation),
+        fingerprint=dataset.fingerprint,
+    )
+    usual = Identity(
+        _data_settings(read(options, {}), Preparation()) | SweepConfig().settings(),
+        axes_of(SweepConfig()),
+        SweepConfig().num_steps,
+        dataset.fingerprint,
+    )
+    about = {
+        "dataset": {
+            "name": dataset.name,
+            "title": dataset.title,
+            "source": dataset.source,
+            "is_stand_in": dataset.is_stand_in,
+            "fingerprint": dataset.fingerprint,
+            "num_rows": len(dataset.features),
+            "features": list(dataset.feature_names),
+            "targets": list(dataset.target_names),
+        }
+    }
+    described = f"{len(problem.features):,} rows, {problem.num_features} features"
+    return Asked(experiment, dataset.name, dataset.title, described, about, usual)
 
 
-def build_preparation() -> Preparation:
-    """The scaling and the split that the flags ask for.
+def _data_settings(options: Mapping[str, Any], preparation: Preparation) -> dict[str, Any]:
+    return (
+        {"dataset": DATASET.value}
+        | write(SOURCES[DATASET.value].options, options)
+        | write(fields_of(Preparation), vars(preparation))
+    )
 
-    Raises:
-        UserError: If a flag's value is not allowed.
-    """
-    return Preparation(**read(fields_of(Preparation), given()))
+
+# What of a grid's settings a task has too.
+_FOR_TASKS = (
+    "learning_rates", "num_seeds", "first_seed", "num_steps", "optimizers", "optimizer_settings",
+    "weight_decays", "records_per_decade", "observations_per_decade", "record", "precision",
+    "target",
+)  # fmt: skip
+
+
+def _build_task(place: str) -> Asked:
+    for name in (DATASET.name, *_HOLDERS):
+        if name not in _FOR_TASKS and flags.FLAGS[name].present:
+            raise UserError(f"--{name} goes with a dataset, not with --task")
+    module, task = load_task(place)
+    fields = {n: f for n, f in fields_of(SweepConfig).items() if n in _FOR_TASKS}
+    config = SweepConfig(**read(fields, given()))
+    target = config.target.value if flags.FLAGS["target"].present else None
+    if config.target.relative and target is not None:
+        raise UserError("--target: a task's is an excess loss like 1e-3, not a share")
+    axes: dict[str, Any] = {"learning_rate": config.learning_rates, "seed": tuple(config.seeds)}
+    if flags.FLAGS["weight_decays"].present:
+        axes["weight_decay"] = config.weight_decays
+    optimizer: Any = config.optimizers[0]
+    if TASK_OPTIMIZER.value is not None:
+        if flags.FLAGS["optimizers"].present:
+            raise UserError("--task_optimizer takes the place of --optimizers: give one of them")
+        optimizer = attribute(module, TASK_OPTIMIZER.value, "--task_optimizer")
+    elif len(config.optimizers) > 1:
+        by_name = {o.name: o for o in config.optimizers}
+        axes["optimizer"] = tuple(by_name)
+        optimizer = lambda hp: by_name[hp["optimizer"]].build(  # noqa: E731
+            hp["learning_rate"], hp.get("weight_decay")
+        )
+    for text in AXES.value:
+        name, values = parse_axis(text)
+        if name in axes:
+            raise UserError(f"--axes: {name} is an axis already")
+        axes[name] = values
+    experiment = TaskSweep(
+        task,
+        axes=axes,
+        optimizer=optimizer,
+        num_steps=config.num_steps,
+        batch_size=BATCH_SIZE.value,
+        target=target,
+        record=config.record,
+        records_per_decade=config.records_per_decade,
+        observations_per_decade=config.observations_per_decade,
+        precision=config.precision,
+    )
+    about = {"task": {"place": place, "name": task.name, "fingerprint": task.fingerprint()}}
+    return Asked(experiment, task.name, task.name, f"{task.num_rows:,} rows", about)
 
 
 def load_dataset(console: Console) -> Dataset:
@@ -149,32 +291,3 @@ def load_dataset(console: Console) -> Dataset:
     options = read(chosen.options, given())
     with cli.progress_bar(console, "downloading") as report:
         return chosen.load(**options, progress=report)
-
-
-def settings_of(config: SweepConfig) -> dict[str, Any]:
-    """What results depend on besides the data's contents, by the flags' names, as JSON has it.
-
-    Raises:
-        UserError: If the value of a flag of the data is not allowed.
-    """
-    return _written(read(_chosen_options(), given()), build_preparation(), config)
-
-
-def default_settings() -> dict[str, Any]:
-    """The same, of the chosen dataset and the defaults of everything else."""
-    return _written(read(_chosen_options(), {}), Preparation(), SweepConfig())
-
-
-def _chosen_options() -> Mapping[str, Field]:
-    return SOURCES[DATASET.value].options
-
-
-def _written(
-    options: Mapping[str, Any], preparation: Preparation, config: SweepConfig
-) -> dict[str, Any]:
-    return (
-        {"dataset": DATASET.value}
-        | write(_chosen_options(), options)
-        | write(fields_of(Preparation), vars(preparation))
-        | write(fields_of(SweepConfig), vars(config))
-    )

@@ -10,6 +10,9 @@ from hypothesis import settings
 # programs do the same; it has to happen before JAX first computes.
 jax.config.update("jax_num_cpu_devices", 4)
 
+# Programs that the tests start compile for themselves, whatever this user's cache holds.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 # Examples compile programs: fewer of them, without a limit on each one's time.
 settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("suite")

@@ -1,8 +1,11 @@
 """What the programs make of text from outside: flags, names of files and columns."""
 
+import errno
 import json
+import os
 import sys
 
+import jax
 import pytest
 from test_programs import expect_usage_error, run
 
@@ -63,3 +66,82 @@ def test_hostile_names_from_file_to_figure(tmp_path):
 def test_a_damaged_run_is_refused(tmp_path):
     (tmp_path / "results.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(1000))
     expect_usage_error(run("plot", "--run", tmp_path), "damaged", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"--flagfile=/dev/zero\n", "no such file"),
+        (b"--flagfile={self}\n", "100 files"),
+        (b"--flagfile={self}\n" * 2, "100 files"),
+        (b"--losses=l2\n" + b"#" * 2**21, "at most 1048576 characters"),
+        (b"\xff\xfe-\0-\0", "not a text file"),
+        (b"--losses=l2\0\n", "not a text file"),
+        (b"--flagfile=\0\n", "not a text file"),
+        (b"--flagfile=~nobody_of_this_name/x\n", "not a text file"),
+    ],
+)
+def test_files_with_flags_are_bounded_text(tmp_path, content, words):
+    path = tmp_path / "flags"
+    path.write_bytes(content.replace(b"{self}", bytes(path)))
+    with pytest.raises(UserError, match=words):
+        cli.check_flagfiles(["--num_steps=3", f"--flagfile={path}"])
+    with pytest.raises(UserError, match=words):
+        cli.check_flagfiles(["-flagfile", str(path)])
+
+
+def test_a_device_with_flags_is_no_endless_reading(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe", tmp_path, tmp_path / "missing"):
+        expect_usage_error(run("plot", f"--flagfile={path}"), "--flagfile", "no such file")
+
+
+def test_files_with_flags_are_read(tmp_path):
+    (tmp_path / "inner").write_text("# a comment\n--formats=gif\n")
+    (tmp_path / "outer").write_text(f"--run=x\n--flagfile={tmp_path / 'inner'}\n")
+    expect_usage_error(run("plot", f"--flagfile={tmp_path / 'outer'}"), "--formats", "gif")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "memory is full"),
+        (type("OfArrays", (MemoryError,), {})(), "memory is full"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "--memory_limit"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "file"), "ulimit -n"),
+        (OSError("Unable to open file (name = 'x', errno = 24, error message = ...)"), "ulimit -n"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "memory is full"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "ulimit -u"),
+        (ImportError("x.so: failed to map segment from shared object"), "memory is full"),
+    ],
+)
+def test_a_limit_of_the_process_is_one_line(capsys, monkeypatch, error, words):
+    monkeypatch.setattr(sys, "argv", ["program"])
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main, cli.FlagGroups(), "")
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+    def indirectly():
+        raise ValueError from error
+
+    with pytest.raises(SystemExit):
+        cli.run(indirectly, cli.FlagGroups(), "")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ValueError("out of memory"), RuntimeError("x")])
+def test_a_defect_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["program"])
+
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run(main, cli.FlagGroups(), "")

@@ -1,3 +1,4 @@
+import mpmath
 import numpy as np
 import pytest
 import scipy.optimize
@@ -5,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import random_problem
 
-from implicit_accel import Loss, UserError, optimum
+from implicit_accel import Loss, Problem, SweepConfig, UserError, optimum, run_sweep
+from implicit_accel.linear.sweep import plan_sweep
 
 EXPONENTS = [2, 2.5, 3, 4, 5, 6]
 
@@ -129,3 +131,75 @@ def test_ill_conditioned_features(rng, p):
     good = optimum(Loss(p), U, Y)
     bad = optimum(Loss(p), U * np.geomspace(1, 1e-5, 6) @ V, Y)
     assert bad.loss == pytest.approx(good.loss, rel=1e-10)
+
+
+def _precise_optimum(p, X, y):
+    """The smallest mean |X w - y|^p / p with 60 digits, by Newton's method from least squares."""
+    with mpmath.workdps(60):
+        A, b = mpmath.matrix(X.tolist()), mpmath.matrix(y.tolist())
+        w = mpmath.lu_solve(A.T * A, A.T * b)
+
+        def sums(w, q):
+            return sum(abs(r) ** q for r in A * w - b)
+
+        q = mpmath.mpf(2)
+        while q < p:
+            q = min(q * mpmath.mpf("1.5"), mpmath.mpf(p))
+            for _ in range(200):
+                r = A * w - b
+                gradient = A.T * mpmath.matrix([mpmath.sign(v) * abs(v) ** (q - 1) for v in r])
+                weights = mpmath.diag([(q - 1) * abs(v) ** (q - 2) for v in r])
+                step = mpmath.lu_solve(A.T * weights * A, gradient)
+                while sums(w - step, q) > sums(w, q):
+                    step = step / 2
+                w = w - step
+                if mpmath.norm(step) < mpmath.mpf(10) ** -25 * mpmath.norm(w):
+                    break
+            else:
+                raise AssertionError("no optimum found")
+        return float(sums(w, p) / (p * len(y)))
+
+
+@pytest.mark.parametrize("p", [5, 50, 64, 100, 300, 77.5])
+@pytest.mark.parametrize("size", [1.0, 0.3])
+def test_large_exponents_against_60_digits(rng, p, size):
+    X = rng.standard_normal((15, 2))
+    y = size * (X @ [1.0, -2.0] + rng.standard_normal(15))
+    best = optimum(Loss(p), X, y[:, None])
+    assert best.loss == pytest.approx(_precise_optimum(p, X, y), rel=1e-12)
+    assert best.error <= 1e-12 * best.loss
+
+
+@pytest.mark.parametrize(
+    ("p", "size", "precision"),
+    [
+        (1000, 9, "float64"), (1000, 0.1, "float64"), (1e300, 2, "float64"),
+        (50, 9, "float32"), (100, 0.1, "float32"),
+    ],
+)  # fmt: skip
+def test_losses_beyond_the_precision_are_refused(rng, p, size, precision):
+    X = rng.standard_normal((20, 2))
+    Y = size * rng.uniform(0.9, 1, (20, 1))
+    with pytest.raises(UserError, match=f"{precision} does not hold"):
+        Loss(p).check_range(Y, precision)
+    if precision == "float64":
+        with pytest.raises(UserError, match="choose a smaller exponent"):
+            optimum(Loss(p), X, Y)
+    config = SweepConfig(losses=(Loss(p),), precision=precision)
+    with pytest.raises(UserError, match="choose a smaller exponent"):
+        plan_sweep(Problem.from_arrays(X, Y[:, 0]), config)
+
+
+def test_runs_of_a_large_exponent_arrive_or_diverge(rng):
+    X = rng.uniform(-0.3, 0.3, (40, 3))
+    y = X @ [0.5, -0.3, 0.2] + rng.uniform(-1, 1, 40)
+    config = SweepConfig(
+        depths=(1, 2), losses=(Loss(50),), learning_rates=(1e-3, 1e10), num_seeds=1, num_steps=300,
+    )  # fmt: skip
+    results, _ = run_sweep(Problem.from_arrays(X, y), config)
+    excess = results["excess_loss"].to_numpy()
+    assert not np.isnan(excess).any()
+    stayed = results["divergence_step"].isnull().to_numpy()
+    assert np.isfinite(excess[..., -1]).tolist() == stayed.tolist()
+    assert stayed[:, 0].all()
+    assert not stayed[:, 1].any()

@@ -22,6 +22,9 @@ CONVENTIONS = ("paper", "plain")
 # treated like those that are not even.
 _LARGEST_EVEN = 32
 
+# The largest estimated error of an optimum, relative to it, with which excess losses mean anything.
+_LARGEST_ERROR = 1e-6
+
 
 def shortest(value: float) -> str:
     """A number as text, with as few digits as tell it from every other number."""
@@ -114,6 +117,31 @@ class Loss:
             polynomial = polynomial * delta + float(math.comb(p, j)) * _power(r_star, p - j)
         return self.scale * (delta * delta) * polynomial
 
+    def check_range(self, targets: np.ndarray, precision: str = "float64") -> None:
+        """Makes sure that losses around that of predicting zero are numbers of a precision.
+
+        Args:
+            targets: (n, k).
+            precision: ``float32`` or ``float64``.
+
+        Raises:
+            UserError: If they are not.
+        """
+        largest = float(np.max(np.abs(targets), initial=0.0))
+        if largest == 0:
+            return
+        with np.errstate(under="ignore"):  # an entry may be 0 beside larger ones
+            shares = np.mean(_power(np.abs(targets) / largest, self.p))
+        digits = math.log10(self.scale * float(shares)) + self.p * math.log10(largest)
+        limits = np.finfo(precision)
+        most = math.log10(limits.max) - math.log10(self.p * targets.size)  # slopes' sums as well
+        if not math.log10(limits.tiny) < digits < most:
+            advice = "use --precision float64, or " if precision == "float32" else ""
+            raise UserError(
+                f"loss {self.name}: predicting zero has a loss of about 1e{round(digits):+d}, "
+                f"which {precision} does not hold; {advice}choose a smaller exponent"
+            )
+
     def mean(self, r: Any) -> Any:
         """The loss of a residual array: the mean penalty over all entries."""
         return self.penalty(r).mean()
@@ -121,7 +149,7 @@ class Loss:
 
 def _power(x: Any, exponent: float) -> Any:
     # Integer exponents become a few multiplications instead of a call to pow.
-    return x ** (int(exponent) if exponent == int(exponent) else exponent)
+    return x ** (int(exponent) if exponent == int(exponent) and exponent < 2**31 else exponent)
 
 
 @dataclass(frozen=True)
@@ -150,7 +178,8 @@ def optimum(
 
     For p = 2 this is least squares. Otherwise each output is a smooth convex problem of its own,
     solved by Newton's method with backtracking in an orthonormal basis of the features' range,
-    so that their conditioning (10¹⁰ for the Ethanol data) does not enter.
+    so that their conditioning (10¹⁰ for the Ethanol data) does not enter. Up to p = 300 and beyond
+    the loss agrees with a computation of 60 digits to 12 (see the tests).
 
     Args:
         loss: The loss.
@@ -160,7 +189,11 @@ def optimum(
 
     Returns:
         The optimum; its ``loss`` is accurate to rounding.
+
+    Raises:
+        UserError: If float64 does not hold the loss, or does not resolve its optimum.
     """
+    loss.check_range(np.asarray(targets))
     X = np.asarray(features, np.float64)
     Y = np.asarray(targets, np.float64)
     design = np.hstack([X, np.ones((len(X), 1))]) if bias else X
@@ -170,35 +203,57 @@ def optimum(
 
     coefficients, errors = [], []
     for y in Y.T:
-        a, error = _newton(loss, U, y)
+        with np.errstate(over="ignore", under="ignore"):  # steps too long, small residuals
+            a, error = _lp_regression(loss, U, y)
         coefficients.append(a)
         errors.append(error)
     A = np.stack(coefficients, axis=1)  # (rank, k)
+    if max(errors, default=0.0) > _LARGEST_ERROR:
+        raise UserError(
+            f"loss {loss.name}: its optimum on these data is beyond float64; choose a smaller "
+            "exponent"
+        )
     residuals = U @ A - Y
+    with np.errstate(under="ignore"):
+        penalties = loss.penalty(residuals).mean(axis=0)
     solution = (Vt.T @ (A / s[:, None])).T  # (k, d [+ 1])
     d = X.shape[1]
     return Optimum(
-        loss=float(loss.mean(residuals)),
+        loss=float(np.mean(penalties)),
         weights=solution[:, :d],
         bias=solution[:, d] if bias else np.zeros(Y.shape[1]),
         residuals=residuals,
-        error=float(np.mean(errors)),
+        error=float(np.mean(penalties * errors)),
     )
 
 
-def _newton(loss: Loss, U: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Minimises mean φ(U a − y) for orthonormal columns U; returns a and the error estimate."""
-    a = U.T @ y
-    if loss.p == 2:
-        return a, 0.0
+def _lp_regression(loss: Loss, U: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimises mean φ(U a − y) for orthonormal columns U.
+
+    Newton's method starts from least squares; large exponents are reached by factors of 4, since
+    each optimum lies where the next exponent's method converges fast. A common factor of the
+    residuals changes nothing but the risk of over- and underflow, so each time the largest is
+    made 1.
+
+    Returns:
+        a, and how far mean φ may lie above the minimum, relative to it.
+    """
+    a, error = U.T @ y, 0.0
+    eps = np.finfo(np.float64).eps
+    exponents = [loss.p / 4**k for k in range(math.ceil(math.log(loss.p / 2, 4)) - 1, -1, -1)]
+    for p in exponents:
+        size = float(np.max(np.abs(U @ a - y)))
+        if size <= eps * float(np.max(np.abs(y), initial=0.0)) * 10:
+            return a, 0.0  # the labels are a linear function of the features
+        a, error = _newton(Loss(p, loss.convention), U, y / size, a / size)
+        a = a * size
+    return a, error
+
+
+def _newton(loss: Loss, U: np.ndarray, y: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimises mean φ(U a − y) from a start whose largest residual is 1."""
     eps = np.finfo(np.float64).eps
     r = U @ a - y
-    # A common factor of the residuals changes nothing but the risk of over- and underflow.
-    size = float(np.max(np.abs(r)))
-    if size <= eps * float(np.max(np.abs(y), initial=0.0)) * 10:
-        return a, 0.0  # the labels are a linear function of the features
-    a, y, r = a / size, y / size, r / size
-
     value, decrement = loss.mean(r), math.inf
     for _ in range(500):
         gradient = U.T @ loss.derivative(r) / len(y)
@@ -219,4 +274,4 @@ def _newton(loss: Loss, U: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float
         else:
             break  # the decrease is below rounding: as good as float64 allows
         a, r, value = a + rate * step, r_next, value_next
-    return a * size, max(decrement, 0.0) * size**loss.p
+    return a, max(decrement, 0.0) / value

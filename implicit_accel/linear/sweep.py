@@ -36,6 +36,15 @@ from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import label_results
 
 
+def axes_of(config: SweepConfig) -> Axes:
+    """The axes of a grid of linear networks."""
+    return {
+        "model": tuple(model.text for model in config.models),
+        "learning_rate": config.learning_rates,
+        "seed": tuple(config.seeds),
+    }
+
+
 class LinearSweep(Experiment):
     """A grid of deep linear networks on a problem.
 
@@ -48,10 +57,11 @@ class LinearSweep(Experiment):
         settings: What identifies the run beside the grid, as JSON has it: how the problem was made.
         initial: (seed, k, d) weights that models of one layer start from in place of their own
             initialisation.
+        fingerprint: Of the data, where it is known by something else than the problem's arrays.
 
     Raises:
-        UserError: If the initial weights are not for these models, or an observable is recorded
-            that there is not.
+        UserError: If the precision does not hold a loss, float64 not its optimum, or the initial
+            weights are not for these models.
     """
 
     def __init__(
@@ -61,12 +71,16 @@ class LinearSweep(Experiment):
         settings: Mapping[str, Any] | None = None,
         *,
         initial: np.ndarray | None = None,
+        fingerprint: str = "",
     ) -> None:
+        for loss in config.losses:
+            loss.check_range(problem.targets, config.precision)
         self.problem, self.config = problem, config
         self.num_steps, self.precision = config.num_steps, config.precision
         self._settings = dict(settings or {})
         self._models = {model.text: model for model in config.models}
         self._initial = initial
+        self._fingerprint = fingerprint or problem.fingerprint
         if initial is not None:
             shape = (config.num_seeds, problem.num_outputs, problem.num_features)
             if initial.shape != shape or config.depths != (1,) or config.bias:
@@ -80,17 +94,13 @@ class LinearSweep(Experiment):
     @property
     def axes(self) -> Axes:
         """See `Experiment.axes`."""
-        return {
-            "model": tuple(self._models),
-            "learning_rate": self.config.learning_rates,
-            "seed": tuple(self.config.seeds),
-        }
+        return axes_of(self.config)
 
     @property
     def identity(self) -> Identity:
         """See `Experiment.identity`."""
         settings = self._settings | self.config.settings()
-        return Identity(settings, self.axes, self.num_steps, self.problem.fingerprint)
+        return Identity(settings, self.axes, self.num_steps, self._fingerprint)
 
     @property
     def recording(self) -> Recording:
