@@ -54,6 +54,7 @@ from implicit_accel.linear.initialisers import INITIALISERS
 from implicit_accel.linear.losses import CONVENTIONS, Loss
 from implicit_accel.linear.networks import ACTIVATIONS
 from implicit_accel.linear.sweep import Plan, assemble, plan_sweep, train_plan
+from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
 from implicit_accel.results import (
     CONFIG_FILE,
@@ -61,7 +62,6 @@ from implicit_accel.results import (
     FORMAT,
     RESULTS_FILE,
     SUMMARY_FILE,
-    load_run,
     save_json,
     save_results,
 )

@@ -31,8 +31,9 @@ from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
 from implicit_accel.linear.sweep import Trajectory, run_sweep, train
+from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
-from implicit_accel.results import load_run, select
+from implicit_accel.results import select
 from implicit_accel.statistics import summarise
 
 __all__ = [

@@ -22,8 +22,8 @@ from implicit_accel.statistics import (
     bounded_speed_up,
     final_excess,
     resolved,
-    sound_steps,
     summarise,
+    valid_steps,
 )
 
 # Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
@@ -232,7 +232,7 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
 def plot_steps_to_target(results: xr.Dataset) -> Figure:
     """Steps to the target against learning rate, median and quartiles over seeds."""
     rates = results["learning_rate"].values
-    steps = sound_steps(results)
+    steps = valid_steps(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
         for position, m in enumerate(models):

@@ -61,8 +61,9 @@ from implicit_accel.linear.config import (
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.sweep import Plan, plan_sweep, train_plan
+from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.results import FORMAT, load_run, save_results
+from implicit_accel.results import FORMAT, save_results
 from implicit_accel.statistics import BEST_BY, summarise
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
 from implicit_accel.store.folder import Identity, Manifest, RunFolder

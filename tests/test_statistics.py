@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel import UserError, summarise
-from implicit_accel.statistics import best_learning_rates, bounded_speed_up, speed_up
+from implicit_accel.statistics import best_learning_rates, bounded, speed_up
 
 INF, NAN = np.inf, np.nan
 
@@ -120,11 +120,11 @@ def test_bounds():
     never, there = [[INF] * 4], [[100.0] * 4]
     one = np.ones((2, 1, 4))
     model_only = summarise(made([never, there], one))
-    assert bounded_speed_up(model_only, 1) == (10.0, ">")  # over 1000 steps against 100
+    assert bounded(model_only, 1) == (10.0, ">")  # over 1000 steps against 100
     baseline_only = summarise(made([there, never], one))
-    assert bounded_speed_up(baseline_only, 1) == (0.1, "<")
+    assert bounded(baseline_only, 1) == (0.1, "<")
     neither = summarise(made([never, never], one))
-    assert np.isnan(bounded_speed_up(neither, 1)[0])
+    assert np.isnan(bounded(neither, 1)[0])
 
 
 def test_intervals_with_infinities():

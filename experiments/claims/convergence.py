@@ -33,7 +33,7 @@ from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.objectives import Data
 from implicit_accel.linear.sweep import plan_sweep
 from implicit_accel.plotting import plot_curves
-from implicit_accel.statistics import sound_steps
+from implicit_accel.statistics import valid_steps
 from implicit_accel.theory import balancedness
 
 _SOURCE = "Arora, Cohen, Golowich & Hu 2019 (read)"
@@ -75,7 +75,7 @@ def _iterations(results: xr.Dataset, depth: int) -> tuple[np.ndarray, np.ndarray
         Standard deviations (S,), and steps (S, seed), inf where a run did not converge.
     """
     chosen = np.flatnonzero(results["depth"].values == depth)
-    steps = sound_steps(results)[chosen]
+    steps = valid_steps(results)[chosen]
     best = np.argmin(np.median(steps, axis=2), axis=1)
     return results["init_std"].values[chosen], steps[np.arange(len(chosen)), best]
 
@@ -352,7 +352,7 @@ def _smallest(results: xr.Dataset, depth: int) -> tuple[float, float]:
     works = np.flatnonzero(np.isfinite(np.median(steps, axis=1)))
     std = float(stds[works[0] if len(works) else 0])
     medians = np.median(
-        sound_steps(results)[model_number(results, depth=depth, init_std=std)], axis=1
+        valid_steps(results)[model_number(results, depth=depth, init_std=std)], axis=1
     )
     return std, float(results["learning_rate"].values[int(np.argmin(medians))])
 

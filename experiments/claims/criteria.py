@@ -19,7 +19,7 @@ import scipy.stats
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.statistics import sound_steps
+from implicit_accel.statistics import valid_steps
 
 _RESAMPLES = 1000
 
@@ -333,7 +333,7 @@ def compare(
     num_steps = int(results.attrs["num_steps"])
     steps, usable, notes = [], [], []
     for (run, m), who in zip(sides, ("baseline", "model"), strict=True):
-        values = sound_steps(run)[m] if share is None else steps_to_level(run, m, share)
+        values = valid_steps(run)[m] if share is None else steps_to_level(run, m, share)
         lost = np.isfinite(run["divergence_step"].values[m]) & ~np.isfinite(values)
         mask = lost.mean(axis=1) <= _MOST_DIVERGED
         steps.append(values)

@@ -30,8 +30,8 @@ from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes, pad
 from implicit_accel.linear.objectives import Reduction, choose_kind, reduce
 from implicit_accel.linear.planning import largest_block, merge_shapes, plan_groups
+from implicit_accel.linear.results import label_results
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import label_results
 
 
 @dataclass(frozen=True)
