@@ -222,6 +222,29 @@ def model_coordinates(runs: xr.Dataset) -> tuple[str, ...]:
     return tuple(str(name) for name, value in coordinates if value.dims == ("model",))
 
 
+def matching(runs: xr.Dataset, coordinates: Mapping[str, object]) -> np.ndarray:
+    """The numbers of the models that have these coordinates, values of `model_coordinates`.
+
+    Raises:
+        DataError: If no model has them; the message lists the values there are.
+    """
+    runs = by_model(runs)
+    names = model_coordinates(runs)
+    chosen = np.ones(runs.sizes["model"], bool)
+    for name, value in coordinates.items():
+        if name not in names:
+            raise DataError(f"{name!r} is no model coordinate: {', '.join(names)}")
+        values = runs[name].values.tolist()
+        found = np.array([v == value for v in values], bool)
+        if not found.any():
+            there = ", ".join(map(str, dict.fromkeys(values)))
+            raise DataError(f"no model has {name} = {value!r}: there are {there}")
+        chosen &= found
+    if not chosen.any():
+        raise DataError(f"no model has all of {dict(coordinates)}")
+    return np.flatnonzero(chosen)
+
+
 def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
     """The models that have these coordinates, e.g. ``select(run, loss_name="l4", depth=2)``.
 
@@ -235,21 +258,7 @@ def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
     Raises:
         DataError: If no model has them; the message lists the values there are.
     """
-    runs = by_model(runs)
-    chosen = np.ones(runs.sizes["model"], bool)
-    for name, value in coordinates.items():
-        names = model_coordinates(runs)
-        if name not in names:
-            raise DataError(f"{name!r} is no model coordinate: {', '.join(names)}")
-        values = runs[name].values.tolist()
-        found = np.array([v == value for v in values], bool)
-        if not found.any():
-            there = ", ".join(map(str, dict.fromkeys(values)))
-            raise DataError(f"no model has {name} = {value!r}: there are {there}")
-        chosen &= found
-    if not chosen.any():
-        raise DataError(f"no model has all of {coordinates}")
-    return runs.isel(model=np.flatnonzero(chosen))
+    return by_model(runs).isel(model=matching(runs, coordinates))
 
 
 # What labels call a coordinate, if not by its name.

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.results import by_model, model_coordinates, model_labels, select
+from implicit_accel.results import by_model, matching, model_coordinates, model_labels
 
 BEST_BY = ("target", "stable", "final")
 
@@ -35,12 +35,17 @@ def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
 
 
 def resolved(results: xr.Dataset) -> xr.DataArray:
-    """Excess losses (model, …), or a part of them, no smaller than training's precision resolves.
+    """Excess losses of results by model, no smaller than training's precision resolves.
 
     What lies below is rounding, and may be negative: it must not decide a comparison.
+
+    Args:
+        results: From `by_model`, or a part of them.
+
+    Returns:
+        The dimensions of the part's ``excess_loss``.
     """
-    runs = by_model(results) if results["excess_loss"].ndim > 1 else results
-    return np.maximum(runs["excess_loss"].astype(float), runs["resolution"])
+    return np.maximum(results["excess_loss"].astype(float), results["resolution"])
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
@@ -304,11 +309,10 @@ def _baselines(runs: xr.Dataset, wanted: Mapping[str, object]) -> list[int | Non
     """For each model the number of the one that has these coordinates and is else like it."""
     if not wanted:
         return [None] * runs.sizes["model"]
-    numbered = runs.assign_coords(_number=("model", np.arange(runs.sizes["model"])))
     others = [name for name in model_coordinates(runs) if name not in wanted]
     rows = list(zip(*(map(str, runs[n].values.tolist()) for n in others), strict=True))
     rows = rows or [()] * runs.sizes["model"]
-    candidates = select(numbered, **wanted)["_number"].values.tolist()
+    candidates = matching(runs, wanted).tolist()
 
     def alike(base: int, m: int) -> bool:
         # What the baseline does not have, it need not have in common.
