@@ -45,7 +45,7 @@ def resolved(results: xr.Dataset) -> xr.DataArray:
     Returns:
         The dimensions of the part's ``excess_loss``.
     """
-    return np.maximum(results["excess_loss"].astype(float), results["resolution"])
+    return results["excess_loss"].astype(float).clip(min=results["resolution"])
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
@@ -282,7 +282,9 @@ def _comparison(values: np.ndarray, m: int, base: int | None, best_by: str) -> d
 def _of_model(values: xr.DataArray, m: int, rate: int) -> float:
     """A model's value of what may depend on more: at its best rate, the median over seeds."""
     at = {"model": m, "learning_rate": max(rate, 0)}
-    return float(np.median(values.isel({d: at[d] for d in values.dims if d in at}).values))
+    return float(
+        np.median(values.isel({str(d): at[str(d)] for d in values.dims if d in at}).values)
+    )
 
 
 def _edge(position: int, rates: np.ndarray) -> str:
