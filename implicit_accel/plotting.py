@@ -168,8 +168,8 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
 
     Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
     they reach the target are left out (the table counts them); one that diverges later stays at
-    its last value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn below
-    what the precision resolves, a dotted line where it is reached.
+    its last value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn
+    below what the precision resolves, a dotted line where it is reached.
     """
     results = by_model(results)
     best = best_learning_rates(results, best_by)
@@ -446,7 +446,7 @@ def _draw_runs(
     low, middle, high = _band(np.where(going_on, curves, np.inf)[:, kept])
     if few:
         for curve in curves:
-            ax.plot(steps, curve, **style | {"linewidth": 0.5, "alpha": 0.6})
+            ax.plot(steps, curve, **{**style, "linewidth": 0.5, "alpha": 0.6})
     elif several:
         high = np.where(np.isfinite(high), high, middle)
         ax.fill_between(steps[kept], low, high, alpha=0.2, linewidth=0, color=style["color"])
