@@ -60,10 +60,11 @@ from implicit_accel.linear.config import (
 )
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.results import MODEL_COORDINATES
 from implicit_accel.linear.sweep import Plan, plan_sweep, train_plan
 from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.results import FORMAT, save_results
+from implicit_accel.results import FORMAT, by_model, save_results
 from implicit_accel.statistics import BEST_BY, summarise
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
 from implicit_accel.store.folder import Identity, Manifest, RunFolder
@@ -478,9 +479,25 @@ def small_results() -> xr.Dataset:
 
 
 @functools.cache
+def small_general_results() -> xr.Dataset:
+    """Runs over other axes, without training."""
+    linear = small_results()
+    renamed = {"model": "width_scale"}
+    kept = linear.drop_vars(list(MODEL_COORDINATES)).rename_dims(renamed)
+    curve = (*kept["steps_to_target"].dims, "observation_step")
+    return kept.assign(
+        dict.fromkeys(("optimum", "zero_loss", "resolution"), 1e-07),
+        sharpness=(curve, np.ones((2, 2, 3, 2))),
+    ).assign_coords(
+        width_scale=["a", "b"], observation_step=[0, 100]
+    ).assign_attrs(axes=json.dumps(["width_scale", "learning_rate", "seed"]))  # fmt: skip
+
+
+@functools.cache
 def results_files() -> list[bytes]:
     one = small_results().isel(seed=[0])
-    return [save_results(r, folder()).read_bytes() for r in (small_results(), one)]
+    made = (small_results(), one, small_general_results())
+    return [save_results(r, folder()).read_bytes() for r in made]
 
 
 def read_damaged_results(content: bytes) -> None:
@@ -490,7 +507,7 @@ def read_damaged_results(content: bytes) -> None:
 
 def make_forged(rng: Random) -> bytes:
     """A netCDF-4 file with a checksum that fits, but not with what a sweep writes."""
-    results = small_results().copy(deep=True)
+    results = rng.choice([small_results, small_general_results])().copy(deep=True)
     for _ in range(rng.choice([1, 1, 2, 3])):
         name = rng.choice(sorted(map(str, results.variables)))
         values = results[name].values
@@ -520,8 +537,27 @@ def make_forged(rng: Random) -> bytes:
                 case 5:
                     results[name] = (results[name].dims[::-1], values.T)
                 case _:
-                    results.attrs[rng.choice(["format", "title", "num_steps"])] = rng.choice(
-                        [text("made")(rng), 1, -1, 0, 100, 1.5, [1, 2], "", FORMAT, 2**62]
+                    results.attrs[rng.choice(["format", "title", "num_steps", "axes"])] = (
+                        rng.choice(
+                            [
+                                '["width_scale", "seed"]',
+                                '["seed"]',
+                                "[[",
+                                "{}",
+                                "[]",
+                                "[1]",
+                                text("made")(rng),
+                                1,
+                                -1,
+                                0,
+                                100,
+                                1.5,
+                                [1, 2],
+                                "",
+                                FORMAT,
+                                2**62,
+                            ]
+                        )
                     )
     path = folder() / "forged.nc"
     try:
@@ -536,7 +572,7 @@ def read_forged(content: bytes) -> None:
     results = load_run(on_disk("results.nc", content))
     for best_by in BEST_BY:
         table = summarise(results, best_by=best_by)
-        assert len(table) == results.sizes["model"]
+        assert len(table) == by_model(results).sizes["model"]
         cli.answers(table)
         cli.print_summary(table, results.attrs["title"], cli.Console(file=io.StringIO()))
 
