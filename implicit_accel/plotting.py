@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.claims.criteria import Effect
@@ -364,6 +365,9 @@ def _draw_comparisons(
 # As many seeds are drawn as thin lines, more as a band.
 _THIN_LINES = 5
 
+# Around a mark that lies on lines.
+_HALO = (withStroke(linewidth=4, foreground="white"),)
+
 # A quantity whose values differ by more is drawn on a logarithmic axis.
 _LINEAR_SPAN = 100.0
 
@@ -421,7 +425,7 @@ def plot_observable(
                     label=reference_label)  # fmt: skip
         _scales(ax, steps)
         ax.set_xlabel("step")
-        ax.set_ylabel(_text(str(results[name].attrs.get("long_name", name))))
+        ax.set_ylabel(_text(str(results[name].attrs.get("long_name", name.replace("_", " ")))))
         _legend(ax)
 
     title = _text(name.replace("_", " ")).capitalize()
@@ -454,7 +458,10 @@ def _draw_runs(
     for curve, seen, end in zip(curves, going_on, ends, strict=True):
         if np.isfinite(end) and seen.any():
             last = np.flatnonzero(seen)[-1]
-            ax.plot(steps[last], curve[last], "x", color=style["color"], markersize=5)
+            ax.plot(
+                steps[last], curve[last], "x", color=style["color"], markersize=8,
+                markeredgewidth=2, zorder=4, path_effects=_HALO,
+            )  # fmt: skip
 
 
 def _scales(ax: Axes, steps: np.ndarray) -> None:

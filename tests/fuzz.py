@@ -3,7 +3,7 @@
     python -m tests.fuzz --inputs 100000 --seed 0
     python -m tests.fuzz --seed 0 --target csv --only 4711    # that input again
 
-A reader must accept an input, with a sound result, or refuse it with a `UserError`. All else is a
+A reader must accept an input, with a valid result, or refuse it with a `UserError`. All else is a
 failure: another exception, a warning, a wrong result, more than 10 seconds or 1 GiB, the end of the
 process. Inputs are made from (seed, target, number) alone, so that each can be had again.
 
@@ -80,7 +80,7 @@ class FuzzTarget:
     Attributes:
         name: What the table calls it.
         make: Makes an input from a random source.
-        read: Reads it and asserts that what comes out is sound; raises UserError to refuse it.
+        read: Reads it and asserts that what comes out is valid; raises UserError to refuse it.
         weight: Its share of the inputs, relative to the others'.
         prepare: Called once before the bounds on time and memory are set.
     """
@@ -481,16 +481,12 @@ def small_results() -> xr.Dataset:
 @functools.cache
 def small_general_results() -> xr.Dataset:
     """Runs over other axes, without training."""
-    linear = small_results()
-    renamed = {"model": "width_scale"}
-    kept = linear.drop_vars(list(MODEL_COORDINATES)).rename_dims(renamed)
-    curve = (*kept["steps_to_target"].dims, "observation_step")
-    return kept.assign(
-        dict.fromkeys(("optimum", "zero_loss", "resolution"), 1e-07),
-        sharpness=(curve, np.ones((2, 2, 3, 2))),
-    ).assign_coords(
-        width_scale=["a", "b"], observation_step=[0, 100]
-    ).assign_attrs(axes=json.dumps(["width_scale", "learning_rate", "seed"]))  # fmt: skip
+    kept = small_results().drop_vars(list(MODEL_COORDINATES)).rename_dims(model="width_scale")
+    sharpness = (*kept["steps_to_target"].dims, "observation_step")
+    scalars = dict.fromkeys(("optimum", "zero_loss", "resolution"), ((), 1e-07))
+    kept = kept.assign({**scalars, "sharpness": (sharpness, np.ones((2, 2, 3, 2)))})
+    kept = kept.assign_coords(width_scale=["a", "b"], observation_step=[0, 100])
+    return kept.assign_attrs(axes=json.dumps(["width_scale", "learning_rate", "seed"]))
 
 
 @functools.cache
