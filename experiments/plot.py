@@ -12,8 +12,9 @@ from absl import flags
 
 from experiments import cli
 from implicit_accel.errors import UserError
+from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
-from implicit_accel.results import FIGURES_FOLDER, load_run
+from implicit_accel.results import FIGURES_FOLDER
 from implicit_accel.statistics import BEST_BY, summarise
 
 _FORMATS = ("png", "pdf", "svg")

@@ -7,6 +7,7 @@ results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=200
 print(summarise(results))
 """
 
+from implicit_accel import observables
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import SCALINGS, Problem, make_problem
@@ -24,8 +25,9 @@ from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
 from implicit_accel.linear.sweep import Trajectory, train
+from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
-from implicit_accel.results import load_run, select
+from implicit_accel.results import select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
 from implicit_accel.tasks.axes import static
@@ -63,6 +65,7 @@ __all__ = [
     "load_run",
     "make_problem",
     "mnist_like",
+    "observables",
     "optimum",
     "run",
     "run_sweep",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,17 +13,20 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.claims.criteria import Effect
+from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
+from implicit_accel.results import STEPS, by_model, coordinate_label, model_labels, varying
 from implicit_accel.statistics import (
     best_learning_rates,
-    bounded_speed_up,
+    bounded,
+    compares_final,
     final_excess,
     resolved,
-    sound_steps,
     summarise,
+    valid_steps,
 )
 
 # Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
@@ -35,29 +38,40 @@ FORMATS = ("png", "pdf")
 
 
 def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
-    """Models that belong in one panel (they differ in depth and width), with its title."""
-    varying = [n for n in _PANEL if len(set(map(str, results[n].values.tolist()))) > 1]
+    """Models that belong in one panel, with its title.
+
+    Linear networks in a panel differ in depth and width; of other models all are in one, or those
+    of one loss.
+    """
+    names = [n for n in (_PANEL if _is_linear(results) else _PANEL[:1]) if n in results.coords]
+    varied = [n for n in names if len(set(map(str, results[n].values.tolist()))) > 1]
     groups: dict[tuple[str, ...], list[int]] = {}
     for m in range(results.sizes["model"]):
-        groups.setdefault(tuple(str(results[n].values[m]) for n in _PANEL), []).append(m)
+        groups.setdefault(tuple(str(results[n].values[m]) for n in names), []).append(m)
     for models in groups.values():
         m = models[0]
-        p = str(results["loss_name"].values[m]).removeprefix("l")
-        words = [rf"$\ell_{{{p}}}$ loss"]
-        for name in varying:
+        words = []
+        for name in names:
             value = results[name].values[m]
-            if name == "optimizer":
-                words.append(str(value))
-            elif name == "init":
-                words.append(str(value).replace("_", " "))
-            elif name == "init_std" and np.isfinite(value):
-                words.append(f"std {value:g}")
-            elif name == "weight_decay":
-                words.append(f"decay {value:g}")
-        yield ", ".join(words), models
+            if name == "loss_name" and _is_linear(results):
+                words.append(rf"$\ell_{{{str(value).removeprefix('l')}}}$ loss")
+            elif name in varied or name == "loss_name":
+                words.append(_text(coordinate_label(name, value)))
+        yield ", ".join(filter(None, words)), models
+
+
+def _is_linear(results: xr.Dataset) -> bool:
+    return "axes" not in results.attrs
+
+
+def _text(label: str) -> str:
+    """A label that starts no formula, and that no legend leaves out."""
+    return label.replace("$", r"\$").lstrip("_")
 
 
 def _line_label(results: xr.Dataset, m: int) -> str:
+    if not _is_linear(results):
+        return _text(model_labels(results)[m])
     depth, hidden = results["depth"].values[m], str(results["hidden_widths"].values[m])
     widths = set(hidden.split("x"))
     if depth == 1:
@@ -94,11 +108,29 @@ def _figure(
     return figure
 
 
-def _style(position: int) -> dict[str, Any]:
+def _styles(results: xr.Dataset, models: list[int]) -> list[dict[str, Any]]:
+    """How the lines of a panel look.
+
+    Linear networks take one colour after another. Other models have the colour of the first
+    coordinate in which models differ, and the line style of all others.
+    """
+    names = varying(results)
+    if _is_linear(results) or not names:
+        return [_style(i % len(_COLOURS), i // len(_COLOURS)) for i in range(len(models))]
+
+    def ranks(names: Sequence[str]) -> list[int]:
+        rows = [tuple(str(results[n].values[m]) for n in names) for m in models]
+        places = {row: rank for rank, row in enumerate(dict.fromkeys(rows))}
+        return [places[row] for row in rows]
+
+    return [_style(*look) for look in zip(ranks(names[:1]), ranks(names[1:]), strict=True)]
+
+
+def _style(colour: int, line: int = 0) -> dict[str, Any]:
     return {
         "linewidth": 1.2,
-        "color": _COLOURS[position % len(_COLOURS)],
-        "linestyle": _STYLES[position // len(_COLOURS) % len(_STYLES)],
+        "color": _COLOURS[colour % len(_COLOURS)],
+        "linestyle": _STYLES[line % len(_STYLES)],
     }
 
 
@@ -135,36 +167,31 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
     Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
-    they arrive are left out (the table counts them); one that diverges later stays at its last
-    value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn below
-    what the precision resolves, a dotted line where it is reached.
+    they reach the target are left out (the table counts them); one that diverges later stays at
+    its last value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn
+    below what the precision resolves, a dotted line where it is reached.
     """
+    results = by_model(results)
     best = best_learning_rates(results, best_by)
     steps = results["step"].values
     diverged = results["divergence_step"].values
 
     def draw(ax: Axes, models: list[int]) -> None:
-        for position, m in enumerate(models):
+        for m, style in zip(models, _styles(results, models), strict=True):
             label = _line_label(results, m)
             if best[m] < 0:
-                ax.plot([], [], label=f"{label}: diverges at every rate", **_style(position))
+                ax.plot([], [], label=f"{label}: diverges at every rate", **style)
                 continue
             # The median run has diverged once half of the runs have.
             end = np.median(np.where(np.isnan(diverged[m, best[m]]), np.inf, diverged[m, best[m]]))
             shown = (steps > 0) & (steps < end)  # a log axis has no place for step 0
             low, middle, high = _band(_shown_runs(results, m, int(best[m]))[:, shown])
-            rate = results["learning_rate"].values[best[m]]
-            ax.plot(
-                steps[shown], middle, label=rf"{label}, $\eta$ = {rate:.3g}", **_style(position)
-            )
-            ax.fill_between(
-                steps[shown], low, high, alpha=0.2, linewidth=0, color=_style(position)["color"]
-            )
+            ax.plot(steps[shown], middle, label=label + _rate_label(results, best[m]), **style)
+            ax.fill_between(steps[shown], low, high, alpha=0.2, linewidth=0, color=style["color"])
             if np.isfinite(end) and shown.any():
-                ax.plot(steps[shown][-1], middle[-1], "x", color=_style(position)["color"])
-        ax.axhline(
-            results["target"].values[models[0]], color="0.4", linewidth=0.8, linestyle=(0, (4, 3))
-        )
+                ax.plot(steps[shown][-1], middle[-1], "x", color=style["color"])
+        target = float(np.median(results["target"].isel(model=models[0])))
+        ax.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
         _mark_resolution(ax, results, models)
         _log_axes(ax, steps[steps > 0])
         ax.set_xlabel("step")
@@ -174,19 +201,25 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     return _figure(results, "Excess loss at each model's best learning rate", draw)
 
 
+def _rate_label(results: xr.Dataset, rate: int) -> str:
+    value = results["learning_rate"].values[rate]
+    return rf", $\eta$ = {value:.3g}" if np.isfinite(value) else ""
+
+
 def _shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
     """Excess losses (seed, step) of the runs that a curve is made of, see `plot_excess_loss`."""
-    curves = resolved(results, results["excess_loss"].values[:, rate])[m]
-    diverged = np.isfinite(results["divergence_step"].values[m, rate])
-    arrived = np.isfinite(results["steps_to_target"].values[m, rate])
-    kept = arrived | ~diverged
+    runs = results.isel(model=m, learning_rate=rate)
+    curves = resolved(runs).values
+    diverged = np.isfinite(runs["divergence_step"].values)
+    reached = np.isfinite(runs["steps_to_target"].values)
+    kept = reached | ~diverged
     curves = curves[kept] if kept.any() else curves
     return pd.DataFrame(np.where(np.isfinite(curves), curves, np.nan)).ffill(axis=1).to_numpy()
 
 
 def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
     """Draws the least excess loss that the precision resolves, if a line lies on it."""
-    floor = float(results["resolution"].values[models[0]])
+    floor = float(np.median(results["resolution"].isel(model=models[0])))
     if any((np.asarray(line.get_ydata(), float) <= floor).any() for line in ax.get_lines()):
         label = f"below: rounding ({results.attrs['precision']})"
         ax.axhline(floor, color="0.4", linewidth=0.8, linestyle=":", label=label)
@@ -197,15 +230,16 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
 
     Crosses on the top edge mark the rates at which at least one run diverged.
     """
-    rates = results["learning_rate"].values
+    results = by_model(results)
+    rates = _rates(results)
     final = final_excess(results)
     diverged = np.isfinite(results["divergence_step"].values)
 
     def draw(ax: Axes, models: list[int]) -> None:
-        for position, m in enumerate(models):
+        styles = _styles(results, models)
+        for m, style in zip(models, styles, strict=True):
             low, middle, high = _band(final[m].T)
             finite = np.isfinite(middle)
-            style = _style(position)
             low, middle, high = (np.where(finite, c, np.nan) for c in (low, middle, high))
             label = _line_label(results, m)
             ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
@@ -219,7 +253,7 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
             height = 1.0 - 0.035 * position
             (crosses,) = ax.plot(
                 rates[bad], np.full(bad.sum(), height), "x", markersize=3.5, clip_on=False,
-                color=_style(position)["color"], transform=ax.get_xaxis_transform(),
+                color=styles[position]["color"], transform=ax.get_xaxis_transform(),
             )  # fmt: skip
             # Unclipped and perhaps empty, it would confuse the layout.
             crosses.set_in_layout(False)
@@ -229,17 +263,22 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
     return _figure(results, "Final excess loss against learning rate (×: runs diverge)", draw)
 
 
+def _rates(results: xr.Dataset) -> np.ndarray:
+    """Learning rates as places on an axis: one that is not known is at 1."""
+    return np.nan_to_num(results["learning_rate"].values, nan=1.0)
+
+
 def plot_steps_to_target(results: xr.Dataset) -> Figure:
     """Steps to the target against learning rate, median and quartiles over seeds."""
-    rates = results["learning_rate"].values
-    steps = sound_steps(results)
+    results = by_model(results)
+    rates = _rates(results)
+    steps = valid_steps(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
-        for position, m in enumerate(models):
+        for m, style in zip(models, _styles(results, models), strict=True):
             low, middle, high = (
                 np.where(np.isfinite(c), np.maximum(c, 1), np.nan) for c in _band(steps[m].T)
             )
-            style = _style(position)
             label = _line_label(results, m)
             label += "" if np.isfinite(middle).any() else ": not reached"
             ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
@@ -252,57 +291,208 @@ def plot_steps_to_target(results: xr.Dataset) -> Figure:
     return _figure(results, "Steps to target against learning rate", draw)
 
 
-def plot_speed_up(results: xr.Dataset, *, best_by: str = "target") -> Figure:
-    """Speed-up over depth 1 in steps to target, with 95 % bootstrap intervals.
+def plot_speed_up(
+    results: xr.Dataset, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
+) -> Figure:
+    """Each model's comparison with its baseline, with 95 % bootstrap intervals.
 
-    Arrows are bounds: one of the two models did not arrive within the run's steps.
+    Compared are steps to the target or, with ``best_by="final"``, final excess losses, see
+    `summarise`. Arrows are bounds: one of the two models did not reach the target within the run's
+    steps, or what the precision resolves.
     """
-    table = summarise(results, best_by=best_by)
+    results = by_model(results)
+    table = summarise(results, best_by=best_by, baseline=baseline)
+    final = compares_final(table)
+    base = table.attrs["baseline"] or {"depth": 1}
+    base = _text(", ".join(coordinate_label(name, value) for name, value in base.items()))
+    if final:
+        title = "How many times lower the final excess loss is"
+        xlabel = f"final excess loss of {base} over the model's"
+    else:
+        title = f"How many times fewer steps than {base}"
+        xlabel = f"speed-up over {base} (steps to target)"
+    if base == "depth 1" and not final:
+        title = "How many times fewer steps than one layer"
 
     def draw(ax: Axes, models: list[int]) -> None:
-        ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.set_xscale("log")
-        shown = [0.5, 2.0]
-        intervals = []
-        for position, m in enumerate(models):
-            row = table.iloc[m]
-            colour = _style(position)["color"]
-            value, bound = bounded_speed_up(table, m)
-            if not np.isfinite(value):
-                ax.annotate("not reached", (1, position), fontsize=7.5, va="center", ha="center",
-                            color=colour, backgroundcolor="white")  # fmt: skip
-                continue
-            marker = {"": "o", ">": ">", "<": "<"}[bound]
-            ax.plot(value, position, marker=marker, color=colour, markersize=6)
-            ends = np.array([row["speed_up_low"], row["speed_up_high"]], float)
-            shown.append(value)
-            if not bound and not np.isnan(ends).any():
-                shown += [end for end in ends if 0 < end < np.inf]
-                intervals.append((position, ends, colour))
-            text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.3g}×"
-            ax.annotate(text, (value, position), xytext=(0, 7), textcoords="offset points",
-                        fontsize=7.5, ha="center")  # fmt: skip
+        rows = zip(models, _styles(results, models), strict=True)
+        _draw_comparisons(ax, table, [(m, style["color"]) for m, style in rows], final=final)
         ax.set_yticks(range(len(models)), [_line_label(results, m) for m in models], fontsize=8)
-        ax.set_ylim(len(models) - 0.4, -0.6)
-        limits = (min(shown) / 1.3, max(shown) * 1.3)
-        ax.set_xlim(*limits)
-        for position, ends, colour in intervals:  # an end at 0 or infinity leaves the panel
-            ends = np.clip(ends, *limits)
-            ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-        ax.xaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if max(shown) < 50 * min(shown) else (1,))
-        )
-        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlabel("speed-up over depth 1 (steps to target)")
+        ax.set_xlabel(xlabel)
 
-    return _figure(
-        results, "How many times fewer steps than one layer", draw, panel_size=(4.4, 2.6)
-    )
+    return _figure(results, title, draw, panel_size=(4.4, 2.6))
+
+
+def _draw_comparisons(
+    ax: Axes, table: pd.DataFrame, models: list[tuple[int, str]], *, final: bool
+) -> None:
+    """A row per model, each with its colour: its ratio to its baseline, see `plot_speed_up`."""
+    ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set_xscale("log")
+    shown = [0.5, 2.0]
+    intervals = []
+    compared = "final_ratio" if final else "speed_up"
+    for position, (m, colour) in enumerate(models):
+        row = table.iloc[m]
+        value, bound = bounded(table, m)
+        if not (np.isfinite(value) and value > 0):
+            words = "no baseline" if not row["baseline"] else "diverged" if final else "not reached"
+            ax.annotate(words, (1, position), fontsize=7.5, va="center", ha="center",
+                        color=colour, backgroundcolor="white")  # fmt: skip
+            continue
+        marker = {"": "o", ">": ">", "<": "<"}[bound]
+        ax.plot(value, position, marker=marker, color=colour, markersize=6)
+        ends = np.array([row[f"{compared}_low"], row[f"{compared}_high"]], float)
+        shown.append(value)
+        if not bound and not np.isnan(ends).any():
+            shown += [end for end in ends if 0 < end < np.inf]
+            intervals.append((position, ends, colour))
+        text = f"{'≥ ' if bound == '>' else '≤ ' if bound == '<' else ''}{value:.3g}×"
+        ax.annotate(text, (value, position), xytext=(0, 7), textcoords="offset points",
+                    fontsize=7.5, ha="center")  # fmt: skip
+    ax.set_ylim(len(models) - 0.4, -0.6)
+    limits = (min(shown) / 1.3, max(shown) * 1.3)
+    ax.set_xlim(*limits)
+    for position, ends, colour in intervals:  # an end at 0 or infinity leaves the panel
+        ends = np.clip(ends, *limits)
+        ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 50 * min(shown) else (1,)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+# As many seeds are drawn as thin lines, more as a band.
+_THIN_LINES = 5
+
+# Around a mark that lies on lines.
+_HALO = (withStroke(linewidth=4, foreground="white"),)
+
+# A quantity whose values differ by more is drawn on a logarithmic axis.
+_LINEAR_SPAN = 100.0
+
+
+def plot_observable(
+    results: xr.Dataset,
+    name: str,
+    *,
+    reference: Callable[[float], float] | None = None,
+    reference_label: str = "",
+    best_by: str = "target",
+) -> Figure:
+    """Something that was recorded along the runs, each model at its best learning rate.
+
+    Lines are medians over seeds, as long as half of the runs have not diverged; behind them a thin
+    line per seed or, of more than five seeds, a band between the quartiles. Crosses mark where
+    runs diverge. Axes are logarithmic where what is drawn spans decades.
+
+    Args:
+        results: Results of any axes.
+        name: A variable over the steps or the steps of observation.
+        reference: For each model a dashed line in its colour is drawn at the height that this
+            gives for its learning rate, e.g. ``lambda rate: 2 / rate``.
+        reference_label: What the legend calls these lines, as matplotlib text.
+        best_by: What makes a learning rate the best, see `best_learning_rates`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: If results have no such curves; the message lists those there are.
+    """
+    results = by_model(results)
+    curves = {n: v.dims[-1] for n, v in results.data_vars.items() if v.dims[-1] in STEPS}
+    if name not in curves:
+        raise UserError(f"{name!r} was not recorded: there are {', '.join(map(str, curves))}")
+    steps = results[curves[name]].values
+    best = best_learning_rates(results, best_by)
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        for m, style in zip(models, _styles(results, models), strict=True):
+            label = _line_label(results, m)
+            if best[m] < 0:
+                ax.plot([], [], label=f"{label}: diverges at every rate", **style)
+                continue
+            runs = results.isel(model=m, learning_rate=best[m])
+            ends = np.nan_to_num(runs["divergence_step"].values, nan=np.inf)
+            label += _rate_label(results, best[m])
+            _draw_runs(ax, steps, runs[name].values.astype(float), ends, label, style)
+            if reference is not None:
+                height = reference(float(runs["learning_rate"]))
+                ax.axhline(height, color=style["color"], linewidth=0.8, linestyle=(0, (4, 3)))
+        if reference is not None and reference_label:
+            ax.plot([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 3)),
+                    label=reference_label)  # fmt: skip
+        _scales(ax, steps)
+        ax.set_xlabel("step")
+        ax.set_ylabel(_text(str(results[name].attrs.get("long_name", name.replace("_", " ")))))
+        _legend(ax)
+
+    title = _text(name.replace("_", " ")).capitalize()
+    return _figure(results, f"{title} at each model's best learning rate", draw)
+
+
+def _draw_runs(
+    ax: Axes,
+    steps: np.ndarray,
+    curves: np.ndarray,
+    ends: np.ndarray,
+    label: str,
+    style: dict[str, Any],
+) -> None:
+    """Draws a model's (seed, step) curves, see `plot_observable`; runs diverge at their ends."""
+    going_on = np.isfinite(curves) & (steps < ends[:, None])
+    curves = np.where(going_on, curves, np.nan)
+    several = len(curves) > 1
+    few = several and len(curves) <= _THIN_LINES
+    # Medians are over all seeds: once half of them have diverged, there is none.
+    kept = 2 * going_on.sum(axis=0) > len(curves)
+    low, middle, high = _band(np.where(going_on, curves, np.inf)[:, kept])
+    if few:
+        for curve in curves:
+            ax.plot(steps, curve, **{**style, "linewidth": 0.5, "alpha": 0.6})
+    elif several:
+        high = np.where(np.isfinite(high), high, middle)
+        ax.fill_between(steps[kept], low, high, alpha=0.2, linewidth=0, color=style["color"])
+    ax.plot(steps[kept], middle, label=label, **style)
+    for curve, seen, end in zip(curves, going_on, ends, strict=True):
+        if np.isfinite(end) and seen.any():
+            last = np.flatnonzero(seen)[-1]
+            ax.plot(
+                steps[last], curve[last], "x", color=style["color"], markersize=8,
+                markeredgewidth=2, zorder=4, path_effects=_HALO,
+            )  # fmt: skip
+
+
+def _scales(ax: Axes, steps: np.ndarray) -> None:
+    """Makes an axis logarithmic where what lies along it spans decades."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size and drawn.min() > 0 and drawn.max() > _LINEAR_SPAN * drawn.min():
+        ax.set_yscale("log")
+    # Steps at equal distances span decades too: only records that are densest at the start are
+    # made for a logarithmic axis.
+    if len(steps) > 2 and steps[-1] > _LINEAR_SPAN and np.median(steps) < steps[-1] / 10:
+        ax.set_xscale("log")
+        ax.set_xlim(left=max(steps[0], steps[1] if steps[0] == 0 else 0))
+
+
+class Interval(Protocol):
+    """A named number with the ends of its interval (NaN if it has none), and a note."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def value(self) -> float: ...  # noqa: D102
+    @property
+    def low(self) -> float: ...  # noqa: D102
+    @property
+    def high(self) -> float: ...  # noqa: D102
+    @property
+    def note(self) -> str: ...  # noqa: D102
 
 
 def plot_effects(
-    series: Mapping[str, Sequence[Effect]],
+    series: Mapping[str, Sequence[Interval]],
     *,
     title: str,
     xlabel: str,
@@ -343,9 +533,9 @@ def plot_effects(
             words = effect.note.split(";")[0] or "no value"
             ax.annotate(words, (reference, place), xytext=(4, 0), fontsize=7, color=colour,
                         textcoords="offset points", va="center")  # fmt: skip
-        sound = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
-        ax.hlines(places[sound], *ends[sound].T, color=colour, linewidth=1.6)
-        shown += [*values[drawn], *ends[sound].ravel()]
+        valid = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
+        ax.hlines(places[valid], *ends[valid].T, color=colour, linewidth=1.6)
+        shown += [*values[drawn], *ends[valid].ravel()]
     low, high = min(shown), max(shown)
     if log:
         ax.set_xlim(low / 1.25, high * 1.25)
@@ -398,10 +588,10 @@ def plot_curves(
         name = list(panels)[place]
         everywhere = []
         for position, (label, (x, curves)) in enumerate(panels[name].items()):
-            sound = np.where(np.isfinite(curves), curves, np.inf)
-            low, middle, high = _band(np.asarray(sound, float))
+            valid = np.where(np.isfinite(curves), curves, np.inf)
+            low, middle, high = _band(np.asarray(valid, float))
             drawn = (x > 0) & (middle > 0) & np.isfinite(middle)
-            style = _style(position)
+            style = _style(position % len(_COLOURS), position // len(_COLOURS))
             low, middle, high = (np.where(drawn, c, np.nan) for c in (low, middle, high))
             ax.plot(x, middle, label=label, **style)
             ax.fill_between(
@@ -432,16 +622,30 @@ def save_figures(
     folder: Path,
     *,
     best_by: str = "target",
+    baseline: Mapping[str, object] | None = None,
     formats: tuple[str, ...] = FORMATS,
 ) -> list[Path]:
-    """Draws every figure into a folder, as bitmap and vector graphics; returns their paths."""
+    """Draws every figure into a folder, as bitmap and vector graphics; returns their paths.
+
+    Args:
+        results: Results of any axes.
+        folder: Where the files go; it is made if it is not there.
+        best_by: What makes a learning rate the best, see `best_learning_rates`.
+        baseline: What models are compared with, see `summarise`. Where there is nothing to compare
+            with, that figure is left out, except of linear networks.
+        formats: Of the files.
+
+    Raises:
+        UserError: As `summarise`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "excess_loss": plot_excess_loss(results, best_by=best_by),
         "learning_rates": plot_learning_rates(results),
         "steps_to_target": plot_steps_to_target(results),
-        "speed_up": plot_speed_up(results, best_by=best_by),
     }
+    if baseline or _is_linear(results):
+        figures["speed_up"] = plot_speed_up(results, best_by=best_by, baseline=baseline)
     paths = []
     for name, figure in figures.items():
         for extension in formats:

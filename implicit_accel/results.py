@@ -1,31 +1,28 @@
-"""Labelled results of a sweep: an xarray dataset, and a folder on disk.
+"""Labelled results of training runs: an xarray dataset, and a file on disk.
 
-Dimensions are ``model`` × ``learning_rate`` × ``seed`` × ``step``. What makes up a model (its
-loss, depth, hidden widths, initialiser …) are coordinates along ``model``; `select` and
-`load_run` let them be used by name.
+Runs differ in their axes: one dimension each (a learning rate, a seed, a width …), followed by
+``step``. `by_model` gathers the axes that make up a model in one dimension: then every sweep's
+results are ``model`` × ``learning_rate`` × ``seed`` × ``step``, with what tells the models apart
+as coordinates along ``model``. Statistics, tables and figures see results in this form.
+
+`QUANTITIES` declares what results hold. What is particular to a family of models is declared with
+the family.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from implicit_accel.data.problems import Problem
-from implicit_accel.engine.train import GroupResult
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import DataError
 from implicit_accel.files import atomic_path, is_printable, is_sealed, seal
-from implicit_accel.linear.initialisers import INITIALISERS
-from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.objectives import Reduction
-from implicit_accel.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from implicit_accel.linear.config import SweepConfig
 
 FORMAT = "implicit_accel sweep 3"
 
@@ -34,188 +31,273 @@ SUMMARY_FILE = "summary.csv"
 CONFIG_FILE = "config.json"
 FIGURES_FOLDER = "figures"
 
-# What distinguishes models, in the order in which tables show it.
-MODEL_COORDINATES = (
-    "loss_name", "depth", "hidden_widths", "init", "init_std", "optimizer", "weight_decay"
+# A model's runs, in results by model.
+RUN = ("model", "learning_rate", "seed")
+
+# Dimensions that are no axes: steps at which every loss is recorded, and those, perhaps fewer, at
+# which something else was observed.
+STEPS = ("step", "observation_step")
+
+# In a declaration's dimensions: every axis in its order, and some of the axes or none.
+ALL_AXES = "axes"
+SOME_AXES = "some axes"
+
+_DTYPES = {"number": "iuf", "whole number": "iu", "text": "OU"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a variable or a coordinate of results holds.
+
+    Attributes:
+        name: In the dataset.
+        dims: Its dimensions; `ALL_AXES` and `SOME_AXES` stand for those of the runs.
+        long_name: What it is, in words.
+        allowed: Whether each of its values may occur; an array of values in, booleans out.
+        kind: ``number``, ``whole number`` or ``text``.
+        units: Of the numbers, if any.
+        special: A number that means something else, and what, e.g. ``("inf", "diverged")``.
+        required: Whether results are incomplete without it.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    long_name: str
+    allowed: Callable[[np.ndarray], Any]
+    kind: str = "number"
+    units: str = ""
+    special: tuple[str, str] | None = None
+    required: bool = True
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What is written beside its values."""
+        attributes = {"long_name": self.long_name}
+        if self.units:
+            attributes["units"] = self.units
+        if self.special:
+            number, meaning = self.special
+            attributes[meaning] = number
+        return attributes
+
+    def over(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """Its dimensions in runs with these axes; `SOME_AXES` stays as it is."""
+        return tuple(d for dim in self.dims for d in (axes if dim == ALL_AXES else (dim,)))
+
+
+def declare(*quantities: Quantity) -> dict[str, Quantity]:
+    """Quantities by their names."""
+    return {quantity.name: quantity for quantity in quantities}
+
+
+def _not_nan(v: np.ndarray) -> Any:
+    return v > -np.inf
+
+
+def _finite(v: np.ndarray) -> Any:
+    return (v >= 0) & (v < np.inf)
+
+
+def _increasing(v: np.ndarray) -> Any:
+    return (v >= 0) & np.all(v[1:] > v[:-1])
+
+
+_UPDATES = "updates"
+_DIVERGED = ("inf", "diverged")
+
+QUANTITIES: Mapping[str, Quantity] = declare(
+    Quantity("loss", (ALL_AXES, "step"), "training loss", _not_nan, special=_DIVERGED),
+    Quantity("excess_loss", (ALL_AXES, "step"), "excess training loss L - L*", _not_nan,
+             special=_DIVERGED),
+    Quantity("held_out_loss", (ALL_AXES, "step"), "loss on the held-out rows", _not_nan,
+             special=_DIVERGED, required=False),
+    Quantity("steps_to_target", (ALL_AXES,), "steps to target", lambda v: v >= 0,
+             units=_UPDATES, special=("inf", "never")),
+    Quantity("divergence_step", (ALL_AXES,), "step of divergence",
+             lambda v: np.isnan(v) | (v >= 0), units=_UPDATES, special=("NaN", "never")),
+    Quantity("optimum", (SOME_AXES,), "L*, the smallest loss", _finite),
+    Quantity("zero_loss", (SOME_AXES,), "loss of predicting zero", _finite, required=False),
+    Quantity("target", (SOME_AXES,), "target excess loss", _finite),
+    Quantity("resolution", (SOME_AXES,), "excess loss below which a trajectory is rounding",
+             _finite),
+    Quantity("learning_rate", ("learning_rate",), "learning rate",
+             lambda v: (v > 0) & (v < np.inf), required=False),
+    Quantity("seed", ("seed",), "seed of the initial weights", lambda v: v >= 0,
+             kind="whole number", required=False),
+    Quantity("step", ("step",), "updates made before", lambda v: (v[0] == 0) & _increasing(v),
+             kind="whole number", units=_UPDATES),
+    Quantity("observation_step", ("observation_step",), "updates made before", _increasing,
+             kind="whole number", units=_UPDATES, required=False),
 )  # fmt: skip
 
 
-def label_results(
-    problem: Problem,
-    config: SweepConfig,
-    parts: Sequence[GroupResult],
-    reductions: Sequence[Reduction],
-) -> xr.Dataset:
-    """Puts names to the trajectories of a sweep.
+def quantities_table(quantities: Mapping[str, Quantity] = QUANTITIES) -> str:
+    """What results hold, as a Markdown table."""
+    lines = ["| name | over | holds | unit |", "|---|---|---|---|"]
+    for quantity in quantities.values():
+        holds = quantity.long_name
+        if quantity.special:
+            holds += " ({}: {})".format(*quantity.special)
+        name = f"`{quantity.name}`" + ("" if quantity.required else " (optional)")
+        lines.append(f"| {name} | {', '.join(quantity.dims)} | {holds} | {quantity.units} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- models ---
+
+
+def axes_of(runs: xr.Dataset) -> tuple[str, ...]:
+    """The dimensions in which runs differ, in their order."""
+    named = _named_axes(runs)
+    if named is None:
+        named = RUN if set(RUN) <= set(runs.dims) else [d for d in runs.dims if d not in STEPS]
+    return tuple(str(axis) for axis in named if axis in runs.dims)
+
+
+def _named_axes(runs: xr.Dataset) -> list[str] | None:
+    """What the attribute ``axes`` names; None without a list of different names."""
+    try:
+        names = json.loads(runs.attrs["axes"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(names, list) or not all(is_printable(name) for name in names):
+        return None
+    return names if len(set(names)) == len(names) and not set(names) & set(STEPS) else None
+
+
+def by_model(runs: xr.Dataset) -> xr.Dataset:
+    """Results over model × learning_rate × seed × step, whatever the axes of the runs.
 
     Args:
-        problem: What was fitted.
-        config: The grid; parts and reductions are in the order of its models.
-        parts: A model's results, arrays with leading axes (learning rate, seed).
-        reductions: What each model minimised.
+        runs: Results. Those that have this form already are returned as they are.
 
     Returns:
-        Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
-        (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
-        ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
-        ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model.
+        The same results. All axes but ``learning_rate`` and ``seed`` are stacked in ``model``, the
+        last one fastest, and become coordinates along it; where one of these two is no axis, its
+        dimension has length 1 (a rate of NaN: unknown). What is declared for some of the axes
+        (``optimum``, ``target`` …) is there for every model.
     """
-    models = config.models
-    excess = np.stack([p.records["excess_loss"] for p in parts])
-    optimum = np.array([r.optimum.loss for r in reductions])
-    arrived = np.stack([p.steps_to_target for p in parts]).astype(float)
-    diverged = np.stack([p.divergence_step for p in parts]).astype(float)
-    curve = ("model", "learning_rate", "seed", "step")
-    run = curve[:3]
-    per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"
-    variables: dict[str, Any] = {
-        "loss": (
-            curve,
-            (excess + optimum[:, None, None, None]).astype(excess.dtype),
-            {"long_name": "training loss", "formula": per_entry, "diverged": "inf"},
-        ),
-        "excess_loss": (
-            curve,
-            excess,
-            {"long_name": "excess training loss L - L*", "diverged": "inf"},
-        ),
-        "steps_to_target": (
-            run,
-            np.where(arrived < 0, np.inf, arrived),
-            {"long_name": "steps to target", "units": "updates", "never": "inf"},
-        ),
-        "divergence_step": (
-            run,
-            np.where(diverged < 0, np.nan, diverged),
-            {"long_name": "step of divergence", "units": "updates", "never": "NaN"},
-        ),
-        "optimum": (
-            "model",
-            optimum,
-            {"long_name": "L*, the smallest loss of a linear map (0 with an activation)"},
-        ),
-        "zero_loss": (
-            "model",
-            np.array([float(r.data.zero_loss) for r in reductions]),
-            {"long_name": "loss of predicting zero"},
-        ),
-        "resolution": (
-            "model",
-            np.array([_resolution(r, config.precision) for r in reductions]),
-            {"long_name": "excess loss below which a trajectory is rounding"},
-        ),
-        "target": (
-            "model",
-            np.array([config.target.absolute(r.zero_excess) for r in reductions]),
-            {"long_name": "target excess loss"},
-        ),
+    axes = axes_of(runs)
+    if axes == RUN:
+        return runs
+    stacked = [axis for axis in axes if axis not in RUN[1:]]
+    sizes = {axis: runs.sizes[axis] for axis in stacked}
+    variables = {
+        str(name): _stack(variable.variable, sizes, each_run=_is_per_run(str(name)))
+        for name, variable in runs.data_vars.items()
     }
-    if problem.held_out_features is not None:
-        variables["held_out_loss"] = (
-            curve,
-            np.stack([p.records["held_out_loss"] for p in parts]),
-            {"long_name": "loss on the held-out rows", "diverged": "inf"},
-        )
-    coordinates = {
-        "learning_rate": np.array(config.learning_rates),
-        "seed": np.array(config.seeds),
-        "step": ("step", config.record_steps, {"units": "updates"}),
-        "loss_name": ("model", [m.loss.name for m in models]),
-        "depth": ("model", [m.depth for m in models]),
-        "hidden_widths": ("model", [m.hidden for m in models]),
-        "init": ("model", [m.initialiser.name for m in models]),
-        "init_std": ("model", [m.initialiser.std for m in models]),
-        "optimizer": ("model", [m.optimizer.name for m in models]),
-        "weight_decay": ("model", [m.weight_decay for m in models]),
-        "dataset": problem.name,
+    coordinates: dict[str, Any] = {
+        name: (name, np.atleast_1d(runs[name].values if name in runs.coords else missing))
+        for name, missing in (("learning_rate", np.nan), ("seed", 0))
     }
-    attributes = {
-        "format": FORMAT,
-        "title": problem.title,
-        "source": problem.source,
-        "is_stand_in": int(problem.is_stand_in),
-        "dataset_fingerprint": problem.fingerprint,
-        "scaling": problem.scaling,
-        "num_rows": len(problem.features),
-        "num_features": problem.num_features,
-        "num_outputs": problem.num_outputs,
-        "num_steps": config.num_steps,
-        "target_as_asked": str(config.target),
-        "bias": int(config.bias),
-        "activation": config.activation,
-        "precision": config.precision,
-        "loss_convention": config.losses[0].convention,
-    }
-    return xr.Dataset(variables, coordinates, attributes)
+    # An axis may do without a coordinate, and may have others along it.
+    for name in dict.fromkeys((*stacked, *map(str, runs.coords))):
+        coordinate = runs[name].variable
+        if name in STEPS or not (coordinate.dims or name in coordinates):
+            coordinates[name] = coordinate
+        elif name == "model" and name not in runs.coords:
+            continue
+        elif coordinate.dims and set(coordinate.dims) <= set(stacked):
+            coordinates[name] = _stack(coordinate, sizes, each_run=False)
+    return xr.Dataset(variables, coordinates, runs.attrs | {"axes": json.dumps(RUN)})
 
 
-def _resolution(reduction: Reduction, precision: str) -> float:
-    """The excess loss below which what training does is its precision's rounding.
-
-    ε times the zero map's loss: an order of magnitude above where float32 and float64 were seen to
-    part (updates smaller than half a unit in the weights' last place are lost; for p that is not
-    even, the excess is a difference from L*).
-    """
-    return float(np.finfo(precision).eps) * float(reduction.data.zero_loss)
+def _is_per_run(name: str) -> bool:
+    return name not in QUANTITIES or ALL_AXES in QUANTITIES[name].dims
 
 
-def select(results: xr.Dataset, **coordinates: object) -> xr.Dataset:
-    """The models that have these coordinates, e.g. ``select(run, loss_name="l4", depth=2)``.
+def _stack(variable: xr.Variable, sizes: Mapping[str, int], *, each_run: bool) -> xr.Variable:
+    """A variable with these axes stacked in ``model``, then rates and seeds, then steps."""
+    others = [d for d in variable.dims if d not in (*sizes, *RUN[1:])]
+    rest = [d for d in RUN[1:] if each_run or d in variable.dims] + others
+    whole = variable.set_dims(dict.fromkeys(rest, 1) | dict(sizes) | dict(variable.sizes))
+    values = whole.transpose(*sizes, *rest).values
+    values = values.reshape(math.prod(sizes.values()), *values.shape[len(sizes) :])
+    return xr.Variable(("model", *rest), values, variable.attrs)
+
+
+def model_coordinates(runs: xr.Dataset) -> tuple[str, ...]:
+    """The names of what distinguishes models, in the order in which tables show it."""
+    coordinates = by_model(runs).coords.items()
+    return tuple(str(name) for name, value in coordinates if value.dims == ("model",))
+
+
+def matching(runs: xr.Dataset, coordinates: Mapping[str, object]) -> np.ndarray:
+    """The numbers of the models that have these coordinates, values of `model_coordinates`.
 
     Raises:
         DataError: If no model has them; the message lists the values there are.
     """
-    chosen = np.ones(results.sizes["model"], bool)
+    runs = by_model(runs)
+    names = model_coordinates(runs)
+    chosen = np.ones(runs.sizes["model"], bool)
     for name, value in coordinates.items():
-        if name not in MODEL_COORDINATES:
-            raise DataError(f"{name!r} is no model coordinate: {', '.join(MODEL_COORDINATES)}")
-        found = results[name].values == value
+        if name not in names:
+            raise DataError(f"{name!r} is no model coordinate: {', '.join(names)}")
+        values = runs[name].values.tolist()
+        found = np.array([v == value for v in values], bool)
         if not found.any():
-            there = ", ".join(map(str, dict.fromkeys(results[name].values.tolist())))
+            there = ", ".join(map(str, dict.fromkeys(values)))
             raise DataError(f"no model has {name} = {value!r}: there are {there}")
         chosen &= found
     if not chosen.any():
-        raise DataError(f"no model has all of {coordinates}")
-    return results.isel(model=np.flatnonzero(chosen))
+        raise DataError(f"no model has all of {dict(coordinates)}")
+    return np.flatnonzero(chosen)
 
 
-def model_labels(results: xr.Dataset) -> list[str]:
-    """A short label for each model: its depth, and whatever else differs between models."""
-    labels = []
-    varying = [
-        name
-        for name in MODEL_COORDINATES
-        if name not in ("depth", "loss_name") and _differs(results, name)
-    ]
-    several_losses = _differs(results, "loss_name")
-    for m in range(results.sizes["model"]):
-        row = {name: results[name].values[m] for name in MODEL_COORDINATES}
-        words = [f"depth {row['depth']}"]
-        for name in varying:
-            if name == "hidden_widths":
-                words += [f"width {row[name]}"] if row["depth"] > 1 else []
-            elif name == "init_std":
-                words += [f"std {row[name]:g}"] if np.isfinite(row[name]) else []
-            elif name == "weight_decay":
-                words += [f"decay {row[name]:g}"]
-            else:
-                words += [str(row[name])]
-        if several_losses:
-            words.insert(0, str(row["loss_name"]))
-        labels.append(", ".join(words))
-    return labels
+def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
+    """The models that have these coordinates, e.g. ``select(run, loss_name="l4", depth=2)``.
+
+    Args:
+        runs: Results.
+        coordinates: Values of some of the `model_coordinates`.
+
+    Returns:
+        The results of these models, see `by_model`.
+
+    Raises:
+        DataError: If no model has them; the message lists the values there are.
+    """
+    return by_model(runs).isel(model=matching(runs, coordinates))
 
 
-def _differs(results: xr.Dataset, name: str) -> bool:
-    values = results[name].values
-    if name == "hidden_widths":  # "-" of single layers says no more than their depth
-        deep = [v for v, depth in zip(values, results["depth"].values, strict=True) if depth > 1]
-        by_depth: dict[int, set[str]] = {}
-        for v, depth in zip(values, results["depth"].values, strict=True):
-            by_depth.setdefault(int(depth), set()).add(str(v))
-        uniform = len({w for v in deep for w in v.split("x")}) <= 1
-        return not uniform or any(len(v) > 1 for v in by_depth.values())
-    return len(set(map(str, values.tolist()))) > 1
+# What labels call a coordinate, if not by its name.
+_WORDS = {"hidden_widths": "width", "init_std": "std", "weight_decay": "decay"}
+
+
+def varying(runs: xr.Dataset) -> list[str]:
+    """The model coordinates in which models differ, in their order."""
+    runs = by_model(runs)
+    return [n for n in model_coordinates(runs) if len(_distinct(n, runs[n].values.tolist())) > 1]
+
+
+def _distinct(name: str, values: list[object]) -> set[str]:
+    """Different values, as text."""
+    if name == "hidden_widths":  # 4 and 4x4 are one width, and - of single layers is none
+        return {width for v in values if v != "-" for width in str(v).split("x")}
+    return set(map(str, values))
+
+
+def coordinate_label(name: str, value: object) -> str:
+    """A model's coordinate in words: ``width_scale 0.5``, ``adam``; empty if it has none."""
+    if value == "-" or value != value:
+        return ""
+    if isinstance(value, str):
+        return f"{_WORDS[name]} {value}" if name in _WORDS else value
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{_WORDS.get(name, name)} {shown}"
+
+
+def model_labels(runs: xr.Dataset) -> list[str]:
+    """A short label for each model: what differs between models, and always its depth."""
+    runs = by_model(runs)
+    names, differing = model_coordinates(runs), varying(runs)
+    shown = [n for n in names if n in differing or n == "depth"] or names
+    rows = zip(*(runs[n].values.tolist() for n in shown), strict=True) if shown else [()]
+    return [", ".join(filter(None, map(coordinate_label, shown, row))) or "model" for row in rows]
+
+
+# --- files ---
 
 
 # More than deflate can reach: a file that claims to hold more than this is not read.
@@ -247,35 +329,6 @@ def save_json(content: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def load_run(folder: str | Path) -> xr.Dataset:
-    """Reads a run's results into memory.
-
-    The file's checksum is verified first, since the HDF5 library may crash or never return on
-    damaged bytes.
-
-    Args:
-        folder: The run's folder, or its ``results.nc``.
-
-    Returns:
-        The labelled results, see `label_results`.
-
-    Raises:
-        DataError: If there are none, the file is damaged, or it is not one of ours.
-    """
-    path = Path(folder)
-    try:
-        path = path / RESULTS_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    results = load_netcdf(path)
-    reason = _unsound(results)
-    if reason:
-        raise DataError(f"{path}: not a sweep's results ({reason})")
-    return results
-
-
 def load_netcdf(path: Path) -> xr.Dataset:
     """Reads into memory what `save_netcdf` wrote, and nothing else.
 
@@ -302,64 +355,82 @@ def load_netcdf(path: Path) -> xr.Dataset:
         raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
 
 
-_CURVE = ("model", "learning_rate", "seed", "step")
-
-# Dimensions, and which numbers are allowed (NaN compares false with everything).
-_VARIABLES = {
-    "loss": (_CURVE, lambda v: v > -np.inf),
-    "excess_loss": (_CURVE, lambda v: v > -np.inf),
-    "held_out_loss": (_CURVE, lambda v: v > -np.inf),
-    "steps_to_target": (_CURVE[:3], lambda v: v >= 0),
-    "divergence_step": (_CURVE[:3], lambda v: np.isnan(v) | (v >= 0)),
-    "optimum": (("model",), lambda v: (v >= 0) & (v < np.inf)),
-    "target": (("model",), lambda v: (v >= 0) & (v < np.inf)),
-    "resolution": (("model",), lambda v: (v >= 0) & (v < np.inf)),
-    "learning_rate": (("learning_rate",), lambda v: (v > 0) & (v < np.inf)),
-    "seed": (("seed",), lambda v: v >= 0),
-    "step": (("step",), lambda v: (v[0] == 0) & np.all(v[1:] > v[:-1])),
-    "depth": (("model",), lambda v: v >= 1),
-    "init_std": (("model",), lambda v: np.isnan(v) | ((v >= 0) & (v < np.inf))),
-    "weight_decay": (("model",), lambda v: (v >= 0) & (v < np.inf)),
-}
+# --- what is no results ---
 
 
-def _unsound(results: xr.Dataset) -> str:
-    """Why a dataset is not one of `label_results`; empty if it is."""
-    if str(results.attrs.get("format")) != FORMAT:
+def invalid(
+    runs: xr.Dataset,
+    declared: Mapping[str, Quantity] = QUANTITIES,
+    axes: tuple[str, ...] | None = None,
+) -> str:
+    """Why a dataset is not the results of runs; empty if it is.
+
+    Args:
+        runs: The dataset, from anywhere.
+        declared: What it must hold.
+        axes: The axes of its runs; without them, it must name its axes itself, in its attribute
+            ``axes`` (a JSON list), and have coordinates along them.
+    """
+    if str(runs.attrs.get("format")) != FORMAT:
         return f"expected format {FORMAT!r}"
-    if not is_printable(results.attrs.get("title")):
+    if not is_printable(runs.attrs.get("title")):
         return "no title"
-    num_steps = results.attrs.get("num_steps")
+    num_steps = runs.attrs.get("num_steps")
     if not isinstance(num_steps, int | np.integer) or num_steps < 1:
         return "no number of steps"
-    for name, (dims, allowed) in _VARIABLES.items():
-        if name == "held_out_loss" and name not in results.variables:
-            continue
-        if name not in results.variables or results[name].dims != dims:
-            return f"no {name} over {', '.join(dims)}"
-        values = results[name].values
-        whole = name in ("seed", "step", "depth")
-        if values.dtype.kind not in ("iu" if whole else "iuf") or not values.size:
-            return f"{name} holds no numbers"
-        if not np.all(allowed(values)):
-            return f"{name} holds numbers that are out of range"
-    if results["step"].values[-1] != num_steps:
+    if axes is None:
+        named = _named_axes(runs)
+        if named is None:
+            return "no list of axes"
+        axes = tuple(named)
+        for reason in (_invalid_axis(runs, axis) for axis in axes):
+            if reason:
+                return reason
+    for quantity in declared.values():
+        if reason := _invalid_quantity(runs, quantity, axes):
+            return reason
+    for name, coordinate in runs.coords.items():
+        if coordinate.dims and name not in declared and name not in axes:
+            return f"{name} is no coordinate of these runs"
+    for name, variable in runs.data_vars.items():
+        over = [axes, *((*axes, step) for step in STEPS)]
+        if name not in declared and not (variable.dtype.kind == "f" and variable.dims in over):
+            return f"{name} is no curve over {', '.join(axes)}, step"
+    if runs["step"].values[-1] != num_steps:
         return "the last step is missing"
-    for name in ("loss_name", "init", "optimizer", "hidden_widths"):
-        if name not in results.variables or results[name].dims != ("model",):
-            return f"no {name} over model"
-    for m in range(results.sizes["model"]):
-        row = {name: results[name].values[m] for name in MODEL_COORDINATES}
-        if row["init"] not in INITIALISERS or row["optimizer"] not in OPTIMIZERS:
-            return "unknown initialiser or optimizer"
-        widths = str(row["hidden_widths"]).split("x") if row["depth"] > 1 else []
-        if (not widths and row["hidden_widths"] != "-") or len(widths) != row["depth"] - 1:
-            return "hidden widths that do not fit the depth"
-        if not all(width.isascii() and width.isdigit() for width in widths):
-            return "hidden widths that are no numbers"
-        try:
-            if Loss.parse(str(row["loss_name"])).name != row["loss_name"]:
-                return "unknown loss"
-        except UserError:
-            return "unknown loss"
+    if "observation_step" in runs.variables and runs["observation_step"].values[-1] > num_steps:
+        return "observations after the last step"
     return ""
+
+
+def _invalid_axis(runs: xr.Dataset, axis: str) -> str:
+    if axis not in runs.coords or runs[axis].dims != (axis,):
+        return f"no coordinate along {axis}"
+    values = runs[axis].values
+    if not values.size or values.dtype.kind not in "iufOU":
+        return f"{axis} holds neither numbers nor text"
+    if values.dtype.kind in "OU":
+        if not all(map(is_printable, values)):
+            return f"{axis} holds what is no text"
+    elif not np.isfinite(values).all():
+        return f"{axis} holds numbers that are out of range"
+    return f"{axis} holds values twice" if len(set(values.tolist())) < len(values) else ""
+
+
+def _invalid_quantity(runs: xr.Dataset, quantity: Quantity, axes: tuple[str, ...]) -> str:
+    name = quantity.name
+    if name not in runs.variables and not quantity.required and name not in axes:
+        return ""
+    dims = quantity.over(axes)
+    found = runs[name].dims if name in runs.variables else None
+    # In the axes' order, some of them.
+    some = tuple(axis for axis in axes if found and axis in found)
+    if found != (some if dims == (SOME_AXES,) else dims):
+        return f"no {name} over {', '.join(dims)}"
+    values = runs[name].values
+    if values.dtype.kind not in _DTYPES[quantity.kind] or not values.size:
+        return f"{name} holds no {'text' if quantity.kind == 'text' else 'numbers'}"
+    if quantity.kind == "text":
+        known = all(isinstance(v, str) for v in values.flat) and np.all(quantity.allowed(values))
+        return "" if known else f"unknown {name}"
+    return "" if np.all(quantity.allowed(values)) else f"{name} holds numbers that are out of range"

@@ -1,45 +1,56 @@
-"""From trajectories to answers: best learning rates, steps to target, speed-ups."""
+"""From trajectories to answers: best learning rates, steps to target, comparisons of models.
+
+Everything here takes results of any axes, see `implicit_accel.results.by_model`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.results import MODEL_COORDINATES, model_labels
+from implicit_accel.results import by_model, matching, model_coordinates, model_labels
 
 BEST_BY = ("target", "stable", "final")
 
 _RESAMPLES = 4000
 
-# A learning rate is usable if at least this share of its runs does not diverge before arriving.
+# A learning rate is usable if at least this share of its runs does not diverge before the target.
 _USABLE_SHARE = 0.9
 
 
-def sound_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
-    """Steps to target, (model, learning_rate, seed); inf for runs that do not get there.
+def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
+    """Steps to target, (model, learning_rate, seed); inf for runs that do not reach it.
 
     A run that has reached the target may diverge later: it has still reached it, and would have
     been stopped there. With ``stable`` it counts as never there.
     """
-    steps = results["steps_to_target"].values
-    diverged = np.isfinite(results["divergence_step"].values)
+    runs = by_model(results)
+    steps = runs["steps_to_target"].values
+    diverged = np.isfinite(runs["divergence_step"].values)
     return np.where(diverged, np.inf, steps) if stable else steps
 
 
-def resolved(results: xr.Dataset, excess_loss: np.ndarray) -> np.ndarray:
-    """Excess losses, (model, …), no smaller than what the precision of training resolves.
+def resolved(results: xr.Dataset) -> xr.DataArray:
+    """Excess losses of results by model, no smaller than training's precision resolves.
 
     What lies below is rounding, and may be negative: it must not decide a comparison.
+
+    Args:
+        results: From `by_model`, or a part of them.
+
+    Returns:
+        The dimensions of the part's ``excess_loss``.
     """
-    floor = results["resolution"].values.reshape(-1, *[1] * (excess_loss.ndim - 1))
-    return np.maximum(excess_loss.astype(float), floor)
+    return results["excess_loss"].astype(float).clip(min=results["resolution"])
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
     """Excess loss at the last step, (model, learning_rate, seed); inf for diverged runs."""
-    return resolved(results, results["excess_loss"].values[..., -1])
+    return resolved(by_model(results).isel(step=-1)).values
 
 
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
@@ -51,22 +62,23 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     * ``final``: the smallest final excess loss; where rates tie, the fewest steps.
 
     All are medians over seeds. Rates at which more than a tenth of the runs diverge (before they
-    arrive, for ``target``) are passed over, unless there are no others.
+    reach it, for ``target``) are passed over, unless there are no others.
 
     Args:
-        results: A sweep's results.
+        results: Results of any axes.
         best_by: One of `BEST_BY`.
 
     Returns:
         (model,) positions along ``learning_rate``, −1 where every rate's median run diverges
-        before it arrives.
+        before it reaches the target.
 
     Raises:
         UserError: If ``best_by`` is unknown.
     """
     if best_by not in BEST_BY:
         raise UserError(f"best_by {best_by!r}: choose from {', '.join(BEST_BY)}")
-    steps = np.median(sound_steps(results, stable=best_by == "stable"), axis=2)
+    results = by_model(results)
+    steps = np.median(valid_steps(results, stable=best_by == "stable"), axis=2)
     final = np.median(final_excess(results), axis=2)
     lost = np.isfinite(results["divergence_step"].values)
     if best_by == "target":
@@ -82,18 +94,24 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     return np.where(hopeless, -1, best)
 
 
-def speed_up(
-    baseline: np.ndarray, steps: np.ndarray, *, confidence: float = 0.95, seed: int = 0
+def ratio_of_medians(
+    baseline: np.ndarray,
+    values: np.ndarray,
+    *,
+    least: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """How many times fewer steps: the ratio of medians over seeds, with a bootstrap interval.
+    """How many times smaller: the ratio of medians over seeds, with a bootstrap interval.
 
     The interval is the percentile bootstrap over seeds, resampled in both samples; the learning
-    rates are taken as given. A run that never arrives counts as inf: then the ratio may be inf
-    (only the baseline never arrives), 0 (only the model does not), or NaN (neither does).
+    rates are taken as given. Where medians are inf, the ratio may be inf (only the baseline's is),
+    0 (only the model's is), or NaN (both are).
 
     Args:
-        baseline: Steps of the model compared with, one per seed.
-        steps: Steps of the model.
+        baseline: Numbers >= 0 of the model compared with, one per seed.
+        values: Those of the model.
+        least: Medians count as no smaller than this.
         confidence: Of the interval.
         seed: Of the resampling.
 
@@ -102,20 +120,19 @@ def speed_up(
     """
 
     def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        # A start that is at the target already took 0 steps: no division by that.
-        above = np.maximum(np.median(a, axis=-1), 1)
-        below = np.maximum(np.median(b, axis=-1), 1)
-        with np.errstate(invalid="ignore"):
+        above = np.maximum(np.median(a, axis=-1), least)
+        below = np.maximum(np.median(b, axis=-1), least)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return above / below
 
-    value = float(ratio(baseline, steps))
-    if len(baseline) < 2 or len(steps) < 2:
+    value = float(ratio(baseline, values))
+    if len(baseline) < 2 or len(values) < 2:
         return value, np.nan, np.nan
     # scipy.stats.bootstrap has no place for infinities: it warns, and its interval is NaN.
     rng = np.random.default_rng(seed)
-    draws = [x[rng.integers(len(x), size=(_RESAMPLES, len(x)))] for x in (baseline, steps)]
+    draws = [x[rng.integers(len(x), size=(_RESAMPLES, len(x)))] for x in (baseline, values)]
     drawn = ratio(*draws)
-    # Resamples in which neither arrives say nothing: they widen the interval at both ends. The
+    # Resamples in which both are infinite say nothing: they widen the interval at both ends. The
     # quantiles are drawn values, since there is no interpolating between a number and infinity.
     tail = (1 - confidence) / 2
     low = np.quantile(np.where(np.isnan(drawn), 0, drawn), tail, method="inverted_cdf")
@@ -123,101 +140,159 @@ def speed_up(
     return value, float(low), float(high)
 
 
-def summarise(results: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
+def speed_up(
+    baseline: np.ndarray, steps: np.ndarray, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """How many times fewer steps, see `ratio_of_medians`; runs that do not get there count as inf.
+
+    A start that is at the target already took 0 steps: these count as one.
+    """
+    return ratio_of_medians(baseline, steps, least=1, confidence=confidence, seed=seed)
+
+
+def summarise(
+    results: xr.Dataset,
+    *,
+    best_by: str = "target",
+    baseline: Mapping[str, object] | None = None,
+) -> pd.DataFrame:
     """The table that answers the question: a row per model, at its own best learning rate.
 
+    Models are compared with their baseline by what their learning rates were chosen by: steps to
+    the target, or with ``best_by="final"`` the final excess loss.
+
     Args:
-        results: A sweep's results.
+        results: Results of any axes.
         best_by: What makes a learning rate the best, see `best_learning_rates`.
+        baseline: Values of model coordinates, e.g. ``{"width_scale": 1}``: a model is compared
+            with the one that has these and is equal in all others, as far as they apply to it (a
+            single layer has no hidden widths). By default depth 1 in sweeps of linear networks,
+            where it is there, and else nothing.
 
     Returns:
         A data frame with the model's coordinates and
 
-        * ``best_learning_rate`` (NaN if every rate diverged) and ``grid_edge``: ``low``, ``high``
-          or ``only`` if it is the grid's first, last or only rate, else empty. At an edge the
-          model was not given its best rate;
+        * ``best_learning_rate`` (NaN if every rate diverged, or results have no rates) and
+          ``grid_edge``: ``low``, ``high`` or ``only`` if it is the grid's first, last or only
+          rate, else empty. At an edge the model was not given its best rate;
         * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds, and ``final_held_out``,
           the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
-        * ``speed_up`` over ``baseline`` (depth 1, all else equal) with ``_low``, ``_high``;
+        * ``speed_up``, the baseline's steps to the target over the model's, with ``_low``,
+          ``_high``, the ends of its 95 % interval; with ``best_by="final"`` in its place
+          ``final_ratio``, the baseline's final excess loss over the model's. Above 1 is better;
+          NaN without a baseline;
+        * ``baseline``, the label of the model compared with; empty without one;
         * ``num_diverged`` of ``num_runs`` over all learning rates;
         * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
           this, see `resolved`) and ``num_steps``.
+
+        Its ``attrs`` hold the ``baseline`` as it was asked for.
+
+    Raises:
+        UserError: If ``best_by`` is unknown, or no model has the baseline's values; the message
+            lists those there are.
     """
-    steps = sound_steps(results, stable=best_by == "stable")
-    final = final_excess(results)
-    best = best_learning_rates(results, best_by)
-    rates = results["learning_rate"].values
-    diverged = np.isfinite(results["divergence_step"].values)
-    labels = model_labels(results)
-    models = [
-        {name: results[name].values[m] for name in MODEL_COORDINATES} for m in range(len(best))
-    ]
+    runs = by_model(results)
+    best = best_learning_rates(runs, best_by)
+    steps = _at(best, valid_steps(runs, stable=best_by == "stable"))
+    final = _at(best, final_excess(runs))
+    held_out = "held_out_loss" in runs
+    final_held_out = _at(best, runs["held_out_loss"].values[..., -1]) if held_out else final
+    diverged = np.isfinite(runs["divergence_step"].values)
+    rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
+    baseline = _default_baseline(runs) if baseline is None else baseline
+    bases = _baselines(runs, baseline)
     rows = []
-    for m, model in enumerate(models):
-        b = best[m]
-        base = _baseline(models, m)
-        seeds = steps.shape[2]
-        at_best = steps[m, b] if b >= 0 else np.full(seeds, np.inf)
-        final_at_best = final[m, b] if b >= 0 else np.full(seeds, np.inf)
-        if base is None:
-            ratio = (np.nan, np.nan, np.nan)
-        elif base == m:
-            ratio = (1.0, np.nan, np.nan)
-        else:
-            base_steps = steps[base, best[base]] if best[base] >= 0 else np.full(seeds, np.inf)
-            ratio = speed_up(base_steps, at_best)
-        row: dict[str, object] = {"model": labels[m], **model}
+    for m, (b, base) in enumerate(zip(best, bases, strict=True)):
+        row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
         row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
-        row["grid_edge"] = _edge(int(b), len(rates))
-        row.update(_quartiles("final_excess", final_at_best))
-        if "held_out_loss" in results:
-            held_out = results["held_out_loss"].values[m, b, :, -1].astype(float)
-            row.update(_quartiles("final_held_out", held_out if b >= 0 else final_at_best))
-        row.update(_quartiles("steps_to_target", at_best))
-        row["num_reached"] = int(np.isfinite(at_best).sum())
-        row["num_seeds"] = seeds
-        row["speed_up"], row["speed_up_low"], row["speed_up_high"] = ratio
+        row["grid_edge"] = _edge(int(b), rates)
+        row.update(_quartiles("final_excess", final[m]))
+        if held_out:
+            row.update(_quartiles("final_held_out", final_held_out[m]))
+        row.update(_quartiles("steps_to_target", steps[m]))
+        row["num_reached"] = int(np.isfinite(steps[m]).sum())
+        row["num_seeds"] = steps.shape[1]
+        row.update(_comparison(final if best_by == "final" else steps, m, base, best_by))
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
         row["num_runs"] = diverged[m].size
-        row["optimum"] = results["optimum"].values[m]
-        row["target"] = results["target"].values[m]
-        row["resolution"] = results["resolution"].values[m]
-        row["num_steps"] = results.attrs["num_steps"]
+        for name in ("optimum", "target", "resolution"):
+            row[name] = _of_model(runs[name], m, int(b))
+        row["num_steps"] = runs.attrs["num_steps"]
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["baseline"] = dict(baseline)
+    return table
 
 
-def bounded_speed_up(table: pd.DataFrame, m: int) -> tuple[float, str]:
-    """A model's speed-up as it should be shown.
+def compares_final(table: pd.DataFrame) -> bool:
+    """Whether a table from `summarise` compares final excess losses, not steps to the target."""
+    return "final_ratio" in table
 
-    A model that has not arrived after T steps needs more than T: against one that has, that
-    gives a bound.
+
+def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
+    """A model's comparison with its baseline as it should be shown.
+
+    A model that has not reached the target after T steps needs more than T, and an excess loss
+    below what the precision resolves is smaller than shown: against another, that gives a bound.
 
     Args:
         table: From `summarise`.
         m: The row.
 
     Returns:
-        The value, NaN if nothing can be said; and ``>`` or ``<`` if it is a bound, else empty.
+        The value of ``speed_up`` or ``final_ratio``, NaN if nothing can be said; and ``>`` or
+        ``<`` if it is a bound, else empty.
     """
     row = table.iloc[m]
+    base = table[table["model"] == row["baseline"]]
+    if base.empty:
+        return np.nan, ""
+    base = base.iloc[0]
+    if compares_final(table):
+        floored = [r["final_excess"] <= r["resolution"] for r in (base, row)]
+        bound = {(False, True): ">", (True, False): "<"}.get(tuple(floored), "")
+        value = float(row["final_ratio"])
+        return value, bound if 0 < value < np.inf else ""
     value = float(row["speed_up"])
     if np.isinf(value):
         return row["num_steps"] / max(row["steps_to_target"], 1), ">"
     if value == 0:
-        base = table.loc[table["model"] == row["baseline"], "steps_to_target"].iloc[0]
-        return max(base, 1) / row["num_steps"], "<"
+        return max(base["steps_to_target"], 1) / row["num_steps"], "<"
     return value, ""
 
 
-def _edge(position: int, count: int) -> str:
-    if position < 0:
+def _at(best: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(model, learning_rate, seed) values at the best rates, (model, seed); inf without one."""
+    chosen = values[np.arange(len(best)), best].astype(float)
+    return np.where(best[:, None] < 0, np.inf, chosen)
+
+
+def _comparison(values: np.ndarray, m: int, base: int | None, best_by: str) -> dict[str, float]:
+    """The columns that compare (model, seed) values of two models."""
+    compared = "final_ratio" if best_by == "final" else "speed_up"
+    found = (np.nan, np.nan, np.nan) if base is None else (1.0, np.nan, np.nan)
+    if base is not None and base != m:
+        found = ratio_of_medians(values[base], values[m], least=0 if best_by == "final" else 1)
+    return dict(zip((compared, f"{compared}_low", f"{compared}_high"), found, strict=True))
+
+
+def _of_model(values: xr.DataArray, m: int, rate: int) -> float:
+    """A model's value of what may depend on more: at its best rate, the median over seeds."""
+    at = {"model": m, "learning_rate": max(rate, 0)}
+    return float(
+        np.median(values.isel({str(d): at[str(d)] for d in values.dims if d in at}).values)
+    )
+
+
+def _edge(position: int, rates: np.ndarray) -> str:
+    if position < 0 or np.isnan(rates[position]):
         return ""
-    if count == 1:
+    if len(rates) == 1:
         return "only"
-    return {0: "low", count - 1: "high"}.get(position, "")
+    return {0: "low", len(rates) - 1: "high"}.get(position, "")
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:
@@ -226,13 +301,23 @@ def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: float(np.median(values)), f"{name}_q25": float(low), f"{name}_q75": float(high)}
 
 
-def _baseline(models: list[dict[str, object]], m: int) -> int | None:
-    """The single-layer model that differs from model m in depth and width alone."""
+def _default_baseline(runs: xr.Dataset) -> dict[str, object]:
+    """Depth 1 in results that name no axes, those of linear networks; else none."""
+    one_layer = "axes" not in runs.attrs and (runs["depth"].values == 1).any()
+    return {"depth": 1} if one_layer else {}
 
-    def rest(model: dict[str, object]) -> list[str]:
-        return [str(model[c]) for c in MODEL_COORDINATES if c not in ("depth", "hidden_widths")]
 
-    for i, model in enumerate(models):
-        if model["depth"] == 1 and rest(model) == rest(models[m]):
-            return i
-    return None
+def _baselines(runs: xr.Dataset, wanted: Mapping[str, object]) -> list[int | None]:
+    """For each model the number of the one that has these coordinates and is else like it."""
+    if not wanted:
+        return [None] * runs.sizes["model"]
+    others = [name for name in model_coordinates(runs) if name not in wanted]
+    rows = list(zip(*(map(str, runs[n].values.tolist()) for n in others), strict=True))
+    rows = rows or [()] * runs.sizes["model"]
+    candidates = matching(runs, wanted).tolist()
+
+    def alike(base: int, m: int) -> bool:
+        # What the baseline does not have, it need not have in common.
+        return all(a in (b, "-") for a, b in zip(rows[base], rows[m], strict=True))
+
+    return [next((i for i in candidates if alike(i, m)), None) for m in range(len(rows))]

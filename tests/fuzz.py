@@ -3,7 +3,7 @@
     python -m tests.fuzz --inputs 100000 --seed 0
     python -m tests.fuzz --seed 0 --target csv --only 4711    # that input again
 
-A reader must accept an input, with a sound result, or refuse it with a `UserError`. All else is a
+A reader must accept an input, with a valid result, or refuse it with a `UserError`. All else is a
 failure: another exception, a warning, a wrong result, more than 10 seconds or 1 GiB, the end of the
 process. Inputs are made from (seed, target, number) alone, so that each can be had again.
 
@@ -62,9 +62,11 @@ from implicit_accel.linear.config import (
 )
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.results import MODEL_COORDINATES
 from implicit_accel.linear.sweep import Plan, plan_sweep, train_plan
+from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
-from implicit_accel.results import FORMAT, load_run, save_results
+from implicit_accel.results import FORMAT, by_model, save_results
 from implicit_accel.statistics import BEST_BY, summarise
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
 from implicit_accel.store.folder import Identity, Manifest, RunFolder
@@ -80,7 +82,7 @@ class FuzzTarget:
     Attributes:
         name: What the table calls it.
         make: Makes an input from a random source.
-        read: Reads it and asserts that what comes out is sound; raises UserError to refuse it.
+        read: Reads it and asserts that what comes out is valid; raises UserError to refuse it.
         weight: Its share of the inputs, relative to the others'.
         prepare: Called once before the bounds on time and memory are set.
     """
@@ -479,9 +481,21 @@ def small_results() -> xr.Dataset:
 
 
 @functools.cache
+def small_general_results() -> xr.Dataset:
+    """Runs over other axes, without training."""
+    kept = small_results().drop_vars(list(MODEL_COORDINATES)).rename_dims(model="width_scale")
+    sharpness = (*kept["steps_to_target"].dims, "observation_step")
+    scalars = dict.fromkeys(("optimum", "zero_loss", "resolution"), ((), 1e-07))
+    kept = kept.assign({**scalars, "sharpness": (sharpness, np.ones((2, 2, 3, 2)))})
+    kept = kept.assign_coords(width_scale=["a", "b"], observation_step=[0, 100])
+    return kept.assign_attrs(axes=json.dumps(["width_scale", "learning_rate", "seed"]))
+
+
+@functools.cache
 def results_files() -> list[bytes]:
     one = small_results().isel(seed=[0])
-    return [save_results(r, folder()).read_bytes() for r in (small_results(), one)]
+    made = (small_results(), one, small_general_results())
+    return [save_results(r, folder()).read_bytes() for r in made]
 
 
 def read_damaged_results(content: bytes) -> None:
@@ -491,7 +505,7 @@ def read_damaged_results(content: bytes) -> None:
 
 def make_forged(rng: Random) -> bytes:
     """A netCDF-4 file with a checksum that fits, but not with what a sweep writes."""
-    results = small_results().copy(deep=True)
+    results = rng.choice([small_results, small_general_results])().copy(deep=True)
     for _ in range(rng.choice([1, 1, 2, 3])):
         name = rng.choice(sorted(map(str, results.variables)))
         values = results[name].values
@@ -521,8 +535,27 @@ def make_forged(rng: Random) -> bytes:
                 case 5:
                     results[name] = (results[name].dims[::-1], values.T)
                 case _:
-                    results.attrs[rng.choice(["format", "title", "num_steps"])] = rng.choice(
-                        [text("made")(rng), 1, -1, 0, 100, 1.5, [1, 2], "", FORMAT, 2**62]
+                    results.attrs[rng.choice(["format", "title", "num_steps", "axes"])] = (
+                        rng.choice(
+                            [
+                                '["width_scale", "seed"]',
+                                '["seed"]',
+                                "[[",
+                                "{}",
+                                "[]",
+                                "[1]",
+                                text("made")(rng),
+                                1,
+                                -1,
+                                0,
+                                100,
+                                1.5,
+                                [1, 2],
+                                "",
+                                FORMAT,
+                                2**62,
+                            ]
+                        )
                     )
     path = folder() / "forged.nc"
     try:
@@ -537,7 +570,7 @@ def read_forged(content: bytes) -> None:
     results = load_run(on_disk("results.nc", content))
     for best_by in BEST_BY:
         table = summarise(results, best_by=best_by)
-        assert len(table) == results.sizes["model"]
+        assert len(table) == by_model(results).sizes["model"]
         cli.answers(table)
         cli.print_summary(table, results.attrs["title"], cli.Console(file=io.StringIO()))
 

@@ -1,16 +1,19 @@
 """What the programs make of text from outside: flags, names of files and columns."""
 
 import errno
+import io
 import json
 import os
 import sys
 
 import jax
+import numpy as np
 import pytest
 from test_programs import expect_usage_error, run
+from test_statistics import AXES, general, made
 
 from experiments import cli
-from implicit_accel import UserError
+from implicit_accel import UserError, summarise
 
 HOSTILE = "<script>$x_&\x1b[31m\u202e"
 SMALL = ["--num_steps", "20", "--num_seeds", "1", "--learning_rates", "0.1", "--losses", "l2"]
@@ -145,3 +148,29 @@ def test_a_defect_keeps_its_traceback(monkeypatch, error):
 
     with pytest.raises(type(error)):
         cli.run(main, cli.FlagGroups(), "")
+
+
+def printed(table) -> str:
+    file = io.StringIO()
+    cli.print_summary(table, "made", cli.Console(file=file, width=200))
+    return file.getvalue()
+
+
+def test_the_table_says_what_is_compared():
+    results = made(np.full((2, 1, 3), 10), [[[0.26] * 3], [[0.1] * 3]])
+    assert "speed-up over depth 1" in printed(summarise(results))
+    final = printed(summarise(results, best_by="final"))
+    assert "speed-up" not in final
+    assert "final excess loss of depth 1" in final
+    assert "depth 2 ends at an excess loss 2.6x lower than depth 1" in final
+
+
+def test_the_table_of_any_axes():
+    runs = general(AXES)
+    assert "width_scale 0.5, adam" in printed(summarise(runs))
+    compared = printed(summarise(runs, baseline={"width_scale": 1}))
+    assert "speed-up over width_scale 1" in compared
+    assert compared.count("1 (baseline)") == 2
+    assert compared.count("→") == 2
+    no_rates = printed(summarise(general({"momentum": (0.5, 0.9)}, seed=3)))
+    assert "edge of the grid" not in no_rates

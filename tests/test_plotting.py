@@ -7,16 +7,23 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.axes import Axes
-from test_statistics import INF, NAN, made
+from test_statistics import AXES, INF, NAN, general, made
 
+from implicit_accel import UserError
 from implicit_accel.plotting import (
     plot_excess_loss,
     plot_learning_rates,
+    plot_observable,
     plot_speed_up,
     plot_steps_to_target,
     save_figures,
 )
+
+
+def heights(line) -> list[float]:
+    return np.asarray(line.get_ydata(), float).tolist()
 
 
 def lines(ax: Axes) -> dict[str, Any]:
@@ -136,3 +143,87 @@ def test_rounding_is_not_drawn():
         assert np.min(curve.get_ydata()) == 1e-7
     above = made([[[9, 9, 9]]], [[[3e-6] * 3]], depths=[1])
     assert not any("rounding" in name for name in lines(plot_excess_loss(above).axes[0]))
+
+
+def test_figures_of_any_axes(tmp_path):
+    runs = general(AXES, observed=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = [p.name for p in save_figures(runs, tmp_path, formats=("png",))]
+        save_figures(general({"momentum": (0.5, 0.9)}), tmp_path, formats=("svg",))
+        save_figures(general({}), tmp_path, formats=("svg",), best_by="final")
+        compared = save_figures(
+            runs, tmp_path, formats=("png",), best_by="final", baseline={"optimizer": "sgd"}
+        )
+    assert names == ["excess_loss.png", "learning_rates.png", "steps_to_target.png"]
+    assert [p.name for p in compared] == [*names, "speed_up.png"]
+    (ax,) = plot_learning_rates(runs).axes
+    drawn = {name: line for name, line in lines(ax).items() if name.startswith("width")}
+    assert list(drawn) == [
+        f"width_scale {w}, {o}" for w in ("0.5", "1", "2") for o in AXES["optimizer"]
+    ]
+    assert len({line.get_color() for line in drawn.values()}) == 3
+    for name, line in drawn.items():
+        assert line.get_linestyle() == ("-" if "sgd" in name else "--")
+
+
+def test_losses_have_a_panel_each_whatever_they_are_called():
+    runs = general({"loss_name": ("$", "_x^{", r"\$"), "width_scale": (1.0, 2.0)})
+    figure = plot_excess_loss(runs)
+    assert [ax.get_title() for ax in figure.axes] == [r"\$", "x^{", r"\\$"]
+    assert all(len(ax.get_legend_handles_labels()[1]) >= 2 for ax in figure.axes)
+    figure.canvas.draw()
+
+
+def test_what_was_chosen_by_is_what_is_drawn():
+    results = made(np.full((2, 1, 3), 10), [[[0.26] * 3], [[0.1] * 3]])
+    (ax,) = plot_speed_up(results, best_by="final").axes
+    assert "2.6×" in [t.get_text() for t in ax.texts]
+    assert ax.get_xlabel() == "final excess loss of depth 1 over the model's"
+
+
+@pytest.fixture
+def observed():
+    runs = general({"learning_rate": (0.1, 0.2), "seed": (0, 1, 2), "width_scale": (1, 2)})
+    runs["steps_to_target"] = xr.where(runs.learning_rate == 0.2, 5.0, 9.0).broadcast_like(
+        runs["steps_to_target"]
+    )
+    runs["divergence_step"] = runs["divergence_step"] * NAN
+    runs = runs.assign_coords(observation_step=[0, 25, 50, 75, 100])
+    heights = np.array([[1, 2, 3, 10, 10], [1, 3, 5, 10, 10], [1, 4, 9, 300, INF]])
+    heights = np.broadcast_to(heights[None, :, None], (2, 3, 2, 5))
+    runs["sharpness"] = (("learning_rate", "seed", "width_scale", "observation_step"), heights)
+    runs["divergence_step"][:, 2, 1] = 60
+    return runs
+
+
+def test_an_observable_is_drawn_to_the_step_of_divergence(observed):
+    figure = plot_observable(
+        observed, "sharpness", reference=lambda rate: 2 / rate, reference_label=r"$2/\eta$"
+    )
+    (ax,) = figure.axes
+    drawn = lines(ax)
+    for width in (1, 2):
+        line = drawn[rf"width_scale {width}, $\eta$ = 0.2"]
+        np.testing.assert_array_equal(line.get_ydata(), [1, 3, 5, 10, 10])
+    assert r"$2/\eta$" in drawn
+    assert [heights(line) for line in ax.get_lines()].count(
+        [10, 10]
+    ) == 2  # 2 / 0.2, once per model
+    (cross,) = [line for line in ax.get_lines() if line.get_marker() == "x"]
+    assert (np.asarray(cross.get_xdata()).tolist(), heights(cross)) == ([50], [9])
+    thin = [line for line in ax.get_lines() if line.get_linewidth() == 0.5]
+    assert len(thin) == 6
+    assert ax.get_yscale() == "log"  # one run of width 1 rises to 300
+    assert ax.get_xscale() == "linear"
+    with pytest.raises(UserError, match="'flatness' was not recorded: there are loss, excess_loss"):
+        plot_observable(observed, "flatness")
+
+
+def test_many_seeds_are_a_band():
+    runs = general({"seed": tuple(range(9))}, observed=True)
+    (ax,) = plot_observable(runs, "sharpness").axes
+    assert len(ax.collections) == 1
+    assert not [line for line in ax.get_lines() if line.get_linewidth() == 0.5]
+    (ax,) = plot_observable(made([[[5, 6]]], [[[0.1, 0.1]]], depths=[1]), "loss").axes
+    assert "depth 1, $\\eta$ = 1" in lines(ax)

@@ -8,10 +8,19 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import random_problem
+from test_statistics import AXES, general, some_axes
 
 from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
 from implicit_accel.files import atomic_path, seal
-from implicit_accel.results import model_labels, save_json, save_results
+from implicit_accel.linear.results import LINEAR_QUANTITIES, MODEL_COORDINATES
+from implicit_accel.results import (
+    QUANTITIES,
+    model_coordinates,
+    model_labels,
+    quantities_table,
+    save_json,
+    save_results,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +53,31 @@ def test_a_round_trip_keeps_everything(results, tmp_path):
     xr.testing.assert_identical(load_run(tmp_path), results)
     xr.testing.assert_identical(load_run(tmp_path / "results.nc"), results)
     assert [p.name for p in tmp_path.iterdir()] == ["results.nc"]
+
+
+def test_what_is_declared_is_what_is_written(results):
+    assert model_coordinates(results) == tuple(MODEL_COORDINATES)
+    for name, quantity in LINEAR_QUANTITIES.items():
+        if name in results.variables:
+            assert quantity.attributes.items() <= results[name].attrs.items()
+        else:
+            assert not quantity.required
+    rows = quantities_table().splitlines()
+    assert len(rows) == 2 + len(QUANTITIES)
+    assert "| `steps_to_target` | axes | steps to target (inf: never) | updates |" in rows
+
+
+def test_the_order_of_coordinates_outlives_a_file(results, tmp_path):
+    save_results(results, tmp_path)
+    assert model_coordinates(load_run(tmp_path)) == tuple(MODEL_COORDINATES)
+
+
+@given(axes=some_axes(), observed=st.booleans())
+def test_results_of_any_axes_are_read_as_they_were(tmp_path_factory, axes, observed):
+    runs = general(axes, observed=observed)
+    folder = tmp_path_factory.mktemp("general")
+    save_results(runs, folder)
+    xr.testing.assert_identical(load_run(folder), runs)
 
 
 def test_models_are_selected_by_name(results):
@@ -144,10 +178,11 @@ def _set(name, value):
         (_set("init_std", -1), "init_std holds numbers"),
         (_set("loss_name", "l"), "unknown loss"),
         (_set("loss_name", "$l2"), "unknown loss"),
-        (_set("init", "$"), "unknown initialiser or optimizer"),
-        (_set("optimizer", "<script>"), "unknown initialiser or optimizer"),
+        (_set("init", "$"), "unknown init"),
+        (_set("optimizer", "<script>"), "unknown optimizer"),
         (_set("hidden_widths", "4"), "hidden widths that do not fit"),
-        (_set("depth", 2), "hidden widths that are no numbers"),
+        (_set("depth", 2), "hidden widths that do not fit"),
+        (_set("hidden_widths", "4y"), "unknown hidden_widths"),
         (lambda r: r.assign_attrs(title="\x1b[31m"), "no title"),
         (lambda r: r.assign_attrs(title=3), "no title"),
         (lambda r: r.assign_attrs(num_steps=0), "no number of steps"),
@@ -158,6 +193,43 @@ def _set(name, value):
 )
 def test_a_forged_file_is_refused(results, tmp_path, change, reason):
     save_results(change(results.copy(deep=True)), tmp_path)
+    with pytest.raises(DataError, match=f"not a sweep's results .*{reason}"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.assign_attrs(axes="[" * 10**5), "no list of axes"),
+        (lambda r: r.assign_attrs(axes='["seed", "seed"]'), "no list of axes"),
+        (lambda r: r.assign_attrs(axes='["seed", 1]'), "no list of axes"),
+        (lambda r: r.assign_attrs(axes='["seed", "step"]'), "no list of axes"),
+        (lambda r: r.assign_attrs(axes=3), "no list of axes"),
+        (lambda r: r.assign_attrs(axes='["seed"]'), "no loss over seed, step"),
+        (lambda r: r.assign_attrs(axes='["depth"]'), "no coordinate along depth"),
+        (lambda r: r.drop_attrs(deep=False).assign_attrs(
+            format=r.format, title="t", num_steps=100), "no loss over model"),
+        (lambda r: r.drop_vars("optimizer"), "no coordinate along optimizer"),
+        (lambda r: r.assign_coords(optimizer=["a", "a"]), "optimizer holds values twice"),
+        (lambda r: r.assign_coords(optimizer=["a", "\x1b[31m"]), "optimizer holds what is no text"),
+        (lambda r: r.assign_coords(width_scale=[1, 2, np.inf]), "width_scale holds numbers"),
+        (lambda r: r.assign_coords(learning_rate=[0, 1.0]), "learning_rate holds numbers"),
+        (lambda r: r.assign_coords(learning_rate=["a", "b"]), "learning_rate holds no numbers"),
+        (lambda r: r.assign_coords(other=("seed", [1, 2, 3])), "other is no coordinate"),
+        (lambda r: r.assign(loss=r.loss.transpose()), "no loss over learning_rate, seed"),
+        (lambda r: r.assign(target=("far", [1.0])), "no target over some axes"),
+        (lambda r: r.assign(target=-1.0), "target holds numbers"),
+        (lambda r: r.assign(extra=("seed", [1.0, 2, 3])), "extra is no curve"),
+        (lambda r: r.assign(extra=r.loss.astype(int)), "extra is no curve"),
+        (lambda r: r.assign_coords(observation_step=[0, 50, 101]), "after the last step"),
+        (lambda r: r.assign_coords(observation_step=[0, 0, 1]), "observation_step holds numbers"),
+    ],
+)  # fmt: skip
+def test_a_forged_file_of_any_axes_is_refused(tmp_path, change, reason):
+    runs = general(AXES, observed=True).where(lambda v: v < np.inf, 1.0)
+    runs = runs.assign(divergence_step=runs.divergence_step * np.nan)
+    runs = runs.assign(target=1.0, optimum=0.0, resolution=0.0, zero_loss=1.0)
+    save_results(change(runs), tmp_path)
     with pytest.raises(DataError, match=f"not a sweep's results .*{reason}"):
         load_run(tmp_path)
 

@@ -1,11 +1,24 @@
+import json
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel import UserError, summarise
-from implicit_accel.statistics import best_learning_rates, bounded_speed_up, speed_up
+from experiments.cli import answers
+from implicit_accel import UserError, select, summarise
+from implicit_accel.results import FORMAT, by_model, model_labels
+from implicit_accel.statistics import (
+    best_learning_rates,
+    bounded,
+    final_excess,
+    ratio_of_medians,
+    speed_up,
+    valid_steps,
+)
 
 INF, NAN = np.inf, np.nan
 
@@ -36,6 +49,173 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
         },
         {"num_steps": 1000, "title": "made", "precision": "float32"},
     )  # fmt: skip
+
+
+def general(axes: dict[str, tuple], *, seed: int = 0, observed: bool = False) -> xr.Dataset:
+    """Results of runs over any axes, with random numbers."""
+    rng = np.random.default_rng(seed)
+    names, shape = tuple(axes), tuple(map(len, axes.values()))
+    curve = (*names, "step")
+    excess = rng.uniform(0.01, 1, (*shape, 5)).cumprod(axis=-1)
+    steps = rng.integers(1, 100, shape).astype(float)
+    steps[rng.uniform(size=shape) < 0.2] = INF
+    diverged = np.where(rng.uniform(size=shape) < 0.1, 30.0, NAN)
+    excess[np.isfinite(diverged), 3:] = INF
+    variables = {
+        "loss": (curve, excess + 0.5), "excess_loss": (curve, excess),
+        "steps_to_target": (names, steps), "divergence_step": (names, diverged),
+        "optimum": ((), 0.5), "zero_loss": ((), 2.0), "resolution": ((), 1e-7),
+        "target": (names[:1], np.full(shape[:1], 0.1)),
+    }  # fmt: skip
+    coordinates = {**axes, "step": [0, 10, 20, 50, 100]}
+    if observed:
+        coordinates["observation_step"] = [0, 50, 100]
+        variables["sharpness"] = ((*names, "observation_step"), rng.uniform(1, 30, (*shape, 3)))
+    attributes = {"format": FORMAT, "title": "made", "num_steps": 100, "precision": "float32"}
+    return xr.Dataset(
+        variables,
+        {name: np.array(values) for name, values in coordinates.items()},
+        attributes | {"axes": json.dumps(names)},
+    )
+
+
+AXES = {
+    "learning_rate": (0.1, 1.0),
+    "seed": (0, 1, 2),
+    "width_scale": (0.5, 1.0, 2.0),
+    "optimizer": ("sgd", "adam"),
+}
+
+
+@st.composite
+def some_axes(draw) -> dict[str, tuple]:
+    """Some of the axes, in any order."""
+    names = draw(st.permutations(sorted(AXES)))
+    return {name: AXES[name] for name in names[: draw(st.integers(0, 4))]}
+
+
+@given(axes=some_axes(), seed=st.integers(0, 99))
+def test_every_run_has_its_place_by_model(axes, seed):
+    runs = general(axes, seed=seed, observed=True)
+    found = by_model(runs)
+    assert by_model(found) is found
+    assert found["excess_loss"].dims == ("model", "learning_rate", "seed", "step")
+    assert found["sharpness"].dims == ("model", "learning_rate", "seed", "observation_step")
+    assert found["target"].sizes["model"] == found.sizes["model"]
+    for name in ("learning_rate", "seed"):
+        assert len(found[name]) == len(axes.get(name, (0,)))
+    for m in range(found.sizes["model"]):
+        one = found.isel(model=m)
+        at = {name: one[name].item() for name in axes if name not in ("learning_rate", "seed")}
+        for name in ("excess_loss", "steps_to_target", "divergence_step", "sharpness"):
+            own = runs[name].sel(at)
+            there = [d for d in one[name].dims if d in own.dims]
+            np.testing.assert_array_equal(one[name].squeeze(), own.transpose(*there).squeeze())
+
+
+@given(axes=some_axes(), seed=st.integers(0, 99), best_by=st.sampled_from(["target", "final"]))
+def test_a_model_s_row_is_that_of_a_sweep_of_it_alone(axes, seed, best_by):
+    runs = general(axes, seed=seed)
+    table = summarise(runs, best_by=best_by)
+    assert len(table) == np.prod([len(v) for n, v in axes.items() if n in AXES and n[0] in "wo"])
+    assert set(table["baseline"]) == {""}
+    assert answers(table) == []
+    for m in range(len(table)):
+        row: Any = table.iloc[m]
+        named = {name: row[name] for name in axes if name not in ("learning_rate", "seed")}
+        alone: Any = summarise(select(runs, **named), best_by=best_by).iloc[0]
+        assert row.drop("model").equals(alone.drop("model"))
+        assert model_labels(runs)[m] == row["model"]
+
+
+def test_labels_of_any_axes():
+    assert model_labels(general(AXES))[:3] == [
+        "width_scale 0.5, sgd", "width_scale 0.5, adam", "width_scale 1, sgd",
+    ]  # fmt: skip
+    assert model_labels(general({"seed": (0, 1), "momentum": (0.9,)})) == ["momentum 0.9"]
+    assert model_labels(general({"seed": (0, 1)})) == ["model"]
+
+
+def test_a_baseline_is_equal_in_all_else():
+    runs = general(AXES)
+    table = summarise(runs, baseline={"width_scale": 1})
+    assert table["baseline"].tolist() == ["width_scale 1, " + o for o in table["optimizer"]]
+    best, steps = best_learning_rates(runs), valid_steps(runs)
+    for m, base in ((0, 2), (1, 3), (4, 2), (5, 3)):
+        expected = np.median(steps[base, best[base]]) / np.median(steps[m, best[m]])
+        np.testing.assert_allclose(table["speed_up"][m], expected)
+    both = summarise(runs, baseline={"width_scale": 2.0, "optimizer": "adam"})
+    assert set(both["baseline"]) == {"width_scale 2, adam"}
+    with pytest.raises(UserError, match=r"no model has width_scale = 3: there are 0.5, 1.0, 2.0"):
+        summarise(runs, baseline={"width_scale": 3})
+    with pytest.raises(UserError, match=r"'width' is no model coordinate: width_scale, optimizer"):
+        summarise(runs, baseline={"width": 1})
+
+
+def test_a_single_layer_is_the_baseline_of_every_width():
+    widths = made(np.ones((3, 1, 2)), np.ones((3, 1, 2)), depths=(1, 2, 2))
+    widths["hidden_widths"] = ("model", ["-", "1", "4"])
+    assert set(summarise(widths)["baseline"]) == {"depth 1"}
+    assert summarise(widths, baseline={"hidden_widths": "4"})["baseline"].tolist() == [
+        "", "depth 2, width 4", "depth 2, width 4",
+    ]  # fmt: skip
+
+
+def test_what_depends_on_seeds_is_shown_by_its_median():
+    runs = general({"seed": (0, 1, 2), "width_scale": (1.0, 2.0)})
+    runs["resolution"] = ("seed", [0.1, 0.2, 0.7])
+    runs["excess_loss"] = runs["excess_loss"] * 0
+    assert summarise(runs)["resolution"].tolist() == [0.2, 0.2]
+    np.testing.assert_allclose(final_excess(runs)[1, 0], [0.1, 0.2, 0.7])
+
+
+def test_rates_chosen_by_the_final_loss_are_compared_by_it():
+    """Depth 2 takes longer to the target at its best rate, and ends 2.6 times lower."""
+    steps = [[[50, 50, 50]], [[110, 100, 90]]]
+    final = [[[0.026, 0.026, 0.026]], [[0.01, 0.011, 0.009]]]
+    results = made(steps, final)
+    table = summarise(results, best_by="final")
+    (sentence,) = answers(table)
+    assert "depth 2 ends at an excess loss 2.6x lower than depth 1 (95 % interval 2." in sentence
+    assert "speed_up" not in table
+    assert table["final_ratio"].tolist() == [1, pytest.approx(2.6)]
+    row = table.to_dict("records")[1]
+    assert row["final_ratio_low"] == pytest.approx(26 / 11)
+    assert row["final_ratio_high"] == pytest.approx(26 / 9)
+    (by_target,) = answers(summarise(results))
+    assert "depth does not help" in by_target
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "words"),
+    [
+        ([0.1] * 3, [0.2] * 3, "depth does not help: .* loss 2x higher than depth 1 .*2 to 2"),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], "no clear difference: depth 2 ends at .* 1x that of"),
+        ([INF] * 3, [0.2] * 3, "depth 2 ends at a finite loss and depth 1 diverges"),
+        ([0.1] * 3, [INF] * 3, "depth 1 ends at a finite loss and every deeper model diverges"),
+        ([INF] * 3, [INF] * 3, "neither depth 1 nor any deeper model ends at a finite loss"),
+        ([0.1] * 3, [1e-9] * 3, r"excess loss at least 1e\+06x lower than depth 1"),
+        ([1e-9] * 3, [0.1] * 3, r"depth does not help: .* at least 1e\+06x higher than depth 1"),
+        ([1e-9] * 3, [1e-8] * 3, "no clear difference: depth 2 ends at an excess loss 1x"),
+    ],
+)
+def test_final_losses_in_words(base, own, words):
+    diverged = np.where(np.isinf([[base], [own]]), 5, NAN)
+    results = made(np.full((2, 1, 3), 10), [[base], [own]], diverged=diverged)
+    (sentence,) = answers(summarise(results, best_by="final"))
+    assert re.search(words, sentence)
+
+
+@given(
+    base=st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=9),
+    factor=st.floats(0.01, 100),
+)
+def test_ratios_of_final_losses_scale(base, factor):
+    base = np.array(base)
+    value, low, high = ratio_of_medians(base * factor, base)
+    assert value == pytest.approx(factor)
+    assert low <= value * (1 + 1e-9)
+    assert high >= value * (1 - 1e-9)
 
 
 def test_the_best_rate_has_the_fewest_steps_or_the_smallest_final_loss():
@@ -120,11 +300,11 @@ def test_bounds():
     never, there = [[INF] * 4], [[100.0] * 4]
     one = np.ones((2, 1, 4))
     model_only = summarise(made([never, there], one))
-    assert bounded_speed_up(model_only, 1) == (10.0, ">")  # over 1000 steps against 100
+    assert bounded(model_only, 1) == (10.0, ">")  # over 1000 steps against 100
     baseline_only = summarise(made([there, never], one))
-    assert bounded_speed_up(baseline_only, 1) == (0.1, "<")
+    assert bounded(baseline_only, 1) == (0.1, "<")
     neither = summarise(made([never, never], one))
-    assert np.isnan(bounded_speed_up(neither, 1)[0])
+    assert np.isnan(bounded(neither, 1)[0])
 
 
 def test_intervals_with_infinities():

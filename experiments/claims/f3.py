@@ -20,7 +20,7 @@ from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of, model_number
 from experiments.claims.toolkit.sources import PAPER_2019
 from implicit_accel.plotting import plot_curves
-from implicit_accel.statistics import sound_steps
+from implicit_accel.statistics import valid_steps
 
 
 def _trajectory(lab: Laboratory, init: str, depth: int, std: float, rate: float) -> xr.Dataset:
@@ -40,7 +40,7 @@ def _smallest(results: xr.Dataset, depth: int) -> tuple[float, float]:
     works = np.flatnonzero(np.isfinite(np.median(steps, axis=1)))
     std = float(stds[works[0] if len(works) else 0])
     medians = np.median(
-        sound_steps(results)[model_number(results, depth=depth, init_std=std)], axis=1
+        valid_steps(results)[model_number(results, depth=depth, init_std=std)], axis=1
     )
     return std, float(results["learning_rate"].values[int(np.argmin(medians))])
 

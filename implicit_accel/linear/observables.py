@@ -57,8 +57,11 @@ def _unit(W: jax.Array) -> jax.Array:
     return W / jnp.where(norm == 0, 1, norm)
 
 
+# Losses are recorded without being asked for.
+_RECORDED = ("loss", "excess_loss", "held_out_loss")
+
 OBSERVABLES: dict[str, Entry] = {
-    **observables.OBSERVABLES,
+    **{name: e for name, e in observables.OBSERVABLES.items() if name not in _RECORDED},
     "end_to_end_norm": Entry(end_to_end_norm, "norm of the end-to-end matrix"),
     "imbalance": Entry(imbalance, "largest imbalance of neighbouring layers"),
     "layer_norm": Entry(layer_norm, "smallest norm of a layer's W W^T"),

@@ -25,6 +25,7 @@ from implicit_accel.linear.networks import Layers, layer_shapes, pad
 from implicit_accel.linear.objectives import OBJECTIVES, Objective, Reduction, choose, reduce
 from implicit_accel.linear.observables import OBSERVABLES
 from implicit_accel.linear.planning import merge_shapes, plan_groups
+from implicit_accel.linear.results import label_results
 from implicit_accel.linear.task import LinearTask, padded_widths
 from implicit_accel.observables import (
     Observable,
@@ -33,7 +34,6 @@ from implicit_accel.observables import (
     preconditioned_sharpness,
 )
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import label_results
 
 
 def axes_of(config: SweepConfig) -> Axes:

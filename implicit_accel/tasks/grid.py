@@ -32,7 +32,7 @@ from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan
 from implicit_accel.observables import Observable
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import FORMAT
+from implicit_accel.results import FORMAT, QUANTITIES, STEPS
 from implicit_accel.tasks.axes import RESERVED, read_axes
 from implicit_accel.tasks.loss_task import BoundTask, LossTask, call, initial, split
 
@@ -223,47 +223,31 @@ class TaskSweep(Experiment):
         names = tuple(self._axes)
         reached, diverged = arrays["steps_to_target"], arrays["divergence_step"]
         excess = arrays["excess_loss"]
-        resolution = float(np.finfo(self.precision).eps) * max(
-            abs(self.task.reference_loss), abs(self.task.optimum)
-        )
-        variables: dict[str, Any] = {
-            "loss": (
-                (*names, "step"),
-                (excess + self.task.optimum).astype(excess.dtype),
-                {"long_name": "training loss", "diverged": "inf"},
-            ),
-            "excess_loss": (
-                (*names, "step"),
-                excess,
-                {"long_name": "excess training loss L - L*", "diverged": "inf"},
-            ),
-            "steps_to_target": (
-                names,
-                np.where(reached < 0, np.inf, reached),
-                {"long_name": "steps to target", "units": "updates", "never": "inf"},
-            ),
-            "divergence_step": (
-                names,
-                np.where(diverged < 0, np.nan, diverged),
-                {"long_name": "step of divergence", "units": "updates", "never": "NaN"},
-            ),
-            "optimum": ((), self.task.optimum, {"long_name": "L*, the smallest loss there is"}),
-            "target": ((), self._target or 0.0, {"long_name": "target excess loss"}),
-            "resolution": (
-                (),
-                resolution,
-                {"long_name": "excess loss below which a trajectory is rounding"},
-            ),
+        smallest = float(np.finfo(self.precision).eps)
+        values: dict[str, Any] = {
+            "loss": (excess + self.task.optimum).astype(excess.dtype),
+            "excess_loss": excess,
+            "steps_to_target": np.where(reached < 0, np.inf, reached),
+            "divergence_step": np.where(diverged < 0, np.nan, diverged),
+            "optimum": self.task.optimum,
+            "target": self._target or 0.0,
+            "resolution": smallest * max(self.task.reference_loss, self.task.optimum),
+            "step": self.recording.steps,
         }
-        for name, a in arrays.items():
-            if name not in variables:
-                dim = "observation_step" if name in self._observables else "step"
-                variables[name] = ((*names, dim), a, {"long_name": name, "diverged": "inf"})
-        coordinates: dict[str, Any] = {name: np.array(self._axes[name]) for name in names}
-        coordinates["step"] = ("step", self.recording.steps, {"units": "updates"})
         if self._observables:
-            observed = self.recording.observed[0]
-            coordinates["observation_step"] = ("observation_step", observed, {"units": "updates"})
+            values["observation_step"] = self.recording.observed[0]
+        labelled: dict[str, Any] = {}
+        for name, a in values.items():
+            quantity = QUANTITIES[name]
+            dims = quantity.over(names) if np.ndim(a) else ()
+            labelled[name] = (dims, a, quantity.attributes)
+        for name, a in arrays.items():
+            if name not in values:
+                dim = "observation_step" if name in self._observables else "step"
+                labelled[name] = ((*names, dim), a, {"long_name": name, "diverged": "inf"})
+        for name in names:
+            a = np.array(self._axes[name])
+            labelled[name] = (name, a.astype(int) if a.dtype.kind == "b" else a)
         attributes = {
             "format": FORMAT,
             "axes": json.dumps(names),
@@ -274,7 +258,8 @@ class TaskSweep(Experiment):
             "batch_size": self._batch_size or 0,
             "precision": self.precision,
         }
-        return xr.Dataset(variables, coordinates, attributes)
+        coordinates = {*names, *STEPS} & labelled.keys()
+        return xr.Dataset(labelled, attrs=attributes).set_coords(coordinates)
 
 
 @dataclass(frozen=True)

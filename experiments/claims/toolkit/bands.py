@@ -15,7 +15,7 @@ from experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.linear.config import SweepConfig, Target, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import plot_curves
-from implicit_accel.statistics import sound_steps
+from implicit_accel.statistics import valid_steps
 
 SETTING = (
     "Whitened features, labels with unit cross-covariance, ℓ2, hidden width 32, each standard "
@@ -57,7 +57,7 @@ def iterations(results: xr.Dataset, depth: int) -> tuple[np.ndarray, np.ndarray]
         Standard deviations (S,), and steps (S, seed), inf where a run did not converge.
     """
     chosen = np.flatnonzero(results["depth"].values == depth)
-    steps = sound_steps(results)[chosen]
+    steps = valid_steps(results)[chosen]
     best = np.argmin(np.median(steps, axis=2), axis=1)
     return results["init_std"].values[chosen], steps[np.arange(len(chosen)), best]
 

@@ -11,7 +11,7 @@ import scipy.stats
 import xarray as xr
 
 from experiments.claims.criteria import Effect
-from implicit_accel.statistics import sound_steps
+from implicit_accel.statistics import valid_steps
 
 _RESAMPLES = 1000
 
@@ -172,7 +172,7 @@ def compare(
     num_steps = int(results.attrs["num_steps"])
     steps, usable, notes = [], [], []
     for (run, m), who in zip(sides, ("baseline", "model"), strict=True):
-        values = sound_steps(run)[m] if share is None else steps_to_level(run, m, share)
+        values = valid_steps(run)[m] if share is None else steps_to_level(run, m, share)
         lost = np.isfinite(run["divergence_step"].values[m]) & ~np.isfinite(values)
         mask = lost.mean(axis=1) <= _MOST_DIVERGED
         steps.append(values)

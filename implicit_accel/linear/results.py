@@ -1,0 +1,191 @@
+"""Labelled results of sweeps of deep linear networks.
+
+They name no axes: these are ``model``, ``learning_rate`` and ``seed``. What makes up a model (its
+loss, depth, hidden widths, initialiser …) are coordinates along ``model``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from implicit_accel import results as general
+from implicit_accel.data.problems import Problem
+from implicit_accel.engine.train import GroupResult
+from implicit_accel.errors import UserError
+from implicit_accel.linear.initialisers import INITIALISERS
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.objectives import Reduction
+from implicit_accel.linear.observables import OBSERVABLES
+from implicit_accel.optimizers import OPTIMIZERS
+from implicit_accel.results import FORMAT, QUANTITIES, RUN, SOME_AXES, Quantity, declare
+
+if TYPE_CHECKING:
+    from implicit_accel.linear.config import SweepConfig
+
+
+def _each(allowed: Callable[[str], bool]) -> Callable[[np.ndarray], Any]:
+    return lambda values: [allowed(value) for value in values]
+
+
+def _is_loss(name: str) -> bool:
+    try:
+        return Loss.parse(name).name == name
+    except UserError:
+        return False
+
+
+def _is_widths(text: str) -> bool:
+    return re.fullmatch("-|[0-9]+(x[0-9]+)*", text) is not None
+
+
+_MODEL = ("model",)
+
+# What distinguishes models, in the order in which tables show it.
+MODEL_COORDINATES = declare(
+    Quantity("loss_name", _MODEL, "loss", _each(_is_loss), kind="text"),
+    Quantity("depth", _MODEL, "number of layers", lambda v: v >= 1, kind="whole number"),
+    Quantity("hidden_widths", _MODEL, "widths of the hidden layers", _each(_is_widths),
+             kind="text", special=("-", "none")),
+    Quantity("init", _MODEL, "initialiser", _each(INITIALISERS.__contains__), kind="text"),
+    Quantity("init_std", _MODEL, "the initialiser's standard deviation",
+             lambda v: np.isnan(v) | ((v >= 0) & (v < np.inf)), special=("NaN", "none")),
+    Quantity("optimizer", _MODEL, "optimizer", _each(OPTIMIZERS.__contains__), kind="text"),
+    Quantity("weight_decay", _MODEL, "weight decay", lambda v: (v >= 0) & (v < np.inf)),
+)  # fmt: skip
+
+LINEAR_QUANTITIES = {
+    # What is declared for some of the axes is there for every model.
+    name: replace(quantity, dims=_MODEL) if quantity.dims == (SOME_AXES,)
+    # Every run has a rate and a seed.
+    else replace(quantity, required=quantity.required or name in RUN)
+    for name, quantity in QUANTITIES.items()
+} | MODEL_COORDINATES  # fmt: skip
+LINEAR_QUANTITIES |= declare(
+    *(
+        Quantity(
+            name, (*RUN, "observation_step"), entry.description, lambda v: v > -np.inf,
+            special=("inf", "diverged"), required=False,
+        )
+        for name, entry in OBSERVABLES.items()
+        if name not in QUANTITIES
+    )
+)  # fmt: skip
+LINEAR_QUANTITIES["optimum"] = replace(
+    LINEAR_QUANTITIES["optimum"],
+    long_name="L*, the smallest loss of a linear map (0 with an activation)",
+)
+
+
+def label_results(
+    problem: Problem,
+    config: SweepConfig,
+    parts: Sequence[GroupResult],
+    reductions: Sequence[Reduction],
+) -> xr.Dataset:
+    """Puts names to the trajectories of a sweep.
+
+    Args:
+        problem: What was fitted.
+        config: The grid; parts and reductions are in the order of its models.
+        parts: A model's results, arrays with leading axes (learning rate, seed).
+        reductions: What each model minimised.
+
+    Returns:
+        Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
+        (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
+        ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
+        ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model; and what is recorded
+        over (model, learning_rate, seed, observation_step).
+    """
+    models = config.models
+    excess = np.stack([p.records["excess_loss"] for p in parts])
+    optimum = np.array([r.optimum.loss for r in reductions])
+    reached = np.stack([p.steps_to_target for p in parts]).astype(float)
+    diverged = np.stack([p.divergence_step for p in parts]).astype(float)
+    values: dict[str, np.ndarray] = {
+        "loss": (excess + optimum[:, None, None, None]).astype(excess.dtype),
+        "excess_loss": excess,
+        "steps_to_target": np.where(reached < 0, np.inf, reached),
+        "divergence_step": np.where(diverged < 0, np.nan, diverged),
+        "optimum": optimum,
+        "zero_loss": np.array([float(r.data.zero_loss) for r in reductions]),
+        "resolution": np.array([_resolution(r, config.precision) for r in reductions]),
+        "target": np.array([config.target.absolute(r.zero_excess) for r in reductions]),
+    }
+    if problem.held_out_features is not None:
+        values["held_out_loss"] = np.stack([p.records["held_out_loss"] for p in parts])
+    for name in config.record:
+        values[name] = np.stack([p.records[name] for p in parts])
+    coordinates: dict[str, Any] = {
+        "learning_rate": config.learning_rates,
+        "seed": config.seeds,
+        "step": config.record_steps,
+        **({"observation_step": config.observation_steps} if config.record else {}),
+        "loss_name": [m.loss.name for m in models],
+        "depth": [m.depth for m in models],
+        "hidden_widths": [m.hidden for m in models],
+        "init": [m.initialiser.name for m in models],
+        "init_std": [m.initialiser.std for m in models],
+        "optimizer": [m.optimizer.name for m in models],
+        "weight_decay": [m.weight_decay for m in models],
+    }
+    runs = xr.Dataset(_declared(values), _declared(coordinates) | {"dataset": problem.name})
+    per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"
+    runs["loss"].attrs["formula"] = per_entry
+    return runs.assign_attrs(_attributes(problem, config))
+
+
+def _declared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with their dimensions and attributes."""
+    declared = {name: LINEAR_QUANTITIES[name] for name in values}
+    return {
+        name: (quantity.over(RUN), np.asarray(values[name]), quantity.attributes)
+        for name, quantity in declared.items()
+    }
+
+
+def _attributes(problem: Problem, config: SweepConfig) -> dict[str, Any]:
+    """What was fitted, and how."""
+    return {
+        "format": FORMAT,
+        "title": problem.title,
+        "source": problem.source,
+        "is_stand_in": int(problem.is_stand_in),
+        "dataset_fingerprint": problem.fingerprint,
+        "scaling": problem.scaling,
+        "num_rows": len(problem.features),
+        "num_features": problem.num_features,
+        "num_outputs": problem.num_outputs,
+        "num_steps": config.num_steps,
+        "target_as_asked": str(config.target),
+        "bias": int(config.bias),
+        "activation": config.activation,
+        "precision": config.precision,
+        "loss_convention": config.losses[0].convention,
+    }
+
+
+def _resolution(reduction: Reduction, precision: str) -> float:
+    """The excess loss below which what training does is its precision's rounding.
+
+    ε times the zero predictor's loss: an order of magnitude above where float32 and float64 were
+    seen to part (updates smaller than half a unit in the weights' last place are lost; for p that
+    is not even, the excess is a difference from L*).
+    """
+    return float(np.finfo(precision).eps) * float(reduction.data.zero_loss)
+
+
+def invalid(runs: xr.Dataset) -> str:
+    """Why a dataset is not one of `label_results`; empty if it is."""
+    if reason := general.invalid(runs, LINEAR_QUANTITIES, RUN):
+        return reason
+    for depth, widths in zip(runs["depth"].values, runs["hidden_widths"].values, strict=True):
+        if (0 if widths == "-" else len(widths.split("x"))) != depth - 1:
+            return "hidden widths that do not fit the depth"
+    return ""
