@@ -25,11 +25,11 @@ Timed = Callable[[], tuple[int, float]]
 NUM_CORES = len(os.sched_getaffinity(0))
 
 
-def _timed(work: Callable[[], Any], configuration_steps: int) -> Timed:
+def _timed(work: Callable[[], Any], run_steps: int) -> Timed:
     def run() -> tuple[int, float]:
         began = time.perf_counter()
         work()
-        return configuration_steps, time.perf_counter() - began
+        return run_steps, time.perf_counter() - began
 
     return run
 
@@ -204,7 +204,7 @@ def ours(workload: Workload, path: Path) -> Timed:
 
     def run() -> tuple[int, float]:
         _, timing = run_sweep(problem, config)
-        return timing.configuration_steps, timing.train_seconds
+        return timing.run_steps, timing.train_seconds
 
     return run
 

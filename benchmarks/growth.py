@@ -44,7 +44,7 @@ def main() -> None:
                 "seconds": timing.train_seconds,
                 "compile_seconds": timing.compile_seconds,
                 "pieces": timing.num_pieces,
-                "per_configuration_step": timing.train_seconds / timing.configuration_steps,
+                "per_configuration_step": timing.train_seconds / timing.run_steps,
                 "peak_bytes": peak,
                 "bytes_before": before,
             }

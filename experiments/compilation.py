@@ -69,6 +69,7 @@ def keep_programs(asked: str | None = None) -> None:
         return
     if asked is None and jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
+    folder = Path()
     try:
         folder = cache_folder() / "compiled" if asked is None else cache_folder(asked)
         usable = not folder.exists() or folder.is_dir()

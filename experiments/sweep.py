@@ -40,12 +40,12 @@ from implicit_accel.engine.layout import Share
 from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import atomic_path, remove_partial
+from implicit_accel.loading import load_run
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
     RESULTS_FILE,
     SUMMARY_FILE,
-    load_run,
 )
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder

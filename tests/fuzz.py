@@ -43,7 +43,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from absl import flags
-from implicit_accel.engine.training import Snapshot
 
 from experiments import cli
 from implicit_accel.data import download
@@ -51,7 +50,9 @@ from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
 from implicit_accel.data.sources.csv_file import load_csv
 from implicit_accel.data.sources.gas import _parse_gas
+from implicit_accel.engine.train import Snapshot, Training
 from implicit_accel.errors import UserError
+from implicit_accel.experiment import Identity, Plan
 from implicit_accel.fields import each
 from implicit_accel.files import seal
 from implicit_accel.linear.config import (
@@ -63,13 +64,13 @@ from implicit_accel.linear.config import (
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.results import MODEL_COORDINATES
-from implicit_accel.linear.sweep import Plan, plan_sweep, train_plan
+from implicit_accel.linear.sweep import LinearSweep, axes_of
 from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
 from implicit_accel.results import FORMAT, by_model, save_results
 from implicit_accel.statistics import BEST_BY, summarise
 from implicit_accel.store.checkpoints import Checkpoints, Keeper
-from implicit_accel.store.folder import Identity, Manifest, RunFolder
+from implicit_accel.store.folder import Manifest, RunFolder
 
 SECONDS_PER_INPUT = 10.0
 MEMORY_BYTES = 2**30
@@ -441,10 +442,10 @@ def read_flags(arguments: list[str]) -> None:
         flags.FLAGS(["sweep", *arguments])
     except flags.Error as error:
         raise UserError(str(error)) from None
-    config = sweep.build_config()
-    settings = sweep.settings_of(config)
-    assert json.loads(json.dumps(settings)) == settings
-    assert sweep.choose_folder(Identity(settings, "0" * 64)).path.parent == Path("outputs")
+    asked = sweep.build(cli.make_console(stderr=True))
+    identity = asked.experiment.identity
+    assert Identity.of(json.loads(json.dumps(identity.as_json()))) == identity
+    assert sweep.choose_folder(asked).path.parent == Path("outputs")
 
 
 # --- results ---
@@ -577,14 +578,13 @@ def read_forged(content: bytes) -> None:
 
 @functools.cache
 def wanted() -> Identity:
-    sweep = sweep_program()
-    flags.FLAGS(["sweep"])
-    return Identity(sweep.settings_of(SweepConfig()), "0" * 64)
+    config = SweepConfig()
+    return Identity(config.settings(), axes_of(config), config.num_steps, "0" * 64)
 
 
 def config_files() -> list[bytes]:
     """A run's config.json and manifest.json in one: each reader takes its own."""
-    manifest = dataclasses.asdict(Manifest.begin(wanted(), SweepConfig(), 1, "a machine"))
+    manifest = dataclasses.asdict(Manifest.begin(wanted(), 1, "a machine"))
     return [json.dumps({"format": FORMAT, "timing": {"pieces": 1}} | manifest).encode()]
 
 
@@ -632,7 +632,7 @@ def read_config_file(content: bytes) -> None:
             found.differences(wanted())
             wanted().differences(found)
     if manifest is not None:
-        assert len(manifest.extended(wanted(), SweepConfig(), 1).units()) >= 1
+        assert len(manifest.extended(wanted(), 1).units()) >= 1
     if finished is None:
         raise UserError("no finished run")
 
@@ -657,11 +657,12 @@ def read_idx_file(content: bytes) -> None:
 
 
 @functools.cache
-def small_plan() -> Plan:
+def small_sweep() -> tuple[LinearSweep, Plan]:
     rng = np.random.default_rng(0)
     problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal(9))
     config = SweepConfig(depths=(2,), learning_rates=(0.1,), num_seeds=1, num_steps=3)
-    return plan_sweep(problem, config)
+    sweep = LinearSweep(problem, config)
+    return sweep, sweep.plan(sweep.axes)
 
 
 def unit() -> Checkpoints:
@@ -671,7 +672,11 @@ def unit() -> Checkpoints:
 @functools.cache
 def snapshot_files() -> list[bytes]:
     unit().folder.mkdir()
-    train_plan(small_plan(), after_segment=Keeper(unit(), 0))
+    sweep, plan = small_sweep()
+    training = Training(plan.groups, num_steps=3, recording=sweep.recording, keep_states=True)
+    keeper = Keeper(unit(), 0)
+    for segment in training.segments():
+        keeper(segment)
     (path,) = unit().paths()
     return [path.read_bytes()]
 
@@ -679,8 +684,8 @@ def snapshot_files() -> list[bytes]:
 def load_snapshot(content: bytes) -> Snapshot:
     snapshot_files()
     unit().paths()[0].write_bytes(content)
-    groups = small_plan().groups
-    loaded = unit().newest(groups, [g.num_configurations for g in groups], "float32")
+    groups = small_sweep()[1].groups
+    loaded = unit().newest(groups, [g.num_runs for g in groups], "float32")
     if loaded is None:
         raise UserError("not this run's")
     return loaded
@@ -689,8 +694,8 @@ def load_snapshot(content: bytes) -> Snapshot:
 def read_snapshot(content: bytes) -> None:
     expected = load_snapshot(snapshot_files()[0])
     for found, saved in zip(load_snapshot(content).results, expected.results, strict=True):
-        for a, b in zip(found.arrays, saved.arrays, strict=True):
-            np.testing.assert_array_equal(a, b)
+        for name, a in saved.arrays.items():
+            np.testing.assert_array_equal(found.arrays[name], a)
 
 
 TARGETS = [

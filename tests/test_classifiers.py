@@ -1,6 +1,7 @@
 """Classifiers against PyTorch, and what a run must not depend on."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -301,13 +302,42 @@ def test_stepped_together_or_one_at_a_time(network):
 
 def test_cut_into_segments(monkeypatch):
     whole = one_run(SMALL)
-    monkeypatch.setattr(classifiers, "_SEGMENT", 2)
-    monkeypatch.setattr(classifiers, "_EVALUATION_BATCH", 7)
+    monkeypatch.setattr("implicit_accel.engine.train.segment_length", lambda *_, **__: 3)
+    monkeypatch.setattr(task, "_EVALUATION_BATCH", 7)
     done = []
     cut = one_run(SMALL, progress=lambda *now: done.append(now))
     for name in whole:
         np.testing.assert_allclose(cut[name], whole[name], rtol=1e-12, err_msg=str(name))
-    assert done == [(t, 12) for t in (2, 4, 5, 7, 9, 10, 12)]
+    assert len(done) == 5
+    assert done == sorted(done)
+    assert done[-1] == (12, 12)
+
+
+def test_killed_between_segments_it_goes_on_to_the_same_bits(monkeypatch, tmp_path):
+    monkeypatch.setattr("implicit_accel.engine.train.segment_length", lambda *_, **__: 3)
+    grid: dict[str, Any] = {"learning_rates": [0.01, 0.1], "stds": [0.1], "seeds": [0, 3]}
+    whole = train_classifiers(DATA, config_for(DEEP_CNN), **grid)
+    calls = []
+
+    def stop(*_):
+        calls.append(_)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"folder": tmp_path / "run", "checkpoint_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train_classifiers(DATA, config_for(DEEP_CNN), **grid, **options, progress=stop)
+    resumed = train_classifiers(DATA, config_for(DEEP_CNN), **grid, **options)
+    assert resumed.identical(whole)
+
+
+@pytest.mark.parametrize("options", [{"memory_limit": 1}, {"devices": jax.local_devices()[:2]}])
+def test_memory_limits_and_devices_do_not_matter(options):
+    grid: dict[str, Any] = {"learning_rates": [0.01, 0.1], "seeds": [0, 3, 4]}
+    plain = train_classifiers(DATA, config_for(SmallCNN((2, 3))), **grid)
+    other = train_classifiers(DATA, config_for(SmallCNN((2, 3))), **grid, **options)
+    for name in plain:
+        np.testing.assert_allclose(other[name], plain[name], rtol=1e-9, err_msg=str(name))
 
 
 def test_a_diverged_run_is_recorded_and_spreads_nowhere():

@@ -4,9 +4,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from implicit_accel import Loss, Optimizer, SweepConfig, Target, UserError
-from implicit_accel.linear.config import parse_hidden_widths, parse_learning_rates, spaced_steps
+from implicit_accel.engine.layout import largest_block, spaced_steps, split_evenly
+from implicit_accel.linear.config import parse_hidden_widths, parse_learning_rates
 from implicit_accel.linear.networks import layer_shapes
-from implicit_accel.linear.planning import largest_block, merge_shapes, plan_groups, split_evenly
+from implicit_accel.linear.planning import merge_shapes, plan_groups
 
 
 def test_the_student_project_s_grid_has_seven_models():

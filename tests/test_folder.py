@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ AXES = {"learning_rate": (0.1, 0.2), "seed": (0, 1)}
 PART = Part(AXES, 10, 1)
 
 
-def identity(*, num_steps=10, axes=None, **changes) -> Identity:
+def identity(*, num_steps: Any = 10, axes: Any = None, **changes: Any) -> Identity:
     settings = {"bias": False, "programs": {"a": 1}} | changes
     return Identity(settings, AXES | (axes or {}), num_steps, "f" * 64)
 
@@ -220,6 +221,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
 
 HOLD = """
 import sys
+from typing import Any
 from pathlib import Path
 from implicit_accel.store.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():

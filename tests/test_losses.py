@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracles import random_problem
 
 from implicit_accel import Loss, Problem, SweepConfig, UserError, optimum, run_sweep
-from implicit_accel.linear.sweep import plan_sweep
+from implicit_accel.linear.sweep import LinearSweep
 
 EXPONENTS = [2, 2.5, 3, 4, 5, 6]
 
@@ -187,7 +187,7 @@ def test_losses_beyond_the_precision_are_refused(rng, p, size, precision):
             optimum(Loss(p), X, Y)
     config = SweepConfig(losses=(Loss(p),), precision=precision)
     with pytest.raises(UserError, match="choose a smaller exponent"):
-        plan_sweep(Problem.from_arrays(X, Y[:, 0]), config)
+        LinearSweep(Problem.from_arrays(X, Y[:, 0]), config)
 
 
 def test_runs_of_a_large_exponent_arrive_or_diverge(rng):

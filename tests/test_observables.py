@@ -20,7 +20,7 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.eigenvalues import BASIS, MOST_PRODUCTS, largest_eigenvalue, safe_norm
 from implicit_accel.linear import observables as linear
 from implicit_accel.linear.networks import layer_shapes, pad
-from implicit_accel.linear.objectives import reduce
+from implicit_accel.linear.objectives import OBJECTIVES, reduce
 from implicit_accel.observables import (
     OBSERVABLES,
     Point,
@@ -159,7 +159,7 @@ def test_safe_norm(size):
 
 
 def network_point(problem, p, layers, dtype, *, kind="collapsed", active=None, trainable=None):
-    reduction = reduce(problem, Loss(p), kind=kind, bias=bool(layers.biases))
+    reduction = reduce(problem, Loss(p), OBJECTIVES[kind], bias=bool(layers.biases))
     data = jax.tree.map(lambda a: jnp.asarray(a, dtype), reduction.data)
     active = np.ones(layers.depth, bool) if active is None else active
 
@@ -167,7 +167,7 @@ def network_point(problem, p, layers, dtype, *, kind="collapsed", active=None, t
         value, _, gradient = reduction.objective.value_and_grad(layers, data, active)
         return value, gradient
 
-    layers = jax.tree.map(lambda a: jnp.asarray(a, dtype), reduction.enter(layers))
+    layers = jax.tree.map(lambda a: jnp.asarray(a, dtype), reduction.to_basis(layers))
     fields = {} if trainable is None else {"trainable": trainable}
     return make_point(layers, value_and_grad, hyper={"active": active}, **fields)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel import DataError, Dataset, Loss, Problem, UserError, gas_like, make_problem
-from implicit_accel.linear.objectives import reduce
+from implicit_accel.linear.objectives import OBJECTIVES, Collapsed, reduce
 
 
 def dataset(features, targets, name="made") -> Dataset:
@@ -155,9 +155,9 @@ def test_bad_arrays_are_refused(X, Y, message):
 def test_zero_excess_and_kinds():
     problem = make_problem(gas_like())
     for kind in ("spectral", "compressed", "collapsed"):
-        reduction = reduce(problem, Loss(2), kind=kind)
+        reduction = reduce(problem, Loss(2), OBJECTIVES[kind])
         # Standardised labels: the zero map's loss is 1/2, the best map's (1 − R²)/2, R² = 0.9.
         assert reduction.data.zero_loss == pytest.approx(0.5)
         assert reduction.zero_excess == pytest.approx(0.45, abs=0.001)
-    with pytest.raises(ValueError, match="does not hold for activation"):
-        reduce(problem, Loss(2), kind="collapsed", activation="relu")
+    with pytest.raises(ValueError, match="does not hold for l2 and activation"):
+        reduce(problem, Loss(2), Collapsed, activation="relu")
