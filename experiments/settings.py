@@ -224,8 +224,8 @@ def _data_settings(options: Mapping[str, Any], preparation: Preparation) -> dict
 # What of a grid's settings a task has too.
 _FOR_TASKS = (
     "learning_rates", "num_seeds", "first_seed", "num_steps", "optimizers", "optimizer_settings",
-    "weight_decays", "records_per_decade", "observations_per_decade", "record", "precision",
-    "target",
+    "weight_decays", "records_per_decade", "observations_per_decade", "precision", "target",
+    "record",
 )  # fmt: skip
 
 
@@ -234,7 +234,9 @@ def _build_task(place: str) -> Asked:
         if name not in _FOR_TASKS and flags.FLAGS[name].present:
             raise UserError(f"--{name} goes with a dataset, not with --task")
     module, task = load_task(place)
-    fields = {n: f for n, f in fields_of(SweepConfig).items() if n in _FOR_TASKS}
+    declared = fields_of(SweepConfig)
+    record = read({"record": declared["record"]}, given())["record"]
+    fields = {n: f for n, f in declared.items() if n in _FOR_TASKS and n != "record"}
     config = SweepConfig(**read(fields, given()))
     target = config.target.value if flags.FLAGS["target"].present else None
     if config.target.relative and target is not None:
@@ -265,7 +267,7 @@ def _build_task(place: str) -> Asked:
         num_steps=config.num_steps,
         batch_size=BATCH_SIZE.value,
         target=target,
-        record=config.record,
+        record=record,
         records_per_decade=config.records_per_decade,
         observations_per_decade=config.observations_per_decade,
         precision=config.precision,

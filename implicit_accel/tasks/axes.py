@@ -56,6 +56,9 @@ def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
         if isinstance(given, static) or not all(is_number):
             fixed.add(name)
         read[name] = plain
+    rates = read.get("learning_rate", (1.0,))
+    if "learning_rate" in fixed or not all(rate > 0 for rate in rates):
+        raise UserError("axis learning_rate: give numbers above 0, not marked static")
     seeds = read.get("seed", (0,))
     if "seed" in fixed or any(type(s) is not int or not 0 <= s < 2**32 for s in seeds):
         raise UserError("axis seed: give whole numbers from 0 up, below 2^32")

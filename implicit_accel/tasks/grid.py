@@ -113,7 +113,8 @@ class TaskSweep(Experiment):
     def recording(self) -> Recording:
         """See `Experiment.recording`."""
         steps, observed = (spaced_steps(self.num_steps, n) for n in self._records)
-        return Recording(steps, (observed,) if self._observables else ())
+        held_out = (steps,) if self.task.held_out is not None else ()
+        return Recording(steps, held_out + ((observed,) if self._observables else ()))
 
     @property
     def identity(self) -> Identity:
@@ -142,17 +143,19 @@ class TaskSweep(Experiment):
             state = group.state(dtype)
             _, hyper = group.runs(np.zeros(1, int))
             hyper = jax.tree.map(lambda a: a[0], cast(hyper, dtype))
-            rows = None if group.batches is None else jax.numpy.zeros(group.batches.batch_size, int)
+            size = None if group.batches is None else group.batches.batch_size
+            rows = None if size is None else jax.ShapeDtypeStruct((size,), np.int32)
             data = cast(group.data, dtype)
 
-            def step(state: Any) -> Any:
+            def step(state: Any, hyper: Hyper, data: Any, rows: Any) -> Any:
                 return (
                     group.program.start(state.params, hyper),
                     train_step(group.program, state, hyper, data, rows, 0, 1),
                     observe(group.program, self._observables, state, hyper, data, 0),
                 )
 
-            jaxpr = jax.make_jaxpr(step)(state)
+            # The arguments' values, which are not in it, are told by axes and fingerprint.
+            jaxpr = jax.make_jaxpr(step)(state, hyper, data, rows)
         digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode())
         for constant in jaxpr.consts:
             digest.update(np.asarray(constant).tobytes())
@@ -211,12 +214,18 @@ class TaskSweep(Experiment):
                 platform=platform,
                 itemsize=np.dtype(self.precision).itemsize,
             ),
-            observables=(self._observables,) if self._observables else (),
+            observables=self._watched(),
             batches=None
             if self._batch_size is None
             else MiniBatches(self.task.num_rows, self._batch_size, seeds),
         )
         return _with_aux(group, self.precision)
+
+    def _watched(self) -> tuple[Mapping[str, Observable], ...]:
+        """What is evaluated at each of the recording's steps beside losses."""
+        held_out: Mapping[str, Observable] = {"held_out_loss": observables_module.held_out_loss}
+        watched = (held_out,) if self.task.held_out is not None else ()
+        return (*watched, self._observables) if self._observables else watched
 
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """See `Experiment.label`."""
@@ -235,7 +244,7 @@ class TaskSweep(Experiment):
             "step": self.recording.steps,
         }
         if self._observables:
-            values["observation_step"] = self.recording.observed[0]
+            values["observation_step"] = self.recording.observed[-1]
         labelled: dict[str, Any] = {}
         for name, a in values.items():
             quantity = QUANTITIES[name]
@@ -333,8 +342,6 @@ def _with_aux(group: Group, precision: str) -> Group:
             return task.evaluate(params, task.take(data, None), values, key)
 
         found = jax.eval_shape(evaluate, state.params)
-    if found.loss.shape != ():
-        raise UserError(f"loss: it must return one number, not an array of {found.loss.shape}")
     for name, a in found.aux.items():
         if a.shape != () or not str(name).isidentifier() or name in ("loss", "excess_loss"):
             raise UserError(
@@ -369,7 +376,8 @@ def _read_observables(
             raise UserError(f"record: {name!r} must be a name, and its value a function of a Point")
     if "held_out_loss" in record and task.held_out is None:
         raise UserError("record: held_out_loss needs a task with held_out data")
-    return dict(record)
+    # It is recorded wherever there are held-out data, at every step that is.
+    return {name: f for name, f in record.items() if name != "held_out_loss"}
 
 
 def _read_mask(trainable: Any, trained: Any) -> Any:

@@ -48,7 +48,7 @@ def from_loss(
             number, it is called on the host instead, with ``hp`` as plain numbers if it has it.
         data: A pytree of arrays whose first axis is the rows, handed to the loss as ``batch``,
             whole or in mini-batches.
-        held_out: The same, for the observable ``held_out_loss``; it is not trained on.
+        held_out: The same, not trained on: its loss is recorded as ``held_out_loss``.
         optimum: L*, the smallest loss there is, where it is known: excess losses are above it.
         reference_loss: The loss of knowing nothing. A run diverges above 10⁶ times the larger of
             this and its first loss.
@@ -239,7 +239,10 @@ class BoundTask(Task):
         model = join(params, self.fixed)
         found = call(self.task.loss, model, batch, hp=hp, key=key)
         value, aux = found if self.task.has_aux else (found, {})
-        return jnp.asarray(value), dict(aux)
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise UserError(f"loss: it must return one number, not an array of {value.shape}")
+        return value, dict(aux)
 
     def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
         """See `Task.evaluate`."""
@@ -268,5 +271,9 @@ class BoundTask(Task):
 def initial(task: LossTask, hp: Values) -> Any:
     """What a task's traced ``init`` gives: the parameters and all else of their pytree."""
     # In single precision whatever training's is: the same seed starts alike in both.
+    single = {
+        name: value.astype(np.float32) if _is_trained(value) else value
+        for name, value in hp.items()
+    }
     with jax.enable_x64(False):
-        return call(task.init, key=jax.random.key(hp["seed"]), hp=hp)
+        return call(task.init, key=jax.random.key(single["seed"]), hp=single)

@@ -1,0 +1,143 @@
+"""Tasks of users, each with a slow and obvious loop to hold it against."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import implicit_accel as ia
+from implicit_accel.engine.layout import batch_order
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "my_model.py"
+
+
+def example():
+    spec = importlib.util.spec_from_file_location("my_model", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tanh_network():
+    """The documentation's own: task, optimizer, further axis, size of mini-batches."""
+    module = example()
+    return module.task, module.optimizer, {"width_scale": (0.5, 1.0)}, 50
+
+
+def logistic():
+    """Multinomial regression with three classes, full batch, momentum, an axis in the loss."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((90, 4))
+    labels = np.argmax(X @ rng.standard_normal((4, 3)) + rng.gumbel(size=(90, 3)), axis=1)
+
+    def loss(params, batch, hp):
+        features, classes = batch
+        logits = features @ params["W"] + params["b"]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes).mean()
+        return entropy + hp["ridge"] * jnp.sum(params["W"] ** 2), {"entropy": entropy}
+
+    def init(seed):
+        return {"W": np.random.default_rng(seed).standard_normal((4, 3)), "b": np.zeros(3)}
+
+    task = ia.from_loss(
+        loss, init=init, data=(X, labels), reference_loss=np.log(3), has_aux=True, name="logistic"
+    )
+    return task, ia.Optimizer("momentum"), {"ridge": (0.0, 0.01)}, None
+
+
+def equinox_network():
+    """An Equinox module with dropout; its activation and dropout rate are fixed leaves."""
+    eqx = __import__("pytest").importorskip("equinox")
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((80, 3))
+    Y = np.stack([np.tanh(X[:, 0]), X[:, 1] ** 2], axis=1)
+
+    class Network(eqx.Module):
+        first: eqx.nn.Linear
+        last: eqx.nn.Linear
+        dropout: eqx.nn.Dropout
+
+        def __init__(self, key):
+            a, b = jax.random.split(key)
+            self.first, self.last = eqx.nn.Linear(3, 8, key=a), eqx.nn.Linear(8, 2, key=b)
+            self.dropout = eqx.nn.Dropout(0.2)
+
+        def __call__(self, x, key):
+            h = jax.nn.gelu(self.first(x))
+            h = self.dropout(h, key=key, inference=key is None)
+            return self.last(h)
+
+    def loss(model, batch, key):
+        features, labels = batch
+        outputs = jax.vmap(lambda x: model(x, key))(features)
+        return jnp.mean((outputs - labels) ** 2)
+
+    task = ia.from_loss(loss, init=lambda key: Network(key), data=(X, Y), name="equinox")
+
+    def optimizer(hp):
+        return optax.adamw(hp["learning_rate"], b1=hp["b1"])
+
+    return task, optimizer, {"b1": (0.8, 0.9)}, 20
+
+
+MODELS = {
+    "tanh_network": tanh_network, "logistic": logistic, "equinox": equinox_network
+}  # fmt: skip
+
+
+def follow(name: str, hp: dict, num_steps: int, dtype: str) -> np.ndarray:
+    """The losses 0 … T of one run, step by step in a Python loop over a jitted update."""
+    task, optimizer, _, batch_size = MODELS[name]()
+    with jax.enable_x64(dtype == "float64"):
+        if name == "logistic":
+            model = task.init(hp["seed"])
+        else:
+            arguments = {"key": jax.random.key(np.uint32(hp["seed"])), "hp": hp}
+            names = {"tanh_network": ("key", "hp"), "equinox": ("key",)}[name]
+            with jax.enable_x64(False):
+                make_model = task.init if name == "equinox" else jax.jit(task.init)
+                model = make_model(**{n: arguments[n] for n in names})
+        is_array = lambda a: hasattr(a, "dtype")  # noqa: E731
+        params = jax.tree.map(lambda a: jnp.asarray(a, dtype) if is_array(a) else None, model)
+        rest = jax.tree.map(lambda a: None if is_array(a) else a, model)
+        data = jax.tree.map(
+            lambda a: jnp.asarray(a, dtype if a.dtype.kind == "f" else np.int32), task.data
+        )
+        make = optimizer.build if isinstance(optimizer, ia.Optimizer) else optimizer
+        rule = make(hp["learning_rate"]) if make is not optimizer else optimizer(hp)
+        takes = {"logistic": {"hp": hp}, "tanh_network": {}, "equinox": {"key": None}}[name]
+
+        @jax.jit
+        def update(params, state, batch, key):
+            def value(p):
+                whole = jax.tree.map(
+                    lambda a, b: b if a is None else a, p, rest, is_leaf=lambda a: a is None
+                )
+                given = takes | ({"key": key} if "key" in takes else {})
+                found = task.loss(whole, batch, **given)
+                return found[0] if task.has_aux else found
+
+            loss, gradient = jax.value_and_grad(value)(params)
+            updates, state = rule.update(gradient, state, params)
+            return loss, optax.apply_updates(params, updates), state
+
+        state, losses = rule.init(params), []
+        per_epoch = task.num_rows // (batch_size or task.num_rows)
+        for step in range(num_steps + 1):
+            rows = np.arange(task.num_rows)
+            if batch_size is not None:
+                epoch, within = divmod(step, per_epoch)
+                order = batch_order(hp["seed"], epoch, task.num_rows)
+                rows = order[within * batch_size : (within + 1) * batch_size]
+            batch = jax.tree.map(lambda a, rows=rows: a[rows], data)
+            key = jax.random.fold_in(jax.random.key(np.uint32(hp["seed"])), step)
+            loss, params, state = update(params, state, batch, key)
+            losses.append(float(loss))
+    return np.array(losses)

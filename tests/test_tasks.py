@@ -1,0 +1,422 @@
+"""Models of users on the engine: held against loops of their own, killed, resumed, extended."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from models import EXAMPLE, MODELS, follow
+from oracles import random_problem
+from test_programs import expect_usage_error, run
+
+import implicit_accel as ia
+from implicit_accel.engine.layout import MiniBatches
+
+RATES = tuple(np.geomspace(1e-3, 0.1, 8))
+
+
+def sweep(name, **changes):
+    task, optimizer, axes, batch_size = MODELS[name]()
+    given: dict[str, Any] = {
+        "axes": {"learning_rate": RATES, "seed": range(4), **axes}, "optimizer": optimizer,
+        "num_steps": 60, "batch_size": batch_size, "precision": "float64",
+    }  # fmt: skip
+    return ia.sweep(task, **(given | changes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_user_s_model_follows_a_loop_of_its_own_in_one_compilation(name):
+    compiled = []
+
+    def count(event: str, duration_secs: float, **_: object) -> None:  # noqa: ARG001
+        compiled.append(event == "/jax/core/compile/backend_compile_duration")
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        runs = sweep(name)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert sum(compiled) == 1
+    further = MODELS[name]()[2]
+    ((axis, values),) = further.items()
+    assert runs["loss"].dims == ("learning_rate", "seed", axis, "step")
+    for rate, seed, value in ((0, 0, 0), (3, 2, 1), (7, 3, 1)):
+        hp = {"learning_rate": RATES[rate], "seed": seed, axis: values[value]}
+        expected = follow(name, hp, 60, "float64")[runs["step"].values]
+        found = runs["loss"].isel(learning_rate=rate, seed=seed, **{axis: value}).values
+        # Initial weights are drawn in single precision, and compiled here and there.
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=str(hp))
+
+
+def test_single_precision_starts_from_the_same_weights():
+    one, two = (sweep("tanh_network", precision=p, num_steps=3) for p in ("float32", "float64"))
+    np.testing.assert_allclose(one["loss"][..., 0], two["loss"][..., 0], rtol=1e-6)
+
+
+# --- what a run must not depend on ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"memory_limit": 1}, {"devices": jax.local_devices()[:1]}, {"largest_block": 3}],
+    ids=str,
+)
+def test_pieces_devices_and_blocks_do_not_matter(options):
+    whole = sweep("equinox", num_steps=20)
+    other = sweep("equinox", num_steps=20, **options)
+    np.testing.assert_allclose(other["loss"], whole["loss"], rtol=1e-10)
+
+
+def test_a_run_is_the_same_whatever_the_grid_around_it():
+    whole = sweep("equinox", num_steps=20)
+    axes = {"b1": (0.9,), "seed": (3, 1), "learning_rate": (RATES[5],)}
+    few = sweep("equinox", num_steps=20, axes=axes)
+    picked = whole["loss"].sel(b1=[0.9], seed=[3, 1]).isel(learning_rate=[5])
+    np.testing.assert_allclose(few["loss"], picked.transpose(*few["loss"].dims), rtol=1e-10)
+
+
+def test_mini_batches_depend_on_the_seed_alone_and_fill_epochs():
+    batches = MiniBatches(num_rows=23, batch_size=5, seeds=(7, 8))
+    rows = batches.rows(0, 12)
+    assert rows.shape == (2, 12, 5)
+    for start, length in ((0, 3), (2, 7), (5, 6)):
+        np.testing.assert_array_equal(batches.rows(start, length), rows[:, start : start + length])
+    for epoch in range(3):
+        seen = rows[0, 4 * epoch : 4 * epoch + 4].ravel()
+        assert len(set(seen)) == 20
+    assert not np.array_equal(rows[0], rows[1])
+    alone = replace(batches, seeds=(8,))
+    np.testing.assert_array_equal(alone.rows(0, 12)[0], rows[1])
+
+
+# --- what stays as it is -------------------------------------------------------------------------
+
+
+class Clipped(ia.Optimizer):
+    """Gradient descent after clipping by the norm over all parameters."""
+
+    def build(self, learning_rate, weight_decay=None):
+        decay = optax.add_decayed_weights(0.0 if weight_decay is None else weight_decay)
+        return optax.chain(decay, optax.clip_by_global_norm(0.1), optax.sgd(learning_rate))
+
+
+def test_frozen_padding_does_not_reach_the_optimizer(rng):
+    """Depth 1 trains alike whether or not deeper networks share its program."""
+    problem = random_problem(rng)
+    losses = {}
+    for depths in ((1,), (1, 2, 3)):
+        config = ia.SweepConfig(
+            depths=depths, losses=(ia.Loss(4),), optimizers=(Clipped("sgd"),), init_stds=(0.5,),
+            learning_rates=(0.01, 0.1), num_seeds=2, num_steps=50, precision="float64",
+            weight_decays=(0.1,),
+        )  # fmt: skip
+        results, _ = ia.run_sweep(problem, config)
+        losses[depths] = ia.select(results, depth=1)["excess_loss"].values
+    np.testing.assert_allclose(losses[1, 2, 3], losses[(1,)], rtol=1e-12)
+
+
+def test_what_is_not_trainable_stays_and_is_not_seen():
+    X = np.eye(3)
+    seen = {}
+
+    def loss(params, batch):
+        return jnp.sum((batch @ params["a"] - 1) ** 2) + 1e6 * jnp.sum(params["b"])
+
+    task = ia.from_loss(
+        loss, init=lambda seed: {"a": np.full(3, 0.5), "b": np.ones(2) * seed}, data=X,
+        trainable={"a": True, "b": False},
+    )  # fmt: skip
+    for name, mask in (("frozen", task), ("free", replace(task, trainable=None))):
+        runs = ia.sweep(
+            mask, axes={"learning_rate": (0.1,)}, num_steps=5, precision="float64",
+            optimizer=lambda hp: optax.chain(
+                optax.clip_by_global_norm(1.0), optax.sgd(hp["learning_rate"])
+            ),
+            record={"b": lambda point: point.parameters["b"].sum()},
+        )  # fmt: skip
+        seen[name] = runs
+    assert (seen["frozen"]["b"] == 0).all()
+    assert seen["free"]["b"][0, -1] != 0
+    # Clipped by the norm of a's gradient alone, which 1e6 would drown.
+    assert seen["frozen"]["loss"][0, 1] < seen["frozen"]["loss"][0, 0] - 0.1
+
+
+# --- axes ----------------------------------------------------------------------------------------
+
+
+def quadratic(**changes):
+    def loss(params, batch, hp):
+        return jnp.mean((params["w"] * batch - 1) ** 2) * hp.get("scale", 1.0)
+
+    arguments: dict[str, Any] = {
+        "init": lambda seed: {"w": np.array(float(seed))}, "data": np.ones((4, 1)), "name": "square"
+    }  # fmt: skip
+    return ia.from_loss(loss, **(arguments | changes))
+
+
+def test_words_and_static_values_are_programs_of_one_call():
+    width = ia.static(1, 2, 5)
+    rules = {"sgd": optax.sgd, "adam": optax.adam}
+
+    def loss(params, batch):
+        return jnp.sum(params["w"]) ** 2 * jnp.mean(batch)
+
+    def init(key, hp):  # noqa: ARG001
+        return {"w": jnp.ones(hp["width"])}
+
+    task = ia.from_loss(loss, init=init, data=np.ones((2, 1)))
+    runs = ia.sweep(
+        task, axes={"optimizer": ("sgd", "adam"), "learning_rate": (0.01, 0.02), "width": width},
+        optimizer=lambda hp: rules[hp["optimizer"]](hp["learning_rate"]), num_steps=3,
+    )  # fmt: skip
+    assert runs["loss"].dims == ("optimizer", "learning_rate", "width", "step")
+    np.testing.assert_allclose(runs["loss"][..., 0], np.broadcast_to([1, 4, 25], (2, 2, 3)))
+    # w ← w − 2 η Σ w: a step of gradient descent multiplies the sum by 1 − 2 η width.
+    for rate, size in itertools.product((0.01, 0.02), (1, 2, 5)):
+        found = runs["loss"].sel(optimizer="sgd", learning_rate=rate, width=size).values
+        np.testing.assert_allclose(
+            found, (size * (1 - 2 * rate * size) ** np.arange(4)) ** 2, rtol=1e-5
+        )
+
+
+def test_targets_divergence_and_the_summary_of_any_axis():
+    runs = ia.sweep(
+        quadratic(), optimizer=ia.Optimizer("sgd"), num_steps=400, target=1e-4, precision="float64",
+        axes={"learning_rate": (0.01, 0.1, 3.0), "seed": (0, 2), "scale": (1.0, 2.0)},
+    )  # fmt: skip
+    # From w = 0 and 2 the error is 1 in size and shrinks by 1 − 2 η s a step.
+    for rate, scale in itertools.product((0.01, 0.1), (1.0, 2.0)):
+        exact = np.log(1e-4 / scale) / (2 * np.log(1 - 2 * rate * scale))
+        steps = runs["steps_to_target"].sel(learning_rate=rate, scale=scale).values
+        np.testing.assert_array_equal(steps, np.ceil(exact))
+    assert np.isinf(runs["steps_to_target"].sel(learning_rate=3.0)).all()
+    # (1 − 2 η s)² per step, until the loss exceeds 10⁶ times the first.
+    growth = (1 - 2 * 3.0 * 1.0) ** 2
+    expected = np.floor(np.log(1e6) / np.log(growth)) + 1
+    assert (runs["divergence_step"].sel(learning_rate=3.0, scale=1.0) == expected).all()
+    table = ia.summarise(runs, baseline={"scale": 1.0})
+    ratio = table.set_index("scale")["speed_up"]
+    assert ratio[1.0] == 1
+    assert ratio[2.0] > 1.5
+
+
+def test_observables_are_those_of_the_recorded_parameters():
+    runs = ia.sweep(
+        quadratic(held_out=np.full((2, 1), 3.0)), optimizer=ia.Optimizer("sgd"), num_steps=30,
+        axes={"learning_rate": (0.01, 0.1), "seed": (2,)}, precision="float64",
+        record=("sharpness", "gradient_norm", "parameter_norm"),
+    )  # fmt: skip
+    steps = runs["observation_step"].values
+    for rate in (0.01, 0.1):
+        w = 1 + (1 - 2 * rate) ** steps
+        at = runs.sel(learning_rate=rate, seed=2)
+        np.testing.assert_allclose(at["parameter_norm"], w, rtol=1e-12)
+        np.testing.assert_allclose(at["gradient_norm"], 2 * np.abs(w - 1), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(at["sharpness"], np.full(len(steps), 2.0), rtol=1e-9)
+        w = 1 + (1 - 2 * rate) ** runs["step"].values
+        np.testing.assert_allclose(at["held_out_loss"], (3 * w - 1) ** 2, rtol=1e-12)
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from test_tasks import sweep
+print("begun", flush=True)
+sweep("tanh_network", num_steps=8000, precision="float32", folder=sys.argv[1], checkpoint_every=0.0)
+print("ended", flush=True)
+"""
+
+
+def test_killed_and_resumed_to_the_same_bits(tmp_path):
+    tests = os.path.dirname(__file__)  # noqa: PTH120
+    code = PROGRAM.format(tests=tests)
+    folder = tmp_path / "killed"
+
+    def start(path):
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+        )
+
+    kills = 0
+    for _ in range(30):
+        before = {p.name for p in folder.glob("checkpoints/*.npz")}
+        with start(folder) as process:
+            while process.poll() is None:
+                new = {p.name for p in folder.glob("checkpoints/*.npz")} - before
+                if new and kills < 3:
+                    process.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(0.002)
+            process.wait()
+        if process.returncode == 0:
+            break
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 2
+    with start(tmp_path / "straight") as process:
+        assert process.wait() == 0
+    killed, straight = (ia.load_run(tmp_path / name) for name in ("killed", "straight"))
+    assert killed.identical(straight)
+
+
+def test_a_run_grows_along_any_axis_and_trains_only_what_is_new(tmp_path):
+    task = quadratic()
+    small = {"learning_rate": (0.01, 0.1), "seed": (0, 2), "scale": (1.0,)}
+    large = {"learning_rate": (0.1, 0.05, 0.01), "seed": (0, 1, 2), "scale": (1.0, 2.0)}
+
+    def train(axes, num_steps=40, **options):
+        seen = []
+        runs = ia.sweep(
+            task, axes=axes, optimizer=ia.Optimizer("sgd"), num_steps=num_steps,
+            precision="float64", target=1e-3,
+            progress=lambda done, total: seen.append((done, total)), **options,
+        )  # fmt: skip
+        return runs, {total for _, total in seen}
+
+    begun, _ = train(small, folder=tmp_path / "run")
+    again, trained = train(small, folder=tmp_path / "run")
+    assert trained == set()
+    assert again.identical(begun)
+    grown, trained = train(large, num_steps=60, folder=tmp_path / "run")
+    # Three parts are new, one for each axis; the first goes on for 20 steps more.
+    assert trained == {4 * 60, 1 * 3 * 2 * 60, 2 * 1 * 2 * 60, 2 * 2 * 1 * 60}
+    straight, _ = train(large, num_steps=60)
+    for name in straight.data_vars:
+        np.testing.assert_allclose(grown[name], straight[name], rtol=1e-12, err_msg=str(name))
+    with pytest.raises(ia.UserError, match=r"learning_rate: .* there, 0.1 asked for"):
+        train(small | {"learning_rate": (0.1,)}, folder=tmp_path / "run")
+
+
+def test_another_program_or_other_data_are_another_run(tmp_path):
+    def train(task, **options):
+        return ia.sweep(
+            task, axes={"learning_rate": (0.1,)}, num_steps=5, folder=tmp_path / "run",
+            **({"optimizer": ia.Optimizer("sgd")} | options),
+        )  # fmt: skip
+
+    train(quadratic())
+    with pytest.raises(ia.UserError, match="programs: "):
+        train(quadratic(), optimizer=ia.Optimizer("momentum"))
+    with pytest.raises(ia.UserError, match="data: "):
+        train(quadratic(data=np.full((4, 1), 2.0)))
+    train(quadratic(data=np.full((4, 1), 2.0)), overwrite=True)
+    assert float(ia.load_run(tmp_path / "run")["loss"][0, 0]) == 1.0
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axes": {"learning_rate": ()}}, "axis learning_rate: give one value or more"),
+        ({"axes": {"learning_rate": (0.1, 0.1)}}, "each once"),
+        ({"axes": {"learning_rate": (float("nan"),)}}, "not finite"),
+        ({"axes": {"learning_rate": (0.1, None)}}, "numbers or text"),
+        ({"axes": {"step": (1,)}}, "axis 'step'"),
+        ({"axes": {"a b": (1,)}}, "axis 'a b'"),
+        ({"axes": {"learning_rate": "0.1"}}, "give a list"),
+        ({"axes": {"learning_rate": (-0.1,)}}, "learning_rate: give numbers above 0"),
+        ({"axes": {"learning_rate": (0.1,), "seed": (-1,)}}, "axis seed"),
+        ({"axes": {"seed": (1,)}}, "needs an axis learning_rate"),
+        ({"num_steps": 0}, "num_steps 0"),
+        ({"num_steps": 2.5}, "num_steps 2.5"),
+        ({"batch_size": 5}, "there are 4 rows"),
+        ({"target": -1.0}, "target -1.0"),
+        ({"precision": "bfloat16"}, "choose from float32, float64"),
+        ({"record": ("flatness",)}, "flatness"),
+        ({"record": ("held_out_loss",)}, "held_out data"),
+        ({"record": {"a b": lambda point: point.step}}, "must be a name"),
+        ({"optimizer": 3}, "optimizer: give an optax transformation"),
+        ({"task": 3}, "give what from_loss makes"),
+    ],
+)
+def test_bad_sweeps_are_refused(changes, words):
+    given: dict[str, Any] = {
+        "task": quadratic(), "axes": {"learning_rate": (0.1,)}, "optimizer": ia.Optimizer("sgd"),
+        "num_steps": 3,
+    }  # fmt: skip
+    with pytest.raises(ia.UserError, match=words):
+        ia.sweep(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": lambda params: params}, r"it must take \(params, batch\) first"),
+        ({"loss": lambda params, batch, rate: 0.0}, "takes 'rate'"),
+        ({"loss": 3}, "give a function"),
+        ({"init": lambda key, seed: 0.0}, "both key and seed"),
+        ({"init": lambda shape: 0.0}, "takes 'shape'"),
+        ({"data": (np.ones(3), np.ones(4))}, "are no rows"),
+        ({"data": np.float64(1.0)}, "are no rows"),
+        ({"data": np.array(["a"])}, "give numbers"),
+        ({"data": np.array([np.inf])}, "not finite"),
+        ({"optimum": float("nan")}, "optimum nan"),
+        ({"init": lambda key: {"w": jnp.arange(3)}}, "has type int32"),
+        ({"init": lambda key: {"w": 1.0}}, "nothing to train"),
+        ({"loss": lambda params, batch: params["w"] * jnp.ones(2)}, "must return one number"),
+        ({"trainable": {"x": True}}, "trainable does not fit"),
+    ],
+)  # fmt: skip
+def test_bad_tasks_are_refused(changes, words):
+    given: dict[str, Any] = {
+        "loss": lambda params, batch: jnp.sum(params["w"] * batch) ** 2,
+        "init": lambda key: {"w": jax.random.normal(key)}, "data": np.ones((4, 1)),
+    }  # fmt: skip
+
+    def sweep_it():
+        task = ia.from_loss(**(given | changes))
+        axes = {"learning_rate": (0.1,)}
+        return ia.sweep(task, axes=axes, optimizer=ia.Optimizer("sgd"), num_steps=3)
+
+    with pytest.raises(ia.UserError, match=words):
+        sweep_it()
+
+
+# --- from the shell ------------------------------------------------------------------------------
+
+SHORT = ("--num_steps", 20, "--learning_rates", "0.01,0.1", "--num_seeds", 2)
+
+
+def test_the_program_trains_a_task_out_of_a_file(tmp_path):
+    place = f"{EXAMPLE}:task"
+    flags = ("--task", place, "--task_optimizer", "optimizer", "--axes", "width_scale=0.5:1")
+    result = run("sweep", *flags, *SHORT, "--batch_size", 50, "--record",
+                 "sharpness,held_out_loss", "--output_dir", tmp_path / "run")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "width_scale 0.5" in result.stdout
+    runs = ia.load_run(tmp_path / "run")
+    assert dict(runs.sizes) | {"observation_step": 0} == {
+        "learning_rate": 2, "seed": 2, "width_scale": 2, "step": 21, "observation_step": 0
+    }  # fmt: skip
+    assert np.isfinite(runs["sharpness"]).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--task", "nowhere.py:task"), ("no file",)),
+        (("--task", "task"), ("file.py:name",)),
+        (("--task", f"{EXAMPLE}:nothing"), ("no nothing",)),
+        (("--task", f"{EXAMPLE}:WARM_UP"), ("is no task",)),
+        (("--task", f"{EXAMPLE}:task", "--depths", "1"), ("--depths goes with a dataset",)),
+        (("--task", f"{EXAMPLE}:task", "--axes", "width"), ("name=value:value",)),
+        (("--task", f"{EXAMPLE}:task", "--target", "10%"), ("excess loss like 1e-3",)),
+        (("--batch_size", "3"), ("goes with --task",)),
+    ],
+)
+def test_bad_flags_for_tasks(flags, words):
+    expect_usage_error(run("sweep", *flags), *words)
