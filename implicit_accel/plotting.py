@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
+from implicit_accel.observables import stability_threshold
 from implicit_accel.results import STEPS, by_model, coordinate_label, model_labels, varying
 from implicit_accel.statistics import (
     best_learning_rates,
@@ -375,7 +378,7 @@ def plot_observable(
     results: xr.Dataset,
     name: str,
     *,
-    reference: Callable[[float], float] | None = None,
+    reference: Callable[[xr.Dataset], float] | None = None,
     reference_label: str = "",
     best_by: str = "target",
 ) -> Figure:
@@ -389,7 +392,8 @@ def plot_observable(
         results: Results of any axes.
         name: A variable over the steps or the steps of observation.
         reference: For each model a dashed line in its colour is drawn at the height that this
-            gives for its learning rate, e.g. ``lambda rate: 2 / rate``.
+            gives for its runs, e.g. ``lambda runs: 2 / float(runs["learning_rate"])``; NaN for
+            none.
         reference_label: What the legend calls these lines, as matplotlib text.
         best_by: What makes a learning rate the best, see `best_learning_rates`.
 
@@ -417,7 +421,7 @@ def plot_observable(
             label += _rate_label(results, best[m])
             _draw_runs(ax, steps, runs[name].values.astype(float), ends, label, style)
             if reference is not None:
-                height = reference(float(runs["learning_rate"]))
+                height = reference(runs)
                 ax.axhline(height, color=style["color"], linewidth=0.8, linestyle=(0, (4, 3)))
         if reference is not None and reference_label:
             ax.plot([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 3)),
@@ -429,6 +433,31 @@ def plot_observable(
 
     title = _text(name.replace("_", " ")).capitalize()
     return _figure(results, f"{title} at each model's best learning rate", draw)
+
+
+def observed(results: xr.Dataset) -> list[str]:
+    """The names of the observables that were recorded along the runs."""
+    return [str(n) for n, v in results.data_vars.items() if v.dims[-1:] == ("observation_step",)]
+
+
+# Whose stability threshold each kind of sharpness is held against.
+_OF_OPTIMIZERS = {
+    "sharpness": ("sgd", "momentum", "nesterov"),
+    "preconditioned_sharpness": ("rmsprop", "adagrad", "adadelta", "adam", "adamw"),
+}
+
+
+def _threshold(name: str, runs: xr.Dataset) -> float:
+    """The sharpness above which a model's optimizer is unstable; NaN where it is not known."""
+    optimizer = str(runs["optimizer"].values) if "optimizer" in runs.coords else ""
+    if optimizer not in _OF_OPTIMIZERS[name]:
+        return np.nan
+    settings = json.loads(runs.attrs.get("optimizer_settings", "{}")).get(optimizer, {})
+    momentum = settings.get("momentum", settings.get("b1", 0.9))
+    try:
+        return float(stability_threshold(optimizer, float(runs["learning_rate"]), momentum))
+    except UserError:
+        return np.nan
 
 
 def _draw_runs(
@@ -646,6 +675,12 @@ def save_figures(
     }
     if baseline or _is_linear(results):
         figures["speed_up"] = plot_speed_up(results, best_by=best_by, baseline=baseline)
+    for name in observed(results):
+        figures[name] = plot_observable(
+            results, name, best_by=best_by,
+            reference=functools.partial(_threshold, name) if name in _OF_OPTIMIZERS else None,
+            reference_label="stability threshold",
+        )  # fmt: skip
     paths = []
     for name, figure in figures.items():
         for extension in formats:

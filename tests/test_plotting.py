@@ -199,7 +199,10 @@ def observed():
 
 def test_an_observable_is_drawn_to_the_step_of_divergence(observed):
     figure = plot_observable(
-        observed, "sharpness", reference=lambda rate: 2 / rate, reference_label=r"$2/\eta$"
+        observed,
+        "sharpness",
+        reference=lambda runs: 2 / float(runs["learning_rate"]),
+        reference_label=r"$2/\eta$",
     )
     (ax,) = figure.axes
     drawn = lines(ax)

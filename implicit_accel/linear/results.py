@@ -6,6 +6,7 @@ loss, depth, hidden widths, initialiser …) are coordinates along ``model``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -168,6 +169,7 @@ def _attributes(problem: Problem, config: SweepConfig) -> dict[str, Any]:
         "activation": config.activation,
         "precision": config.precision,
         "loss_convention": config.losses[0].convention,
+        "optimizer_settings": json.dumps({o.name: dict(o.settings) for o in config.optimizers}),
     }
 
 
