@@ -42,6 +42,10 @@ _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 _MAX_FLAGFILE_BYTES = 2**20
 _MAX_FLAGFILES = 100
 
+# Bytes of address space below which native libraries end the process, or hang, without a word that
+# could be caught: OpenBLAS, LLVM. (Below a third of it they do so before this code runs.)
+_LEAST_ADDRESS_SPACE = 2 * 10**9
+
 # How systems and libraries say that one of the process's limits is reached; what to tell the user.
 _LIMITS = (
     (
@@ -106,7 +110,10 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     """Parses the command line and runs a program.
 
     Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
-    traceback), 1 for a failure from outside, 130 after Ctrl-C, 143 after SIGTERM.
+    traceback), 1 for a failure from outside (limits of the process among them: `limit_reached`),
+    130 after Ctrl-C, 143 after SIGTERM. With fewer than 5 open files or 600 MB of address space the
+    interpreter or a library ends before this code runs, and a native library that gets no memory or
+    thread may end the process with a line of its own.
 
     Args:
         main: The program; it reads its flags and raises `UserError` for bad input.
@@ -134,6 +141,7 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         )
     stop_on_signals()
     try:
+        check_address_space()
         main()
     except UserError as error:
         _fail(str(error))
@@ -207,6 +215,24 @@ def _flagfiles(arguments: Sequence[str]) -> Iterable[str]:
         name, equals, value = argument.partition("=")
         if name in ("--flagfile", "-flagfile") and (value := value if equals else following):
             yield value.strip()
+
+
+def check_address_space() -> None:
+    """Makes sure that the process may have the address space that its libraries need.
+
+    Raises:
+        ProgramError: If it may not.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < _LEAST_ADDRESS_SPACE:
+        raise ProgramError(
+            f"this process may have {allowed:,} bytes of address space, at least "
+            f"{_LEAST_ADDRESS_SPACE:,} are needed: raise the limit (ulimit -v)"
+        )
 
 
 def limit_reached(error: BaseException | None) -> str | None:
@@ -338,6 +364,8 @@ def output_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if limit_reached(error):
+            raise
         place = error.filename2 or error.filename
         which = f" ({printable(str(place), 200)})" if place else ""
         raise ProgramError(

@@ -3,11 +3,12 @@
 import errno
 import json
 import os
+import subprocess
 import sys
 
 import jax
 import pytest
-from test_programs import expect_usage_error, run
+from test_programs import REPOSITORY, expect_usage_error, run
 
 from experiments import cli
 from implicit_accel import UserError
@@ -152,3 +153,19 @@ def test_a_defect_keeps_its_traceback(monkeypatch, error):
 
     with pytest.raises(type(error)):
         cli.run(main, cli.FlagGroups(), "")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [("-n 8", "ulimit -n"), ("-v 1400000", "1,433,600,000 bytes")]
+)
+def test_a_sweep_under_a_limit_ends_in_one_line(tmp_path, limit, words):
+    folder = tmp_path / "run"
+    command = f"ulimit {limit}; exec {sys.executable} -m experiments.sweep --output_dir {folder} "
+    done = subprocess.run(
+        command + " ".join(SMALL), shell=True, capture_output=True, text=True, cwd=REPOSITORY,
+        timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
