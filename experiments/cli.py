@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -42,6 +43,13 @@ _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 # Of a file with flags, and how many of them are read for one command line.
 _MAX_FLAGFILE_BYTES = 2**20
 _MAX_FLAGFILES = 100
+
+# Bytes of address space below which native libraries end the process, or hang, without a word that
+# could be caught: OpenBLAS, LLVM. (Below a third of it they do so before this code runs.)
+_LEAST_ADDRESS_SPACE = 2 * 10**9
+
+# What is nobody's mistake when something is written outside the output folder.
+_UNWRITABLE = (errno.ENOSPC, errno.EPIPE, errno.EDQUOT, errno.EIO)
 
 # How systems and libraries say that one of the process's limits is reached; what to tell the user.
 _LIMITS = (
@@ -105,7 +113,10 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     """Parses the command line and runs a program.
 
     Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
-    traceback), 1 for a failure from outside, 130 after Ctrl-C, 143 after SIGTERM.
+    traceback), 1 for a failure from outside (limits of the process among them: `limit_reached`),
+    130 after Ctrl-C, 143 after SIGTERM. With fewer than 5 open files or 600 MB of address space the
+    interpreter or a library ends before this code runs, and a native library that gets no memory or
+    thread may end the process with a line of its own.
 
     Args:
         main: The program; it reads its flags and raises `UserError` for bad input.
@@ -117,8 +128,7 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if any(word in _HELP for word in sys.argv[1:]):
-        print(groups.help(description))
-        sys.exit(0)
+        _obeying_signals(lambda: print(groups.help(description)))
     try:
         check_flagfiles(sys.argv[1:])
         rest = flags.FLAGS(sys.argv)
@@ -131,9 +141,17 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
             f"unexpected {rest[1]!r}: flags are written --name=value, "
             "lists with commas and no spaces"
         )
+    _obeying_signals(main)
+
+
+def _obeying_signals(main: Callable[[], None]) -> NoReturn:
+    """Runs a program; what ends it becomes a line and an exit code."""
     stop_on_signals()
     try:
+        check_address_space()
         main()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe is still an error
     except UserError as error:
         _fail(str(error))
     except ProgramError as error:
@@ -145,11 +163,23 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
             sys.stdout.flush()
         os._exit(stopped.exit_code)
     except Exception as error:
-        reached = limit_reached(error)
-        if reached is None:
+        if (reached := limit_reached(error)) is not None:
+            reason = f"{reached}. What was saved is kept: the same command goes on from there"
+        elif isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            reason = f"cannot write to {error.filename or 'standard output'}: {error.strerror}"
+            _drop_output()
+        elif isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+            reason = f"JAX: {error}"
+        else:
             raise  # a defect of the program's: to be seen whole
-        _fail(f"{reached}. What was saved is kept: the same command goes on from there", 1)
+        _fail(reason, EXIT_FAILURE)
     sys.exit(0)
+
+
+def _drop_output() -> None:
+    """Lets what is still to be written to standard output go nowhere, or it would fail again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
@@ -206,6 +236,24 @@ def _flagfiles(arguments: Sequence[str]) -> Iterable[str]:
         name, equals, value = argument.partition("=")
         if name in ("--flagfile", "-flagfile") and (value := value if equals else following):
             yield value.strip()
+
+
+def check_address_space() -> None:
+    """Makes sure that the process may have the address space that its libraries need.
+
+    Raises:
+        ProgramError: If it may not.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < _LEAST_ADDRESS_SPACE:
+        raise ProgramError(
+            f"this process may have {allowed:,} bytes of address space, at least "
+            f"{_LEAST_ADDRESS_SPACE:,} are needed: raise the limit (ulimit -v)"
+        )
 
 
 def limit_reached(error: BaseException | None) -> str | None:
@@ -323,6 +371,8 @@ def output_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if limit_reached(error):
+            raise
         place = error.filename2 or error.filename
         which = f" ({printable(str(place), 200)})" if place else ""
         raise ProgramError(

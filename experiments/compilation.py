@@ -69,15 +69,8 @@ def keep_programs(asked: str | None = None) -> None:
         return
     if asked is None and jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    folder = Path()
-    try:
-        folder = cache_folder() / "compiled" if asked is None else cache_folder(asked)
-        usable = not folder.exists() or folder.is_dir()
-    except (OSError, ValueError, UserError):
-        usable = False
-    if asked is not None and (not usable or not asked.strip()):
-        raise UserError(f"--compilation_cache {asked!r} is no folder; name one, or none")
-    if not usable or (asked is None and not _is_private(folder)):
+    folder = _usable_folder(asked)
+    if folder is None:
         return
     try:
         from jax._src import compilation_cache
@@ -94,6 +87,17 @@ def keep_programs(asked: str | None = None) -> None:
         "jax_persistent_cache_enable_xla_caches": _OFF,  # these would grow without bound
     }.items():
         jax.config.update(name, value)
+
+
+def _usable_folder(asked: str | None) -> Path | None:
+    folder = None
+    with contextlib.suppress(OSError, ValueError):  # also UserError: ~nobody
+        folder = cache_folder() / "compiled" if asked is None else cache_folder(asked)
+        if folder.exists() and not folder.is_dir():
+            folder = None
+    if asked is not None and (folder is None or not asked.strip()):
+        raise UserError(f"--compilation_cache {asked!r} is no folder; name one, or none")
+    return folder if folder is None or asked is not None or _is_private(folder) else None
 
 
 def _is_private(folder: Path) -> bool:

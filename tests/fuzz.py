@@ -274,6 +274,39 @@ CSV_TOKENS = [
 ]  # fmt: skip
 
 
+MESSY_CELLS = [
+    "1", "-2.5", "3e4", " 4", "5 ", "1,234.5", "1.234,5", "$5", "5%", "1'000", "1 000", "\u22125",
+    "", "NA", "N/A", "nan", "inf", "-Infinity", "true", "2020-01-01", "12:30", '"7"', '"8', "'9'",
+    '"a ""b"" c"', '"line\nbreak"', "=1+1", "\0", "9" * 400, "x" * 200_000, "é", "1e999", "0x1F",
+]  # fmt: skip
+MESSY_HEADERS = [
+    "y", "a", "a", "", " y", "Y", '"y"', "y.1", "\ufeffy", "1", "x" * 70_000, "é,ü", "\0",
+]  # fmt: skip
+
+
+def make_messy_csv(rng: Random) -> bytes:
+    """A table as spreadsheets and people write them: odd in a few ways, numbers otherwise."""
+    separator = rng.choice([",", ",", ",", ";", "\t", ", "])
+    width = rng.choice([1, 2, 3, 5])
+    odd = rng.choice([0, 0, 0.02, 0.2])
+    lines = [
+        [rng.choice(MESSY_HEADERS) if rng.random() < odd else "abcd"[i % 4] for i in range(width)]
+    ]
+    lines[0][rng.randrange(width)] = "y"
+    for _ in range(rng.choice([0, 1, 2, 9, 40])):
+        count = width + (rng.choice([-1, 1, 3]) if rng.random() < odd / 4 else 0)
+        lines.append(
+            [
+                rng.choice(MESSY_CELLS) if rng.random() < odd / 2 else f"{rng.gauss(0, 9):.3g}"
+                for _ in range(max(count, 0))
+            ]
+        )
+    ending = rng.choice(["\n", "\n", "\r\n", "\r", "\n\n"])
+    table = ending.join(map(separator.join, lines)) + rng.choice(["", ending, ending * 3])
+    encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252"])
+    return table.encode(encoding, "replace")
+
+
 def read_csv(content: bytes) -> None:
     table = load_csv(on_disk("table.csv", content), "y")
     assert len(table.features) == len(table.targets) >= 2
@@ -691,6 +724,50 @@ def load_snapshot(content: bytes) -> Snapshot:
     return loaded
 
 
+def make_forged_snapshot(rng: Random) -> bytes:
+    """A checkpoint whose checksum fits, but not its contents."""
+    with np.load(io.BytesIO(snapshot_files()[0])) as stored:
+        arrays = dict(stored)
+    about = json.loads(str(arrays["about"]))
+    odd_values = [None, True, -1, 0, 2, 2**62, 1.5, "", "..", [], {}, [None], [-1], [2**70], "é"]
+    for _ in range(rng.choice([1, 1, 2])):
+        name = rng.choice(sorted(arrays))
+        values = arrays[name]
+        match rng.randrange(8):
+            case 0:
+                del arrays[name]
+            case 1:
+                arrays[name] = values.astype(rng.choice(["int8", "float64", "S4", "complex64"]))
+            case 2:
+                arrays[name] = values[..., None] if rng.random() < 0.5 else values.reshape(-1)[:0]
+            case 3:
+                arrays[name] = np.array([os.getcwd, {"a": 1}], dtype=object)  # a pickle
+            case 4 if values.dtype.kind in "if" and values.size:
+                arrays[name] = values.copy()
+                arrays[name].flat[0] = rng.choice([-1, 0, 127, -128])
+            case 5:
+                arrays[rng.choice(["../outside", "/etc/x", "members_9_9", "a" * 300])] = values
+            case _:
+                about[rng.choice(sorted(about))] = rng.choice(odd_values)
+        if not arrays:
+            break
+    if "about" in arrays and arrays["about"].dtype.kind == "U":
+        arrays["about"] = np.array(json.dumps(about))
+    path = folder() / "forged.npz"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.savez(path, **arrays)
+    seal(path)
+    return path.read_bytes()
+
+
+def read_forged_snapshot(content: bytes) -> None:
+    """What is accepted can be gone on from."""
+    snapshot = load_snapshot(content)
+    unit().is_finished(3)
+    train_plan(small_plan(), resume=snapshot)
+
+
 def read_snapshot(content: bytes) -> None:
     expected = load_snapshot(snapshot_files()[0])
     for found, saved in zip(load_snapshot(content).results, expected.results, strict=True):
@@ -701,6 +778,7 @@ def read_snapshot(content: bytes) -> None:
 TARGETS = [
     FuzzTarget("gas", mutated(gas_files, [b";", b" ", b":", b" 7:", b"\n"]), read_gas, 20),
     FuzzTarget("csv", mutated(lambda: CSV_FILES, CSV_TOKENS), read_csv, 15),
+    FuzzTarget("messy csv", make_messy_csv, read_csv, 10),
     FuzzTarget("archive", mutated(archives, [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"]),
                read_archive, 10),
     FuzzTarget("learning rates", listed("#", "log:#:#:#", "log:1e-3:1:#", "log:#"), read_rates, 5),
@@ -725,6 +803,8 @@ TARGETS = [
     FuzzTarget("checkpoint",
                mutated(snapshot_files, [b"PK\x03\x04", b"\x93NUMPY", b"'shape': ", b"sha256:"]),
                read_snapshot, 10, prepare=lambda: load_snapshot(snapshot_files()[0])),
+    FuzzTarget("forged checkpoint", make_forged_snapshot, read_forged_snapshot, 1,
+               prepare=lambda: load_snapshot(snapshot_files()[0])),
 ]  # fmt: skip
 
 

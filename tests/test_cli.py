@@ -4,12 +4,13 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from test_programs import expect_usage_error, run
+from test_programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
 from experiments import cli
@@ -174,3 +175,63 @@ def test_the_table_of_any_axes():
     assert compared.count("→") == 2
     no_rates = printed(summarise(general({"momentum": (0.5, 0.9)}, seed=3)))
     assert "edge of the grid" not in no_rates
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [("-n 8", "ulimit -n"), ("-v 1400000", "1,433,600,000 bytes")]
+)
+def test_a_sweep_under_a_limit_ends_in_one_line(tmp_path, limit, words):
+    folder = tmp_path / "run"
+    command = f"ulimit {limit}; exec {sys.executable} -m experiments.sweep --output_dir {folder} "
+    done = subprocess.run(
+        command + " ".join(SMALL), shell=True, capture_output=True, text=True, cwd=REPOSITORY,
+        timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
+
+
+def shell(command, **environment):
+    return subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=200,
+        env=os.environ | environment, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("redirected", "words"), [(">/dev/full", "No space left"), ("| sleep 0", "Broken pipe")]
+)
+def test_output_that_goes_nowhere_is_one_line(redirected, words):
+    # sleep ends long before the program writes.
+    command = f"set -o pipefail; {sys.executable} -m experiments.plot --help {redirected}"
+    done = shell(f"exec bash -c '{command}'")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cannot write to standard output")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"JAX_PLATFORMS": "nonsense"}, "JAX_PLATFORMS"),
+        ({"MPLBACKEND": "nonsense"}, ""),
+        ({"HOME": "/proc/nowhere", "XDG_CACHE_HOME": "relative"}, ""),
+        ({"PYTHONWARNINGS": "error", "COLUMNS": "1", "TERM": "dumb", "LC_ALL": "xx_YY.x"}, ""),
+    ],
+)
+def test_odd_environments(tmp_path, environment, words):
+    result = run("sweep", *SMALL, "--depths", "1", "--output_dir", tmp_path / "run", **environment)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in result.stderr
+    assert result.returncode == len(errors) == bool(words)
+    assert words in "".join(errors)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path, closed):
+    command = f"{sys.executable} -m experiments.sweep --output_dir {tmp_path} --depths 1 "
+    assert shell(command + " ".join(SMALL) + closed.rjust(len(closed) + 1)).returncode == 0
+    assert (tmp_path / "results.nc").exists()
