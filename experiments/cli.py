@@ -160,7 +160,7 @@ def _obeying_signals(main: Callable[[], None]) -> NoReturn:
         # Without taking the interpreter down: XLA's threads may be at work still, and crash then.
         with contextlib.suppress(OSError):  # nobody may be listening any more
             print(f"\n{stopped}", file=sys.stderr, flush=True)  # after the terminal's ^C
-            sys.stdout.flush()
+            print(end="", flush=True)
         os._exit(stopped.exit_code)
     except Exception as error:
         if (reached := limit_reached(error)) is not None:

@@ -22,6 +22,7 @@ from implicit_accel.observables import Observable
 from implicit_accel.results import RESULTS_FILE, load_netcdf
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining
+from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
 from implicit_accel.tasks.loss_task import LossTask
 
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 def sweep(
     task: LossTask,
     *,
-    axes: Mapping[str, Sequence[Any]],
+    axes: Mapping[str, Sequence[Any] | static],
     optimizer: MakeOptimizer,
     num_steps: int,
     batch_size: int | None = None,

@@ -765,7 +765,12 @@ def read_forged_snapshot(content: bytes) -> None:
     """What is accepted can be gone on from."""
     snapshot = load_snapshot(content)
     unit().is_finished(3)
-    train_plan(small_plan(), resume=snapshot)
+    sweep, plan = small_sweep()
+    try:
+        training = Training(plan.groups, num_steps=3, recording=sweep.recording, resume=snapshot)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    training.run()
 
 
 def read_snapshot(content: bytes) -> None:

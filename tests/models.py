@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import implicit_accel as ia
 from implicit_accel.engine.layout import batch_order
@@ -54,15 +56,15 @@ def logistic():
 
 def equinox_network():
     """An Equinox module with dropout; its activation and dropout rate are fixed leaves."""
-    eqx = __import__("pytest").importorskip("equinox")
+    eqx: Any = pytest.importorskip("equinox")
     rng = np.random.default_rng(2)
     X = rng.standard_normal((80, 3))
     Y = np.stack([np.tanh(X[:, 0]), X[:, 1] ** 2], axis=1)
 
     class Network(eqx.Module):
-        first: eqx.nn.Linear
-        last: eqx.nn.Linear
-        dropout: eqx.nn.Dropout
+        first: Any
+        last: Any
+        dropout: Any
 
         def __init__(self, key):
             a, b = jax.random.split(key)
@@ -92,7 +94,7 @@ MODELS = {
 }  # fmt: skip
 
 
-def follow(name: str, hp: dict, num_steps: int, dtype: str) -> np.ndarray:
+def follow(name: str, hp: dict[str, Any], num_steps: int, dtype: str) -> np.ndarray:
     """The losses 0 … T of one run, step by step in a Python loop over a jitted update."""
     task, optimizer, _, batch_size = MODELS[name]()
     with jax.enable_x64(dtype == "float64"):
@@ -110,8 +112,10 @@ def follow(name: str, hp: dict, num_steps: int, dtype: str) -> np.ndarray:
         data = jax.tree.map(
             lambda a: jnp.asarray(a, dtype if a.dtype.kind == "f" else np.int32), task.data
         )
-        make = optimizer.build if isinstance(optimizer, ia.Optimizer) else optimizer
-        rule = make(hp["learning_rate"]) if make is not optimizer else optimizer(hp)
+        if isinstance(optimizer, ia.Optimizer):
+            rule = optimizer.build(hp["learning_rate"])
+        else:
+            rule = optimizer(hp)
         takes = {"logistic": {"hp": hp}, "tanh_network": {}, "equinox": {"key": None}}[name]
 
         @jax.jit

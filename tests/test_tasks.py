@@ -52,9 +52,10 @@ def test_a_user_s_model_follows_a_loop_of_its_own_in_one_compilation(name):
     for rate, seed, value in ((0, 0, 0), (3, 2, 1), (7, 3, 1)):
         hp = {"learning_rate": RATES[rate], "seed": seed, axis: values[value]}
         expected = follow(name, hp, 60, "float64")[runs["step"].values]
-        found = runs["loss"].isel(learning_rate=rate, seed=seed, **{axis: value}).values
-        # Initial weights are drawn in single precision, and compiled here and there.
-        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=str(hp))
+        found = runs["loss"].isel({"learning_rate": rate, "seed": seed, axis: value}).values
+        # Its initial weights are drawn in single precision, compiled here and there.
+        tolerance = 1e-6 if name == "tanh_network" else 1e-9
+        np.testing.assert_allclose(found, expected, rtol=tolerance, err_msg=str(hp))
 
 
 def test_single_precision_starts_from_the_same_weights():
@@ -204,7 +205,7 @@ def test_targets_divergence_and_the_summary_of_any_axis():
     expected = np.floor(np.log(1e6) / np.log(growth)) + 1
     assert (runs["divergence_step"].sel(learning_rate=3.0, scale=1.0) == expected).all()
     table = ia.summarise(runs, baseline={"scale": 1.0})
-    ratio = table.set_index("scale")["speed_up"]
+    ratio = dict(zip(table["scale"], table["speed_up"], strict=True))
     assert ratio[1.0] == 1
     assert ratio[2.0] > 1.5
 
@@ -300,10 +301,11 @@ def test_a_run_grows_along_any_axis_and_trains_only_what_is_new(tmp_path):
 
 
 def test_another_program_or_other_data_are_another_run(tmp_path):
-    def train(task, **options):
+    def train(task, **options: Any):
+        given: dict[str, Any] = {"optimizer": ia.Optimizer("sgd")} | options
         return ia.sweep(
             task, axes={"learning_rate": (0.1,)}, num_steps=5, folder=tmp_path / "run",
-            **({"optimizer": ia.Optimizer("sgd")} | options),
+            **given,
         )  # fmt: skip
 
     train(quadratic())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import re
 import time
@@ -30,10 +29,14 @@ from implicit_accel.engine.train import (
     Timing,
     precision_context,
 )
+from implicit_accel.experiment import is_count
 from implicit_accel.files import atomic_path, is_sealed, seal
 
 _KEPT = 2
 _ABOUT = "about"
+
+# What reading raises where a file's checksum fits but not its contents: somebody else wrote it.
+_NOT_OURS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,10 @@ class Checkpoints:
             precision: Of training.
         """
         for about, arrays in self._verified():
-            snapshot = _snapshot(arrays, about, groups, share_sizes, precision)
+            try:
+                snapshot = _snapshot(arrays, about, groups, share_sizes, precision)
+            except _NOT_OURS:
+                continue
             if snapshot is not None:
                 return snapshot
         return None
@@ -102,7 +108,7 @@ class Checkpoints:
     def is_finished(self, num_steps: int) -> bool:
         """Whether the newest whole snapshot says that all runs made this many steps."""
         for about, _ in self._verified():
-            return about["is_finished"] and about["num_steps"] == num_steps
+            return about.get("is_finished") is True and about.get("num_steps") == num_steps
         return False
 
     def _verified(self) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
@@ -112,8 +118,11 @@ class Checkpoints:
                 if not is_sealed(path):
                     continue
                 with np.load(path, allow_pickle=False) as arrays:
-                    about = json.loads(str(arrays[_ABOUT]))
-                    if about["identity"] == self.identity:
+                    try:
+                        about = dict(json.loads(str(arrays[_ABOUT])))
+                    except _NOT_OURS:
+                        continue
+                    if about.get("identity") == self.identity:
                         yield about, arrays
 
 
@@ -183,10 +192,15 @@ def _snapshot(
     pieces: list[Piece | None] = []
     with precision_context(precision) as dtype:
         shapes = [group.state(dtype) for group in groups]
+    for number in (about["num_steps"], about["num_devices"]):
+        if not is_count(number):
+            return None
     for p, next_step in enumerate(about["next_steps"]):
         if next_step is None:
             pieces.append(None)
             continue
+        if not is_count(next_step) or next_step > about["num_steps"] + 1:
+            return None
         members, states = [], []
         for g, expected in enumerate(shapes):
             members.append(arrays[f"members_{p}_{g}"])
@@ -198,11 +212,22 @@ def _snapshot(
                 return None
             states.append(RunState(*jax.tree.unflatten(structure, stored)))
         pieces.append(Piece(next_step, tuple(members), tuple(states)))
-    for g, size in enumerate(share_sizes):
-        begun = itertools.chain(*(p.members[g].reshape(-1) for p in pieces if p is not None))
-        if None not in pieces and sum(number >= 0 for number in begun) != size:
+    if not pieces:
+        return None
+    for g, (group, size) in enumerate(zip(groups, share_sizes, strict=True)):
+        begun = [p.members[g].reshape(-1) for p in pieces if p is not None]
+        numbers = np.concatenate([np.zeros(0, int), *begun])
+        real = numbers[numbers >= 0]
+        if real.dtype.kind != "i" or np.any(numbers < -1) or np.any(real >= group.num_runs):
+            return None
+        if len(np.unique(real)) < len(real) or (None not in pieces and len(real) != size):
             return None
     steps = tuple(arrays[f"steps_{i}"] for i in range(about["num_recordings"]))
+    if any(s.ndim != 1 or s.dtype.kind != "i" or np.any(s[1:] <= s[:-1]) for s in steps):
+        return None
+    timing = about["timing"]
+    if any(type(value) not in (int, float) for value in timing.values()):
+        return None
     results = []
     for g, group in enumerate(groups):
         wanted = [name for names in group.names() for name in names]
@@ -218,7 +243,7 @@ def _snapshot(
         num_devices=about["num_devices"],
         pieces=tuple(pieces),
         results=tuple(results),
-        timing=Timing(**about["timing"]),
+        timing=Timing(**timing),
     )
 
 
