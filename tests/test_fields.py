@@ -120,7 +120,8 @@ def test_the_grid_is_told_apart_by_what_is_written():
     assert set(written) == set(with_details(fields))
     assert written == json.loads(json.dumps(written))
     assert {name for name, field in fields.items() if field.may_grow} == {
-        "learning_rates", "num_seeds", "num_steps"
+        "depths", "hidden_widths", "inits", "init_stds", "losses", "optimizers", "weight_decays",
+        "learning_rates", "num_seeds", "first_seed", "num_steps",
     }  # fmt: skip
 
 

@@ -391,7 +391,7 @@ class SweepConfig:
         combinations = math.prod(
             len(getattr(self, name))
             for name, field in fields_of(SweepConfig).items()
-            if field.is_list and name != "learning_rates"
+            if field.is_list and name not in ("learning_rates", "record")
         )
         if combinations > _MOST_MODELS:
             raise UserError(
