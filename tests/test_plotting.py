@@ -155,8 +155,9 @@ def test_figures_of_any_axes(tmp_path):
         compared = save_figures(
             runs, tmp_path, formats=("png",), best_by="final", baseline={"optimizer": "sgd"}
         )
-    assert names == ["excess_loss.png", "learning_rates.png", "steps_to_target.png"]
-    assert [p.name for p in compared] == [*names, "speed_up.png"]
+    standard = ["excess_loss.png", "learning_rates.png", "steps_to_target.png"]
+    assert names == [*standard, "sharpness.png"]
+    assert [p.name for p in compared] == [*standard, "speed_up.png", "sharpness.png"]
     (ax,) = plot_learning_rates(runs).axes
     drawn = {name: line for name, line in lines(ax).items() if name.startswith("width")}
     assert list(drawn) == [
