@@ -64,8 +64,8 @@ def test_a_sweep_writes_an_output_folder_that_explains_itself(finished):
     figures = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
     assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
     config = json.loads((folder / "config.json").read_text())
-    assert config["identity"]["settings"]["num_steps"] == 300
-    assert config["timing"]["compilations"] == 1
+    assert config["identity"]["num_steps"] == 300
+    assert config["compilations"] == 1
     assert config["dataset"]["is_stand_in"] is True
     assert {"jax", "optax", "numpy", "implicit_accel", "python"} <= config["versions"].keys()
     assert config["device"]["platform"] == "cpu"

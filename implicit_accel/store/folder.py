@@ -224,12 +224,12 @@ class RunFolder:
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed)}): choose "
-                "another folder, or overwrite the run to replace it"
+                "another folder, or overwrite the run (--overwrite) to replace it"
             )
         if self.manifest() is None:
             raise UserError(
                 f"{self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ are gone, so that "
-                "it cannot go on: choose another folder, or overwrite the run to train it anew"
+                "it cannot go on: choose another folder, or overwrite the run (--overwrite)"
             )
 
     def _has_foreign_checkpoints(self) -> bool:
