@@ -131,8 +131,8 @@ def test_a_run_is_extended_and_only_what_is_new_is_trained(tmp_path):
     # Two new parts, nothing else: the new rate for all seeds, the new seed for the old rates.
     assert result.stdout.count("2 compilations") == 1
     parts = json.loads((tmp_path / "grown" / "checkpoints" / "manifest.json").read_text())["parts"]
-    assert [(p["learning_rates"], p["first_seed"], p["num_seeds"]) for p in parts] == [
-        ([0.003, 3.0], 0, 2), ([0.03], 0, 3), ([0.003, 3.0], 2, 1)
+    assert [(p["axes"]["learning_rate"], p["axes"]["seed"]) for p in parts] == [
+        ([0.003, 3.0], [0, 1]), ([0.03], [0, 1, 2]), ([0.003, 3.0], [2])
     ]  # fmt: skip
     whole, _ = trained(500, "0.03,0.003,3", 3, "whole")
     xr.testing.assert_allclose(grown, whole, rtol=1e-9)

@@ -207,7 +207,9 @@ class RunFolder:
         try:
             names = {p.name for p in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
-            raise UserError(f"{self.path}: {error.strerror}; choose another folder") from None
+            raise UserError(
+                f"the run's folder (--output_dir) {self.path}: {error.strerror}; choose another"
+            ) from None
         if _REPLACED_FOLDER in names:
             return  # an overwriting that was broken off: `settle` looks again
         stored = self.stored()
