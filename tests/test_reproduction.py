@@ -159,12 +159,13 @@ def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
         problem.num_features, (32, 32), 1, bias=False, seed=1
     )
     X, Y = problem.features, problem.targets
-    for t in range(int(run_.step[-1]) + 1):
-        if t in run_.step.values:
+    steps = run_["observation_step"].values
+    for t in range(int(steps[-1]) + 1):
+        if t in steps:
             imbalance, scale = balancedness(Layers(layers.weights))
-            now = run_.sel(seed=1, step=t)
-            assert float(now.imbalance) == pytest.approx(float(imbalance), rel=2e-3)
-            assert float(now.scale) == pytest.approx(float(scale), rel=2e-3)
+            now = run_.sel(seed=1, observation_step=t)
+            assert float(now["imbalance"]) == pytest.approx(float(imbalance), rel=2e-3)
+            assert float(now["layer_norm"]) == pytest.approx(float(scale), rel=2e-3)
         _, gradient = loss_and_gradient(layers, X, Y, 2, scale=0.5)
         layers = Layers(
             tuple(W - 0.05 * G for W, G in zip(layers.weights, gradient.weights, strict=True))
@@ -188,7 +189,7 @@ def test_results_are_reused_and_damage_is_made_good(lab):
     problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
     config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=20)
     first = lab.sweep(problem, config)
-    (path,) = lab.folder.glob("*.nc")
+    (path,) = lab.folder.glob("*/results.nc")
     other = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
     assert other.sweep(problem, config).identical(first)
     assert not other.trained
