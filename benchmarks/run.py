@@ -85,9 +85,12 @@ def spread(values: list[float]) -> dict[str, float]:
 class Worker:
     """A contender's process."""
 
-    def __init__(self, letter: str, workload: Workload, path: Path) -> None:
+    def __init__(
+        self, letter: str, workload: Workload, path: Path, checkout: Path | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", letter, workload.name, str(path)],
+            cwd=checkout,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -109,6 +112,12 @@ class Worker:
         self.process.stdin.flush()
         result = json.loads(self._expect("{"))
         return result["steps"] / result["seconds"]
+
+    def peak_memory(self) -> int:
+        """The most memory that the process has held so far, in bytes; Linux only."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
 
     def close(self) -> None:
         """Ends the process."""

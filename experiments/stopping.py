@@ -58,7 +58,9 @@ def stop_on_signals() -> None:
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, Stopped):
             number = unraisable.exc_value.number
-            timer = threading.Timer(_AGAIN, signal.raise_signal, (number,))
+            # To the main thread, whose waiting it interrupts; raised here it would not.
+            main = threading.main_thread().ident
+            timer = threading.Timer(_AGAIN, signal.pthread_kill, (main, number))
             timer.daemon = True
             timer.start()
         else:

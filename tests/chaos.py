@@ -2,6 +2,7 @@
 
     python tests/chaos.py                      # all of it, 60 kills and 20 terminations
     python tests/chaos.py --kills 200 --seed 1
+    python tests/chaos.py --task user          # the same, done to a model of one's own
 
 Every scenario runs the program as a user does, and in the end compares the results with an
 undisturbed run's, to the bit. Prints a table of what was tried; exits 1 if anything went wrong.
@@ -28,14 +29,27 @@ import xarray as xr
 
 REPOSITORY = Path(__file__).parents[1]
 
-COMMAND = (
-    "--losses", "l4", "--learning_rates", "0.001,0.003,0.01,0.03",
-    "--num_seeds", "8", "--held_out_fraction", "0.2", "--checkpoint_every", "0",
-)  # fmt: skip
+COMMANDS = {
+    "linear": (
+        "--losses", "l4", "--learning_rates", "0.001,0.003,0.01,0.03",
+        "--num_seeds", "8", "--held_out_fraction", "0.2",
+    ),
+    "user": (
+        "--task", f"{REPOSITORY / 'docs' / 'examples' / 'my_model.py'}:task",
+        "--task_optimizer", "optimizer", "--axes", "width_scale=0.5:2",
+        "--learning_rates", "0.001,0.01,0.1", "--num_seeds", "4", "--batch_size", "16",
+        "--record", "gradient_norm",
+    ),
+}  # fmt: skip
 
 
-def start(folder: Path, num_steps: int, file_limit: int | None = None) -> subprocess.Popen[str]:
-    flags = (*COMMAND, "--num_steps", str(num_steps), "--output_dir", str(folder))
+def start(
+    task: str, folder: Path, num_steps: int, file_limit: int | None = None
+) -> subprocess.Popen[str]:
+    flags = (
+        *COMMANDS[task], "--checkpoint_every", "0",
+        "--num_steps", str(num_steps), "--output_dir", str(folder),
+    )  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.sweep", *flags],
@@ -74,12 +88,16 @@ class Chaos:
     Args:
         folder: Where to work.
         seed: Of the moments.
+        task: What is trained, a name of `COMMANDS`.
         num_steps: Of the runs; 12 000 are about six seconds of training in 40-odd segments, each
             of which is a checkpoint.
     """
 
-    def __init__(self, folder: Path, seed: int, *, num_steps: int = 12_000) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, task: str = "linear", num_steps: int = 12_000
+    ) -> None:
         self.folder = folder
+        self.task = task
         self.num_steps = num_steps
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -95,7 +113,7 @@ class Chaos:
         self.seconds = time.monotonic() - begin
 
     def start(self, folder: Path, *, file_limit: int | None = None) -> subprocess.Popen[str]:
-        return start(folder, self.num_steps, file_limit)
+        return start(self.task, folder, self.num_steps, file_limit)
 
     def new_folder(self) -> Path:
         self.number += 1
@@ -340,10 +358,11 @@ def main() -> None:
     parser.add_argument("--terminations", type=int, default=20, help="SIGTERMs and SIGINTs")
     parser.add_argument("--others", type=int, default=8, help="repetitions of everything else")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--task", choices=COMMANDS, default="linear", help="what is trained")
     parser.add_argument("--only", help="one scenario, by its name")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), arguments.seed)
+        chaos = Chaos(Path(folder), arguments.seed, task=arguments.task)
         print(f"undisturbed: {chaos.seconds:.1f} s, first checkpoint after "
               f"{chaos.seconds_to_checkpoint:.1f} s", flush=True)  # fmt: skip
         scenarios: list[tuple[str, Callable[[], None]]] = [

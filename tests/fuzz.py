@@ -40,11 +40,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import jax
 import numpy as np
+import optax
 import xarray as xr
 from absl import flags
 
+import implicit_accel as ia
 from experiments import cli
+from experiments.user_task import parse_axis
 from implicit_accel.data import download
 from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
@@ -450,6 +454,84 @@ def read_config(arguments: dict[str, Any]) -> None:
     assert (np.diff(steps) > 0).all()
 
 
+def _distance(params: Any, batch: Any) -> Any:
+    """A loss of one's own."""
+    return ((batch @ params["w"] - 1) ** 2).mean()
+
+
+def _parameters(point: ia.observables.Point) -> Any:
+    """An observable of one's own that is no number."""
+    return point.parameters
+
+
+def _one(point: ia.observables.Point) -> float:  # noqa: ARG001
+    """And one that is."""
+    return 1.0
+
+
+def make_user_sweep(rng: Random) -> dict[str, Any]:
+    """Arguments of `implicit_accel.sweep` for a model of one's own, most of them good."""
+
+    def value() -> Any:
+        return rng.choice(["relu", "", True, None, [1], {}, 1j, math.nan, math.inf, 10**30, 0])
+
+    def values() -> Any:
+        some = rng.sample([1, 2, 0.5, 1e-3, np.float32(0.1), np.int64(3), np.array(4.0)],
+                          rng.choice([1, 1, 2, 2, 3]))  # fmt: skip
+        if rng.random() < 0.1:
+            some.append(value())
+        odd = [5, "abc", None, [], {1: 2}, (1, 2), range(3), np.arange(3.0), np.ones((2, 2))]
+        return rng.choice(odd) if rng.random() < 0.1 else ia.static(*some) if (
+            rng.random() < 0.1) else some  # fmt: skip
+
+    names = ["learning_rate", "width_scale", "activation", "x1"]
+    odd_names = ["", "step", "model", "a b", "1", "loss", 3, None, "target", "é"]
+    made: dict[str, Any] = {
+        "axes": {
+            rng.choice(odd_names if rng.random() < 0.05 else names): values()
+            for _ in range(rng.randint(1, 2))
+        }
+        | rng.choice([{}, {}, {"seed": range(2)}, {"seed": [0, -1]}]),
+        "num_steps": rng.choice(
+            [0, -1, 2**40, 1.5, True, "3"] if rng.random() < 0.1 else [1, 2, 3]
+        ),
+    }
+    others: dict[str, list[Any]] = {
+        "batch_size": [None, 1, 2, 8, 9, 0, 2.0],
+        "target": [None, 0.1, 1e-300, 0.0, -1.0, math.nan],
+        "record": [(), ["gradient_norm"], "sharpness", ["nothing"], {"w": _parameters},
+                   {"step": _one}, {"n": _one}, ["held_out_loss"]],
+        "precision": ["float32", "float64", "float16"],
+        "records_per_decade": [1, 3, 150, 0, 10**20],
+        "largest_block": [None, 1, 3, 0],
+    }  # fmt: skip
+    for name in rng.sample(sorted(others), rng.randint(0, 3)):
+        made[name] = rng.choice(others[name])
+    return made
+
+
+def read_user_sweep(arguments: dict[str, Any]) -> None:
+    task = ia.from_loss(
+        _distance,
+        init=lambda hp: {"w": hp.get("width_scale", 1.0) * np.ones(2, np.float32)},
+        data=np.arange(16, dtype=np.float32).reshape(8, 2) / 16,
+    )
+    runs = ia.sweep(task, optimizer=optax.sgd(0.1), **arguments)
+    axes = arguments["axes"]
+    assert json.loads(runs.attrs["axes"]) == list(axes)
+    assert runs["excess_loss"].dims == (*axes, "step")
+    assert math.prod(runs["steps_to_target"].shape) >= 1
+    assert not np.isnan(runs["loss"]).any()
+    summarise(runs)
+    jax.clear_caches()  # programs are many, and memory is bounded
+
+
+def read_axis_flag(item: str) -> None:
+    name, found = parse_axis(item)
+    assert name
+    assert len(found) == item.partition("=")[2].count(":") + 1
+
+
 _FORMS = {
     "depths": ["#"], "hidden_widths": ["#", "#x#"], "inits": list(INITIALISERS),
     "init_stds": ["#"], "losses": ["l2", "l4", "l#"], "optimizers": list(OPTIMIZERS),
@@ -799,6 +881,9 @@ TARGETS = [
     FuzzTarget("initialiser", make_initialiser, read_initialiser, 3),
     FuzzTarget("sweep config", make_config, read_config, 5),
     FuzzTarget("flags", make_flags, read_flags, 5),
+    FuzzTarget("user's axis", text("=", ":", "width_scale", "1e-3", "seed"), read_axis_flag, 5),
+    FuzzTarget("user's sweep", make_user_sweep, read_user_sweep, 0.3,
+               prepare=lambda: read_user_sweep({"axes": {"seed": (0, 1)}, "num_steps": 3})),
     FuzzTarget("results", mutated(results_files, [b"\x89HDF", b"OHDR", b"TREE", b"sha256:"]),
                read_damaged_results, 10),
     FuzzTarget("forged results", make_forged, read_forged, 0.5),

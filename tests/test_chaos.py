@@ -26,6 +26,14 @@ def test_what_cannot_be_written_is_said_and_costs_nothing(chaos):
     chaos.deleted()
 
 
+def test_runs_of_a_model_of_ones_own_go_on(tmp_path):
+    user = Chaos(tmp_path, seed=1, task="user", num_steps=3_000)
+    user.killed(2)
+    user.terminated(1)
+    user.damaged(1)
+    assert user.counts["SIGKILL: runs finished, identical"] >= 1
+
+
 def test_one_process_to_a_folder(chaos):
     chaos.rivals(1)
 

@@ -81,7 +81,7 @@ except Stopped as stopped:
 def test_a_signal_in_a_finalizer_is_heard(name, heard):
     result = subprocess.run(
         [sys.executable, "-c", _FINALIZER, name],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100,
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     expected = heard.format("nothing that was saved is lost")
     assert result.stdout.splitlines() == ["went on", expected], result.stderr

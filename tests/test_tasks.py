@@ -189,6 +189,16 @@ def test_words_and_static_values_are_programs_of_one_call():
         )
 
 
+def test_a_grid_of_static_values_alone():
+    task = ia.from_loss(
+        lambda params, batch: jnp.sum(params["w"]) ** 2 * jnp.mean(batch),
+        init=lambda hp: {"w": jnp.ones(hp["width"])}, data=np.ones((2, 1)),
+    )  # fmt: skip
+    runs = ia.sweep(task, axes={"width": ia.static(1, 3)}, optimizer=optax.sgd(0.01), num_steps=1)
+    assert runs["loss"].dims == ("width", "step")
+    np.testing.assert_allclose(runs["loss"], [[1, 0.98**2], [9, (3 * 0.94) ** 2]], rtol=1e-5)
+
+
 def test_targets_divergence_and_the_summary_of_any_axis():
     runs = ia.sweep(
         quadratic(), optimizer=ia.Optimizer("sgd"), num_steps=400, target=1e-4, precision="float64",
@@ -327,6 +337,9 @@ def test_another_program_or_other_data_are_another_run(tmp_path):
         ({"axes": {"learning_rate": (0.1, 0.1)}}, "each once"),
         ({"axes": {"learning_rate": (float("nan"),)}}, "not finite"),
         ({"axes": {"learning_rate": (0.1, None)}}, "numbers or text"),
+        ({"axes": {"learning_rate": (0.1,), "x": [[1]]}}, "numbers or text"),
+        ({"axes": {"learning_rate": (0.1,), "x": np.ones((2, 2))}}, "numbers or text"),
+        ({"axes": {"learning_rate": (0.1,), "x": (10**30,)}}, "too large"),
         ({"axes": {"step": (1,)}}, "axis 'step'"),
         ({"axes": {"a b": (1,)}}, "axis 'a b'"),
         ({"axes": {"learning_rate": "0.1"}}, "give a list"),
@@ -341,6 +354,8 @@ def test_another_program_or_other_data_are_another_run(tmp_path):
         ({"record": ("flatness",)}, "flatness"),
         ({"record": ("held_out_loss",)}, "held_out data"),
         ({"record": {"a b": lambda point: point.step}}, "must be a name"),
+        ({"record": {"w": lambda point: point.parameters}}, "w must return one number"),
+        ({"record": {"w": lambda point: jnp.ones(2)}}, "w must return one number"),
         ({"optimizer": 3}, "optimizer: give an optax transformation"),
         ({"task": 3}, "give what from_loss makes"),
     ],

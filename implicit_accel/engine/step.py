@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from implicit_accel.errors import UserError
 from implicit_accel.observables import Observable, Point
 
 # A run whose loss exceeds this multiple of the larger of its first loss and the reference loss has
@@ -280,7 +281,11 @@ def observe(
     data: Data,
     step: Any,
 ) -> dict[str, jax.Array]:
-    """Observables of one run; inf from its divergence on, and where they are no numbers."""
+    """Observables of one run; inf from its divergence on, and where they are no numbers.
+
+    Raises:
+        UserError: If one of them is not a single number.
+    """
     task, values = program.task, program.values(hyper)
 
     def value_and_grad(params: Params) -> tuple[jax.Array, Params]:
@@ -303,7 +308,7 @@ def observe(
         step=step,
     )
     dtype = state.limit.dtype
-    found = {name: jnp.asarray(f(point), dtype) for name, f in observables.items()}
+    found = {name: _scalar(name, f(point), dtype) for name, f in observables.items()}
     running = state.divergence_step < 0
     return {
         name: jnp.where(running & ~jnp.isnan(value), value, jnp.inf)
@@ -311,7 +316,26 @@ def observe(
     }
 
 
+def _scalar(name: str, value: Any, dtype: Any) -> jax.Array:
+    leaves = jax.tree.leaves(value)
+    if not jax.tree_util.all_leaves([value]) or [jnp.shape(a) for a in leaves] != [()]:
+        found = jax.tree.map(jnp.shape, value)
+        raise UserError(f"record: {name} must return one number, not what has shapes {found}")
+    return jnp.asarray(value, dtype)
+
+
 Records = dict[str, jax.Array]
+
+
+def _no_records(size: int, names: tuple[str, ...], num_runs: int, dtype: Any) -> Records:
+    """Room for records; what is not to be kept goes to one more slot, the last."""
+    return {name: jnp.full((size + 1, num_runs), jnp.inf, dtype) for name in names}
+
+
+def _put(records: Records, now: Records, slot: Any) -> Records:
+    return {
+        name: lax.dynamic_update_index_in_dim(records[name], now[name], slot, 0) for name in records
+    }
 
 
 def run_block(
@@ -342,12 +366,9 @@ def run_block(
     B, dtype = hyper.target.shape[0], hyper.target.dtype
     batches = schedule.batches[number]
 
-    def nothing(size: int, names: Any) -> Records:
-        return {name: jnp.full((size + 1, B), jnp.inf, dtype) for name in names}
-
     empty = (
-        nothing(num_records, ("excess_loss", *program.aux)),
-        *(nothing(watch.num_records, watch.observables) for watch in watches),
+        _no_records(num_records, ("excess_loss", *program.aux), B, dtype),
+        *(_no_records(w.num_records, tuple(w.observables), B, dtype) for w in watches),
     )
 
     def one_step(state: RunState, hyper: Hyper, step: Any, position: Any) -> Any:
@@ -356,17 +377,10 @@ def run_block(
 
     step_block = jax.vmap(one_step, in_axes=(0, 0, None, None))
 
-    def put(records: Records, now: Records, slot: Any) -> Records:
-        return {
-            name: lax.dynamic_update_index_in_dim(records[name], now[name], slot, 0)
-            for name in records
-        }
-
     def watch_block(watch: Watch, state: RunState, step: Any) -> Records:
-        one = jax.vmap(
-            lambda s, h: observe(program, watch.observables, s, h, data, step), in_axes=(0, 0)
+        return jax.vmap(lambda s, h: observe(program, watch.observables, s, h, data, step))(
+            state, hyper
         )
-        return one(state, hyper)
 
     def body(carry: Any, now: tuple[Any, ...]) -> tuple[Any, None]:
         state, records = carry
@@ -375,7 +389,7 @@ def run_block(
             # The condition is the same for the whole block: a true branch, not a select.
             lax.cond(
                 is_watched,
-                lambda r, watch=watch, at=at: put(r, watch_block(watch, state, step), at),
+                lambda r, watch=watch, at=at: _put(r, watch_block(watch, state, step), at),
                 lambda r: r,
                 record,
             )
@@ -384,7 +398,7 @@ def run_block(
             )
         ]
         state, recorded = step_block(state, hyper, step, position)
-        return (state, (put(records[0], recorded, slot), *seen)), None
+        return (state, (_put(records[0], recorded, slot), *seen)), None
 
     def fresh(state: RunState) -> RunState:
         params, opt_state = jax.vmap(program.start)(state.params, hyper)

@@ -354,21 +354,12 @@ def train(
     Raises:
         UserError: If a shape or a value does not fit.
     """
-    d, k = problem.num_features, problem.num_outputs
     layers = Layers(
         tuple(np.asarray(W, np.float64) for W in layers.weights),
         tuple(np.asarray(b, np.float64) for b in layers.biases),
     )
+    expected = _checked_shapes(problem, layers)
     hidden = tuple(W.shape[0] for W in layers.weights[:-1])
-    expected = layer_shapes(d, hidden, k)
-    shapes = tuple(W.shape for W in layers.weights)
-    if shapes != expected:
-        raise UserError(
-            f"weights have shapes {shapes}: for {d} features and {k} outputs "
-            f"they must be {expected}"
-        )
-    if layers.biases and tuple(b.shape for b in layers.biases) != tuple(s[:1] for s in expected):
-        raise UserError("biases must be vectors as long as their layers' outputs")
     config = _checked(
         layers, hidden, learning_rates, num_steps, loss, optimizer, weight_decay, activation,
         precision,
@@ -377,10 +368,11 @@ def train(
         loss, activation=activation, equivariant=optimizer.is_equivariant
     )
     reduction = reduce(problem, loss, kind, bias=config.bias, activation=activation)
-    embedding = hidden if padded_to is None else merge_shapes([hidden, tuple(padded_to)], k)
+    num_outputs = problem.num_outputs
+    embedding = hidden if padded_to is None else merge_shapes([hidden, (*padded_to,)], num_outputs)
     task = LinearTask(
         reduction.objective,
-        shapes=layer_shapes(d, embedding, k),
+        shapes=layer_shapes(problem.num_features, embedding, num_outputs),
         bias=config.bias,
         is_padded=embedding != hidden,
         has_held_out=problem.held_out_features is not None,
@@ -423,6 +415,21 @@ def train(
         divergence_step=result.divergence_step,
         layers=jax.tree.map(lambda *a: np.stack(a), *final),
     )
+
+
+def _checked_shapes(problem: Problem, layers: Layers) -> tuple[tuple[int, int], ...]:
+    """The shapes of a network's layers, if they are those of one for this problem."""
+    d, k = problem.num_features, problem.num_outputs
+    expected = layer_shapes(d, tuple(W.shape[0] for W in layers.weights[:-1]), k)
+    shapes = tuple(W.shape for W in layers.weights)
+    if shapes != expected:
+        raise UserError(
+            f"weights have shapes {shapes}: for {d} features and {k} outputs "
+            f"they must be {expected}"
+        )
+    if layers.biases and tuple(b.shape for b in layers.biases) != tuple(s[:1] for s in expected):
+        raise UserError("biases must be vectors as long as their layers' outputs")
+    return expected
 
 
 def _checked(

@@ -189,6 +189,42 @@ def _snapshot(
     """Puts a snapshot together again; None if it is not of these groups."""
     if about["num_groups"] != len(groups):
         return None
+    pieces = _pieces(arrays, about, groups, share_sizes, precision)
+    if not pieces:
+        return None
+    steps = tuple(arrays[f"steps_{i}"] for i in range(about["num_recordings"]))
+    if any(s.ndim != 1 or s.dtype.kind != "i" or np.any(s[1:] <= s[:-1]) for s in steps):
+        return None
+    timing = about["timing"]
+    if any(type(value) not in (int, float) for value in timing.values()):
+        return None
+    results = []
+    for g, group in enumerate(groups):
+        wanted = [name for names in group.names() for name in names]
+        wanted += ["steps_to_target", "divergence_step"]
+        prefix = f"result_{g}_"
+        stored = {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}
+        if sorted(stored) != sorted(wanted) or not _fits(group, stored, steps, precision):
+            return None
+        results.append(GroupResult.of(stored))
+    return Snapshot(
+        num_steps=about["num_steps"],
+        steps=steps,
+        num_devices=about["num_devices"],
+        pieces=pieces,
+        results=tuple(results),
+        timing=Timing(**timing),
+    )
+
+
+def _pieces(
+    arrays: Mapping[str, np.ndarray],
+    about: dict[str, Any],
+    groups: Sequence[Group],
+    share_sizes: Sequence[int],
+    precision: str,
+) -> tuple[Piece | None, ...] | None:
+    """A snapshot's pieces; None if they are not of these groups."""
     pieces: list[Piece | None] = []
     with precision_context(precision) as dtype:
         shapes = [group.state(dtype) for group in groups]
@@ -212,8 +248,6 @@ def _snapshot(
                 return None
             states.append(RunState(*jax.tree.unflatten(structure, stored)))
         pieces.append(Piece(next_step, tuple(members), tuple(states)))
-    if not pieces:
-        return None
     for g, (group, size) in enumerate(zip(groups, share_sizes, strict=True)):
         begun = [p.members[g].reshape(-1) for p in pieces if p is not None]
         numbers = np.concatenate([np.zeros(0, int), *begun])
@@ -222,29 +256,7 @@ def _snapshot(
             return None
         if len(np.unique(real)) < len(real) or (None not in pieces and len(real) != size):
             return None
-    steps = tuple(arrays[f"steps_{i}"] for i in range(about["num_recordings"]))
-    if any(s.ndim != 1 or s.dtype.kind != "i" or np.any(s[1:] <= s[:-1]) for s in steps):
-        return None
-    timing = about["timing"]
-    if any(type(value) not in (int, float) for value in timing.values()):
-        return None
-    results = []
-    for g, group in enumerate(groups):
-        wanted = [name for names in group.names() for name in names]
-        wanted += ["steps_to_target", "divergence_step"]
-        prefix = f"result_{g}_"
-        stored = {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}
-        if sorted(stored) != sorted(wanted) or not _fits(group, stored, steps, precision):
-            return None
-        results.append(GroupResult.of(stored))
-    return Snapshot(
-        num_steps=about["num_steps"],
-        steps=steps,
-        num_devices=about["num_devices"],
-        pieces=tuple(pieces),
-        results=tuple(results),
-        timing=Timing(**timing),
-    )
+    return tuple(pieces)
 
 
 def _fits(

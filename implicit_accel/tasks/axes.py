@@ -32,6 +32,17 @@ class static:  # noqa: N801 - reads like a function where it is used
         object.__setattr__(self, "values", tuple(values))
 
 
+def _plain(value: Any) -> Any:
+    """A scalar of a library's own kind as Python's."""
+    is_scalar = isinstance(value, np.generic | jax.Array | np.ndarray) and value.ndim == 0
+    return value.item() if is_scalar else value
+
+
+def _is_beyond(number: float) -> bool:
+    """Whether a number, or a whole one, is none that arrays can hold."""
+    return abs(number) >= 2**63 if isinstance(number, int) else not math.isfinite(number)
+
+
 def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
     """Axes as tuples of plain values, and the names of those that programs are made for."""
     read: Axes = {}
@@ -43,16 +54,16 @@ def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
         values = given.values if isinstance(given, static) else given
         if isinstance(values, str) or not hasattr(values, "__iter__"):
             raise UserError(f"axis {name}: give a list of values, not {values!r}")
-        plain = tuple(v.item() if isinstance(v, np.generic | jax.Array) else v for v in values)
+        plain = tuple(map(_plain, values))
         is_number = [isinstance(v, bool | int | float) for v in plain]
-        if not plain or len(set(plain)) < len(plain):
-            raise UserError(f"axis {name}: give one value or more, each once")
         if not all(
             isinstance(v, str) or number for v, number in zip(plain, is_number, strict=True)
         ):
             raise UserError(f"axis {name}: values must be numbers or text")
-        if any(isinstance(v, float) and not math.isfinite(v) for v in plain):
-            raise UserError(f"axis {name}: a value is not finite")
+        if any(_is_beyond(v) for v, number in zip(plain, is_number, strict=True) if number):
+            raise UserError(f"axis {name}: a value is not finite, or too large")
+        if not plain or len(set(plain)) < len(plain):
+            raise UserError(f"axis {name}: give one value or more, each once")
         if isinstance(given, static) or not all(is_number):
             fixed.add(name)
         read[name] = plain

@@ -281,8 +281,9 @@ class _Runs:
     target: float | None
 
     def __call__(self, numbers_: np.ndarray) -> tuple[Any, Hyper]:
-        sizes = [len(values) for values in self.free.values()]
-        at = dict(zip(self.free, np.unravel_index(numbers_, sizes), strict=True))
+        # Without a free axis there is one run, along none.
+        sizes = [len(values) for values in self.free.values()] or [1]
+        at = dict(zip(self.free, np.unravel_index(numbers_, sizes), strict=False))
         values = {name: _numbers(self.free[name])[at[name]] for name in self.free}
         order = at.get("seed", np.zeros(len(numbers_), int))
         values.setdefault("seed", np.zeros(len(numbers_), np.uint32))

@@ -1,0 +1,54 @@
+"""Times this checkout beside another one, say the commit before a change.
+
+    git worktree add ../before HEAD~1
+    python -m benchmarks.against ../before
+    python -m benchmarks.against ../before --workloads W3 --repeats 11
+
+The two run the workloads alternately, each in a process of its own. A table: medians of
+configuration-steps per second, the ratio's median and quartiles, and the most memory held.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.run import Worker, prepare_data, spread
+from benchmarks.workloads import WORKLOADS
+
+
+def compare(name: str, path: Path, checkouts: list[Path], repeats: int) -> list[str]:
+    """A row of the table."""
+    workers = [Worker("e", WORKLOADS[name], path, checkout) for checkout in checkouts]
+    for worker in workers:
+        worker.run()  # the first finds caches and clocks cold
+    rates = [[worker.run() for worker in workers] for _ in range(repeats)]
+    memory = [worker.peak_memory() / 2**20 for worker in workers]
+    for worker in workers:
+        worker.close()
+    ratio = spread([here / there for here, there in rates])
+    medians = [f"{statistics.median(values):,.0f}" for values in zip(*rates, strict=True)]
+    quartiles = f"{ratio['median']:.3f} [{ratio['q25']:.3f}, {ratio['q75']:.3f}]"
+    return [name, *medians, quartiles, *(f"{m:,.0f}" for m in memory)]
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the comparison."""
+    if len(arguments) != 2 or not Path(arguments[1], "benchmarks", "worker.py").is_file():
+        raise app.UsageError("give the folder of another checkout of this project")
+    table = Table("workload", "here, steps/s", "there", "here / there", "here, MiB", "there, MiB")
+    with tempfile.TemporaryDirectory() as folder:
+        paths, what = prepare_data(Path(folder))
+        for name in (name for name in WORKLOADS if name in flags.FLAGS.workloads):
+            checkouts = [Path.cwd(), Path(arguments[1])]
+            table.add_row(*compare(name, paths[0], checkouts, flags.FLAGS.repeats))
+    Console().print(what, table)
+
+
+if __name__ == "__main__":
+    app.run(main)
