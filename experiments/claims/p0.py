@@ -28,7 +28,7 @@ CLAIM = Claim(
     statement="One extra scalar already speeds up ℓ4 regression.",
     source=f"{PAPER_2018} and its authors' blog post (read)",
     setting="Depth 2, hidden width 1, ℓ4, near-zero start (std 0.01), gradient descent, each "
-    "depth at its own best learning rate; steps to 10 % of the zero map's excess loss.",
+    "depth at its own best learning rate; steps to 10 % of the zero predictor's excess loss.",
     criterion="The 95 % interval of the speed-up over one layer lies above 1: any gain that "
     "seeds and the choice of the rate do not explain.",
     test=_test,

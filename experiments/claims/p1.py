@@ -163,7 +163,7 @@ def _test(lab: Laboratory) -> Finding:
     return Finding(
         verdict=together([within(effect, 0.95, 1.05) for effect in paper]),
         effects=(*paper, *balanced),
-        summary=f"On {name}, steps of the network to half of the zero map's excess loss over steps "
+        summary=f"On {name}, steps of the network to half of the zero predictor's excess loss over steps "
         f"of the rule: {', '.join(f'{_after_comma(e)} {e}' for e in paper)}."
         f"{_reason(paper, balanced)}",
         sensitivity="The start decides: what is conserved along the way is the layers' imbalance, "
@@ -186,7 +186,7 @@ CLAIM = Claim(
     source=f"{PAPER_2018} and its authors' blog post (read; details from memory)",
     setting="Depths 2 and 3, width 1, ℓ2 and ℓ4, rate 1e-3, near-zero start; the rule starts "
     "from the network's own end-to-end matrix.",
-    criterion="Steps of the network to half of the zero map's excess loss, over steps of the "
+    criterion="Steps of the network to half of the zero predictor's excess loss, over steps of the "
     "rule, lie within 0.95 and 1.05 with their interval: on a figure such curves coincide.",
     test=_test,
     paper_hours=0.2,

@@ -28,7 +28,7 @@ CLAIM = Claim(
     statement="On ℓ2, deeper is slightly slower.",
     source=f"{PAPER_2018} and its authors' blog post (read)",
     setting="Depths 1 to 3, width 1, ℓ2, each depth at its own best learning rate; steps to "
-    "10 % of the zero map's excess loss.",
+    "10 % of the zero predictor's excess loss.",
     criterion="The intervals of the speed-ups of depths 2 and 3 over one layer lie below 1.",
     test=_test,
     paper_hours=1.9,

@@ -53,7 +53,7 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity=elsewhere(effects[2:]),
         caveats=(
             "At the best rates of the deeper models runs diverge thousands of steps after they "
-            "have reached the target; a run that arrived has arrived.",
+            "have reached the target; a run that reached it has.",
         ),
         tables={"Speed-ups": effects_table(effects), "At other targets": effects_table(levels)},
         figures=depth_figure(runs, "l4"),

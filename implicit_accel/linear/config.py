@@ -34,10 +34,10 @@ _MOST_RATES = 100_000
 
 @dataclass(frozen=True)
 class Target:
-    """The excess loss at which a run has arrived.
+    """The excess loss at which a run has reached the target.
 
     Attributes:
-        value: The excess loss L − L*, or, if relative, its share of the zero map's excess loss
+        value: The excess loss L − L*, or, if relative, its share of the zero predictor's excess loss
             (the loss of predicting 0, which near-zero initialisation starts from).
         relative: Which of the two.
 
@@ -56,7 +56,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Reads ``1e-5`` (an excess loss) or ``10%`` (of the zero map's).
+        """Reads ``1e-5`` (an excess loss) or ``10%`` (of the zero predictor's).
 
         Raises:
             UserError: If the text is neither.
@@ -73,7 +73,7 @@ class Target:
         return cls(value, relative)
 
     def absolute(self, zero_excess: float) -> float:
-        """The target as an excess loss, for a problem whose zero map has this excess loss."""
+        """The target as an excess loss, for a problem whose zero predictor has this excess loss."""
         return self.value * zero_excess if self.relative else self.value
 
     def __str__(self) -> str:
@@ -351,7 +351,7 @@ class SweepConfig:
     )
     target: Target = setting(
         "10%",
-        "Excess loss (above the optimum) at which a run has arrived: a number like 1e-5, or a "
+        "Excess loss (above the optimum) at which a run has reached the target: a number like 1e-5, or a "
         "share like 10% of the excess loss of predicting zero.",
         heading="Results",
         parse=Target.parse,

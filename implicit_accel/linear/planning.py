@@ -26,6 +26,18 @@ def merge_shapes(shapes: Sequence[tuple[int, ...]], k: int) -> tuple[int, ...]:
     return tuple(max(s[j] if j < len(s) else k for s in shapes) for j in range(depth))
 
 
+def any_narrower(shapes: Sequence[tuple[int, ...]], k: int) -> bool:
+    """Whether one of some networks is padded within a layer that it has.
+
+    A depth is padded by identities at the output's end. Where all layers are as wide as there are
+    outputs, nothing but those is added.
+    """
+    merged = merge_shapes(shapes, k)
+    return any(
+        width < merged[j] for s in shapes for j, width in enumerate((*s, k)) if j < len(merged)
+    )
+
+
 def plan_groups(
     counts: dict[tuple[int, ...], int],
     *,

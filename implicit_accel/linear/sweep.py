@@ -24,7 +24,7 @@ from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes, pad
 from implicit_accel.linear.objectives import OBJECTIVES, Objective, Reduction, choose, reduce
 from implicit_accel.linear.observables import OBSERVABLES
-from implicit_accel.linear.planning import merge_shapes, plan_groups
+from implicit_accel.linear.planning import any_narrower, merge_shapes, plan_groups
 from implicit_accel.linear.results import label_results
 from implicit_accel.linear.task import LinearTask, padded_widths
 from implicit_accel.observables import (
@@ -191,6 +191,7 @@ class LinearSweep(Experiment):
             shapes=layer_shapes(d, merge_shapes(hidden, k), k),
             bias=self.config.bias,
             is_padded=len(set(hidden)) > 1,
+            is_narrower=any_narrower(hidden, k),
             has_held_out=self._has_held_out,
         )
         decays = any(model.weight_decay > 0 for model in models)

@@ -29,6 +29,8 @@ class LinearTask(Task):
         shapes: Layer shapes (h_j, h_{j−1}), padded.
         bias: Whether the networks have biases.
         is_padded: Whether any network is smaller than the shapes.
+        is_narrower: Whether any is smaller in a layer that it has, not in its depth alone: then
+            what is frozen differs within a layer.
         has_held_out: Whether the data have held-out rows.
     """
 
@@ -36,6 +38,7 @@ class LinearTask(Task):
     shapes: tuple[tuple[int, int], ...]
     bias: bool
     is_padded: bool
+    is_narrower: bool = True
     has_held_out: bool = False
 
     def evaluate(self, params: Layers, batch: Data, hp: Values, key: Any) -> Evaluation:  # noqa: ARG002
@@ -61,6 +64,10 @@ class LinearTask(Task):
             return None
         weights, biases = [], []
         for j, (out, inputs) in enumerate(self.shapes):
+            if not self.is_narrower:
+                weights.append(jnp.broadcast_to(hp["active"][j], (out, inputs)))
+                biases.append(jnp.broadcast_to(hp["active"][j], (out,)))
+                continue
             row = hp["active"][j] & (jnp.arange(out) < hp["widths"][j + 1])
             weights.append(row[:, None] & (jnp.arange(inputs) < hp["widths"][j]))
             biases.append(row)
