@@ -29,6 +29,8 @@ from implicit_accel.linear.sweep import LinearSweep, axes_of
 from implicit_accel.tasks.grid import TaskSweep
 
 GROUPS = cli.FlagGroups()
+# Those of them that say what is trained and on what: of every program about linear networks.
+DECLARED_GROUPS = cli.FlagGroups()
 
 # The kind of flag by the type of its default.
 _DEFINE = {
@@ -59,6 +61,7 @@ DATASET = flags.DEFINE_enum(
     "; ".join(f"{source.name}: {source.help}" for source in SOURCES.values()) + ".",
 )
 GROUPS.add("Data", DATASET)
+DECLARED_GROUPS.add("Data", DATASET)
 
 _OPTIONS = {
     name: dataclasses.replace(option, heading="Data")
@@ -68,6 +71,7 @@ _DECLARED = with_details(_OPTIONS | fields_of(Preparation) | fields_of(SweepConf
 _HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
 for _name, _field in _DECLARED.items():
     GROUPS.add(_field.heading, _HOLDERS[_name])
+    DECLARED_GROUPS.add(_field.heading, _HOLDERS[_name])
 
 BEST_BY = flags.DEFINE_enum(
     "best_by",
@@ -96,6 +100,14 @@ CHECKPOINT_EVERY = flags.DEFINE_float(
     lower_bound=0.0,
 )
 GROUPS.add("Results", BEST_BY, OUTPUT_DIR, CHECKPOINT_EVERY, OVERWRITE)
+
+PREDICT = flags.DEFINE_bool(
+    "predict",
+    False,
+    "Put what theory predicts (see experiments.predict) beside what is measured: a table, "
+    "prediction.csv, dashed curves.",
+)
+GROUPS.add("Results", PREDICT)
 
 DEVICES = flags.DEFINE_integer(
     "devices",

@@ -24,6 +24,7 @@ import xarray as xr
 from rich.console import Console
 
 from experiments import cli, cluster, compilation
+from experiments.predictions import PREDICTION_FILE, predictions, print_beside, save_table
 from experiments.settings import (
     BEST_BY,
     CHECKPOINT_EVERY,
@@ -32,6 +33,7 @@ from experiments.settings import (
     MEMORY_LIMIT,
     OUTPUT_DIR,
     OVERWRITE,
+    PREDICT,
     Asked,
     build,
 )
@@ -39,7 +41,7 @@ from experiments.stopping import watched_signals
 from implicit_accel.engine.layout import Share
 from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.files import atomic_path, remove_partial
+from implicit_accel.files import remove_partial
 from implicit_accel.loading import load_run
 from implicit_accel.results import (
     CONFIG_FILE,
@@ -50,6 +52,7 @@ from implicit_accel.results import (
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining
+from implicit_accel.theory.predict import Predictions
 
 _GO_ON = "stopped at a checkpoint: the same command goes on from there"
 
@@ -99,19 +102,40 @@ def choose_devices() -> list[Device]:
     return devices[: DEVICES.value]
 
 
-def report_results(results: xr.Dataset, folder: Path) -> pd.DataFrame:
+def report_results(
+    results: xr.Dataset, folder: Path, predicted: Predictions | None
+) -> pd.DataFrame:
     """Writes the summary and the figures of a run; returns the table."""
     # Imported here: errors and --help come half a second sooner without matplotlib.
     from implicit_accel.plotting import save_figures
 
     table = summarise(results, best_by=BEST_BY.value)
-    with atomic_path(folder / SUMMARY_FILE) as temporary:
-        table.to_csv(temporary, index=False)
-    save_figures(results, folder / FIGURES_FOLDER, best_by=BEST_BY.value)
+    save_table(table, folder / SUMMARY_FILE)
+    if predicted is not None:
+        beside = predicted.beside(results, best_by=BEST_BY.value)
+        save_table(beside, folder / PREDICTION_FILE)
+    save_figures(
+        results,
+        folder / FIGURES_FOLDER,
+        best_by=BEST_BY.value,
+        predicted=None if predicted is None else predicted.curve,
+    )
     return table
 
 
-def show_finished(folder: RunFolder, title: str, console: Console) -> bool:
+def print_results(
+    table: pd.DataFrame, results: xr.Dataset, predicted: Predictions | None, title: str,
+    console: Console,
+) -> None:  # fmt: skip
+    """The table, and the predictions beside it where they were asked for."""
+    cli.print_summary(table, title, console)
+    if predicted is not None:
+        print_beside(predicted.beside(results, best_by=BEST_BY.value), console)
+
+
+def show_finished(
+    folder: RunFolder, title: str, predicted: Predictions | None, console: Console
+) -> bool:
     """Prints a finished run's table and redraws its figures; False if its results are damaged."""
     try:
         results = load_run(folder.path)
@@ -122,8 +146,8 @@ def show_finished(folder: RunFolder, title: str, console: Console) -> bool:
         return False
     with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
         remove_partial(folder.path)
-        table = report_results(results, folder.path)
-    cli.print_summary(table, title, console)
+        table = report_results(results, folder.path, predicted)
+    print_results(table, results, predicted, title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
     return True
 
@@ -187,8 +211,9 @@ def main() -> None:
     asked = build(log)
     identity, overwrite = asked.experiment.identity, OVERWRITE.value
     folder = choose_folder(asked)
+    predicted = predictions(asked.experiment, log) if PREDICT.value else None
     if not overwrite and folder.finished() == identity:
-        if show_finished(folder, asked.title, console):
+        if show_finished(folder, asked.title, predicted, console):
             return
     else:
         folder.check(identity, overwrite=overwrite)
@@ -216,9 +241,9 @@ def main() -> None:
         results, timing = training.results()
         command = [f"python -m {Path(__file__).parent.name}.{Path(__file__).stem}", *sys.argv[1:]]
         about = {"command": command, "compilations": programs.compiled} | asked.about
-        table = report_results(results, folder.path)
+        table = report_results(results, folder.path, predicted)
         folder.finish(results, about | training.about(timing), identity)
-    cli.print_summary(table, asked.title, console)
+    print_results(table, results, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
 
 

@@ -20,7 +20,10 @@ from implicit_accel.errors import DataError, UserError
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN
 from implicit_accel.images.task import ClassifierConfig, train_classifiers
 from implicit_accel.linear.config import SweepConfig, Target
-from implicit_accel.linear.end_to_end import scale_by_end_to_end
+from implicit_accel.linear.end_to_end import (
+    scale_by_end_to_end,
+    scale_by_unbalanced_end_to_end,
+)
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
@@ -32,6 +35,7 @@ from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
 from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.loss_task import LossTask, from_loss
+from implicit_accel.theory.predict import predict
 
 __all__ = [
     "INITIALISERS",
@@ -67,9 +71,11 @@ __all__ = [
     "mnist_like",
     "observables",
     "optimum",
+    "predict",
     "run",
     "run_sweep",
     "scale_by_end_to_end",
+    "scale_by_unbalanced_end_to_end",
     "select",
     "static",
     "summarise",

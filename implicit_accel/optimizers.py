@@ -113,6 +113,15 @@ class Optimizer:
         """Whether updates commute with rotations of the features, so that these may be rotated."""
         return _KINDS[self.name].is_equivariant
 
+    @property
+    def is_entrywise(self) -> bool:
+        """Whether frozen padding may be seen by it, see `engine.step.Program`.
+
+        Of optimizers by name all are: they scale entry by entry, and the end-to-end rule works on
+        one matrix at a time, which is frozen whole or filled up with zeros.
+        """
+        return True
+
     def build(self, learning_rate: Any, weight_decay: Any = None) -> optax.GradientTransformation:
         """The optax transformation.
 

@@ -166,13 +166,20 @@ def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return low, np.median(curves, axis=0), high
 
 
-def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+# What a model's excess loss is predicted to be: its number, a learning rate, steps.
+Predicted = Callable[[int, float, np.ndarray], np.ndarray]
+
+
+def plot_excess_loss(
+    results: xr.Dataset, *, best_by: str = "target", predicted: Predicted | None = None
+) -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
     Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
     they reach the target are left out (the table counts them); one that diverges later stays at
     its last value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn
-    below what the precision resolves, a dotted line where it is reached.
+    below what the precision resolves, a dotted line where it is reached. Thin dashed lines in black
+    are predictions, where there are some.
     """
     results = by_model(results)
     best = best_learning_rates(results, best_by)
@@ -193,6 +200,9 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
             ax.fill_between(steps[shown], low, high, alpha=0.2, linewidth=0, color=style["color"])
             if np.isfinite(end) and shown.any():
                 ax.plot(steps[shown][-1], middle[-1], "x", color=style["color"])
+            if predicted is not None:
+                rate = float(results["learning_rate"].values[best[m]])
+                _draw_predicted(ax, steps[steps > 0], predicted(m, rate, steps[steps > 0]))
         target = float(np.median(results["target"].isel(model=models[0])))
         ax.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
         _mark_resolution(ax, results, models)
@@ -202,6 +212,17 @@ def plot_excess_loss(results: xr.Dataset, *, best_by: str = "target") -> Figure:
         _legend(ax)
 
     return _figure(results, "Excess loss at each model's best learning rate", draw)
+
+
+def _draw_predicted(ax: Axes, steps: np.ndarray, curve: np.ndarray) -> None:
+    """A predicted curve, over the measured one that it should hide."""
+    known = np.isfinite(curve)
+    if known.any():
+        named = "predicted" in ax.get_legend_handles_labels()[1]
+        ax.plot(
+            steps[known], curve[known], color="black", linewidth=0.8, linestyle=(0, (3, 3)),
+            label=None if named else "predicted",
+        )  # fmt: skip
 
 
 def _rate_label(results: xr.Dataset, rate: int) -> str:
@@ -653,6 +674,7 @@ def save_figures(
     best_by: str = "target",
     baseline: Mapping[str, object] | None = None,
     formats: tuple[str, ...] = FORMATS,
+    predicted: Predicted | None = None,
 ) -> list[Path]:
     """Draws every figure into a folder, as bitmap and vector graphics; returns their paths.
 
@@ -663,13 +685,14 @@ def save_figures(
         baseline: What models are compared with, see `summarise`. Where there is nothing to compare
             with, that figure is left out, except of linear networks.
         formats: Of the files.
+        predicted: Excess losses to draw beside those measured.
 
     Raises:
         UserError: As `summarise`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "excess_loss": plot_excess_loss(results, best_by=best_by),
+        "excess_loss": plot_excess_loss(results, best_by=best_by, predicted=predicted),
         "learning_rates": plot_learning_rates(results),
         "steps_to_target": plot_steps_to_target(results),
     }

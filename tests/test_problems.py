@@ -156,7 +156,7 @@ def test_zero_excess_and_kinds():
     problem = make_problem(gas_like())
     for kind in ("spectral", "compressed", "collapsed"):
         reduction = reduce(problem, Loss(2), OBJECTIVES[kind])
-        # Standardised labels: the zero predictor's loss is 1/2, the best map's (1 − R²)/2, R² = 0.9.
+        # Standardised labels: predicting zero has loss 1/2, the best map (1 − R²)/2, R² = 0.9.
         assert reduction.data.zero_loss == pytest.approx(0.5)
         assert reduction.zero_excess == pytest.approx(0.45, abs=0.001)
     with pytest.raises(ValueError, match="does not hold for l2 and activation"):

@@ -20,7 +20,7 @@ from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepC
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder
-from implicit_accel.theory import balancedness
+from implicit_accel.theory.balance import balancedness
 
 IDS = [
     *("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b", "P6", "P7"),

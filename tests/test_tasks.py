@@ -105,6 +105,10 @@ def test_mini_batches_depend_on_the_seed_alone_and_fill_epochs():
 class Clipped(ia.Optimizer):
     """Gradient descent after clipping by the norm over all parameters."""
 
+    @property
+    def is_entrywise(self):
+        return False
+
     def build(self, learning_rate, weight_decay=None):
         decay = optax.add_decayed_weights(0.0 if weight_decay is None else weight_decay)
         return optax.chain(decay, optax.clip_by_global_norm(0.1), optax.sgd(learning_rate))
@@ -358,6 +362,8 @@ def test_another_program_or_other_data_are_another_run(tmp_path):
         ({"record": {"w": lambda point: jnp.ones(2)}}, "w must return one number"),
         ({"optimizer": 3}, "optimizer: give an optax transformation"),
         ({"task": 3}, "give what from_loss makes"),
+        ({"optimizer": lambda hp: optax.sgd(hp["rate"])}, "hyper-parameter 'rate', which is no"),
+        ({"task": quadratic(init=lambda hp: {"w": hp["size"]})}, "hyper-parameter 'size'"),
     ],
 )
 def test_bad_sweeps_are_refused(changes, words):

@@ -22,12 +22,12 @@ from implicit_accel import (
     scale_by_end_to_end,
     train,
 )
-from implicit_accel.theory import (
-    balancedness,
+from implicit_accel.theory.balance import balancedness
+from implicit_accel.theory.induced import induced_dynamics
+from implicit_accel.theory.regulariser import (
     closed_curve,
     closed_curve_integral,
     end_to_end_field,
-    induced_dynamics,
     line_integral,
     loss_gradient,
     ray_coefficients,

@@ -137,8 +137,8 @@ CLAIM = Claim(
     source=PAPER_2019,
     setting=f"{SETTING} Depths 3 and 8.",
     criterion=f"At both depths some standard deviation converges within {FAST:,} steps, and "
-    "both ends of the range take 100 times the fewest steps or never reach the target; depth 8's band "
-    "spans at most half of depth 3's decades.",
+    "both ends of the range take 100 times the fewest steps or never reach the target; depth 8's "
+    "band spans at most half of depth 3's decades.",
     test=_test,
     paper_hours=5.0,
 )

@@ -163,8 +163,8 @@ def _test(lab: Laboratory) -> Finding:
     return Finding(
         verdict=together([within(effect, 0.95, 1.05) for effect in paper]),
         effects=(*paper, *balanced),
-        summary=f"On {name}, steps of the network to half of the zero predictor's excess loss over steps "
-        f"of the rule: {', '.join(f'{_after_comma(e)} {e}' for e in paper)}."
+        summary=f"On {name}, steps of the network to half of the zero predictor's excess loss over "
+        f"steps of the rule: {', '.join(f'{_after_comma(e)} {e}' for e in paper)}."
         f"{_reason(paper, balanced)}",
         sensitivity="The start decides: what is conserved along the way is the layers' imbalance, "
         "and only without it is the rule the limit of small rates. The curves part on the plateau "

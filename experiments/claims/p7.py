@@ -24,7 +24,7 @@ from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.plotting import plot_curves
-from implicit_accel.theory import (
+from implicit_accel.theory.regulariser import (
     closed_curve,
     closed_curve_integral,
     end_to_end_field,

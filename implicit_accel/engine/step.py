@@ -140,6 +140,9 @@ class Program:
         fixed: Hyper-parameters that are the same for all runs and may be anything.
         initialises: Whether runs start from `Task.init`, in the program, or from given states.
         aux: Names of what `Task.evaluate` records beside the excess loss.
+        is_entrywise: Whether the optimizer moves every entry by that entry's own gradients alone,
+            or what is frozen has no gradient: then it may see what is frozen, and a pass over the
+            gradient is saved.
     """
 
     task: Task
@@ -147,6 +150,13 @@ class Program:
     fixed: Values = field(default_factory=dict)
     initialises: bool = False
     aux: tuple[str, ...] = ()
+    is_entrywise: bool = False
+
+    def visible(self, mask: Any | None, tree: Any) -> Any:
+        """The tree with zeros in the place of what is frozen: no optimizer shall see it."""
+        if mask is None or self.is_entrywise:
+            return tree
+        return jax.tree.map(lambda m, a: jnp.where(m, a, jnp.zeros_like(a)), mask, tree)
 
     def values(self, hyper: Hyper) -> dict[str, Any]:
         """All hyper-parameters of a run."""
@@ -164,14 +174,7 @@ class Program:
             like = params
             params = jax.tree.map(lambda a, b: a.astype(b.dtype), self.task.init(values), like)
         mask = self.task.trainable(values)
-        return params, self.optimizer(values).init(_visible(mask, params))
-
-
-def _visible(mask: Any | None, tree: Any) -> Any:
-    """The tree with zeros in the place of what is frozen: no optimizer shall see it."""
-    if mask is None:
-        return tree
-    return jax.tree.map(lambda m, a: jnp.where(m, a, jnp.zeros_like(a)), mask, tree)
+        return params, self.optimizer(values).init(self.visible(mask, params))
 
 
 def train_step(
@@ -215,7 +218,7 @@ def train_step(
 
     mask = task.trainable(values)
     updates, opt_state = program.optimizer(values).update(
-        _visible(mask, now.gradient), state.opt_state, _visible(mask, state.params)
+        program.visible(mask, now.gradient), state.opt_state, program.visible(mask, state.params)
     )
     moved = optax.apply_updates(state.params, updates)
     moves = running & (step < num_steps)

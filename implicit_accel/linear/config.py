@@ -37,8 +37,8 @@ class Target:
     """The excess loss at which a run has reached the target.
 
     Attributes:
-        value: The excess loss L − L*, or, if relative, its share of the zero predictor's excess loss
-            (the loss of predicting 0, which near-zero initialisation starts from).
+        value: The excess loss L − L*, or, if relative, its share of the zero predictor's excess
+            loss (the loss of predicting 0, which near-zero initialisation starts from).
         relative: Which of the two.
 
     Raises:
@@ -351,7 +351,7 @@ class SweepConfig:
     )
     target: Target = setting(
         "10%",
-        "Excess loss (above the optimum) at which a run has reached the target: a number like 1e-5, or a "
+        "Excess loss (above the optimum) that a run is to reach: a number like 1e-5, or a "
         "share like 10% of the excess loss of predicting zero.",
         heading="Results",
         parse=Target.parse,

@@ -66,6 +66,81 @@ def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.Grad
     return optax.stateless(update)
 
 
+def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransformation:
+    """Moves one vector as a network of width 1 would from a start that is not balanced.
+
+    Let ``w = (Π_j a_j) w_1`` with a vector w_1 and scalars a_1 … a_{N−1}. Gradient flow,
+    ``w_1' = −(Π a) ∇L`` and ``a_j' = −(Π_{i≠j} a_i) w_1·∇L``, conserves ``c_j = a_j² − ‖w_1‖²``,
+    and with ``q = ‖w_1‖²``
+
+    ``w' = (Π a) w_1' + w_1 Σ_j a_j' Π_{i≠j} a_i
+         = −Π_j (q + c_j) ∇L − (Σ_j q Π_{i≠j} (q + c_i)) Pr_w ∇L``,
+
+    where q is the root of ``q Π_j (q + c_j) = ‖w‖²`` that is not below any −c_j; for N = 2
+    ``q = (√(c² + 4‖w‖²) − c)/2``. So w moves by a rule of its own, as from a balanced start, whose
+    c_j are 0 and for which this is `scale_by_end_to_end`. From a small Gaussian start the c_j are
+    small but not 0, and without them the rule is late on the plateau.
+
+    Args:
+        conserved: (N − 1,) the c_j; it may be traced.
+
+    Returns:
+        A stateless pair of pure functions for parameters that are vectors or single rows;
+        ``update`` needs the parameters. With ``optax.scale_by_learning_rate`` after it.
+
+    Raises:
+        ValueError: If the constants are no vector; in use, if there are no parameters or one is
+            neither a vector nor a row.
+    """
+    c = jnp.asarray(conserved)
+    if c.ndim != 1:
+        raise ValueError(f"conserved differences of shape {c.shape}: give one for each scalar")
+
+    def rule(G: jax.Array, w: jax.Array) -> jax.Array:
+        if w.ndim not in (1, 2) or (w.ndim == 2 and w.shape[0] != 1):
+            raise ValueError(f"this rule is for vectors and single rows, not for shape {w.shape}")
+        squares, q = _conserved_squares(jnp.linalg.norm(w), c.astype(w.dtype))
+        others = [jnp.prod(jnp.delete(squares, j)) for j in range(len(c))]
+        norm = jnp.linalg.norm(w)
+        unit = w / jnp.where(norm > 0, norm, 1)
+        along = jnp.sum(unit * G) * unit
+        return jnp.prod(squares) * G + q * sum(others, jnp.zeros_like(q)) * along
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        if params is None:
+            raise ValueError("the end-to-end rule needs the parameters: update(g, state, params)")
+        return jax.tree.map(rule, updates, params)
+
+    return optax.stateless(update)
+
+
+def _conserved_squares(norm: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``a_j² = q + c_j`` and q itself, from ``‖w‖``.
+
+    With ``q = m + y``, m the least q allowed, all factors are at least y, so ``y ≤ ‖w‖^{2/N}``. In
+    log y the logarithm of the product is convex and rises, and Newton's method from that bound
+    comes down to the root without passing it.
+    """
+    if len(c) == 0:
+        return c, norm**2
+    floor = jnp.maximum(0, -jnp.min(c))
+    offsets = jnp.append(c, 0) + floor
+    wanted = 2 * jnp.log(jnp.where(norm > 0, norm, 1))
+
+    def closer(_: Any, s: jax.Array) -> jax.Array:
+        factors = offsets + jnp.exp(s)
+        slope = jnp.sum(jnp.exp(s) / factors)
+        return s - (jnp.sum(jnp.log(factors)) - wanted) / slope
+
+    s = jax.lax.fori_loop(0, _NEWTON_STEPS, closer, wanted / len(offsets))
+    factors = offsets + jnp.where(norm > 0, jnp.exp(s), 0)
+    return factors[:-1], factors[-1]
+
+
+# From the farthest start, a root far below it, each step gains a factor of N in the logarithm.
+_NEWTON_STEPS = 30
+
+
 def end_to_end_gradient(W: Any, G: Any, depth: int) -> jax.Array:
     """``Σ_{j=1..N} [W Wᵀ]^{(j−1)/N} G [Wᵀ W]^{(N−j)/N}``, with X⁰ the identity for every X.
 

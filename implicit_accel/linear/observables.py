@@ -16,7 +16,7 @@ from implicit_accel import observables
 from implicit_accel.eigenvalues import safe_norm
 from implicit_accel.linear.networks import end_to_end
 from implicit_accel.observables import Entry, Point
-from implicit_accel.theory import balancedness
+from implicit_accel.theory.balance import balancedness
 
 
 def end_to_end_norm(point: Point) -> jax.Array:

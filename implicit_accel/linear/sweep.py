@@ -285,7 +285,7 @@ def _group(
         return optimizer.build(hp["learning_rate"], hp["weight_decay"] if decays else None)
 
     return Group(
-        program=Program(task, transformation),
+        program=Program(task, transformation, is_entrywise=optimizer.is_entrywise),
         data=reduction.data,
         num_runs=num_runs,
         runs=runs,

@@ -34,7 +34,7 @@ from implicit_accel.observables import Observable
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import FORMAT, QUANTITIES, STEPS
 from implicit_accel.tasks.axes import RESERVED, read_axes
-from implicit_accel.tasks.loss_task import BoundTask, LossTask, call, initial, split
+from implicit_accel.tasks.loss_task import BoundTask, LossTask, Named, call, initial, split
 
 MakeOptimizer = (
     Callable[[Values], optax.GradientTransformation] | optax.GradientTransformation | Optimizer
@@ -363,7 +363,7 @@ def _maker(
         return lambda hp: optimizer  # noqa: ARG005
     if not callable(optimizer):
         raise UserError("optimizer: give an optax transformation, or a function that makes one")
-    return optimizer
+    return lambda hp: optimizer(Named(hp))
 
 
 def _read_observables(

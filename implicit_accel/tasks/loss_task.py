@@ -167,9 +167,23 @@ def _names(parameters: Sequence[inspect.Parameter]) -> str:
     return f"({', '.join(p.name for p in parameters)})"
 
 
+class Named(dict[str, Any]):
+    """Hyper-parameters by name, which say what a missing one needs."""
+
+    def __missing__(self, name: str) -> Any:
+        """There is none of this name."""
+        axes = ", ".join(self) or "none"
+        raise UserError(
+            f"the task asks for the hyper-parameter {name!r}, which is no axis of the grid "
+            f"(these are: {axes}); give one, from the shell by --axes {name}=value:value"
+        )
+
+
 def call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
     """Calls a function with those of the offered arguments that it has."""
     has = _arguments(function)
+    if "hp" in offered:
+        offered["hp"] = Named(offered["hp"])
     return function(*first, **{name: value for name, value in offered.items() if name in has})
 
 

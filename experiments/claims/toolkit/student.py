@@ -150,7 +150,8 @@ def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str) ->
     if share > _NO_WAY:
         depths = results["depth"].values[[model, base]]
         stuck = [f"depth {d}" for d, level in zip(depths, reached, strict=True) if level > _NO_WAY]
-        return Effect(name, math.nan, note=f"{' and '.join(stuck)}: not below the zero predictor's loss")
+        what = f"{' and '.join(stuck)}: not below the zero predictor's loss"
+        return Effect(name, math.nan, note=what)
     effect = compare(results, model, base, name=name, share=share)
     note = f"to {share:.3g} of the zero predictor's excess loss"
     return replace(effect, note="; ".join(filter(None, (note, effect.note))))

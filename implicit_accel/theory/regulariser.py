@@ -1,9 +1,7 @@
-"""What theory says about depth, as functions to check it by, in float64 numpy.
+"""No regulariser gives the end-to-end rule: line integrals of its field, in float64 numpy.
 
-Sources: Arora, Cohen & Hazan (2018), "On the Optimization of Deep Networks: Implicit Acceleration
-by Overparameterization", for the induced dynamics and the line integral; Arora, Cohen, Golowich &
-Hu (2019), "A Convergence Analysis of Gradient Descent for Deep Linear Neural Networks", for
-balancedness.
+Source: Arora, Cohen & Hazan (2018), "On the Optimization of Deep Networks: Implicit Acceleration
+by Overparameterization", theorem 2.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.integrate
@@ -19,47 +16,6 @@ import scipy.integrate
 from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.networks import Layers
-
-# --- Balancedness --------------------------------------------------------------------------------
-
-
-def balancedness(layers: Layers, active: Any = None) -> tuple[Any, Any]:
-    """How far neighbouring layers are from balanced, and what to compare that with.
-
-    Balanced means ``W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ`` for j = 1 … N−1; gradient flow conserves the
-    differences.
-
-    Args:
-        layers: Weights W_j of shape (…, h_j, h_{j−1}), with the same leading axes (runs, steps)
-            in all layers; numpy arrays, or JAX's, also under jit and vmap. Biases are ignored.
-        active: (…, N) booleans, False for the identity layers of a padded network (see
-            `networks.pad`), which do not count; None if all do.
-
-    Returns:
-        ``max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F`` (0 for a single layer) and
-        ``min_j ‖W_j W_jᵀ‖_F`` over all N layers, each of the leading axes' shape.
-    """
-    weights = layers.weights
-    xp = weights[0].__array_namespace__()
-
-    def norm(a: Any) -> Any:
-        return xp.linalg.matrix_norm(a)
-
-    outer = [W @ xp.matrix_transpose(W) for W in weights]
-    inner = [xp.matrix_transpose(W) @ W for W in weights]
-    norms = xp.stack([norm(a) for a in outer], axis=-1)
-    # The first layer has no gap below it, and padding is at the end: a layer's gap is as active
-    # as the layer.
-    gaps = [norm(b - a) for a, b in zip(outer[:-1], inner[1:], strict=True)]
-    gaps = xp.stack([xp.zeros_like(norms[..., 0]), *gaps], axis=-1)
-    if active is not None:
-        norms = xp.where(active, norms, xp.inf)
-        gaps = xp.where(active, gaps, 0)
-    return xp.max(gaps, axis=-1), xp.min(norms, axis=-1)
-
-
-# --- No regulariser does it: the line integral ---------------------------------------------------
 
 Field = Callable[[np.ndarray], np.ndarray]
 
@@ -270,62 +226,3 @@ def _labels(problem: Problem) -> np.ndarray:
     if problem.num_outputs != 1:
         raise UserError(f"the problem has {problem.num_outputs} outputs: one is needed here")
     return problem.targets[:, 0]
-
-
-# --- Depth 2 with a scalar: the induced dynamics -------------------------------------------------
-
-
-class InducedDynamics(NamedTuple):
-    """How w = ω w₁ moves in terms of the loss's gradients at w alone.
-
-    ``w(t+1) = w(t) − rho(t) ∇L(w(t)) − Σ_{τ<t} mu(t, τ) ∇L(w(τ)) − start(t) w₁(0)``
-
-    Attributes:
-        rho: (T,), the adaptive learning rate.
-        mu: (T, T), strictly lower triangular: the momentum. Positive while |ω| grows.
-        start: (T,), what the initial vector contributes; small from a near-zero start.
-    """
-
-    rho: np.ndarray
-    mu: np.ndarray
-    start: np.ndarray
-
-
-def induced_dynamics(
-    scalars: np.ndarray, learning_rate: float, *, exact: bool = False
-) -> InducedDynamics:
-    """The coefficients that a run of gradient descent on ``L(ω w₁)`` implies.
-
-    One step is ``w₁ ← w₁ − η ω ∇`` and ``ω ← ω − η w₁·∇``, so that
-    ``w(t+1) = w − η ω² ∇ − η (w₁·∇) w₁ + η² ω (w₁·∇) ∇``. Arora, Cohen & Hazan (2018), section 3,
-    drop the last term, with ``ρ = η ω²`` and ``γ = η (w₁·∇)/ω``:
-    ``w(t+1) ≈ (1 − γ(t)) w(t) − ρ(t) ∇L(w(t))``. Unrolled, w(t) is a sum of past gradients, and
-    ``μ(t, τ) = −γ(t) ρ(τ) Π_{s=τ+1..t−1} (1 − γ(s))``. Because ``1 − γ(t) = ω(t+1)/ω(t)``, the
-    product telescopes:
-
-    ``ρ(t) = η ω(t)²``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)² / ω(τ+1)``.
-
-    Dropping nothing replaces one ω(τ) in either by ω(τ+1):
-    ``ρ(t) = η ω(t) ω(t+1)``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)``. In both forms w₁(0) has the
-    coefficient ``−(ω(t+1) − ω(t))``, which the paper neglects as well.
-
-    Args:
-        scalars: (T + 1,) ω(0) … ω(T), none of them 0 unless ``exact``.
-        learning_rate: η.
-        exact: Whether to keep the term of second order in η.
-
-    Returns:
-        The coefficients of T steps. One step's error is, unless ``exact``,
-        ``η² |ω (w₁·∇)| ‖∇‖`` and terms of second order from the earlier ones.
-
-    Raises:
-        UserError: If the approximate form would divide by 0.
-    """
-    omega = np.asarray(scalars, np.float64)
-    now, then = omega[:-1], omega[1:]
-    if not exact and not np.all(omega):
-        raise UserError("a scalar is exactly 0, where the approximation divides by it: use exact")
-    rho = learning_rate * now * (then if exact else now)
-    weights = learning_rate * now if exact else rho / then
-    mu = np.tril(np.outer(then - now, weights), -1)
-    return InducedDynamics(rho, mu, now - then)

@@ -1,0 +1,100 @@
+"""Predicts a sweep of linear networks without training it.
+
+python -m experiments.predict --dataset gas
+python -m experiments.predict --losses l2,l3,l4 --depths 1,2,3,4 --target 1%
+python -m experiments.predict --dataset gas --losses l4 --at 0.001,0.00418
+
+Takes the flags of experiments.sweep that say what is trained, and tells for every model the largest
+stable learning rate, the steps to the target at the best stable rate of the grid, and the speed-up
+over one layer. It integrates each network's gradient flow once, with the sharpness on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import cli, settings
+from experiments.predictions import as_text, predictions, print_predictions, save_table
+from implicit_accel.errors import UserError
+from implicit_accel.linear.config import parse_learning_rates
+from implicit_accel.theory.predict import Predictions
+
+_AT = flags.DEFINE_list(
+    "at",
+    [],
+    "Learning rates to tell more of: steps to the target, and the step at which the rate passes "
+    "the edge of stability.",
+)
+_OUTPUT = flags.DEFINE_string("output", None, "A file for the table.")
+
+
+def groups() -> cli.FlagGroups:
+    """This program's flags."""
+    found = cli.FlagGroups({k: list(v) for k, v in settings.DECLARED_GROUPS.groups.items()})
+    found.add("Prediction", _AT, _OUTPUT)
+    return found
+
+
+def at_rates(found: Predictions, rates: tuple[float, ...]) -> pd.DataFrame:
+    """Every model at given rates."""
+    rows = []
+    for prediction in found.models:
+        for rate in rates:
+            row = {"model": prediction.label, "learning_rate": rate}
+            if prediction.reason:
+                rows.append(row | {"steps": math.nan, "unstable_after": math.nan})
+                continue
+            steps = prediction.steps(rate)
+            stable = 2 * np.count_nonzero(~np.isnan(steps)) > len(steps)
+            rows.append(
+                row
+                | {
+                    "steps": float(np.nanmedian(steps)) if stable else math.nan,
+                    "unstable_after": float(np.median(prediction.instability(rate))),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def print_rates(table: pd.DataFrame, console: Console) -> None:
+    """The table of `at_rates`."""
+    shown = Table(title="At given learning rates", title_justify="left")
+    for name in ("model", "learning rate", "steps to target", "unstable after"):
+        shown.add_column(name, justify="left" if name == "model" else "right")
+    for row in table.to_dict("records"):
+        steps, after = row["steps"], row["unstable_after"]
+        shown.add_row(
+            row["model"],
+            as_text(row["learning_rate"]),
+            "past the edge" if math.isnan(steps) and not math.isnan(after)
+            else as_text(steps, ",.0f"),
+            as_text(after, ",.0f"),
+        )  # fmt: skip
+    console.print(shown)
+
+
+def main() -> None:
+    """Flags, configuration, predictions, tables."""
+    console, log = cli.make_console(), cli.make_console(stderr=True)
+    rates = parse_learning_rates(_AT.value)
+    if any(not 0 < rate < math.inf for rate in rates):
+        raise UserError("--at: learning rates must be numbers above 0")
+    asked = settings.build(log)
+    found = predictions(asked.experiment, log)
+    table = found.table()
+    print_predictions(table, f"{asked.title}: {asked.described}", console)
+    if rates:
+        print_rates(at_rates(found, rates), console)
+    if _OUTPUT.value:
+        save_table(table, Path(_OUTPUT.value))
+
+
+if __name__ == "__main__":
+    cli.run(main, groups(), __doc__ or "")

@@ -1,0 +1,1 @@
+"""What theory says about depth: predictions, and functions to check claims by."""

@@ -1,0 +1,465 @@
+"""Gradient flow of linear networks from their actual initial weights, with its sharpness.
+
+Gradient descent with a small learning rate η follows the flow ``θ' = −∇L(θ)``: after t/η steps it
+is where the flow is at time t, to first order in η. What the flow reaches when, divided by η,
+predicts the steps; the largest eigenvalue λ of the Hessian along the way says for which η this
+holds: those with ηλ < 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import CubicHermiteSpline
+
+from implicit_accel.errors import UserError
+from implicit_accel.linear.networks import Layers
+from implicit_accel.theory import stabilised
+from implicit_accel.theory.surface import Point, Surface
+
+# Gradients that one flow may take; then it ends where it is. The square of it, about, is the number
+# of steps that gradient descent at its edge of stability would need.
+MOST_GRADIENTS = 40_000
+
+_LANCZOS_STEPS = 8
+_LANCZOS_CYCLES = 10
+
+
+class Stack:
+    """The layers of B networks of one shape as one array, (B, parameters).
+
+    With biases a layer is ``[[W_j, b_j], [0, 1]]``, whose last row stays (the last layer has none):
+    a network with biases is then a product of matrices as well.
+
+    Args:
+        networks: B networks of one shape.
+        rotation: (d, d) change of the features' basis, or None.
+    """
+
+    def __init__(self, networks: Sequence[Layers], rotation: np.ndarray | None = None) -> None:
+        stacked = [_augmented(layers, rotation) for layers in networks]
+        self.shapes = [W.shape for W in stacked[0]]
+        self.initial = np.stack([np.concatenate([W.ravel() for W in w]) for w in stacked])
+        trained = [np.ones(shape, bool) for shape in self.shapes]
+        if networks[0].biases:
+            for mask in trained[:-1]:
+                mask[-1] = False
+        self._trained = np.concatenate([mask.ravel() for mask in trained])
+        self._all_trained = bool(self._trained.all())
+        self._ends = np.cumsum([0, *(a * b for a, b in self.shapes)])
+
+    def layers(self, theta: np.ndarray) -> list[np.ndarray]:
+        """Views of the layers, (B, h_j, h_{j−1})."""
+        return [
+            theta[:, start:end].reshape(len(theta), *shape)
+            for start, end, shape in zip(self._ends, self._ends[1:], self.shapes, strict=False)
+        ]
+
+    def sizes(self, theta: np.ndarray) -> np.ndarray:
+        """Norms of the layers, (B, N)."""
+        parts = np.add.reduceat(theta * theta, self._ends[:-1], axis=1)
+        return np.sqrt(parts)
+
+    def suffixes(self, weights: list[np.ndarray]) -> list[np.ndarray]:
+        """``S_j = W_N ⋯ W_{j+1}`` for j = 0 … N; S_0 is the end-to-end matrix."""
+        k = self.shapes[-1][0]
+        found = [np.broadcast_to(np.eye(k), (len(weights[0]), k, k))]
+        for W in reversed(weights):
+            found.append(found[-1] @ W)
+        return found[::-1]
+
+    def _masked(self, parts: list[np.ndarray]) -> np.ndarray:
+        flat = np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
+        return flat if self._all_trained else flat * self._trained
+
+    def end_to_end(self, theta: np.ndarray) -> np.ndarray:
+        """(B, k, d')."""
+        return self.suffixes(self.layers(theta))[0]
+
+    def gradient(self, theta: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """The loss's gradient in the layers, ``∇_j = S_jᵀ ∇L P_{j−1}ᵀ`` with P_j = W_j ⋯ W_1.
+
+        Args:
+            theta: (B, parameters).
+            slope: (B, k, d') the gradient ∇L in the end-to-end matrix.
+        """
+        weights = self.layers(theta)
+        suffixes = self.suffixes(weights)
+        parts, before = [], slope
+        for j, W in enumerate(weights):
+            parts.append(_transposed(suffixes[j + 1]) @ before)
+            before = before @ _transposed(W)
+        return self._masked(parts)
+
+    def product(
+        self, theta: np.ndarray, surface: Surface, point: Point
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """The Hessian in the layers, as a function of directions (B, parameters).
+
+        The derivative of `gradient` along V, by the product rule.
+        """
+        weights = self.layers(theta)
+        S = self.suffixes(weights)
+        Q = [point.gradient]
+        for W in weights:
+            Q.append(Q[-1] @ _transposed(W))
+        N = len(weights)
+
+        def apply(direction: np.ndarray) -> np.ndarray:
+            V = self.layers(direction if self._all_trained else direction * self._trained)
+            dS: list[np.ndarray] = [np.zeros_like(S[N])]
+            for j in range(N - 1, -1, -1):
+                dS.append(dS[-1] @ weights[j] + S[j + 1] @ V[j])
+            dS = dS[::-1]
+            dQ, parts = surface.curve(point, dS[0]), []
+            for j in range(N):
+                parts.append(_transposed(dS[j + 1]) @ Q[j] + _transposed(S[j + 1]) @ dQ)
+                dQ = dQ @ _transposed(weights[j]) + Q[j] @ _transposed(V[j])
+            return self._masked(parts)
+
+        return apply
+
+    def subset(self, theta: np.ndarray) -> np.ndarray:
+        """Zero where nothing is trained."""
+        return theta if self._all_trained else theta * self._trained
+
+
+def _augmented(layers: Layers, rotation: np.ndarray | None) -> list[np.ndarray]:
+    weights = [np.asarray(W, np.float64) for W in layers.weights]
+    if rotation is not None:
+        weights[0] = weights[0] @ rotation
+    if not layers.biases:
+        return weights
+    found = []
+    for j, (W, b) in enumerate(zip(weights, layers.biases, strict=True)):
+        affine = np.hstack([W, np.asarray(b, np.float64)[:, None]])
+        if j + 1 < len(weights):
+            affine = np.vstack([affine, np.eye(1, affine.shape[1], affine.shape[1] - 1)])
+        found.append(affine)
+    return found
+
+
+def _transposed(a: np.ndarray) -> np.ndarray:
+    return np.swapaxes(a, -1, -2)
+
+
+def largest_eigenvalue(
+    product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, tolerance: float = 1e-3
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalue of B symmetric matrices, by restarted Lanczos from a good guess.
+
+    `observables.sharpness` computes the same inside compiled programs; here the last point's
+    eigenvector is at hand, and a few products do.
+
+    Args:
+        product: (B, n) → (B, n).
+        start: (B, n), not zero.
+        tolerance: Of the residual, relative to the eigenvalue; the value's error is about the
+            square of it.
+
+    Returns:
+        Values (B,) and unit vectors (B, n).
+    """
+    B, n = start.shape
+    m = min(_LANCZOS_STEPS, n)
+    vector = start / np.linalg.norm(start, axis=1, keepdims=True)
+    values = np.zeros(B)
+    for _ in range(_LANCZOS_CYCLES):
+        basis = np.zeros((m, B, n))
+        images = np.zeros((m, B, n))
+        basis[0] = vector
+        for j in range(m):
+            images[j] = product(basis[j])
+            if j + 1 == m:
+                break
+            left = images[j].copy()
+            for _again in range(2):
+                left -= np.einsum("ib,ibn->bn", np.einsum("ibn,bn->ib", basis[: j + 1], left),
+                                  basis[: j + 1])  # fmt: skip
+            norm = np.linalg.norm(left, axis=1, keepdims=True)
+            size = np.linalg.norm(images[j], axis=1, keepdims=True)
+            # Where the space is exhausted there is nothing to add: zeros stay zeros.
+            basis[j + 1] = np.where(norm > 1e-12 * size, left / np.where(norm > 0, norm, 1), 0)
+        projected = np.einsum("ibn,jbn->bij", basis, images)
+        ritz, modes = np.linalg.eigh((projected + np.swapaxes(projected, 1, 2)) / 2)
+        # A zero vector of the basis is an eigenvector of value 0 that is none.
+        real = np.einsum("ibn,ibn->bi", basis, basis)
+        weight = np.einsum("bij,bi->bj", modes**2, real)
+        ritz = np.where(weight > 0.5, ritz, -np.inf)
+        top = np.argmax(ritz, axis=1)
+        values = np.take_along_axis(ritz, top[:, None], 1)[:, 0]
+        mode = np.take_along_axis(modes, top[:, None, None], 2)[:, :, 0]
+        vector = np.einsum("bi,ibn->bn", mode, basis)
+        residual = np.einsum("bi,ibn->bn", mode, images) - values[:, None] * vector
+        vector /= np.linalg.norm(vector, axis=1, keepdims=True)
+        if np.all(np.linalg.norm(residual, axis=1) <= tolerance * np.abs(values)):
+            break
+    return values, vector
+
+
+@dataclass(frozen=True)
+class Path:
+    """One network's gradient flow.
+
+    Attributes:
+        time: (T,) increasing, from 0; in units of learning rate × steps.
+        excess: (T,) ``L − L*``, not increasing.
+        speed: (T,) ``‖∇_θ L‖²``, at which it falls.
+        sharpness: (T,) the largest eigenvalue λ of the loss's Hessian in the parameters.
+        ended: Why it ends: ``time``, all that was asked for; ``precision``, nothing is left that
+            float64 resolves; ``work``, too many gradients; ``stuck``, the gradient is zero.
+        imbalance: Of the last point: the largest change of ``‖W_{j+1}‖² − ‖W_j‖²``, which the flow
+            conserves, relative to the larger of the norms.
+    """
+
+    time: np.ndarray
+    excess: np.ndarray
+    speed: np.ndarray
+    sharpness: np.ndarray
+    ended: str
+    imbalance: float
+
+    def _log_excess(self) -> CubicHermiteSpline:
+        return CubicHermiteSpline(self.time, np.log(self.excess), -self.speed / self.excess)
+
+    def excess_at(self, time: np.ndarray) -> np.ndarray:
+        """``L − L*`` at times; NaN after the end."""
+        if len(self.time) == 1:
+            return np.where(np.asarray(time) == 0, self.excess[0], np.nan)
+        inside = np.clip(time, 0, self.time[-1])
+        return np.where(
+            np.asarray(time) <= self.time[-1], np.exp(self._log_excess()(inside)), np.nan
+        )
+
+    def sharpness_at(self, time: np.ndarray) -> np.ndarray:
+        """λ at times, linear between the points; NaN after the end."""
+        return np.interp(time, self.time, self.sharpness, right=np.nan)
+
+    def time_to(self, excess: float) -> float:
+        """When the excess loss is first at or below a value; inf if it is not before the end."""
+        below = np.flatnonzero(self.excess <= excess)
+        if not below.size:
+            return np.inf
+        i = int(below[0])
+        if i == 0:
+            return 0.0
+        piece = CubicHermiteSpline(
+            self.time[i - 1 : i + 1],
+            np.log(self.excess[i - 1 : i + 1] / excess),
+            -self.speed[i - 1 : i + 1] / self.excess[i - 1 : i + 1],
+        )
+        roots = piece.roots(extrapolate=False)
+        return float(roots[0]) if roots.size else float(self.time[i])
+
+    def largest_sharpness(self, time: float = np.inf) -> float:
+        """The largest λ up to a time."""
+        before = self.sharpness[self.time <= time]
+        ends = [float(np.interp(time, self.time, self.sharpness))] if np.isfinite(time) else []
+        return float(max([*before, *ends]))
+
+    def first_above(self, level: float) -> float:
+        """When λ first exceeds a level; inf if it does not before the end."""
+        above = np.flatnonzero(self.sharpness > level)
+        if not above.size:
+            return np.inf
+        i = int(above[0])
+        if i == 0:
+            return 0.0
+        t, s = self.time[i - 1 : i + 1], self.sharpness[i - 1 : i + 1]
+        return float(np.interp(level, s, t))
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How far a flow is followed: until the target is reached and no rate has more to say.
+
+    A learning rate η is of use while ηλ stays below ``threshold``; so at time t only rates below
+    ``threshold / max λ`` are left, and those have taken all their steps once
+    ``t > num_steps · threshold / max λ``.
+
+    Attributes:
+        target: Excess loss, above 0.
+        num_steps: Of the longest run that is to be predicted.
+        threshold: Of the optimizer, 2 for gradient descent; per unit of the flow's time.
+    """
+
+    target: float
+    num_steps: int
+    threshold: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.target) and self.target > 0):
+            raise UserError(f"target {self.target:g}: the excess loss must be above 0")
+
+
+def follow(
+    stack: Stack,
+    surface: Surface,
+    enough: Enough,
+    *,
+    tolerance: float = 1e-4,
+    most_gradients: int = MOST_GRADIENTS,
+    progress: Callable[[float], None] | None = None,
+) -> list[Path]:
+    """Follows B networks of one shape.
+
+    The integrator is `stabilised`'s, with error control: each network's steps are its own, such
+    that the estimated error of a step stays below ``tolerance`` of each layer's norm.
+
+    Args:
+        stack: The networks.
+        surface: What they descend on.
+        enough: How far.
+        tolerance: Of a step.
+        most_gradients: Bound on the work of one flow.
+        progress: Called with the share of that which is done, now and then.
+
+    Returns:
+        A path for each network.
+    """
+    return _Follower(stack, surface, enough, tolerance, most_gradients, progress).run()
+
+
+class _Follower:
+    """The state of `follow`: arrays of those networks that are still on their way."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        surface: Surface,
+        enough: Enough,
+        tolerance: float,
+        most_gradients: int,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        self.stack, self.surface, self.enough = stack, surface, enough
+        self.tolerance, self.most = tolerance, most_gradients
+        self.progress = progress
+        self.theta = stack.initial.copy()
+        B = len(self.theta)
+        self.alive = np.arange(B)
+        self.time = np.zeros(B)
+        self.gradients = 0
+        self.records: list[list[np.ndarray]] = [[] for _ in range(B)]
+        self.ended = ["time"] * B
+        self.first = self.differences(self.theta)
+        self.imbalance = np.zeros(B)
+        rng = np.random.default_rng(0)
+        self.vector = stack.subset(rng.standard_normal(self.theta.shape))
+        self.scale = stack.sizes(self.theta)
+        self.floor = 1e-3 * self.scale.max(axis=1, keepdims=True)
+        self.most_sharp = np.zeros(B)
+        self.size = np.zeros(B)
+
+    def differences(self, theta: np.ndarray) -> np.ndarray:
+        """``‖W_{j+1}‖² − ‖W_j‖²``."""
+        return np.diff(self.stack.sizes(theta) ** 2, axis=1)
+
+    def field(self, theta: np.ndarray) -> np.ndarray:
+        """``−∇_θ L``."""
+        slope = self.surface.at(self.stack.end_to_end(theta)).gradient
+        return -self.stack.gradient(theta, slope)
+
+    def look(self, indices: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, ...]:
+        """Excess loss, field and sharpness where the networks are."""
+        theta = self.theta[indices]
+        point = self.surface.at(self.stack.end_to_end(theta))
+        gradient = self.stack.gradient(theta, point.gradient)
+        if len(self.stack.shapes) == 1 and self.surface.is_quadratic and self.records[0]:
+            return point.excess, -gradient, self.sharp[indices]  # as it was
+        # A little of another direction lets an eigenvector come up that the last one knows not of.
+        vector = self.vector[indices]
+        other = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-300)
+        value, found = largest_eigenvalue(
+            self.stack.product(theta, self.surface, point), vector + 0.03 * other
+        )
+        self.vector[indices] = found
+        return point.excess, -gradient, value
+
+    def record(self, rows: np.ndarray, excess: np.ndarray, slope: np.ndarray) -> None:
+        """Notes where some networks are."""
+        speeds = np.einsum("bn,bn->b", slope[rows], slope[rows])
+        noted = np.stack([self.time[rows], excess[rows], speeds, self.sharp[rows]], axis=1)
+        for row, values in zip(rows, noted, strict=True):
+            self.records[self.alive[row]].append(values)
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Leaves the others behind."""
+        for name in ("theta", "alive", "time", "vector", "scale", "floor", "most_sharp", "size",
+                     "excess", "slope", "sharp", "first"):  # fmt: skip
+            setattr(self, name, getattr(self, name)[kept])
+
+    def finish(self) -> None:
+        """Ends what has been followed far enough."""
+        horizon = self.enough.num_steps * self.enough.threshold
+        with np.errstate(divide="ignore"):
+            told = self.time >= np.where(self.most_sharp > 0, horizon / self.most_sharp, np.inf)
+        speed = np.einsum("bn,bn->b", self.slope, self.slope)
+        reasons = {
+            "time": told & (self.excess <= self.enough.target),
+            "precision": self.excess <= 2 * self.surface.resolution,
+            "stuck": speed <= 1e-300,
+            "work": np.full(len(self.alive), self.gradients >= self.most),
+        }
+        over = np.zeros(len(self.alive), bool)
+        for reason, holds in reasons.items():
+            for row in np.flatnonzero(holds & ~over):
+                self.ended[self.alive[row]] = reason
+            over |= holds
+        if over.any():
+            change = np.abs(self.differences(self.theta) - self.first).max(axis=1, initial=0)
+            largest = self.stack.sizes(self.theta).max(axis=1) ** 2
+            rows = self.alive[over]
+            self.imbalance[rows] = (change / np.maximum(largest, 1e-300))[over]
+            self.keep(~over)
+
+    def run(self) -> list[Path]:
+        """All of it."""
+        self.excess, self.slope, self.sharp = self.look()
+        self.most_sharp = np.maximum(self.sharp, 0)
+        everything = np.arange(len(self.alive))
+        self.record(everything, self.excess, self.slope)
+        speed = np.linalg.norm(self.slope, axis=1)
+        size = np.linalg.norm(self.theta, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            guess = np.minimum(0.01 * size / speed, 0.25 / np.maximum(np.abs(self.sharp), 1e-300))
+        self.size = np.where(np.isfinite(guess), guess, 1.0)
+        self.finish()
+        while len(self.alive):
+            self.step()
+            self.finish()
+            if self.progress is not None:
+                self.progress(1 - len(self.alive) / len(self.records))
+        return [self._path(b) for b in range(len(self.records))]
+
+    def step(self) -> None:
+        """One attempt at a step, accepted for some networks and not for others."""
+        self.size = np.minimum(self.size, stabilised.longest_step(self.sharp))
+        stages = stabilised.stages_for(float(np.max(self.size * np.maximum(self.sharp, 0))))
+        with np.errstate(over="ignore", invalid="ignore"):
+            after = stabilised.step(self.field, self.theta, self.slope, self.size, stages)
+            slope = self.field(after)
+            error = stabilised.error(self.theta, self.slope, after, slope, self.size)
+            share = self.stack.sizes(error) / np.maximum(self.scale, self.floor)
+            worst = share.max(axis=1) / self.tolerance
+        self.gradients += stages + 1
+        worst = np.where(np.isfinite(worst), worst, 1e3)
+        accepted = worst <= 1
+        rows = np.flatnonzero(accepted)
+        factor = np.clip(0.8 * np.maximum(worst, 1e-10) ** (-1 / 3), 0.1, 5.0)
+        if rows.size:
+            self.time[rows] += self.size[rows]
+            self.theta[rows] = after[rows]
+            self.excess[rows], self.slope[rows], self.sharp[rows] = self.look(rows)
+            self.most_sharp = np.maximum(self.most_sharp, self.sharp)
+            self.scale = np.maximum(self.scale, self.stack.sizes(self.theta))
+            self.record(rows, self.excess, self.slope)
+        self.size = self.size * factor
+
+    def _path(self, b: int) -> Path:
+        time, excess, speed, sharpness = np.array(self.records[b]).T
+        # Below its resolution the excess is rounding, and may be negative.
+        excess = np.maximum(np.minimum.accumulate(excess), self.surface.resolution)
+        return Path(time, excess, speed, sharpness, self.ended[b], float(self.imbalance[b]))

@@ -1,0 +1,390 @@
+"""What a sweep of linear networks will show, before anything is trained.
+
+One gradient flow for each network gives the time at which it reaches the target and its sharpness
+on the way (`theory.flow`). Gradient descent at a rate η takes ``time / η`` steps wherever ηλ stays
+below 2 up to the target (Cohen et al. 2021, "Gradient Descent on Neural Networks Typically Occurs
+at the Edge of Stability"); beyond that nothing is predicted, and this is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from implicit_accel.data.problems import Problem
+from implicit_accel.errors import UserError
+from implicit_accel.linear.config import Model, SweepConfig
+from implicit_accel.linear.networks import Layers
+from implicit_accel.observables import stability_threshold
+from implicit_accel.optimizers import Optimizer
+from implicit_accel.results import by_model
+from implicit_accel.statistics import best_learning_rates, valid_steps
+from implicit_accel.theory.flow import Enough, Path, Stack, follow
+from implicit_accel.theory.surface import Surface, make_surface
+
+# Optimizers whose small steps follow the gradient flow.
+FLOWING = ("sgd", "momentum", "nesterov")
+
+PAST_EDGE = "past the edge of stability: no prediction"
+
+_MOST_PARAMETERS = 20_000_000
+
+
+def momentum_of(optimizer: Optimizer) -> float:
+    """β, 0 for gradient descent."""
+    settings = {"momentum": 0.0 if optimizer.name == "sgd" else 0.9} | dict(optimizer.settings)
+    return float(settings["momentum"])
+
+
+@dataclass(frozen=True)
+class ModelPrediction:
+    """What one model will do from each of its seeds.
+
+    Attributes:
+        model: The model.
+        label: Its name in tables.
+        paths: Its gradient flows, one for each seed; empty if nothing is predicted.
+        target: Excess loss to be reached.
+        reason: Why nothing is predicted; empty otherwise.
+    """
+
+    model: Model
+    label: str
+    paths: tuple[Path, ...]
+    target: float
+    reason: str = ""
+
+    @property
+    def step_time(self) -> float:
+        """The flow's time in a step of unit learning rate: ``1/(1 − β)`` with momentum β."""
+        return 1 / (1 - momentum_of(self.model.optimizer))
+
+    @property
+    def threshold(self) -> float:
+        """λ times the learning rate above which steps diverge."""
+        optimizer = self.model.optimizer
+        return float(stability_threshold(optimizer.name, 1.0, momentum_of(optimizer)))
+
+    @property
+    def times(self) -> np.ndarray:
+        """(seed,) the flow's time to the target; inf where it is not reached."""
+        return np.array([path.time_to(self.target) for path in self.paths])
+
+    @property
+    def largest_rates(self) -> np.ndarray:
+        """(seed,) the largest rate at which steps are stable up to the target."""
+        sharpest = [p.largest_sharpness(t) for p, t in zip(self.paths, self.times, strict=True)]
+        with np.errstate(divide="ignore"):
+            return self.threshold / np.maximum(np.array(sharpest), 0.0)
+
+    def steps(self, learning_rate: float) -> np.ndarray:
+        """(seed,) steps to the target; NaN past the edge of stability."""
+        steps = np.ceil(self.times / (learning_rate * self.step_time))
+        return np.where(learning_rate <= self.largest_rates, steps, np.nan)
+
+    def instability(self, learning_rate: float) -> np.ndarray:
+        """(seed,) the step at which ηλ first exceeds the threshold; inf if it does not."""
+        level = self.threshold / learning_rate
+        times = np.array([path.first_above(level) for path in self.paths])
+        return times / (learning_rate * self.step_time)
+
+    def excess(self, learning_rate: float, steps: np.ndarray) -> np.ndarray:
+        """(seed, step) excess losses; NaN from the instability on."""
+        curves = np.stack([p.excess_at(steps * learning_rate * self.step_time) for p in self.paths])
+        return np.where(steps < self.instability(learning_rate)[:, None], curves, np.nan)
+
+    def best_rate(self, learning_rates: Sequence[float]) -> float:
+        """The largest of some rates that is stable for the median seed; NaN if none is."""
+        edge = float(np.median(self.largest_rates))
+        stable = [rate for rate in learning_rates if rate <= edge]
+        return max(stable, default=math.nan)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of every model of a grid.
+
+    Attributes:
+        problem: What is fitted.
+        config: The grid.
+        models: One prediction each, in the order of ``config.models``.
+    """
+
+    problem: Problem
+    config: SweepConfig
+    models: tuple[ModelPrediction, ...]
+
+    def table(self) -> pd.DataFrame:
+        """A row per model.
+
+        Returns:
+            The model's label, ``loss``, ``depth``, ``largest_stable_rate`` (medians over seeds),
+            ``best_rate`` of the grid, ``steps`` to the target at it, ``speed_up`` over depth 1
+            (its steps over the model's, each at its best), ``flow_time`` to the target,
+            ``unstable_after`` (the step at which the best rate passes the edge, inf: not within
+            the grid's steps) and ``note``.
+        """
+        rows = []
+        for prediction in self.models:
+            row: dict[str, object] = {
+                "model": prediction.label,
+                "loss": prediction.model.loss.name,
+                "depth": prediction.model.depth,
+            }
+            numbers = dict.fromkeys(
+                ("largest_stable_rate", "best_rate", "steps", "flow_time", "unstable_after"),
+                math.nan,
+            )
+            note = prediction.reason
+            if not note:
+                rate = prediction.best_rate(self.config.learning_rates)
+                numbers["largest_stable_rate"] = float(np.median(prediction.largest_rates))
+                numbers["flow_time"] = float(np.median(prediction.times))
+                numbers["best_rate"] = rate
+                if math.isfinite(rate):
+                    steps = np.ceil(prediction.times / (rate * prediction.step_time))
+                    numbers["steps"] = float(np.median(steps))
+                    after = float(np.median(prediction.instability(rate)))
+                    within = after <= self.config.num_steps
+                    numbers["unstable_after"] = after if within else math.inf
+                note = _note(prediction, rate, numbers["steps"], self.config)
+            rows.append(row | numbers | {"speed_up": math.nan, "note": note})
+        table = pd.DataFrame(rows)
+        for m, base in enumerate(self._bases()):
+            if base is not None:
+                steps = table["steps"].to_numpy(float)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    table.loc[m, "speed_up"] = steps[base] / steps[m]
+        return table
+
+    def beside(self, runs: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
+        """Predicted beside measured, each model at the best rate that was measured.
+
+        Args:
+            runs: Results of this grid.
+            best_by: What made a rate the best.
+
+        Returns:
+            A row per model: ``learning_rate``; ``predicted_steps``, ``measured_steps`` to the
+            target (medians over seeds) and ``error``, predicted over measured − 1;
+            ``largest_stable_rate``; ``predicted_instability`` and ``measured_divergence``, the
+            steps at which ηλ passes the threshold and runs diverge (medians, inf: not within the
+            run); and ``note``: there is no prediction past the edge of stability.
+
+        Raises:
+            UserError: If the results are of another grid.
+        """
+        runs = by_model(runs)
+        if runs.sizes["model"] != len(self.models):
+            raise UserError("the results are of another grid than the predictions")
+        best = best_learning_rates(runs, best_by)
+        steps, diverged = valid_steps(runs), runs["divergence_step"].values
+        rows = []
+        for m, prediction in enumerate(self.models):
+            row: dict[str, object] = {"model": prediction.label}
+            found = dict.fromkeys(
+                ("learning_rate", "predicted_steps", "measured_steps", "error",
+                 "largest_stable_rate", "predicted_instability", "measured_divergence"), math.nan,
+            )  # fmt: skip
+            note = prediction.reason
+            if best[m] < 0:
+                note = note or "every run diverged"
+            else:
+                rate = float(runs["learning_rate"].values[best[m]])
+                found["learning_rate"] = rate
+                found["measured_steps"] = float(np.median(steps[m, best[m]]))
+                ends = diverged[m, best[m]]
+                found["measured_divergence"] = float(
+                    np.median(np.where(np.isnan(ends), np.inf, ends))
+                )
+            if not note:
+                found |= self._at(prediction, found["learning_rate"])
+                note = PAST_EDGE if math.isnan(found["predicted_steps"]) else ""
+                if found["measured_steps"] > 0 and math.isfinite(found["measured_steps"]):
+                    found["error"] = found["predicted_steps"] / found["measured_steps"] - 1
+            rows.append(row | found | {"note": note})
+        return pd.DataFrame(rows)
+
+    def curve(self, m: int, learning_rate: float, steps: np.ndarray) -> np.ndarray:
+        """Median excess losses of a model at a rate; NaN where nothing is predicted.
+
+        Of the seeds at which the rate is stable up to the target, if they are most.
+        """
+        prediction = self.models[m]
+        if prediction.reason:
+            return np.full(len(steps), np.nan)
+        usable = prediction.largest_rates >= learning_rate
+        if 2 * np.count_nonzero(usable) <= len(usable):
+            return np.full(len(steps), np.nan)
+        curves = prediction.excess(learning_rate, steps)[usable]
+        known = np.isfinite(curves).sum(axis=0) * 2 > len(curves)
+        middle = np.median(np.where(np.isnan(curves), 0.0, curves), axis=0)
+        return np.where(known, middle, np.nan)
+
+    def _at(self, prediction: ModelPrediction, rate: float) -> dict[str, float]:
+        steps = prediction.steps(rate)
+        after = float(np.median(prediction.instability(rate)))
+        usable = np.isfinite(steps).sum() * 2 > len(steps) or np.isinf(steps).all()
+        return {
+            "predicted_steps": float(np.median(np.where(np.isnan(steps), np.inf, steps)))
+            if usable
+            else math.nan,
+            "largest_stable_rate": float(np.median(prediction.largest_rates)),
+            "predicted_instability": after if after <= self.config.num_steps else math.inf,
+        }
+
+    def _bases(self) -> list[int | None]:
+        """For each model, the single layer that it is compared with."""
+
+        def rest(model: Model) -> tuple[object, ...]:
+            return model.loss, model.optimizer, model.weight_decay
+
+        def start(model: Model) -> object:
+            return model.initialiser.key
+
+        found: list[int | None] = []
+        for prediction in self.models:
+            singles = [
+                i
+                for i, other in enumerate(self.models)
+                if other.model.depth == 1 and rest(other.model) == rest(prediction.model)
+            ]
+            same = [i for i in singles if start(self.models[i].model) == start(prediction.model)]
+            found.append((same or singles or [None])[0])
+        return found
+
+
+def _note(prediction: ModelPrediction, rate: float, steps: float, config: SweepConfig) -> str:
+    ends = {path.ended for path in prediction.paths}
+    if np.isinf(prediction.times).any():
+        stopped = "stuck" in ends
+        if stopped:
+            return "the gradient is zero at the start: this network cannot move"
+        if "precision" in ends:
+            return "the target is below what float64 resolves"
+        return "the target is further than the flow was followed"
+    if math.isnan(rate):
+        return f"every rate of the grid is {PAST_EDGE}"
+    return "" if steps <= config.num_steps else f"more than the grid's {config.num_steps:,} steps"
+
+
+def predict(
+    problem: Problem,
+    config: SweepConfig,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> Predictions:
+    """Predicts a sweep without training it.
+
+    Args:
+        problem: What is fitted.
+        config: The grid: its models, seeds, target, rates and number of steps.
+        progress: Called with the share of the work that is done.
+
+    Returns:
+        A prediction per model. Adaptive optimizers, activations and weight decay have none, and
+        say so.
+
+    Raises:
+        UserError: If float64 does not hold a loss or its optimum, or an initialiser does not fit.
+    """
+    surfaces: dict[object, Surface] = {}
+    flows: dict[object, tuple[Path, ...]] = {}
+    labels = model_labels(config)
+    found = []
+    for m, (model, label) in enumerate(zip(config.models, labels, strict=True)):
+        reason = _no_prediction(model, config)
+        if model.loss not in surfaces:
+            surfaces[model.loss] = make_surface(problem, model.loss, bias=config.bias)
+        surface = surfaces[model.loss]
+        target = config.target.absolute(surface.zero_excess)
+        paths: tuple[Path, ...] = ()
+        if not reason:
+            size = sum(a * b for a, b in _shapes(problem, model)) * config.num_seeds
+            if size > _MOST_PARAMETERS:
+                reason = f"{size:,} parameters over all seeds are too many"
+        if not reason:
+
+            def report(share: float, m: int = m) -> None:
+                if progress is not None:
+                    progress((m + share) / len(labels))
+
+            # Momentum changes the scale of time, and with it how far a flow is followed.
+            pace = ModelPrediction(model, label, (), target)
+            threshold = pace.threshold * pace.step_time
+            key = (model.loss, model.hidden_widths, model.initialiser.key, threshold)
+            if key not in flows:
+                flows[key] = flow_of(problem, surface, model, config, target, threshold, report)
+            paths = flows[key]
+        found.append(ModelPrediction(model, label, paths, target, reason))
+        if progress is not None:
+            progress((m + 1) / len(labels))
+    return Predictions(problem, config, tuple(found))
+
+
+def flow_of(
+    problem: Problem,
+    surface: Surface,
+    model: Model,
+    config: SweepConfig,
+    target: float,
+    threshold: float = 2.0,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Path, ...]:
+    """The gradient flows of a model from the weights that a sweep starts it from, by seed."""
+    networks: list[Layers] = [
+        model.initialiser.draw(
+            problem.num_features, model.hidden_widths, problem.num_outputs,
+            bias=config.bias, seed=seed,
+        )
+        for seed in config.seeds
+    ]  # fmt: skip
+    stack = Stack(networks, surface.rotation)
+    enough = Enough(target, config.num_steps, threshold)
+    return tuple(follow(stack, surface, enough, progress=progress))
+
+
+def model_labels(config: SweepConfig) -> list[str]:
+    """Short names of a grid's models: the settings in which they differ."""
+    models = config.models
+    texts = [
+        {
+            "loss": m.loss.name,
+            "optimizer": m.optimizer.name,
+            "decay": f"decay {m.weight_decay:g}",
+            "init": m.initialiser.name
+            + ("" if math.isnan(m.initialiser.std) else f" {m.initialiser.std:g}"),
+            "depth": f"depth {m.depth}",
+            "width": "" if m.depth == 1 else f"width {m.hidden}",
+        }
+        for m in models
+    ]
+    names = [
+        name
+        for name in texts[0]
+        if name in ("loss", "depth") or len({t[name] for t in texts if t[name]}) > 1
+    ]
+    if len({m.hidden_widths[:1] for m in models if m.depth > 1}) <= 1:
+        names = [name for name in names if name != "width"]
+    return [", ".join(t[name] for name in names if t[name]) for t in texts]
+
+
+def _shapes(problem: Problem, model: Model) -> list[tuple[int, int]]:
+    sizes = (problem.num_features, *model.hidden_widths, problem.num_outputs)
+    return list(zip(sizes[1:], sizes, strict=False))
+
+
+def _no_prediction(model: Model, config: SweepConfig) -> str:
+    """Why a model has no prediction; empty if it has one."""
+    if config.activation != "identity":
+        return f"no prediction for networks with {config.activation}: flows are of linear networks"
+    if model.optimizer.name not in FLOWING:
+        return f"no prediction for {model.optimizer.name}: it follows no gradient flow"
+    if model.weight_decay:
+        return "no prediction with weight decay"
+    return ""

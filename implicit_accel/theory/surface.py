@@ -1,0 +1,150 @@
+"""A loss as a function of the end-to-end matrix alone, for many matrices at once, in float64 numpy.
+
+It is what a linear network descends on, whatever its depth. The arrays come from the same exact
+reductions as training's (`linear.objectives`), so that the optimum and the excess loss are theirs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from implicit_accel.data.problems import Problem
+from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.objectives import Collapsed, Compressed, Reduction, Spectral, reduce
+
+
+@dataclass(frozen=True)
+class Point:
+    """The surface at B matrices.
+
+    Attributes:
+        excess: (B,) ``L − L*``.
+        gradient: (B, k, d') ``∇L(W_e)``.
+        curvature: What `Surface.curve` needs of these matrices.
+    """
+
+    excess: np.ndarray
+    gradient: np.ndarray
+    curvature: np.ndarray
+
+
+class Surface(ABC):
+    """A loss over end-to-end matrices W of shape (k, d'), with d' = d, or d + 1 with biases.
+
+    With biases W is ``[W_e, b_e]`` and the last feature is the constant 1.
+
+    Attributes:
+        rotation: (d, d) change of the features' basis, ``W_1 → W_1 V``, or None.
+        zero_excess: Excess loss of predicting zero.
+        shape: (k, d').
+        resolution: Excess losses below it are float64's rounding.
+        is_quadratic: Whether its Hessian is the same everywhere.
+    """
+
+    is_quadratic: bool = False
+
+    def __init__(self, reduction: Reduction, shape: tuple[int, int]) -> None:
+        self.rotation = reduction.rotation
+        self.zero_excess = reduction.zero_excess
+        self.shape = shape
+        eps = float(np.finfo(np.float64).eps)
+        self.resolution = eps * float(reduction.data.zero_loss)
+
+    @abstractmethod
+    def at(self, W: np.ndarray) -> Point:
+        """The surface at matrices (B, k, d')."""
+
+    @abstractmethod
+    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
+        """The Hessian at a point, applied to directions V, both (B, k, d')."""
+
+    @abstractmethod
+    def hessians(self, point: Point) -> np.ndarray:
+        """The Hessian itself, (B, k d', k d')."""
+
+
+class _Diagonal(Surface):
+    """ℓ2 in the features' eigenbasis: ``c ‖W S − T‖²``."""
+
+    is_quadratic = True
+
+    def __init__(self, reduction: Reduction) -> None:
+        data = reduction.data
+        super().__init__(reduction, data.targets.shape)
+        self._rows, self._targets = data.rows, data.targets
+        self._scale = reduction.objective.loss.scale / data.targets.shape[0]
+
+    def at(self, W: np.ndarray) -> Point:
+        """See `Surface.at`."""
+        along = W * self._rows - self._targets
+        excess = self._scale * np.sum(along * along, axis=(1, 2))
+        return Point(excess, 2 * self._scale * along * self._rows, np.zeros(len(W)))
+
+    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """See `Surface.curve`."""
+        return 2 * self._scale * self._rows**2 * V
+
+    def hessians(self, point: Point) -> np.ndarray:
+        """See `Surface.hessians`."""
+        diagonal = np.tile(2 * self._scale * self._rows**2, self.shape[0])
+        return np.broadcast_to(np.diag(diagonal), (len(point.excess), *2 * (len(diagonal),)))
+
+
+class _Rows(Surface):
+    """Any p, on the rows of the reduction: ``mean φ(W Xᵀ − Yᵀ)``."""
+
+    def __init__(self, reduction: Reduction, *, bias: bool) -> None:
+        data = reduction.data
+        X = np.hstack([data.rows, data.ones[:, None]]) if bias else data.rows
+        super().__init__(reduction, (data.targets.shape[0], X.shape[1]))
+        self._X, self._targets = np.ascontiguousarray(X), data.targets
+        self._residuals, self._offset = data.residuals, float(data.offset)
+        self._loss = reduction.objective.loss
+        self._num_entries = reduction.objective.num_entries
+
+    def at(self, W: np.ndarray) -> Point:
+        """See `Surface.at`."""
+        k, d = self.shape
+        r = (W.reshape(-1, d) @ self._X.T).reshape(len(W), k, -1) - self._targets
+        slopes = self._loss.derivative(r) / self._num_entries
+        gradient = (slopes.reshape(-1, slopes.shape[-1]) @ self._X).reshape(W.shape)
+        if self._loss.is_even:
+            excess = self._loss.excess(r, self._residuals).sum(axis=(1, 2)) / self._num_entries
+        else:
+            excess = self._loss.penalty(r).sum(axis=(1, 2)) / self._num_entries - self._offset
+        return Point(excess, gradient, self._loss.curvature(r) / self._num_entries)
+
+    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
+        """See `Surface.curve`."""
+        k, d = self.shape
+        moved = (V.reshape(-1, d) @ self._X.T).reshape(len(V), k, -1) * point.curvature
+        return (moved.reshape(-1, moved.shape[-1]) @ self._X).reshape(V.shape)
+
+    def hessians(self, point: Point) -> np.ndarray:
+        """See `Surface.hessians`."""
+        k, d = self.shape
+        found = np.zeros((len(point.excess), k, d, k, d))
+        for b, weights in enumerate(point.curvature):
+            for i in range(k):
+                found[b, i, :, i, :] = (self._X.T * weights[i]) @ self._X
+        return found.reshape(len(found), k * d, k * d)
+
+
+def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface:
+    """The surface of a problem.
+
+    Args:
+        problem: What is fitted.
+        loss: ℓp.
+        bias: Whether a constant may be added.
+
+    Raises:
+        UserError: If float64 does not hold the loss, or does not resolve its optimum.
+    """
+    if loss.p == 2 and not bias:
+        return _Diagonal(reduce(problem, loss, Spectral))
+    kind = Compressed if loss.p == 2 else Collapsed
+    return _Rows(reduce(problem, loss, kind, bias=bias), bias=bias)
