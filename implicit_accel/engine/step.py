@@ -403,12 +403,25 @@ def run_block(
         state, recorded = step_block(state, hyper, step, position)
         return (state, (_put(records[0], recorded, slot), *seen)), None
 
-    def fresh(state: RunState) -> RunState:
-        params, opt_state = jax.vmap(program.start)(state.params, hyper)
-        return state._replace(params=params, opt_state=opt_state)
+    def begun(state: RunState) -> RunState:
+        """The states with what step 0 makes; only that goes through a branch, which copies."""
+        made = (state.params if program.initialises else None, state.opt_state)
+        if not jax.tree.leaves(made):
+            return state
+
+        def fresh(params: Params) -> tuple[Params | None, Any]:
+            params, opt_state = jax.vmap(program.start)(params, hyper)
+            return params if program.initialises else None, opt_state
+
+        params, opt_state = lax.cond(
+            schedule.steps[0] == 0, lambda: fresh(state.params), lambda: made
+        )
+        return state._replace(
+            params=params if program.initialises else state.params, opt_state=opt_state
+        )
 
     def train(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
-        state = lax.cond(schedule.steps[0] == 0, fresh, lambda s: s, state)
+        state = begun(state)
         positions = jnp.arange(len(schedule.steps))
         steps = (
             schedule.steps, positions, schedule.slots, schedule.watch_slots, schedule.watched
