@@ -1,5 +1,6 @@
 """What the documents say is there, is there."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def test_the_readme_shows_the_verdicts_of_the_report():
     shown = (REPOSITORY / "README.md").read_text()
     for line in verdicts:
         assert line.replace("](#", "](docs/reproduction/REPORT.md#") in shown
+
+
+def test_the_reference_is_that_of_the_declarations():
+    path = REPOSITORY / "docs" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shown = (REPOSITORY / "docs" / "reference.md").read_text()
+    assert shown == module.reference(), "run python docs/reference.py"
