@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -449,7 +450,11 @@ def plot_observable(
                     label=reference_label)  # fmt: skip
         _scales(ax, steps)
         ax.set_xlabel("step")
-        ax.set_ylabel(_text(str(results[name].attrs.get("long_name", name.replace("_", " ")))))
+        ax.set_ylabel(
+            textwrap.fill(
+                _text(str(results[name].attrs.get("long_name", name.replace("_", " ")))), 36
+            )
+        )
         _legend(ax)
 
     title = _text(name.replace("_", " ")).capitalize()
