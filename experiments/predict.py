@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from absl import flags
 from rich.console import Console
@@ -48,18 +47,8 @@ def at_rates(found: Predictions, rates: tuple[float, ...]) -> pd.DataFrame:
     for prediction in found.models:
         for rate in rates:
             row = {"model": prediction.label, "learning_rate": rate}
-            if prediction.reason:
-                rows.append(row | {"steps": math.nan, "unstable_after": math.nan})
-                continue
-            steps = prediction.steps(rate)
-            stable = 2 * np.count_nonzero(~np.isnan(steps)) > len(steps)
-            rows.append(
-                row
-                | {
-                    "steps": float(np.nanmedian(steps)) if stable else math.nan,
-                    "unstable_after": float(np.median(prediction.instability(rate))),
-                }
-            )
+            steps, after = (math.nan, math.nan) if prediction.reason else prediction.typical(rate)
+            rows.append(row | {"steps": steps, "unstable_after": after})
     return pd.DataFrame(rows)
 
 
@@ -93,7 +82,11 @@ def main() -> None:
     if rates:
         print_rates(at_rates(found, rates), console)
     if _OUTPUT.value:
-        save_table(table, Path(_OUTPUT.value))
+        path = Path(_OUTPUT.value)
+        try:
+            save_table(table, path)
+        except OSError as error:
+            raise UserError(f"--output {path}: {error.strerror}; choose another file") from None
 
 
 if __name__ == "__main__":

@@ -90,9 +90,6 @@ def print_beside(table: pd.DataFrame, console: Console) -> None:
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table."""
-    try:
-        with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose another file") from None
+    """Writes a table, or nothing."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)

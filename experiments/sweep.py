@@ -211,12 +211,12 @@ def main() -> None:
     asked = build(log)
     identity, overwrite = asked.experiment.identity, OVERWRITE.value
     folder = choose_folder(asked)
-    predicted = predictions(asked.experiment, log) if PREDICT.value else None
-    if not overwrite and folder.finished() == identity:
-        if show_finished(folder, asked.title, predicted, console):
-            return
-    else:
+    finished = not overwrite and folder.finished() == identity
+    if not finished:
         folder.check(identity, overwrite=overwrite)
+    predicted = predictions(asked.experiment, log) if PREDICT.value else None
+    if finished and show_finished(folder, asked.title, predicted, console):
+        return
 
     # One host-platform device per core: each runs its own blocks of runs in its cache.
     # More may be asked for, to try what several devices do; but not without bound.

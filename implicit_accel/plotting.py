@@ -450,11 +450,8 @@ def plot_observable(
                     label=reference_label)  # fmt: skip
         _scales(ax, steps)
         ax.set_xlabel("step")
-        ax.set_ylabel(
-            textwrap.fill(
-                _text(str(results[name].attrs.get("long_name", name.replace("_", " ")))), 36
-            )
-        )
+        words = _text(str(results[name].attrs.get("long_name", name.replace("_", " "))))
+        ax.set_ylabel(textwrap.fill(words, 36))
         _legend(ax)
 
     title = _text(name.replace("_", " ")).capitalize()

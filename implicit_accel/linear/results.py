@@ -104,7 +104,6 @@ def label_results(
         ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model; and what is recorded
         over (model, learning_rate, seed, observation_step).
     """
-    models = config.models
     excess = np.stack([p.records["excess_loss"] for p in parts])
     optimum = np.array([r.optimum.loss for r in reductions])
     reached = np.stack([p.steps_to_target for p in parts]).astype(float)
@@ -128,6 +127,17 @@ def label_results(
         "seed": config.seeds,
         "step": config.record_steps,
         **({"observation_step": config.observation_steps} if config.record else {}),
+    }
+    coordinates |= _model_coordinates(config)
+    runs = xr.Dataset(_declared(values), _declared(coordinates) | {"dataset": problem.name})
+    per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"
+    runs["loss"].attrs["formula"] = per_entry
+    return runs.assign_attrs(_attributes(problem, config))
+
+
+def _model_coordinates(config: SweepConfig) -> dict[str, Any]:
+    models = config.models
+    return {
         "loss_name": [m.loss.name for m in models],
         "depth": [m.depth for m in models],
         "hidden_widths": [m.hidden for m in models],
@@ -136,10 +146,11 @@ def label_results(
         "optimizer": [m.optimizer.name for m in models],
         "weight_decay": [m.weight_decay for m in models],
     }
-    runs = xr.Dataset(_declared(values), _declared(coordinates) | {"dataset": problem.name})
-    per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"
-    runs["loss"].attrs["formula"] = per_entry
-    return runs.assign_attrs(_attributes(problem, config))
+
+
+def labels_of(config: SweepConfig) -> list[str]:
+    """What tables call a grid's models, as in its results."""
+    return general.model_labels(xr.Dataset(coords=_declared(_model_coordinates(config))))
 
 
 def _declared(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from implicit_accel.linear.networks import Layers
 from implicit_accel.theory import stabilised
 from implicit_accel.theory.surface import Point, Surface
 
-# Gradients that one flow may take; then it ends where it is. The square of it, about, is the number
-# of steps that gradient descent at its edge of stability would need.
+# Gradients that may be taken for networks followed together; then they end where they are.
 MOST_GRADIENTS = 40_000
 
 _LANCZOS_STEPS = 8
@@ -72,7 +71,7 @@ class Stack:
 
     def _masked(self, parts: list[np.ndarray]) -> np.ndarray:
         flat = np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
-        return flat if self._all_trained else flat * self._trained
+        return self.subset(flat)
 
     def end_to_end(self, theta: np.ndarray) -> np.ndarray:
         """(B, k, d')."""
@@ -108,7 +107,7 @@ class Stack:
         N = len(weights)
 
         def apply(direction: np.ndarray) -> np.ndarray:
-            V = self.layers(direction if self._all_trained else direction * self._trained)
+            V = self.layers(self.subset(direction))
             dS: list[np.ndarray] = [np.zeros_like(S[N])]
             for j in range(N - 1, -1, -1):
                 dS.append(dS[-1] @ weights[j] + S[j + 1] @ V[j])
@@ -232,10 +231,6 @@ class Path:
         return np.where(
             np.asarray(time) <= self.time[-1], np.exp(self._log_excess()(inside)), np.nan
         )
-
-    def sharpness_at(self, time: np.ndarray) -> np.ndarray:
-        """λ at times, linear between the points; NaN after the end."""
-        return np.interp(time, self.time, self.sharpness, right=np.nan)
 
     def time_to(self, excess: float) -> float:
         """When the excess loss is first at or below a value; inf if it is not before the end."""

@@ -19,7 +19,8 @@ import xarray as xr
 from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
 from implicit_accel.linear.config import Model, SweepConfig
-from implicit_accel.linear.networks import Layers
+from implicit_accel.linear.networks import Layers, layer_shapes
+from implicit_accel.linear.results import labels_of
 from implicit_accel.observables import stability_threshold
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import by_model
@@ -98,6 +99,18 @@ class ModelPrediction:
         curves = np.stack([p.excess_at(steps * learning_rate * self.step_time) for p in self.paths])
         return np.where(steps < self.instability(learning_rate)[:, None], curves, np.nan)
 
+    def typical(self, learning_rate: float) -> tuple[float, float]:
+        """Medians over seeds of `steps` and `instability`.
+
+        Steps are NaN unless the rate is stable up to the target for most of the seeds; one past the
+        edge counts as never.
+        """
+        steps, after = self.steps(learning_rate), self.instability(learning_rate)
+        past = np.isnan(steps)
+        usable = 2 * np.count_nonzero(past) < len(steps)
+        median = float(np.median(np.where(past, np.inf, steps))) if usable else math.nan
+        return median, float(np.median(after))
+
     def best_rate(self, learning_rates: Sequence[float]) -> float:
         """The largest of some rates that is stable for the median seed; NaN if none is."""
         edge = float(np.median(self.largest_rates))
@@ -149,7 +162,7 @@ class Predictions:
                 if math.isfinite(rate):
                     steps = np.ceil(prediction.times / (rate * prediction.step_time))
                     numbers["steps"] = float(np.median(steps))
-                    after = float(np.median(prediction.instability(rate)))
+                    after = prediction.typical(rate)[1]
                     within = after <= self.config.num_steps
                     numbers["unstable_after"] = after if within else math.inf
                 note = _note(prediction, rate, numbers["steps"], self.config)
@@ -227,13 +240,9 @@ class Predictions:
         return np.where(known, middle, np.nan)
 
     def _at(self, prediction: ModelPrediction, rate: float) -> dict[str, float]:
-        steps = prediction.steps(rate)
-        after = float(np.median(prediction.instability(rate)))
-        usable = np.isfinite(steps).sum() * 2 > len(steps) or np.isinf(steps).all()
+        steps, after = prediction.typical(rate)
         return {
-            "predicted_steps": float(np.median(np.where(np.isnan(steps), np.inf, steps)))
-            if usable
-            else math.nan,
+            "predicted_steps": steps,
             "largest_stable_rate": float(np.median(prediction.largest_rates)),
             "predicted_instability": after if after <= self.config.num_steps else math.inf,
         }
@@ -262,8 +271,7 @@ class Predictions:
 def _note(prediction: ModelPrediction, rate: float, steps: float, config: SweepConfig) -> str:
     ends = {path.ended for path in prediction.paths}
     if np.isinf(prediction.times).any():
-        stopped = "stuck" in ends
-        if stopped:
+        if "stuck" in ends:
             return "the gradient is zero at the start: this network cannot move"
         if "precision" in ends:
             return "the target is below what float64 resolves"
@@ -295,7 +303,7 @@ def predict(
     """
     surfaces: dict[object, Surface] = {}
     flows: dict[object, tuple[Path, ...]] = {}
-    labels = model_labels(config)
+    labels = labels_of(config)
     found = []
     for m, (model, label) in enumerate(zip(config.models, labels, strict=True)):
         reason = _no_prediction(model, config)
@@ -305,7 +313,8 @@ def predict(
         target = config.target.absolute(surface.zero_excess)
         paths: tuple[Path, ...] = ()
         if not reason:
-            size = sum(a * b for a, b in _shapes(problem, model)) * config.num_seeds
+            shapes = layer_shapes(problem.num_features, model.hidden_widths, problem.num_outputs)
+            size = sum(a * b for a, b in shapes) * config.num_seeds
             if size > _MOST_PARAMETERS:
                 reason = f"{size:,} parameters over all seeds are too many"
         if not reason:
@@ -347,36 +356,6 @@ def flow_of(
     stack = Stack(networks, surface.rotation)
     enough = Enough(target, config.num_steps, threshold)
     return tuple(follow(stack, surface, enough, progress=progress))
-
-
-def model_labels(config: SweepConfig) -> list[str]:
-    """Short names of a grid's models: the settings in which they differ."""
-    models = config.models
-    texts = [
-        {
-            "loss": m.loss.name,
-            "optimizer": m.optimizer.name,
-            "decay": f"decay {m.weight_decay:g}",
-            "init": m.initialiser.name
-            + ("" if math.isnan(m.initialiser.std) else f" {m.initialiser.std:g}"),
-            "depth": f"depth {m.depth}",
-            "width": "" if m.depth == 1 else f"width {m.hidden}",
-        }
-        for m in models
-    ]
-    names = [
-        name
-        for name in texts[0]
-        if name in ("loss", "depth") or len({t[name] for t in texts if t[name]}) > 1
-    ]
-    if len({m.hidden_widths[:1] for m in models if m.depth > 1}) <= 1:
-        names = [name for name in names if name != "width"]
-    return [", ".join(t[name] for name in names if t[name]) for t in texts]
-
-
-def _shapes(problem: Problem, model: Model) -> list[tuple[int, int]]:
-    sizes = (problem.num_features, *model.hidden_widths, problem.num_outputs)
-    return list(zip(sizes[1:], sizes, strict=False))
 
 
 def _no_prediction(model: Model, config: SweepConfig) -> str:
