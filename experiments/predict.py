@@ -29,7 +29,7 @@ _AT = flags.DEFINE_list(
     "at",
     [],
     "Learning rates to tell more of: steps to the target, and the step at which the rate passes "
-    "the edge of stability.",
+    "the edge of stability, and whether it then oscillates or diverges.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "A file for the table.")
 
@@ -44,19 +44,20 @@ def groups() -> cli.FlagGroups:
 def at_rates(found: Predictions, rates: tuple[float, ...]) -> pd.DataFrame:
     """Every model at given rates."""
     rows = []
-    for prediction in found.models:
+    for m, prediction in enumerate(found.models):
         for rate in rates:
             row = {"model": prediction.label, "learning_rate": rate}
             steps, after = (math.nan, math.nan) if prediction.reason else prediction.typical(rate)
-            rows.append(row | {"steps": steps, "unstable_after": after})
+            then = found.then(m, rate) if math.isfinite(after) else ""
+            rows.append(row | {"steps": steps, "unstable_after": after, "then": then})
     return pd.DataFrame(rows)
 
 
 def print_rates(table: pd.DataFrame, console: Console) -> None:
     """The table of `at_rates`."""
     shown = Table(title="At given learning rates", title_justify="left")
-    for name in ("model", "learning rate", "steps to target", "unstable after"):
-        shown.add_column(name, justify="left" if name == "model" else "right")
+    for name in ("model", "learning rate", "steps to target", "unstable after", "then it"):
+        shown.add_column(name, justify="left" if name in ("model", "then it") else "right")
     for row in table.to_dict("records"):
         steps, after = row["steps"], row["unstable_after"]
         shown.add_row(
@@ -65,6 +66,7 @@ def print_rates(table: pd.DataFrame, console: Console) -> None:
             "past the edge" if math.isnan(steps) and not math.isnan(after)
             else as_text(steps, ",.0f"),
             as_text(after, ",.0f"),
+            row["then"],
         )  # fmt: skip
     console.print(shown)
 

@@ -205,3 +205,25 @@ def jacobi(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _positive(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 1, x)
+
+
+def third_derivative(loss: Callable[[jax.Array], Any], x: jax.Array, u: jax.Array) -> jax.Array:
+    """``∇³L[u, u]``, for an eigenvector u of the Hessian the gradient of its eigenvalue.
+
+    Args:
+        loss: A smooth function of a vector (n,).
+        x: (n,) where.
+        u: (n,) unit vector.
+
+    Returns:
+        (n,).
+    """
+
+    def gradient(s: jax.Array) -> jax.Array:
+        return jax.grad(loss)(x + s * u)
+
+    def slope(s: jax.Array) -> jax.Array:
+        return jax.jvp(gradient, (s,), (jnp.ones_like(s),))[1]
+
+    zero = jnp.zeros((), x.dtype)
+    return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]

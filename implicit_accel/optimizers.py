@@ -37,11 +37,10 @@ class _Kind:
 
 
 def _end_to_end(
-    learning_rate: Any, depth: Setting = 2, weight_decay: Any = 0.0
+    learning_rate: Any, depth: Setting = 2, weight_decay: Any = 0.0, **parts: bool
 ) -> optax.GradientTransformation:
-    return optax.chain(
-        scale_by_end_to_end(int(depth), weight_decay), optax.scale_by_learning_rate(learning_rate)
-    )
+    rule = scale_by_end_to_end(int(depth), weight_decay, **parts)
+    return optax.chain(rule, optax.scale_by_learning_rate(learning_rate))
 
 
 _ADAM: dict[str, Setting] = {
@@ -61,7 +60,12 @@ _KINDS: dict[str, _Kind] = {
     ),
     "adam": _Kind(optax.adam, _ADAM),
     "adamw": _Kind(optax.adamw, _ADAM, decouples_decay=True),
-    "end_to_end": _Kind(_end_to_end, {"depth": 2}, is_equivariant=True, decouples_decay=True),
+    "end_to_end": _Kind(
+        _end_to_end,
+        {"depth": 2, "rate": True, "projection": True},
+        is_equivariant=True,
+        decouples_decay=True,
+    ),
 }
 
 OPTIMIZERS = tuple(_KINDS)
@@ -74,7 +78,8 @@ class Optimizer:
     Attributes:
         name: One of `OPTIMIZERS`; ``sgd`` is full-batch gradient descent, ``end_to_end`` the rule
             by which a deep linear network's end-to-end matrix moves, applied to every weight
-            matrix (`scale_by_end_to_end`; its ``depth`` is the emulated network's).
+            matrix (`scale_by_end_to_end`; its ``depth`` is the emulated network's, ``rate`` and
+            ``projection`` may be switched off).
         settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``.
 
     Raises:

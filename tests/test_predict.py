@@ -139,3 +139,25 @@ def test_bad_flags(tmp_path):
     expect_usage_error(run("sweep", *example), "'width_scale', which is no axis")
     axes = ["--axes", "width_scale=1:2"]
     expect_usage_error(run("sweep", *example, *axes, "--predict"), "linear networks")
+
+
+def test_what_happens_past_the_edge_is_told():
+    """Sharpness grows slowly into the edge: ℓ2 then oscillates on two layers, ℓ4 diverges."""
+    problem = ia.make_problem(ia.gas_like())
+    for p, rate, expected in ((2, 0.08, "oscillates"), (4, 0.004, "diverges")):
+        config = ia.SweepConfig(
+            depths=(2,), losses=(ia.Loss(p),), learning_rates=(rate,), num_seeds=3, num_steps=12_000
+        )  # fmt: skip
+        found = predict(problem, config)
+        assert found.then(0, rate) == expected
+        after = found.models[0].instability(rate)
+        runs, _ = ia.run_sweep(problem, config)
+        diverged = runs["divergence_step"].values[0, 0]
+        assert np.isfinite(diverged).all() == (expected == "diverges")
+        if expected == "diverges":
+            assert ((diverged > after) & (diverged < 1.2 * after + 100)).all()
+        assert found.then(0, rate / 1000) == ""  # it does not get there
+        assert found.then(0, rate * 1000) == ""  # it begins far beyond
+    momentum = ia.SweepConfig(depths=(2,), losses=(ia.Loss(2),),
+                              optimizers=(ia.Optimizer("momentum"),), **CONFIG)  # fmt: skip
+    assert predict(problem, momentum).then(0, 10.0) == ""

@@ -16,7 +16,9 @@ from jax.typing import ArrayLike
 from implicit_accel.linear.networks import matmul
 
 
-def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.GradientTransformation:
+def scale_by_end_to_end(
+    depth: int, weight_decay: ArrayLike = 0.0, *, rate: bool = True, projection: bool = True
+) -> optax.GradientTransformation:
     """Preconditions gradients as N linear layers in the place of each matrix would.
 
     With ``optax.scale_by_learning_rate(eta)`` after it this is, for every matrix W,
@@ -30,10 +32,16 @@ def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.Grad
     Vectors and scalars (biases) are not products of matrices: they move as by plain gradient
     descent, ``b ← (1 − ηλ) b − η ∂L/∂b``.
 
+    For a single row the rule has two parts, an adaptive learning rate ``‖w‖^{2−2/N}`` and a
+    projection ``∇L + (N−1) Pr_w ∇L``, which may be had alone to see what each of them does. For a
+    matrix with several rows the parts are those of the matrix as one long vector.
+
     Args:
         depth: N, a whole number ≥ 1; 1 is plain gradient descent.
         weight_decay: λ of the gradient ``λ W_j`` that is added in every one of the N layers; it
             may be traced.
+        rate: Whether the adaptive learning rate takes part.
+        projection: Whether the projection does.
 
     Returns:
         A stateless pair of pure functions; ``update`` needs the parameters. Both may be jitted,
@@ -56,7 +64,14 @@ def scale_by_end_to_end(depth: int, weight_decay: ArrayLike = 0.0) -> optax.Grad
         decay = jnp.asarray(weight_decay, W.dtype)
         if W.ndim < 2:
             return G + decay * W
-        return end_to_end_gradient(W, G, depth) + depth * decay * W
+        moved = end_to_end_gradient(W, G, depth) if rate and projection else part(G, W)
+        return moved + depth * decay * W
+
+    def part(G: jax.Array, W: jax.Array) -> jax.Array:
+        size, unit = _norm_and_unit(W)
+        if rate:
+            return size ** (2 - 2 / depth) * G
+        return G + (depth - 1) * jnp.sum(unit * G) * unit if projection else G
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         if params is None:
@@ -99,10 +114,9 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     def rule(G: jax.Array, w: jax.Array) -> jax.Array:
         if w.ndim not in (1, 2) or (w.ndim == 2 and w.shape[0] != 1):
             raise ValueError(f"this rule is for vectors and single rows, not for shape {w.shape}")
-        squares, q = _conserved_squares(jnp.linalg.norm(w), c.astype(w.dtype))
+        norm, unit = _norm_and_unit(w)
+        squares, q = _conserved_squares(norm, c.astype(w.dtype))
         others = [jnp.prod(jnp.delete(squares, j)) for j in range(len(c))]
-        norm = jnp.linalg.norm(w)
-        unit = w / jnp.where(norm > 0, norm, 1)
         along = jnp.sum(unit * G) * unit
         return jnp.prod(squares) * G + q * sum(others, jnp.zeros_like(q)) * along
 
@@ -184,9 +198,16 @@ def _thin_svd(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     if W.shape[0] > 1:
         U, s, Vt = jnp.linalg.svd(W, full_matrices=False)
         return U, s, Vt
-    # One row is its own decomposition. Its largest entry is taken out first, as squares of small
-    # numbers would underflow: from a tiny w a network escapes slowly, from w = 0 never.
+    # One row is its own decomposition.
+    norm, unit = _norm_and_unit(W)
+    return jnp.ones_like(W[:, :1]), norm[None], unit
+
+
+def _norm_and_unit(W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``‖W‖_F`` and ``W/‖W‖_F``, 0 for W = 0."""
+    # The largest entry is taken out first, as squares of small numbers would underflow: from a
+    # tiny w a network escapes slowly, from w = 0 never.
     size = jnp.max(jnp.abs(W))
     size = jnp.where(size > 0, size, 1)
     norm = jnp.linalg.norm(W / size)
-    return jnp.ones_like(W[:, :1]), (size * norm)[None], W / size / jnp.where(norm > 0, norm, 1)
+    return size * norm, W / size / jnp.where(norm > 0, norm, 1)

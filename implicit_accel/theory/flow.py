@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 
@@ -124,6 +126,29 @@ class Stack:
         """Zero where nothing is trained."""
         return theta if self._all_trained else theta * self._trained
 
+    def traced(
+        self, surface: Surface, theta: np.ndarray
+    ) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
+        """One network's loss for JAX to differentiate, over what is trained alone.
+
+        Args:
+            surface: What it descends on.
+            theta: (parameters,) the network.
+
+        Returns:
+            ``L − L*`` as a function of its trained parameters, and these.
+        """
+        trained = np.flatnonzero(self._trained)
+
+        def loss(x: jax.Array) -> jax.Array:
+            flat = x if self._all_trained else jnp.asarray(theta).at[trained].set(x)
+            W = jnp.eye(self.shapes[0][1])
+            for start, end, shape in zip(self._ends, self._ends[1:], self.shapes, strict=False):
+                W = flat[start:end].reshape(shape) @ W
+            return surface.traced(W)
+
+        return loss, theta[trained]
+
 
 def _augmented(layers: Layers, rotation: np.ndarray | None) -> list[np.ndarray]:
     weights = [np.asarray(W, np.float64) for W in layers.weights]
@@ -207,10 +232,12 @@ class Path:
         excess: (T,) ``L − L*``, not increasing.
         speed: (T,) ``‖∇_θ L‖²``, at which it falls.
         sharpness: (T,) the largest eigenvalue λ of the loss's Hessian in the parameters.
-        ended: Why it ends: ``time``, all that was asked for; ``precision``, nothing is left that
+        ended: Why it ends: ``time``, all that was asked for; ``sharp``, a sharpness was asked for
+            and is exceeded; ``precision``, nothing is left that
             float64 resolves; ``work``, too many gradients; ``stuck``, the gradient is zero.
         imbalance: Of the last point: the largest change of ``‖W_{j+1}‖² − ‖W_j‖²``, which the flow
             conserves, relative to the larger of the norms.
+        last: (parameters,) where it ends, as in `Stack`.
     """
 
     time: np.ndarray
@@ -219,6 +246,7 @@ class Path:
     sharpness: np.ndarray
     ended: str
     imbalance: float
+    last: np.ndarray
 
     def _log_excess(self) -> CubicHermiteSpline:
         return CubicHermiteSpline(self.time, np.log(self.excess), -self.speed / self.excess)
@@ -278,11 +306,13 @@ class Enough:
         target: Excess loss, above 0.
         num_steps: Of the longest run that is to be predicted.
         threshold: Of the optimizer, 2 for gradient descent; per unit of the flow's time.
+        sharpness: A flow also ends as soon as its sharpness exceeds this.
     """
 
     target: float
     num_steps: int
     threshold: float = 2.0
+    sharpness: float = np.inf
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.target) and self.target > 0):
@@ -341,6 +371,7 @@ class _Follower:
         self.ended = ["time"] * B
         self.first = self.differences(self.theta)
         self.imbalance = np.zeros(B)
+        self.last = self.theta.copy()
         rng = np.random.default_rng(0)
         self.vector = stack.subset(rng.standard_normal(self.theta.shape))
         self.scale = stack.sizes(self.theta)
@@ -393,6 +424,7 @@ class _Follower:
             told = self.time >= np.where(self.most_sharp > 0, horizon / self.most_sharp, np.inf)
         speed = np.einsum("bn,bn->b", self.slope, self.slope)
         reasons = {
+            "sharp": self.sharp > self.enough.sharpness,
             "time": told & (self.excess <= self.enough.target),
             "precision": self.excess <= 2 * self.surface.resolution,
             "stuck": speed <= 1e-300,
@@ -408,6 +440,7 @@ class _Follower:
             largest = self.stack.sizes(self.theta).max(axis=1) ** 2
             rows = self.alive[over]
             self.imbalance[rows] = (change / np.maximum(largest, 1e-300))[over]
+            self.last[rows] = self.theta[over]
             self.keep(~over)
 
     def run(self) -> list[Path]:
@@ -457,4 +490,5 @@ class _Follower:
         time, excess, speed, sharpness = np.array(self.records[b]).T
         # Below its resolution the excess is rounding, and may be negative.
         excess = np.maximum(np.minimum.accumulate(excess), self.surface.resolution)
-        return Path(time, excess, speed, sharpness, self.ended[b], float(self.imbalance[b]))
+        imbalance = float(self.imbalance[b])
+        return Path(time, excess, speed, sharpness, self.ended[b], imbalance, self.last[b])

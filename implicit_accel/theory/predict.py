@@ -25,6 +25,7 @@ from implicit_accel.observables import stability_threshold
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import by_model
 from implicit_accel.statistics import best_learning_rates, valid_steps
+from implicit_accel.theory.edge import flip_coefficient
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
 from implicit_accel.theory.surface import Surface, make_surface
 
@@ -34,6 +35,8 @@ FLOWING = ("sgd", "momentum", "nesterov")
 PAST_EDGE = "past the edge of stability: no prediction"
 
 _MOST_PARAMETERS = 20_000_000
+_MOST_FOR_HESSIAN = 2_000
+_NEAR_THE_EDGE = 2.0
 
 
 def momentum_of(optimizer: Optimizer) -> float:
@@ -223,6 +226,37 @@ class Predictions:
             rows.append(row | found | {"note": note})
         return pd.DataFrame(rows)
 
+    def then(self, m: int, learning_rate: float) -> str:
+        """What happens where a model's rate passes the edge of stability.
+
+        Told by the flip bifurcation's coefficient where the flow of the median seed gets there, see
+        `edge.flip_coefficient`.
+
+        Returns:
+            ``oscillates``, ``diverges``, or nothing where it does not get there or begins far
+            beyond it, for momentum (the coefficient is gradient descent's near the edge) and for
+            networks of more than 2 000 parameters.
+        """
+        prediction = self.models[m]
+        if prediction.reason or momentum_of(prediction.model.optimizer):
+            return ""
+        after = prediction.instability(learning_rate)
+        seed = int(np.argsort(after)[(len(after) - 1) // 2])
+        if not np.isfinite(after[seed]):
+            return ""
+        model = prediction.model
+        surface = make_surface(self.problem, model.loss, bias=self.config.bias)
+        stack = stack_of(self.problem, surface, model, self.config, [self.config.seeds[seed]])
+        if stack.initial.shape[1] > _MOST_FOR_HESSIAN:
+            return ""
+        level = prediction.threshold / learning_rate
+        enough = Enough(prediction.target, self.config.num_steps, sharpness=level)
+        (path,) = follow(stack, surface, enough)
+        if path.ended != "sharp" or path.sharpness[-1] > _NEAR_THE_EDGE * level:
+            return ""
+        coefficient, _ = flip_coefficient(*stack.traced(surface, path.last))
+        return "oscillates" if coefficient > 0 else "diverges"
+
     def curve(self, m: int, learning_rate: float, steps: np.ndarray) -> np.ndarray:
         """Median excess losses of a model at a rate; NaN where nothing is predicted.
 
@@ -346,16 +380,23 @@ def flow_of(
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Path, ...]:
     """The gradient flows of a model from the weights that a sweep starts it from, by seed."""
+    stack = stack_of(problem, surface, model, config, config.seeds)
+    enough = Enough(target, config.num_steps, threshold)
+    return tuple(follow(stack, surface, enough, progress=progress))
+
+
+def stack_of(
+    problem: Problem, surface: Surface, model: Model, config: SweepConfig, seeds: Sequence[int]
+) -> Stack:
+    """A model's networks as a sweep starts them, in the surface's basis."""
     networks: list[Layers] = [
         model.initialiser.draw(
             problem.num_features, model.hidden_widths, problem.num_outputs,
             bias=config.bias, seed=seed,
         )
-        for seed in config.seeds
+        for seed in seeds
     ]  # fmt: skip
-    stack = Stack(networks, surface.rotation)
-    enough = Enough(target, config.num_steps, threshold)
-    return tuple(follow(stack, surface, enough, progress=progress))
+    return Stack(networks, surface.rotation)
 
 
 def _no_prediction(model: Model, config: SweepConfig) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from implicit_accel.data.problems import Problem
@@ -65,6 +67,10 @@ class Surface(ABC):
     def hessians(self, point: Point) -> np.ndarray:
         """The Hessian itself, (B, k d', k d')."""
 
+    @abstractmethod
+    def traced(self, W: jax.Array) -> jax.Array:
+        """``L − L*`` at one matrix (k, d'), up to rounding, for JAX to differentiate."""
+
 
 class _Diagonal(Surface):
     """ℓ2 in the features' eigenbasis: ``c ‖W S − T‖²``."""
@@ -91,6 +97,10 @@ class _Diagonal(Surface):
         """See `Surface.hessians`."""
         diagonal = np.tile(2 * self._scale * self._rows**2, self.shape[0])
         return np.broadcast_to(np.diag(diagonal), (len(point.excess), *2 * (len(diagonal),)))
+
+    def traced(self, W: jax.Array) -> jax.Array:
+        """See `Surface.traced`."""
+        return self._scale * jnp.sum((W * self._rows - self._targets) ** 2)
 
 
 class _Rows(Surface):
@@ -131,6 +141,13 @@ class _Rows(Surface):
             for i in range(k):
                 found[b, i, :, i, :] = (self._X.T * weights[i]) @ self._X
         return found.reshape(len(found), k * d, k * d)
+
+    def traced(self, W: jax.Array) -> jax.Array:
+        """See `Surface.traced`."""
+        r = W @ self._X.T - self._targets
+        if self._loss.is_even:
+            return jnp.sum(self._loss.excess(r, self._residuals)) / self._num_entries
+        return jnp.sum(self._loss.penalty(r)) / self._num_entries - self._offset
 
 
 def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface:

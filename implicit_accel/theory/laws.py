@@ -1,0 +1,51 @@
+"""Laws of near-zero and balanced starts: how steps depend on depth and on the start's size.
+
+Arora, Cohen, Golowich & Hu (2019) measure both: the fewest steps of balanced networks on whitened
+features, and how training slows down as a layer-wise start becomes smaller.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def condition_number(depth: int) -> float:
+    """Of the end-to-end rule's preconditioner at a single row w: N.
+
+    ``‖w‖^{2−2/N} (I + (N−1) Pr_w)`` has the eigenvalues ``N ‖w‖^{2−2/N}`` along w and
+    ``‖w‖^{2−2/N}`` across it.
+    """
+    return float(depth)
+
+
+def contraction(depth: int) -> float:
+    """The least factor by which a step shrinks the distance to the optimum: ``(N−1)/(N+1)``.
+
+    On ℓ2 with whitened features the loss's Hessian is a multiple of the identity, so that near the
+    optimum a balanced network of depth N has the Hessian of its preconditioner: with eigenvalues 1
+    and N the best fixed learning rate, ``2/(N+1)``, leaves ``(κ−1)/(κ+1)`` of the distance.
+    """
+    return (condition_number(depth) - 1) / (condition_number(depth) + 1)
+
+
+def steps_at_the_optimum(depth: int, start: float, target: float) -> float:
+    """Steps from one excess loss to another at that contraction: 0 at depth 1.
+
+    Args:
+        depth: N.
+        start: Excess loss at which it begins.
+        target: Excess loss to be reached.
+    """
+    if depth == 1:
+        return 0.0
+    return math.log(start / target) / (-2 * math.log(contraction(depth)))
+
+
+def plateau_exponent(depth: int) -> int:
+    """How the plateau's length depends on the layers' standard deviation s: as ``s^{−(N−2)}``.
+
+    Near zero every layer grows at a rate proportional to the product of the others, ``s^{N−1}``,
+    and has to grow by its own size s: ``s / s^{N−1}``. At depth 2 the growth is exponential, and
+    the length depends on s by its logarithm alone.
+    """
+    return -(depth - 2)
