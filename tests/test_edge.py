@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import implicit_accel as ia
-from implicit_accel.theory.edge import flip_coefficient
+from implicit_accel.theory.edge import flip
 from implicit_accel.theory.map import power_law_problem, speed_up_map
 
 
@@ -19,9 +19,9 @@ def test_one_dimension_is_the_known_formula(curvature, third, fourth):
     def loss(x):
         return curvature * x[0] ** 2 / 2 + third * x[0] ** 3 / 6 + fourth * x[0] ** 4 / 24
 
-    value, sharpness = flip_coefficient(loss, np.zeros(1))
-    assert sharpness == pytest.approx(curvature)
-    assert value == pytest.approx(3 * third**2 / curvature - fourth, abs=1e-9)
+    found = flip(loss, np.zeros(1))
+    assert found.sharpness == pytest.approx(curvature)
+    assert found.coefficient == pytest.approx(3 * third**2 / curvature - fourth, abs=1e-9)
 
 
 def descent(gradient, start, rate, steps):
@@ -46,17 +46,19 @@ def test_its_sign_tells_oscillation_from_divergence(a, oscillates):
             2 * x[0] + 0.2 * x[0] * x[1] + 2 * a * x[0] ** 3 / 3, 0.5 * x[1] + 0.1 * x[0] ** 2
         ])  # fmt: skip
 
-    value, sharpness = flip_coefficient(loss, np.zeros(2))
-    assert (value > 0) == oscillates
-    end = descent(gradient, [0.02, 0.0], 1.02 * 2 / sharpness, 20_000)
+    found = flip(loss, np.zeros(2))
+    assert (found.coefficient > 0) == oscillates
+    assert found.outcome == ("oscillates" if oscillates else "diverges")
+    end = descent(gradient, [0.02, 0.0], 1.02 * 2 / found.sharpness, 20_000)
     assert (end is not None and np.abs(end).max() < 2) == oscillates
 
 
 def test_a_quadratic_has_neither_and_a_maximum_no_edge():
-    value, sharpness = flip_coefficient(lambda x: jnp.sum(x**2), np.zeros(3))
-    assert (value, sharpness) == (0.0, pytest.approx(2.0))
+    found = flip(lambda x: jnp.sum(x**2), np.zeros(3))
+    assert found == (0.0, 0.0, pytest.approx(2.0))
+    assert found.outcome == "undecided"
     with pytest.raises(ia.UserError, match="no positive curvature"):
-        flip_coefficient(lambda x: -jnp.sum(x**2), np.zeros(2))
+        flip(lambda x: -jnp.sum(x**2), np.zeros(2))
 
 
 def test_power_law_problems_have_their_spectrum():

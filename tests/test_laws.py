@@ -205,3 +205,16 @@ def test_a_flow_ends_where_a_sharpness_is_exceeded(rng):
     with jax.enable_x64(True):
         top = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(jnp.asarray(theta))))[-1]
     assert top == pytest.approx(cut.sharpness[-1], rel=1e-3)
+
+
+def test_a_flow_whose_plateau_outlasts_float64_s_steps_has_a_path():
+    problem = ia.Problem.from_arrays(np.eye(4) * 2, np.array([1.0, 0.5, 0.2, 0.1]))
+    surface = make_surface(problem, ia.Loss(2))
+    layers = [ia.Initialiser("near_zero", 0.01).draw(4, (1,) * 7, 1, bias=False, seed=s)
+              for s in range(6)]  # fmt: skip
+    stack = Stack(layers, surface.rotation)
+    paths = follow(stack, surface, Enough(0.1 * surface.zero_excess, 1))
+    for path in paths:
+        assert (np.diff(path.time) > 0).all()
+        assert path.time_to(0.1 * surface.zero_excess) > 0
+    assert any(np.isfinite(path.time_to(0.1 * surface.zero_excess)) for path in paths)

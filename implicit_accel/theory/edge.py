@@ -20,7 +20,7 @@ some steps are counted, unlike in the theorem, which asks what happens arbitrari
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,39 @@ from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.errors import UserError
 
 
-def flip_coefficient(
-    loss: Callable[[jax.Array], Any], theta: np.ndarray, *, least: float = 0.1
-) -> tuple[float, float]:
-    """The sign that tells oscillation from divergence, and the sharpness.
+# Third and fourth order must differ by this factor before either decides: a cycle whose coefficient
+# nearly vanishes is so large that higher orders, left out here, decide.
+_DECIDES = 2.0
+
+
+class Flip(NamedTuple):
+    """The flip bifurcation at a point.
+
+    Attributes:
+        third: ``3 ∇³L[u,u]ᵀ H⁻¹ ∇³L[u,u]``, which steadies.
+        fourth: ``∇⁴L[u,u,u,u]``, which repels if it is positive.
+        sharpness: λ.
+    """
+
+    third: float
+    fourth: float
+    sharpness: float
+
+    @property
+    def coefficient(self) -> float:
+        """``third − fourth``: above 0 for a cycle that attracts, below for one that repels."""
+        return self.third - self.fourth
+
+    @property
+    def outcome(self) -> str:
+        """``oscillates``, ``diverges`` or ``undecided``, where the two are of the same size."""
+        if self.third > _DECIDES * self.fourth and self.third > 0:
+            return "oscillates"
+        return "diverges" if _DECIDES * self.third < self.fourth else "undecided"
+
+
+def flip(loss: Callable[[jax.Array], Any], theta: np.ndarray, *, least: float = 0.1) -> Flip:
+    """What the loss's third and fourth derivatives say of the edge of stability.
 
     Args:
         loss: A smooth function of a vector (n,), in JAX.
@@ -42,8 +71,8 @@ def flip_coefficient(
             slowly.
 
     Returns:
-        ``3 ∇³L[u,u]ᵀ H⁻¹ ∇³L[u,u] − ∇⁴L[u,u,u,u]`` (positive: stable oscillation, negative: runs
-        blow up, zero: neither in this order, as for a quadratic) and λ, in float64.
+        The bifurcation's parts, in float64; all but λ are 0 for a quadratic, which only knows
+        divergence and is undecided at the edge itself.
 
     Raises:
         UserError: If the Hessian has no positive eigenvalue there.
@@ -55,12 +84,12 @@ def flip_coefficient(
         if not top > 0:
             raise UserError("the loss has no positive curvature here: there is no edge to pass")
         u = jnp.asarray(vectors[:, -1])
-        third = np.asarray(third_derivative(loss, x, u))
+        slope = np.asarray(third_derivative(loss, x, u))
 
         def along_u(s: jax.Array) -> jax.Array:
             return third_derivative(loss, x + s * u, u) @ u
 
         fourth = float(jax.jvp(along_u, (jnp.zeros(()),), (jnp.ones(()),))[1])
     counted = values > least * top
-    shares = (vectors[:, counted].T @ third) ** 2 / values[counted]
-    return float(3 * shares.sum() - fourth), top
+    shares = (vectors[:, counted].T @ slope) ** 2 / values[counted]
+    return Flip(3 * float(shares.sum()), fourth, top)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -38,7 +39,7 @@ def power_law_problem(
         raise UserError(f"{num_features} features of {num_rows} rows: give no more than rows")
     rng = np.random.default_rng(seed)
     Q, _ = np.linalg.qr(rng.standard_normal((num_rows, num_features)))
-    spectrum = np.arange(1, num_features + 1) ** -decay
+    spectrum = np.arange(1, num_features + 1) ** -float(decay)
     X = math.sqrt(num_rows) * Q * np.sqrt(spectrum)
     signal = X @ rng.standard_normal(num_features)
     y = signal / signal.std() + noise * rng.standard_normal(num_rows)
@@ -79,16 +80,19 @@ def speed_up_map(
     all_depths = (1, *(d for d in depths if d > 1))
     shape = (len(problems), len(targets), len(init_stds), len(exponents), len(all_depths))
     steps = np.full(shape, np.nan)
-    cells = list(np.ndindex(*shape[:-1]))
-    for number, (i, t, s, e) in enumerate(cells):
+    cells = [(i, s, e) for i in range(shape[0]) for s in range(shape[2]) for e in range(shape[3])]
+    for number, (i, s, e) in enumerate(cells):
+        # Followed to the lowest target, a flow passes the others on its way.
         config = SweepConfig(
             depths=all_depths, losses=(Loss(exponents[e]),), init_stds=(init_stds[s],),
-            target=Target(targets[t], relative=True), num_seeds=num_seeds, num_steps=1,
+            target=Target(min(targets), relative=True), num_seeds=num_seeds, num_steps=1,
             learning_rates=(1.0,),
         )  # fmt: skip
         for m, found in enumerate(predict(problems[i][1], config).models):
-            # In steps of the largest stable rate, which is each seed's own.
-            steps[i, t, s, e, m] = np.median(found.times / found.largest_rates)
+            for t, target in enumerate(targets):
+                share = replace(found, target=found.target * target / min(targets))
+                # In steps of the largest stable rate, which is each seed's own.
+                steps[i, t, s, e, m] = np.median(share.times / share.largest_rates)
         if progress is not None:
             progress((number + 1) / len(cells))
     with np.errstate(invalid="ignore"):

@@ -25,7 +25,7 @@ from implicit_accel.observables import stability_threshold
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import by_model
 from implicit_accel.statistics import best_learning_rates, valid_steps
-from implicit_accel.theory.edge import flip_coefficient
+from implicit_accel.theory.edge import flip
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
 from implicit_accel.theory.surface import Surface, make_surface
 
@@ -230,10 +230,10 @@ class Predictions:
         """What happens where a model's rate passes the edge of stability.
 
         Told by the flip bifurcation's coefficient where the flow of the median seed gets there, see
-        `edge.flip_coefficient`.
+        `edge.Flip`.
 
         Returns:
-            ``oscillates``, ``diverges``, or nothing where it does not get there or begins far
+            ``oscillates``, ``diverges``, ``undecided``, or nothing where it does not get there or begins far
             beyond it, for momentum (the coefficient is gradient descent's near the edge) and for
             networks of more than 2 000 parameters.
         """
@@ -254,8 +254,7 @@ class Predictions:
         (path,) = follow(stack, surface, enough)
         if path.ended != "sharp" or path.sharpness[-1] > _NEAR_THE_EDGE * level:
             return ""
-        coefficient, _ = flip_coefficient(*stack.traced(surface, path.last))
-        return "oscillates" if coefficient > 0 else "diverges"
+        return flip(*stack.traced(surface, path.last)).outcome
 
     def curve(self, m: int, learning_rate: float, steps: np.ndarray) -> np.ndarray:
         """Median excess losses of a model at a rate; NaN where nothing is predicted.
