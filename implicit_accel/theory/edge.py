@@ -29,7 +29,6 @@ import numpy as np
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.errors import UserError
 
-
 # Third and fourth order must differ by this factor before either decides: a cycle whose coefficient
 # nearly vanishes is so large that higher orders, left out here, decide.
 _DECIDES = 2.0

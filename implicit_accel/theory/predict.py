@@ -233,12 +233,14 @@ class Predictions:
         `edge.Flip`.
 
         Returns:
-            ``oscillates``, ``diverges``, ``undecided``, or nothing where it does not get there or begins far
-            beyond it, for momentum (the coefficient is gradient descent's near the edge) and for
-            networks of more than 2 000 parameters.
+            ``oscillates``, ``diverges`` or ``undecided``; nothing where it does not get there or
+            begins far beyond it, for momentum (the coefficient is gradient descent's, near the
+            edge), for losses without a fourth derivative (2 < p < 4) and for networks of more than
+            2 000 parameters.
         """
         prediction = self.models[m]
-        if prediction.reason or momentum_of(prediction.model.optimizer):
+        p = prediction.model.loss.p
+        if prediction.reason or momentum_of(prediction.model.optimizer) or 2 < p < 4:
             return ""
         after = prediction.instability(learning_rate)
         seed = int(np.argsort(after)[(len(after) - 1) // 2])
