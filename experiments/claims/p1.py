@@ -14,6 +14,7 @@ from experiments.claims.criteria import Claim, Effect, Finding, Verdict, togethe
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of, steps_to_level
 from experiments.claims.toolkit.sources import PAPER_2018
+from experiments.claims.toolkit.theory import end_to_end_starts
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
@@ -43,21 +44,6 @@ class _Pair:
     rule: xr.Dataset
 
 
-def _end_to_end(problem: Problem, config: SweepConfig) -> np.ndarray:
-    """(seed, k, d) end-to-end matrices that a grid of one model starts from."""
-    (model,) = config.models
-    products = []
-    for seed in config.seeds:
-        drawn = model.initialiser.draw(
-            problem.num_features, model.hidden_widths, problem.num_outputs, bias=False, seed=seed
-        )
-        product = drawn.weights[0]
-        for W in drawn.weights[1:]:
-            product = W @ product
-        products.append(product)
-    return np.stack(products)
-
-
 def _emulated(lab: Laboratory, problem: Problem, config: SweepConfig) -> xr.Dataset:
     """The rule on one layer, from the end-to-end matrices that a network's grid starts from.
 
@@ -73,7 +59,7 @@ def _emulated(lab: Laboratory, problem: Problem, config: SweepConfig) -> xr.Data
         hidden_widths=(1,),
         optimizers=(Optimizer("end_to_end", (("depth", float(model.depth)),)),),
     )
-    return lab.sweep(problem, rule, initial=_end_to_end(problem, config))
+    return lab.sweep(problem, rule, initial=end_to_end_starts(problem, config))
 
 
 def _train(lab: Laboratory, problem: Problem) -> Iterator[_Pair]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from implicit_accel import Dataset, gas_like, load_abalone, load_gas
@@ -20,6 +21,7 @@ from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.errors import DataError, NotHereError
 from implicit_accel.experiment import Experiment
+from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
@@ -87,7 +89,7 @@ class Laboratory:
         download: Whether data may be downloaded.
         log: Told what is done.
         progress: Makes a function that is told (done, total) of something named.
-        trained: What was trained anew: names of folders.
+        trained: What was made anew: names of folders and tables.
     """
 
     scale: Scale
@@ -165,6 +167,37 @@ class Laboratory:
         seeds = range(num_seeds)
         experiment = ImageSweep(data, config, learning_rates=rates, stds=stds, seeds=seeds)
         return self._run("classifiers", experiment)
+
+    def tell(self, what: str) -> Callable[[float], None]:
+        """Makes a function that is told the share that is done of something."""
+
+        def report(share: float) -> None:
+            if self.progress is not None:
+                self.progress(round(1000 * share), 1000)
+
+        self.log(f"{self.folder.name}: {what}")
+        return report
+
+    def table(self, name: str, known_by: object, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A table that takes long to make: made once, and read afterwards.
+
+        Args:
+            name: What it is, part of its file's name.
+            known_by: All that it depends on; two that print alike share a table.
+            make: Makes it; its columns are numbers and texts that are not empty.
+        """
+        code = hashlib.sha256(f"{_GENERATION} {known_by}".encode()).hexdigest()[:12]
+        path = self.folder / f"{name}-{code}.csv"
+        if not path.is_file():
+            table = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                table.to_csv(temporary, index=False)
+            self.trained.append(path.name)
+        try:
+            return pd.read_csv(path, float_precision="round_trip")
+        except ValueError as error:
+            raise DataError(f"{path}: damaged ({error}); delete it") from None
 
     def _run(self, name: str, experiment: Experiment) -> xr.Dataset:
         """An experiment's results: trained once in a folder of its own, and read afterwards."""

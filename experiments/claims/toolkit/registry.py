@@ -10,8 +10,8 @@ import experiments.claims
 from experiments.claims.criteria import Claim
 from implicit_accel.errors import UserError
 
-# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's.
-_GROUPS = "PFS"
+# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's, theory's.
+_GROUPS = "PFST"
 
 _NAME = re.compile(rf"([{_GROUPS.lower()}])([0-9]+)([a-z]?)")
 
