@@ -227,8 +227,8 @@ def _test(lab: Laboratory) -> Finding:
         effects=(sign, size),
         summary=f"Of {len(deep):,} predicted cells depth helps in {len(helped):,}; on ℓ2 in "
         f"{np.count_nonzero(square['speed_up'].to_numpy() > 1)} of {len(square)}. "
-        f"Measured on {len(cells)} cells, of which {len(inside)} have both best rates within the predicted edge: there the sign "
-        f"is predicted in {sign}, the size within 20 % in {size}. Of all measured cells it is "
+        f"Measured on {len(cells)} cells, of which {len(inside)} have both best rates within the "
+        f"predicted edge: there the sign is predicted in {sign}, the size within 20 % in {size}. Of all measured cells it is "
         f"{every[0]} and {every[1]}."
         + shortfall(
             parts,

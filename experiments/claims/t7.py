@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Finding, above, shortfall, verdict_of
 from experiments.claims.toolkit.drawing import COLOURS, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import share_of
@@ -122,12 +121,6 @@ def _by_rate(name: str, results: xr.Dataset) -> list[dict[str, object]]:
     return rows
 
 
-def _share(name: str, happened: np.ndarray, what: str) -> Effect:
-    if not len(happened):
-        return Effect(name, math.nan, unit=" %", note=f"no {what}")
-    return share_of(name, happened, note=f"{len(happened):,} {what}")
-
-
 def _test(lab: Laboratory) -> Finding:
     shown, parts, rows = {}, [], []
     for name, dataset in student_datasets(lab).items():
@@ -140,9 +133,13 @@ def _test(lab: Laboratory) -> Finding:
         runs = _runs(results)
         shown[name] = runs
         before, short = _told(runs)
-        sensitivity = _share(f"{name}: bursts with ηλ above 2 before them", before, "bursts")
-        specificity = _share(
-            f"{name}: calm runs in which ηλ is above 2 only shortly", short, "calm runs"
+        sensitivity = share_of(
+            f"{name}: bursts with ηλ above 2 before them", before, note=f"{len(before):,} bursts"
+        )
+        specificity = share_of(
+            f"{name}: calm runs in which ηλ is above 2 only shortly",
+            short,
+            note=f"{len(short):,} calm runs",
         )
         rows += _by_rate(name, results)
         parts += [(e, above(e, 90.0)) for e in (sensitivity, specificity)]

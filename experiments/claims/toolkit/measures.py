@@ -55,9 +55,11 @@ def share_of(name: str, happened: np.ndarray, *, note: str = "") -> Effect:
 
     Args:
         name: Of the effect.
-        happened: Booleans, one per seed.
+        happened: Booleans, one per seed; without any there is no value.
         note: What else must be known.
     """
+    if not len(happened):
+        return Effect(name, math.nan, unit=" %", note=note or "there are none")
     test = scipy.stats.binomtest(int(np.sum(happened)), len(happened))
     interval = test.proportion_ci(method="wilson")
     low, high = 100 * interval.low, 100 * interval.high
