@@ -27,7 +27,7 @@ def speed_ups(problem) -> dict[tuple[str, int], float]:
     table = summarise(results)
     assert set(table["grid_edge"]) == {""}
     return {
-        (row["loss_name"], row["depth"]): row["speed_up"] for _, row in table.iterrows()
+        (row["loss_name"], row["depth"]): row["speed_up"] for row in table.to_dict("records")
     }  # fmt: skip
 
 

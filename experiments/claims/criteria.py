@@ -151,6 +151,7 @@ class Finding:
         effects: The numbers; the first is the claim's headline.
         summary: What was seen, in a few sentences; where the verdict differs from the source,
             why, or that we do not know.
+        explained: Which of theory's claims (T…) explains what was seen, and how; empty if none.
         sensitivity: The choices that the verdict depends on, or that it was seen not to.
         caveats: What else a reader must know.
         tables: Title → data frame.
@@ -160,6 +161,7 @@ class Finding:
     verdict: Verdict
     effects: tuple[Effect, ...]
     summary: str
+    explained: str = ""
     sensitivity: str = ""
     caveats: tuple[str, ...] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)

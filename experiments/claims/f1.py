@@ -30,6 +30,7 @@ from experiments.claims.toolkit.bands import (
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
 from experiments.claims.toolkit.sources import PAPER_2019
+from implicit_accel.theory.laws import plateau_exponent
 
 
 def _share(bands: Bands) -> Effect:
@@ -116,6 +117,10 @@ def _test(lab: Laboratory) -> Finding:
         + "; ".join(f"{e.name.split(': ', 1)[1]} {e} (depth {d})" for d, e in ends)
         + f". Depth 8's band is {share} of depth 3's."
         + shortfall(parts, _below_the_band(layer_wise)),
+        explained="T6: below the band the steps grow as the standard deviation to the power "
+        f"−(N−2), {10 ** -plateau_exponent(3):g} times a decade at depth 3 and "
+        f"{10 ** -plateau_exponent(8):,} times at depth 8: gently at the one, like a wall at the "
+        "other, which is why depth 8's band is narrow.",
         sensitivity="The band's width in decades depends on what counts as fast; with "
         f"{FAST // 3} steps instead of {FAST:,} it is "
         + ", ".join(f"{_narrower(layer_wise, d, FAST // 3):.2g} (depth {d})" for d in DEPTHS)

@@ -152,6 +152,9 @@ def _test(lab: Laboratory) -> Finding:
         summary=f"On {name}, steps of the network to half of the zero predictor's excess loss over "
         f"steps of the rule: {', '.join(f'{_after_comma(e)} {e}' for e in paper)}."
         f"{_reason(paper, balanced)}",
+        explained="T5: gradient flow conserves the layers' differences, a_j² − ‖w_1‖², which the "
+        "paper's rule takes for 0. The rule that knows them follows the network from near-zero "
+        "starts as well; without them it is late on the plateau.",
         sensitivity="The start decides: what is conserved along the way is the layers' imbalance, "
         "and only without it is the rule the limit of small rates. The curves part on the plateau "
         f"and approach each other after it: to {100 * _LATER:.0f} % the ratios are "

@@ -15,7 +15,9 @@ from experiments.claims.toolkit.measures import (
     model_number,
     steps_to_level,
 )
+from experiments.claims.toolkit.plateaus import escapes
 from experiments.claims.toolkit.sources import PAPER_2018
+from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import plot_excess_loss
@@ -24,11 +26,15 @@ from implicit_accel.statistics import best_learning_rates
 _DEPTHS = (2, 3)
 
 
+def _widths(lab: Laboratory) -> tuple[int, ...]:
+    return lab.pick((1, 8), (1, 4, 16, 64), (1, 4, 16, 64, 256))
+
+
 def _train(lab: Laboratory) -> tuple[str, xr.Dataset]:
     name, problem = lab.first_problem()
     config = SweepConfig(
         depths=_DEPTHS,
-        hidden_widths=lab.pick((1, 8), (1, 4, 16, 64), (1, 4, 16, 64, 256)),
+        hidden_widths=_widths(lab),
         losses=(Loss(2), Loss(4)),
         learning_rates=parse_learning_rates(
             [lab.pick("log:3e-3:0.3:5", "log:1e-3:1:19", "log:1e-3:1:37")]
@@ -86,6 +92,21 @@ def _reason(results: xr.Dataset) -> str:
     )
 
 
+def _law(lab: Laboratory, problem: Problem, num_seeds: int) -> str:
+    """First moves by the plateau law, by depth and width, as text."""
+    told = []
+    for depth in _DEPTHS:
+        moves = {}
+        for width in (1, _widths(lab)[-1]):
+            config = SweepConfig(
+                depths=(depth,), hidden_widths=(width,), losses=(Loss(4),), num_seeds=num_seeds
+            )
+            moves[width] = float(np.median(escapes(lab, problem, config)))
+        (_, thin), (width, wide) = moves.items()
+        told.append(f"{thin / wide:.3g} times as long at width 1 as at {width} (depth {depth})")
+    return " and ".join(told)
+
+
 def _largest_factor(effects: list[Effect], depth: int) -> float:
     values = [e.value for e in effects if f"depth {depth}," in e.name and e.value > 0]
     return max((max(value, 1 / value) for value in values), default=math.nan)
@@ -102,6 +123,9 @@ def _test(lab: Laboratory) -> Finding:
         verdict=verdict,
         effects=(worst, *(e for e in effects if e is not worst)),
         summary=f"The largest difference between widths: {worst.name}, {worst} as fast.{why}",
+        explained="T4: how long a network stays near zero is told by its layers' sizes alone. By "
+        f"the plateau law the ℓ4 networks' median first move takes "
+        f"{_law(lab, lab.first_problem()[1], results.sizes['seed'])}.",
         sensitivity="Depth: the largest factor between two widths is "
         + " and ".join(factors)
         + ".",

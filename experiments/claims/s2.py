@@ -112,10 +112,13 @@ def _test(lab: Laboratory) -> Finding:
         verdict=verdict_of(parts),
         effects=tuple(effects),
         summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(parts),
+        explained="T7: the bursts are the edge of stability. The sharpness λ grows as the layers "
+        "do; where ηλ passes 2 the loss swings, which drives λ back, and it begins again. T4: the "
+        "spread over repeats of near-zero and default starts is that of the time near zero, which "
+        "hangs on the layers' product; near-identity starts have no such time.",
         sensitivity="The spread is that of the last losses' logarithm over repeats, averaged over "
         f"the deep networks. A burst is a loss {100 * (SPIKE - 1):.0f} % above the lowest before "
-        "it: the largest stable rate falls as the layers grow, so that a rate which is stable at "
-        "the start may not be later on.",
+        "it.",
         tables={
             f"Last training losses, {name}": losses_table(results) for name, results in runs.items()
         },

@@ -25,14 +25,14 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 
-_SHARES = (0.5, 0.1, 0.03)
+_SHARES = (0.5, 0.1)
 
 
 def _grid(lab: Laboratory, p: float, rates: tuple[float, ...] = (1.0,)) -> SweepConfig:
     return SweepConfig(
         depths=lab.pick((1, 2), (1, 2, 3, 4), (1, 2, 3, 4)),
         hidden_widths=lab.pick((1,), (1, 10), (1, 10, 64)),
-        inits=lab.pick(("identity",), *[("near_zero", "identity", "orthogonal", "balanced")] * 2),
+        inits=lab.pick(("identity",), *[("near_zero", "identity", "orthogonal")] * 2),
         init_stds=(0.01,),
         losses=(Loss(p),),
         learning_rates=rates,
@@ -162,9 +162,9 @@ CLAIM = Claim(
     id="T1",
     statement="The gradient flow's time over the learning rate predicts the steps to a target.",
     source=f"{SOURCE}; {COHEN_2021}",
-    setting="Every problem, p = 2, 3, 4, 6, depths 1 to 4, widths 1 and 10, four initialisers, "
-    "seven rates from a quarter of the lowest predicted edge to the highest, targets 50, 10 and 3 "
-    "%; runs within 5,000 steps for which ηλ stays below 2 up to the target.",
+    setting="Every problem, p = 2, 3, 4, 6, depths 1 to 4, widths 1 and 10, three initialisers, "
+    "seven rates from a quarter of the lowest predicted edge to the highest, targets 50 and 10 %; "
+    "runs within 5,000 steps for which ηλ stays below 2 up to the target.",
     criterion="Predicted over measured steps: the median error is below 2 %, and 95 % of the "
     "errors are below 10 %, both with their interval over seeds.",
     test=_test,

@@ -228,8 +228,8 @@ def _test(lab: Laboratory) -> Finding:
         summary=f"Of {len(deep):,} predicted cells depth helps in {len(helped):,}; on ℓ2 in "
         f"{np.count_nonzero(square['speed_up'].to_numpy() > 1)} of {len(square)}. "
         f"Measured on {len(cells)} cells, of which {len(inside)} have both best rates within the "
-        f"predicted edge: there the sign is predicted in {sign}, the size within 20 % in {size}. Of all measured cells it is "
-        f"{every[0]} and {every[1]}."
+        f"predicted edge: there the sign is predicted in {sign}, the size within 20 % in {size}. "
+        f"Of all measured cells it is {every[0]} and {every[1]}."
         + shortfall(
             parts,
             "Cells near 1 turn their sign by a per cent, and where a target is reached within "

@@ -69,13 +69,12 @@ def _measure(
 ) -> tuple[Effect, Effect] | None:
     config = SweepConfig(
         depths=(depth,), losses=(Loss(p),), learning_rates=(1.0,), num_seeds=lab.pick(2, 5, 20),
-        num_steps=20_000,
+        num_steps=lab.pick(300, 40_000, 10**6),
     )  # fmt: skip
     found = flows(lab, problem, config, (_SHARE,))
     edges = 2 / found["sharpness"].to_numpy()
     longest = float(np.max(found["time"].to_numpy() / edges))
-    limit = lab.pick(300, 40_000, 10**6)
-    if not longest * 2.2 < limit:
+    if not longest * 2.2 < config.num_steps:
         return None
     config = replace(config, num_steps=math.ceil(2.2 * longest) + 20)
     edge = float(np.median(edges))

@@ -12,29 +12,11 @@ from experiments.claims.criteria import Claim, Finding, below, shortfall, verdic
 from experiments.claims.toolkit.drawing import draw_agreement, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
-from experiments.claims.toolkit.theory import SOURCE, drawn, known_by, split, theory_problems, where
+from experiments.claims.toolkit.plateaus import FIRST_MOVE, escapes
+from experiments.claims.toolkit.theory import SOURCE, split, theory_problems, where
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, Target
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.sweep import LinearSweep
-from implicit_accel.theory.plateau import escape_time
-from implicit_accel.theory.surface import make_surface
-
-# A first move: so much of the zero predictor's excess loss is gone.
-_SHARE = 0.01
-
-
-def escapes(lab: Laboratory, problem: Problem, config: SweepConfig) -> np.ndarray:
-    """(seed,) the flow's times of first moves of a grid of one model, by the plateau law."""
-
-    def make() -> pd.DataFrame:
-        (model,) = config.models
-        surface = make_surface(problem, model.loss)
-        times = [escape_time(surface, layers, _SHARE) for layers in drawn(problem, config)]
-        return pd.DataFrame({"time": times})
-
-    code = LinearSweep(problem, config).identity.code()
-    return lab.table("escapes", known_by(code, _SHARE), make)["time"].to_numpy()
 
 
 def _cells(
@@ -47,7 +29,7 @@ def _cells(
         return SweepConfig(
             depths=(depth,), hidden_widths=(width,), losses=(Loss(p),), learning_rates=(rate,),
             num_seeds=lab.pick(2, 20, 100), num_steps=longest, precision="float64",
-            target=Target(1 - _SHARE, relative=True),
+            target=Target(1 - FIRST_MOVE, relative=True),
         )  # fmt: skip
 
     times = escapes(lab, problem, grid(1.0))

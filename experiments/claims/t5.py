@@ -92,7 +92,7 @@ def _grid(lab: Laboratory, problem: Problem, p: float, depth: int) -> SweepConfi
         )  # fmt: skip
 
     longest = lab.pick(300, 100_000, 10**6)
-    found = flows(lab, problem, grid(1.0, 20_000), (min(_SHARES),))
+    found = flows(lab, problem, grid(1.0, longest), (min(_SHARES),))
     rate = float(f"{0.5 * np.median(2 / found['sharpness']):.4g}")
     needed = float(np.quantile(found["time"], 0.75, method="inverted_cdf")) / rate
     return grid(rate, int(min(longest, 1.2 * needed + 100)))

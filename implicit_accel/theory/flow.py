@@ -307,12 +307,15 @@ class Enough:
         num_steps: Of the longest run that is to be predicted.
         threshold: Of the optimizer, 2 for gradient descent; per unit of the flow's time.
         sharpness: A flow also ends as soon as its sharpness exceeds this.
+        whichever_first: Whether a flow ends at the target, however much a run has left, and where
+            no rate has steps left, however far the target is.
     """
 
     target: float
     num_steps: int
     threshold: float = 2.0
     sharpness: float = np.inf
+    whichever_first: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.target) and self.target > 0):
@@ -422,10 +425,11 @@ class _Follower:
         horizon = self.enough.num_steps * self.enough.threshold
         with np.errstate(divide="ignore"):
             told = self.time >= np.where(self.most_sharp > 0, horizon / self.most_sharp, np.inf)
+        arrived = self.excess <= self.enough.target
         speed = np.einsum("bn,bn->b", self.slope, self.slope)
         reasons = {
             "sharp": self.sharp > self.enough.sharpness,
-            "time": told & (self.excess <= self.enough.target),
+            "time": told | arrived if self.enough.whichever_first else told & arrived,
             "precision": self.excess <= 2 * self.surface.resolution,
             "stuck": speed <= 1e-300,
             "work": np.full(len(self.alive), self.gradients >= self.most),

@@ -320,6 +320,7 @@ def predict(
     problem: Problem,
     config: SweepConfig,
     *,
+    whichever_first: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Predictions:
     """Predicts a sweep without training it.
@@ -327,6 +328,8 @@ def predict(
     Args:
         problem: What is fitted.
         config: The grid: its models, seeds, target, rates and number of steps.
+        whichever_first: Whether flows end at the target, or where no stable rate has steps left:
+            cheaper, but without what happens afterwards, or how far it would be.
         progress: Called with the share of the work that is done.
 
     Returns:
@@ -363,7 +366,11 @@ def predict(
             threshold = pace.threshold * pace.step_time
             key = (model.loss, model.hidden_widths, model.initialiser.key, threshold)
             if key not in flows:
-                flows[key] = flow_of(problem, surface, model, config, target, threshold, report)
+                flows[key] = flow_of(
+                    problem, surface, model, config,
+                    Enough(target, config.num_steps, threshold, whichever_first=whichever_first),
+                    report,
+                )  # fmt: skip
             paths = flows[key]
         found.append(ModelPrediction(model, label, paths, target, reason))
         if progress is not None:
@@ -376,13 +383,11 @@ def flow_of(
     surface: Surface,
     model: Model,
     config: SweepConfig,
-    target: float,
-    threshold: float = 2.0,
+    enough: Enough,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Path, ...]:
     """The gradient flows of a model from the weights that a sweep starts it from, by seed."""
     stack = stack_of(problem, surface, model, config, config.seeds)
-    enough = Enough(target, config.num_steps, threshold)
     return tuple(follow(stack, surface, enough, progress=progress))
 
 

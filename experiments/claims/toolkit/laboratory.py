@@ -195,7 +195,7 @@ class Laboratory:
                 table.to_csv(temporary, index=False)
             self.trained.append(path.name)
         try:
-            return pd.read_csv(path, float_precision="round_trip")
+            return pd.read_csv(path)
         except ValueError as error:
             raise DataError(f"{path}: damaged ({error}); delete it") from None
 

@@ -23,7 +23,7 @@ FINDING_FILE = "finding.json"
 MARKDOWN_FILE = "REPORT.md"
 PAGE_FILE = "report.html"
 
-_FORMAT = "implicit_accel finding 1"
+_FORMAT = "implicit_accel finding 2"
 _BITMAP_DPI = 110
 
 _NUMBERS = ("value", "low", "high")
@@ -68,6 +68,7 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
         "verdict": finding.verdict.value,
         "effects": [_finite(asdict(effect)) for effect in finding.effects],
         "summary": finding.summary,
+        "explained": finding.explained,
         "sensitivity": finding.sensitivity,
         "caveats": list(finding.caveats),
         "tables": {title: _json_table(table) for title, table in finding.tables.items()},
@@ -102,6 +103,7 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
                 for effect in stored["effects"]
             ),
             summary=str(stored["summary"]),
+            explained=str(stored["explained"]),
             sensitivity=str(stored["sensitivity"]),
             caveats=tuple(map(str, stored["caveats"])),
             tables={
@@ -184,7 +186,11 @@ def headline(entry: Entry) -> str:
 def _facts(entry: Entry, verdicts: bool) -> list[tuple[str, str]]:
     """(name, text) of what is said on a claim."""
     claim, finding = entry.claim, entry.finding
-    judged = [("What we saw", finding.summary), ("Sensitive to", finding.sensitivity)]
+    judged = [
+        ("What we saw", finding.summary),
+        ("Explained by", finding.explained),
+        ("Sensitive to", finding.sensitivity),
+    ]
     unjudged = [("Effects", "; ".join(f"{e.name}: {e}" for e in finding.effects))]
     facts = [
         ("Source", claim.source),

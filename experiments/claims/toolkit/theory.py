@@ -31,7 +31,7 @@ _VERSION = 1
 def flows(
     lab: Laboratory, problem: Problem, config: SweepConfig, shares: Sequence[float]
 ) -> pd.DataFrame:
-    """The gradient flows of a grid's models, followed to the lowest of some targets.
+    """The gradient flows of a grid's models, to the lowest of some targets or the runs' end.
 
     Args:
         lab: Where the table is kept.
@@ -41,17 +41,16 @@ def flows(
 
     Returns:
         A row for each model (by number), seed and share: the flow's ``time`` to it (inf: not
-        reached) and the largest ``sharpness`` up to there.
+        within the runs' steps at any stable rate) and the largest ``sharpness`` up to there.
     """
-    # One step: nothing after the lowest target is asked for.
     config = replace(
-        config, target=Target(min(shares), relative=True), learning_rates=(1.0,), num_steps=1,
-        record=(),
-    )  # fmt: skip
+        config, target=Target(min(shares), relative=True), learning_rates=(1.0,), record=()
+    )
 
     def make() -> pd.DataFrame:
         rows = []
-        for m, found in enumerate(predict(problem, config, progress=lab.tell("flows")).models):
+        predicted = predict(problem, config, whichever_first=True, progress=lab.tell("flows"))
+        for m, found in enumerate(predicted.models):
             for seed, path in enumerate(found.paths):
                 for share in shares:
                     time = path.time_to(found.target * share / min(shares))

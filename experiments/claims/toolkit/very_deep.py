@@ -55,8 +55,12 @@ def first_moves(results: xr.Dataset, model: int) -> tuple[np.ndarray, float]:
     return when[best], float(results["learning_rate"].values[best])
 
 
-def moves(lab: Laboratory, init: str) -> dict[tuple[str, str, int], tuple[Effect, float]]:
-    """(problem, loss, depth) → the median first move over seeds, and the rate it is at."""
+# (problem, loss, depth) → the median first move over seeds, and the rate it is at.
+Moves = dict[tuple[str, str, int], tuple[Effect, float]]
+
+
+def moves(lab: Laboratory, init: str) -> Moves:
+    """First moves on every problem, from an initialisation."""
     found = {}
     for name, results in deep_runs(lab, init).items():
         for loss in ("l2", "l4"):

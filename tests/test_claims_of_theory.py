@@ -1,0 +1,208 @@
+"""What the claims of theory measure with."""
+
+import math
+
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_flow import problem_of
+from test_reproduction import lab  # noqa: F401 - a fixture
+
+from experiments.claims import t2, t5, t7, t9, t10
+from experiments.claims.toolkit.measures import share_of
+from experiments.claims.toolkit.plateaus import escapes
+from experiments.claims.toolkit.theory import crossings, flows, one_layer_task, split, where
+from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
+from implicit_accel.errors import DataError
+from implicit_accel.theory.flow import Enough, Stack, follow
+from implicit_accel.theory.map import power_law_problem
+from implicit_accel.theory.plateau import escape_time
+from implicit_accel.theory.predict import predict
+from implicit_accel.theory.surface import make_surface
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(2, 200), st.floats(0.02, 0.99), st.floats(0.1, 10))
+def test_crossings_of_an_exponential_are_exact_between_records(half_life, share, scale):
+    steps = np.array([0, 1, 2, 5, 11, 30, 100, 300, 1000])
+    curves = scale * 0.5 ** (steps / half_life)
+    exact = -half_life * math.log2(share)
+    found = crossings(steps, np.stack([curves, np.full(9, scale)]), share * scale)
+    assert found[0] == pytest.approx(exact if exact <= 1000 else math.inf, rel=1e-6)
+    assert found[1] == math.inf
+
+
+def test_crossings_at_the_start_and_of_what_diverges():
+    steps = np.array([0, 10, 20])
+    curves = np.array([[0.5, 0.4, 0.3], [2.0, np.inf, np.inf], [2.0, np.inf, 0.5]])
+    found = crossings(steps, curves, 1.0)
+    assert found[0] == 0
+    assert found[1] == np.inf
+    assert 10 <= found[2] <= 20
+
+
+def test_tables_are_made_once_and_known_by_what_they_depend_on(lab):  # noqa: F811
+    made = []
+
+    def make():
+        made.append(1)
+        return pd.DataFrame({"x": [1.0, math.inf, math.nan, 1 / 3], "name": ["a", "b", "c", "d"]})
+
+    first = lab.table("t", (1, "a"), make)
+    again = lab.table("t", (1, "a"), make)
+    pd.testing.assert_frame_equal(first, again)
+    assert first["x"][3] == 1 / 3
+    assert made == [1]
+    lab.table("t", (1, "b"), make)
+    assert made == [1, 1]
+    assert len(lab.trained) == 2
+    (path,) = [p for p in lab.folder.glob("t-*.csv") if p.name == lab.trained[0]]
+    path.write_text("")
+    with pytest.raises(DataError, match="damaged"):
+        lab.table("t", (1, "a"), make)
+
+
+def test_rows_are_chosen_and_split_in_their_order():
+    table = pd.DataFrame({"a": ["y", "x", "y"], "b": [1, 2, 3]})
+    assert [(key, rows["b"].tolist()) for key, rows in split(table, "a")] == [
+        (("y",), [1, 3]), (("x",), [2])
+    ]  # fmt: skip
+    assert where(table, table["b"] > 1)["a"].tolist() == ["x", "y"]
+
+
+def test_a_share_of_nothing_has_no_value():
+    assert math.isnan(share_of("s", np.zeros(0, bool)).value)
+
+
+def test_flows_are_those_of_a_prediction(lab, rng):  # noqa: F811
+    problem = problem_of(rng, d=3)
+    config = SweepConfig(depths=(2,), losses=(Loss(4),), num_seeds=2, num_steps=5000,
+                         init_stds=(0.3,))  # fmt: skip
+    found = flows(lab, problem, config, (0.5, 0.1))
+    (model,) = predict(problem, config).models
+    at = where(found, found["share"] == 0.1)
+    np.testing.assert_allclose(at["time"], model.times, rtol=1e-3)
+    np.testing.assert_allclose(2 / at["sharpness"], model.largest_rates, rtol=1e-3)
+    assert (where(found, found["share"] == 0.5)["time"].to_numpy() < at["time"].to_numpy()).all()
+
+
+def test_a_flow_may_end_at_whatever_comes_first(rng):
+    problem = problem_of(rng, d=3)
+    surface = make_surface(problem, Loss(2))
+    config = SweepConfig(depths=(2,), losses=(Loss(2),), num_seeds=1)
+    (model,) = config.models
+    layers = [model.initialiser.draw(3, (1,), 1, bias=False, seed=0)]
+    stack = Stack(layers, surface.rotation)
+    target = 0.1 * surface.zero_excess
+    (whole,) = follow(stack, surface, Enough(target, 1000))
+    (near,) = follow(stack, surface, Enough(target, 1000, whichever_first=True))
+    assert near.time_to(target) == pytest.approx(whole.time_to(target))
+    assert near.time[-1] < whole.time[-1]
+    (short,) = follow(stack, surface, Enough(target, 1, whichever_first=True))
+    assert short.time_to(target) == math.inf
+    assert short.time[-1] < near.time[-1]
+
+
+def test_escapes_are_the_plateau_law_s(lab, rng):  # noqa: F811
+    problem = problem_of(rng, d=3)
+    config = SweepConfig(depths=(3,), losses=(Loss(2),), num_seeds=3)
+    (model,) = config.models
+    surface = make_surface(problem, Loss(2))
+    expected = [
+        escape_time(surface, model.initialiser.draw(3, (1, 1), 1, bias=False, seed=s), 0.01)
+        for s in range(3)
+    ]
+    np.testing.assert_allclose(escapes(lab, problem, config), expected)
+
+
+def test_one_layer_as_a_task_is_the_sweep_s_own(rng):
+    problem = problem_of(rng, d=4)
+    starts = rng.standard_normal((2, 4))
+    for p in (2, 3, 4):
+        task, excess, zero = one_layer_task(problem, Loss(p), starts)
+        runs = sweep(
+            task, axes={"learning_rate": (0.05,), "seed": (0, 1)}, num_steps=50,
+            optimizer=lambda hp: optax.sgd(hp["learning_rate"]), precision="float64",
+        )  # fmt: skip
+        surface = make_surface(problem, Loss(p))
+        assert zero == surface.zero_excess
+        X, y = problem.features, problem.targets[:, 0]
+        for seed, w in enumerate(starts):
+            for _ in range(50):
+                r = X @ w - y
+                w = w - 0.05 * X.T @ (np.sign(r) * np.abs(r) ** (p - 1)) / len(y)
+            r = X @ w - y
+            lost = float(surface.at(np.zeros((1, 1, 4))).excess[0]) - zero
+            assert lost == pytest.approx(0, abs=1e-9)
+            end = float(runs["excess_loss"].values[0, seed, -1])
+            optimum = np.mean(np.abs(y) ** p) / p - zero
+            assert end == pytest.approx(np.mean(np.abs(r) ** p) / p - optimum, rel=1e-8)
+        assert callable(excess)
+
+
+def test_the_conserved_differences_are_those_of_the_layers(rng):
+    problem = problem_of(rng, d=3)
+    config = SweepConfig(depths=(3,), num_seeds=2, losses=(Loss(2),))
+    (model,) = config.models
+    for seed, found in enumerate(t5.conserved(problem, config)):
+        first, *rest = model.initialiser.draw(3, (1, 1), 1, bias=False, seed=seed).weights
+        expected = [float(np.squeeze(W)) ** 2 - float(np.sum(first**2)) for W in rest]
+        np.testing.assert_allclose(found, expected)
+
+
+def test_where_a_rate_first_fails():
+    holds = np.array([[True, True, False], [True, False, False], [True, True, False]])
+    assert t2._first_failing(holds).tolist() == [3, 1, 0]
+
+
+def test_bursts_and_what_goes_before_them():
+    loss = np.array([[4.0, 3, 2, 2.5, 2.4, 1, 1.5, 1], [4, 3, 2, 1.9, 1.8, 1.7, 1.6, 1.5]])
+    strain = np.array([[0.5, 0.9, 1.1, 1.2, 0.5, 0.5, 0.9, 0.9], [0.5] * 8])
+    runs = t7._Runs(loss, strain, ["a", "b"])
+    assert np.argwhere(runs.spikes).tolist() == [[0, 3], [0, 6]]
+    before, short = t7._told(runs)
+    assert before.tolist() == [True, True]
+    assert short.tolist() == [True]
+    calm = t7._Runs(loss, 0 * strain, ["a", "b"])
+    assert t7._told(calm)[0].tolist() == [False, False]
+    assert t7._longest(np.array([0, 1, 1, 0, 1, 1, 1], bool)) == 3
+    assert t7._longest(np.zeros(4, bool)) == 0
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
+def test_the_decay_of_a_power_law_is_found(decay):
+    problem = power_law_problem(decay, num_rows=64, num_features=16)
+    assert t10.spectrum_decay(problem) == pytest.approx(decay, abs=1e-6)
+
+
+def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
+    steps = {
+        "gradient descent": 1200.0, "the rate alone": 400.0, "the projection alone": 600.0,
+        "both: the rule": 200.0, "the network": 190.0, "an oracle's rate c/λ": 50.0,
+    }  # fmt: skip
+    times = {who: np.array([[2 * n] * 3, [n] * 3]) for who, n in steps.items()}
+    judged, alone = t9._effects("x", times)
+    assert judged[0].value == pytest.approx(190 / 200)
+    assert judged[1].value == pytest.approx(3 * 2 / 6)
+    assert [e.value for e in alone] == pytest.approx([1200 / n for n in steps.values()])
+
+
+def test_predicted_and_measured_agree_in_the_summary_of_a_sweep(rng):
+    """The whole way once: steps of a sweep's table, and the flow's."""
+    problem = problem_of(rng, d=3)
+    config = SweepConfig(
+        depths=(1, 2), losses=(Loss(4),), inits=("identity",), learning_rates=(0.002,),
+        num_seeds=3, num_steps=20_000, target=Target(0.1, relative=True),
+    )  # fmt: skip
+    runs, _ = run_sweep(problem, config)
+    measured = summarise(runs)["steps_to_target"].to_numpy(float)
+    found = predict(problem, config).table()["steps"].to_numpy(float)
+    np.testing.assert_allclose(found, measured, rtol=0.03, atol=2)
+
+
+def test_the_map_refuses_what_is_no_problem():
+    with pytest.raises(UserError, match="decay"):
+        power_law_problem(math.nan)
