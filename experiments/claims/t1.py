@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, below, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, above, below, shortfall, verdict_of
 from experiments.claims.toolkit.drawing import COLOURS, draw_agreement, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import resampled
@@ -74,16 +77,21 @@ def _errors(cells: pd.DataFrame) -> np.ndarray:
     return np.where(np.isfinite(measured), 100 * np.abs(ratio - 1), np.inf)
 
 
-def _over_seeds(cells: pd.DataFrame, name: str, quantile: float) -> Effect:
-    """A quantile of the errors; its interval is over seeds."""
+def _over_seeds(cells: pd.DataFrame, name: str, measure: Callable[[np.ndarray], Any]) -> Effect:
+    """A measure of the errors of all cells; its interval is over seeds."""
     by_seed = [_errors(rows) for _, rows in split(cells, "seed")]
+    return resampled(
+        name, lambda draw: float(measure(np.concatenate([by_seed[i] for i in draw]))),
+        len(by_seed), unit=" %", note=f"{len(cells):,} cells",
+    )  # fmt: skip
 
-    def measure(draw: np.ndarray) -> float:
-        errors = np.concatenate([by_seed[i] for i in draw])
-        return float(np.quantile(errors, quantile, method="inverted_cdf"))
 
-    note = f"{len(cells):,} cells"
-    return resampled(name, measure, len(by_seed), unit=" %", note=note)
+def _middle(errors: np.ndarray) -> float:
+    return float(np.quantile(errors, 0.5, method="inverted_cdf"))
+
+
+def _close(errors: np.ndarray) -> float:
+    return 100 * float(np.mean(errors <= 10))
 
 
 def _table(cells: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -91,9 +99,9 @@ def _table(cells: pd.DataFrame, by: str) -> pd.DataFrame:
     for (value,), chosen in split(cells, by):
         errors = _errors(chosen)
         rows.append({
-            by: value, "cells": len(chosen), "median error (%)": np.median(errors),
+            by: value, "cells": len(chosen), "median error (%)": _middle(errors),
             "95 % of the errors below (%)": np.quantile(errors, 0.95, method="inverted_cdf"),
-            "within 10 % (%)": 100 * np.mean(errors <= 10),
+            "within 10 % (%)": _close(errors),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -129,25 +137,25 @@ def _test(lab: Laboratory) -> Finding:
         ],
         ignore_index=True,
     )
-    middle = _over_seeds(cells, "median error of the predicted steps", 0.5)
-    most = _over_seeds(cells, "error that 95 % of the predictions stay below", 0.95)
-    parts = [(middle, below(middle, 2.0)), (most, below(most, 10.0))]
-    few = where(cells, cells["predicted"] < 30)
-    long = where(cells, cells["predicted"] >= 100)
-    far = _errors(few)
+    middle = _over_seeds(cells, "median error of the predicted steps", _middle)
+    close = _over_seeds(cells, "predictions within 10 %", _close)
+    parts = [(middle, below(middle, 2.0)), (close, above(close, 95.0))]
+    few, long = where(cells, cells["predicted"] < 30), where(cells, cells["predicted"] >= 100)
+    lost = int(np.sum(~np.isfinite(cells["measured"].to_numpy())))
     return Finding(
         verdict=verdict_of(parts),
-        effects=(middle, most),
+        effects=(middle, close),
         summary=f"Over {len(cells):,} runs and targets with ηλ below 2 up to the target, the "
-        f"predicted steps are off by {middle} in the median; 95 % of them by less than {most}. "
-        f"Of predictions of 100 steps or more {100 * np.mean(_errors(long) <= 10):.1f} % are "
-        "within 10 %."
+        f"predicted steps are off by {middle} in the median, and {close} are within 10 %. Of "
+        f"predictions of 100 steps or more {_close(_errors(long)):.1f} % are, with a median error "
+        f"of {_middle(_errors(long)):.2g} %."
         + shortfall(
             parts,
-            "What is off most are runs of a few steps, which a flow in continuous time cannot "
-            f"resolve: of the {len(few):,} predictions below 30 steps "
-            f"{100 * np.mean(far > 10):.0f} % are off by more than 10 %, and rates near the edge, "
-            "where a step is no small step of the flow.",
+            f"{len(few):,} of the predictions are below 30 steps, and of these only "
+            f"{_close(_errors(few)):.0f} % are within 10 %: a flow in continuous time does not "
+            "resolve single steps. Nor does it where a deep network leaves its plateau within a "
+            "few steps of a long "
+            f"run: {lost} runs that should have arrived have not.",
         ),
         sensitivity="The error grows with the share of the edge of stability that a rate takes up "
         "(second panel): a step's own error is of the order ηλ.",
@@ -165,8 +173,8 @@ CLAIM = Claim(
     setting="Every problem, p = 2, 3, 4, 6, depths 1 to 4, widths 1 and 10, three initialisers, "
     "seven rates from a quarter of the lowest predicted edge to the highest, targets 50 and 10 %; "
     "runs within 5,000 steps for which ηλ stays below 2 up to the target.",
-    criterion="Predicted over measured steps: the median error is below 2 %, and 95 % of the "
-    "errors are below 10 %, both with their interval over seeds.",
+    criterion="Predicted over measured steps: the median error is below 2 %, and more than 95 % of "
+    "the predictions are within 10 %, both with their interval over seeds.",
     test=_test,
     paper_hours=4.0,
 )
