@@ -9,7 +9,7 @@ from test_flow import problem_of
 from test_programs import expect_usage_error, run
 
 import implicit_accel as ia
-from implicit_accel.theory.predict import PAST_EDGE, predict
+from implicit_accel.theory.predict import LARGEST_STABLE, PAST_EDGE, predict
 
 CONFIG = {"num_seeds": 3, "num_steps": 3000, "precision": "float64"}
 
@@ -103,6 +103,15 @@ def test_past_the_edge_nothing_is_predicted(rng):
     (row,) = predict(problem, past).beside(runs).to_dict("records")
     expected = PAST_EDGE if math.isfinite(row["learning_rate"]) else "every run diverged"
     assert row["note"] == expected
+    edge = float(np.median(prediction.largest_rates))
+    grid = replace(past, learning_rates=(0.05 * edge, 1.05 * edge), num_steps=3000)
+    runs, _ = ia.run_sweep(problem, grid)
+    rows = predict(problem, grid).beside(runs).to_dict("records")
+    assert [row["note"] for row in rows] == [PAST_EDGE, LARGEST_STABLE]
+    assert rows[0]["learning_rate"] == 1.05 * edge
+    assert rows[1]["learning_rate"] == 0.05 * edge
+    assert np.isnan(rows[0]["error"])
+    assert abs(rows[1]["error"]) < 0.2
 
 
 def test_progress_rises_to_the_whole(rng):

@@ -119,7 +119,9 @@ def _test(lab: Laboratory) -> Finding:
         verdict=verdict_of(parts),
         effects=(headline, *falls, *arrives),
         summary=f"Of {len(parts)} models {hold} have their largest stable rate within 5 % of the "
-        f"predicted 2 over the largest λ before the target; the median ratio is {headline}. Runs "
+        f"predicted 2 over the largest λ before the target; the median ratio is {headline}, the "
+        f"lowest {min((e.value for e in falls if np.isfinite(e.value)), default=math.nan):.3g}: a "
+        "rate below the prediction has been stable. Runs "
         "reach the target at higher rates still, without falling all the way: in the median at "
         f"{np.median(survive) if survive else math.nan:.3g} times the predicted rate."
         + shortfall(

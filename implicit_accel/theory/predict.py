@@ -33,6 +33,7 @@ from implicit_accel.theory.surface import Surface, make_surface
 FLOWING = ("sgd", "momentum", "nesterov")
 
 PAST_EDGE = "past the edge of stability: no prediction"
+LARGEST_STABLE = "at the largest stable rate of the grid"
 
 _MOST_PARAMETERS = 20_000_000
 _MOST_FOR_HESSIAN = 2_000
@@ -181,16 +182,19 @@ class Predictions:
     def beside(self, runs: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
         """Predicted beside measured, each model at the best rate that was measured.
 
+        Where that is past the edge of stability there is no prediction for it; a second row then
+        shows the model at the largest rate of the grid that is predicted to be stable.
+
         Args:
             runs: Results of this grid.
             best_by: What made a rate the best.
 
         Returns:
-            A row per model: ``learning_rate``; ``predicted_steps``, ``measured_steps`` to the
-            target (medians over seeds) and ``error``, predicted over measured − 1;
+            A row or two per model: ``learning_rate``; ``predicted_steps``, ``measured_steps`` to
+            the target (medians over seeds) and ``error``, predicted over measured − 1;
             ``largest_stable_rate``; ``predicted_instability`` and ``measured_divergence``, the
             steps at which ηλ passes the threshold and runs diverge (medians, inf: not within the
-            run); and ``note``: there is no prediction past the edge of stability.
+            run); and ``note``.
 
         Raises:
             UserError: If the results are of another grid.
@@ -198,33 +202,40 @@ class Predictions:
         runs = by_model(runs)
         if runs.sizes["model"] != len(self.models):
             raise UserError("the results are of another grid than the predictions")
-        best = best_learning_rates(runs, best_by)
-        steps, diverged = valid_steps(runs), runs["divergence_step"].values
+        best, rates = best_learning_rates(runs, best_by), runs["learning_rate"].values.tolist()
         rows = []
         for m, prediction in enumerate(self.models):
-            row: dict[str, object] = {"model": prediction.label}
-            found = dict.fromkeys(
-                ("learning_rate", "predicted_steps", "measured_steps", "error",
-                 "largest_stable_rate", "predicted_instability", "measured_divergence"), math.nan,
-            )  # fmt: skip
-            note = prediction.reason
-            if best[m] < 0:
-                note = note or "every run diverged"
-            else:
-                rate = float(runs["learning_rate"].values[best[m]])
-                found["learning_rate"] = rate
-                found["measured_steps"] = float(np.median(steps[m, best[m]]))
-                ends = diverged[m, best[m]]
-                found["measured_divergence"] = float(
-                    np.median(np.where(np.isnan(ends), np.inf, ends))
-                )
-            if not note:
-                found |= self._at(prediction, found["learning_rate"])
-                note = PAST_EDGE if math.isnan(found["predicted_steps"]) else ""
-                if found["measured_steps"] > 0 and math.isfinite(found["measured_steps"]):
-                    found["error"] = found["predicted_steps"] / found["measured_steps"] - 1
-            rows.append(row | found | {"note": note})
+            place = int(best[m])
+            row = self._row(runs, m, place)
+            rows.append(row)
+            stable = math.nan if prediction.reason else prediction.best_rate(rates)
+            if row["note"] == PAST_EDGE and math.isfinite(stable):
+                second = self._row(runs, m, rates.index(stable))
+                rows.append(second | {"note": LARGEST_STABLE})
         return pd.DataFrame(rows)
+
+    def _row(self, runs: xr.Dataset, m: int, place: int) -> dict[str, object]:
+        """A model at a rate's place in the grid, −1 for none; see `beside`."""
+        prediction = self.models[m]
+        found: dict[str, float] = dict.fromkeys(
+            ("learning_rate", "predicted_steps", "measured_steps", "error",
+             "largest_stable_rate", "predicted_instability", "measured_divergence"), math.nan,
+        )  # fmt: skip
+        note = prediction.reason
+        if place < 0:
+            note = note or "every run diverged"
+        else:
+            found["learning_rate"] = float(runs["learning_rate"].values[place])
+            found["measured_steps"] = float(np.median(valid_steps(runs)[m, place]))
+            ends = runs["divergence_step"].values[m, place]
+            ends = np.where(np.isnan(ends), np.inf, ends)
+            found["measured_divergence"] = float(np.median(ends))
+        if not note:
+            found.update(self._at(prediction, found["learning_rate"]))
+            note = PAST_EDGE if math.isnan(found["predicted_steps"]) else ""
+            if found["measured_steps"] > 0 and math.isfinite(found["measured_steps"]):
+                found["error"] = found["predicted_steps"] / found["measured_steps"] - 1
+        return {"model": prediction.label, **found, "note": note}
 
     def then(self, m: int, learning_rate: float) -> str:
         """What happens where a model's rate passes the edge of stability.
