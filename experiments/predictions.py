@@ -16,6 +16,9 @@ from implicit_accel.files import atomic_path
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.theory.predict import Predictions, predict
 
+# From here on a number's size is all that one reads of it.
+_LARGE = 1e9
+
 PREDICTION_FILE = "prediction.csv"
 
 
@@ -37,7 +40,9 @@ def predictions(experiment: Experiment, log: Console) -> Predictions:
 
 def as_text(value: float, form: str = ".3g") -> str:
     """A number for a table; a dash for none."""
-    return "-" if math.isnan(value) else "never" if math.isinf(value) else format(value, form)
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "never"
+    return format(value, form if abs(value) < _LARGE else ".3g")
 
 
 def print_predictions(table: pd.DataFrame, title: str, console: Console) -> None:

@@ -16,7 +16,7 @@ import implicit_accel as ia
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.theory import laws
 from implicit_accel.theory.central import central_flow
-from implicit_accel.theory.flow import Enough, Stack, follow
+from implicit_accel.theory.flow import MOST_GRADIENTS, Enough, Stack, follow, most_gradients_of
 from implicit_accel.theory.oracle import scale_by_inverse_sharpness
 from implicit_accel.theory.surface import make_surface
 
@@ -224,3 +224,15 @@ def test_a_flow_whose_plateau_outlasts_float64_s_steps_has_a_path():
         assert (np.diff(path.time) > 0).all()
         assert path.time_to(0.1 * surface.zero_excess) > 0
     assert any(np.isfinite(path.time_to(0.1 * surface.zero_excess)) for path in paths)
+
+
+def test_large_networks_are_followed_with_fewer_gradients(rng):
+    problem = problem_of(rng, d=3)
+    surface = make_surface(problem, ia.Loss(2))
+
+    def most(width):
+        layers = [ia.Initialiser("near_zero").draw(3, (width,), 1, bias=False, seed=0)]
+        return most_gradients_of(Stack(layers, surface.rotation), surface)
+
+    assert most(1) == MOST_GRADIENTS
+    assert most(10**6) < MOST_GRADIENTS

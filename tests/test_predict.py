@@ -9,6 +9,7 @@ from test_flow import problem_of
 from test_programs import expect_usage_error, run
 
 import implicit_accel as ia
+from experiments.predictions import as_text
 from implicit_accel.theory.predict import LARGEST_STABLE, PAST_EDGE, predict
 
 CONFIG = {"num_seeds": 3, "num_steps": 3000, "precision": "float64"}
@@ -140,6 +141,12 @@ def test_the_program_predicts_and_a_sweep_puts_it_beside(tmp_path):
     assert (out / "prediction.csv").exists()
     again = run("sweep", *flags, *rates, "--predict", "--output_dir", str(out))
     assert "Predicted and measured" in again.stdout
+
+
+def test_numbers_of_any_size_are_read_at_a_glance():
+    assert as_text(12_345.6, ",.0f") == "12,346"
+    assert as_text(3e12, ",.0f") == "3e+12"
+    assert (as_text(math.inf), as_text(math.nan)) == ("never", "-")
 
 
 def test_bad_flags(tmp_path):

@@ -21,8 +21,18 @@ from implicit_accel.linear.networks import Layers
 from implicit_accel.theory import stabilised
 from implicit_accel.theory.surface import Point, Surface
 
-# Gradients that may be taken for networks followed together; then they end where they are.
+# Gradients that may be taken for networks followed together; then they end where they are. Of large
+# networks fewer: a pass over the parameters costs memory's time, some twenty multiplications each.
 MOST_GRADIENTS = 40_000
+_MOST_WORK, _PASS = 1e12, 20
+
+
+def most_gradients_of(stack: Stack, surface: Surface) -> int:
+    """The bound on a flow's work, as a number of gradients."""
+    networks, parameters = stack.initial.shape
+    work = networks * (_PASS * parameters + surface.multiplications)
+    return int(min(MOST_GRADIENTS, _MOST_WORK / work))
+
 
 _LANCZOS_STEPS = 8
 _LANCZOS_CYCLES = 10
@@ -328,7 +338,7 @@ def follow(
     enough: Enough,
     *,
     tolerance: float = 1e-4,
-    most_gradients: int = MOST_GRADIENTS,
+    most_gradients: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Path]:
     """Follows B networks of one shape.
@@ -341,13 +351,15 @@ def follow(
         surface: What they descend on.
         enough: How far.
         tolerance: Of a step.
-        most_gradients: Bound on the work of one flow.
+        most_gradients: Bound on the work of one flow; by default `MOST_GRADIENTS`, or fewer of
+            large networks.
         progress: Called with the share of that which is done, now and then.
 
     Returns:
         A path for each network.
     """
-    return _Follower(stack, surface, enough, tolerance, most_gradients, progress).run()
+    most = most_gradients_of(stack, surface) if most_gradients is None else most_gradients
+    return _Follower(stack, surface, enough, tolerance, most, progress).run()
 
 
 class _Follower:

@@ -6,6 +6,7 @@ reductions as training's (`linear.objectives`), so that the optimum and the exce
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Surface(ABC):
         shape: (k, d').
         resolution: Excess losses below it are float64's rounding.
         is_quadratic: Whether its Hessian is the same everywhere.
+        multiplications: In the gradient at one matrix.
     """
 
     is_quadratic: bool = False
@@ -54,6 +56,7 @@ class Surface(ABC):
         self.shape = shape
         eps = float(np.finfo(np.float64).eps)
         self.resolution = eps * float(reduction.data.zero_loss)
+        self.multiplications = math.prod(shape)
 
     @abstractmethod
     def at(self, W: np.ndarray) -> Point:
@@ -114,6 +117,7 @@ class _Rows(Surface):
         self._residuals, self._offset = data.residuals, float(data.offset)
         self._loss = reduction.objective.loss
         self._num_entries = reduction.objective.num_entries
+        self.multiplications = 2 * self.shape[0] * X.size
 
     def at(self, W: np.ndarray) -> Point:
         """See `Surface.at`."""
