@@ -43,8 +43,11 @@ def _cells(
 
 
 def _errors(rows: pd.DataFrame) -> np.ndarray:
-    ratio = rows["predicted"].to_numpy() / rows["measured"].to_numpy()
-    return 100 * np.abs(ratio - 1)
+    """Per cent; none where a network starts beyond the first move, and is told to."""
+    predicted, measured = rows["predicted"].to_numpy(), rows["measured"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = 100 * np.abs(predicted / measured - 1)
+    return np.where(predicted == measured, 0.0, errors)
 
 
 def _draw(cells: pd.DataFrame) -> Figure:
@@ -96,8 +99,7 @@ def _test(lab: Laboratory) -> Finding:
         + "; ".join(f"{e.name.split(':')[0]}: {e} ({e.note})" for e in effects)
         + f". Of the {len(late):,} seeds predicted not to move within the run {kept:,} did not. "
         f"Depth 8 on {name} (ℓ2, width 1) moves after {span} units of time, steps times learning "
-        f"rate, for {len(times)} of {len(deep)} seeds, and never for the others, whose layers meet "
-        "at zero: 'stuck' is a number."
+        f"rate, for {len(times)} of {len(deep)} seeds: 'stuck' is a number."
         + shortfall(
             parts,
             "At depth 2 the escape is exponential and its end is not yet the linear problem's, "

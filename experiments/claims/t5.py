@@ -12,7 +12,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import implicit_accel as ia
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import (
+    Claim,
+    Effect,
+    Finding,
+    Part,
+    Verdict,
+    shortfall,
+    verdict_of,
+    within,
+)
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of
 from experiments.claims.toolkit.sources import PAPER_2018
@@ -82,8 +91,15 @@ def _rule(
     return table["step"].to_numpy(), table.drop(columns="step").to_numpy().T
 
 
-def _grid(lab: Laboratory, problem: Problem, p: float, depth: int) -> SweepConfig:
-    """At half of the largest stable rate, until the last seed has arrived, or the run ends."""
+# P1's and the paper's rate.
+_PAPERS_RATE = 1e-3
+
+
+def _grids(lab: Laboratory, problem: Problem, p: float, depth: int) -> list[SweepConfig]:
+    """At half of the largest stable rate and at the paper's, until three of four seeds arrive.
+
+    At depth 4 the paper's rate would take millions of steps.
+    """
 
     def grid(rate: float, steps: int) -> SweepConfig:
         return SweepConfig(
@@ -93,22 +109,23 @@ def _grid(lab: Laboratory, problem: Problem, p: float, depth: int) -> SweepConfi
 
     longest = lab.pick(300, 100_000, 10**6)
     found = flows(lab, problem, grid(1.0, longest), (min(_SHARES),))
-    rate = float(f"{0.5 * np.median(2 / found['sharpness']):.4g}")
-    needed = float(np.quantile(found["time"], 0.75, method="inverted_cdf")) / rate
-    return grid(rate, int(min(longest, 1.2 * needed + 100)))
+    half = float(f"{0.5 * np.median(2 / found['sharpness']):.4g}")
+    time = float(np.quantile(found["time"], 0.75, method="inverted_cdf"))
+    rates = (half, _PAPERS_RATE) if depth < 4 else (half,)
+    return [grid(rate, int(min(longest, 1.2 * time / rate + 100))) for rate in rates]
 
 
 def _measure(
-    lab: Laboratory, name: str, problem: Problem, p: float, depth: int
+    lab: Laboratory, name: str, problem: Problem, config: SweepConfig
 ) -> tuple[list[Effect], list[Effect], dict[str, Any]]:
-    config = _grid(lab, problem, p, depth)
+    (model,), (rate,) = config.models, config.learning_rates
     network = lab.sweep(problem, config)
     curves = {
         "network": (network["step"].values, network["excess_loss"].values[0, 0]),
         "the paper's rule": _rule(lab, problem, config, balanced=True),
         "the rule with imbalance": _rule(lab, problem, config, balanced=False),
     }
-    label = f"{name}, ℓ{p:g}, depth {depth}"
+    label = f"{name}, ℓ{model.loss.p:g}, depth {model.depth}, η = {rate:g}"
     found: dict[str, list[Effect]] = {}
     for share in _SHARES:
         level = level_of(network, 0, share)
@@ -127,6 +144,10 @@ def _measure(
     return ours, theirs, {label: curves}
 
 
+def _held(parts: list[Part]) -> int:
+    return sum(verdict == Verdict.REPRODUCED for _, verdict in parts)
+
+
 def _draw(panels: dict[str, Any]) -> Figure:
     return plot_curves(
         panels, title="The network, and the end-to-end rule with and without imbalance",
@@ -141,25 +162,35 @@ def _test(lab: Laboratory) -> Finding:
     name, problem = lab.first_problem()
     for p in (2.0, 4.0):
         for depth in lab.pick((2,), (2, 3, 4), (2, 3, 4)):
-            with_c, without, curves = _measure(lab, name, problem, p, depth)
-            ours, theirs = ours + with_c, theirs + without
-            panels |= curves
+            for config in _grids(lab, problem, p, depth):
+                with_c, without, curves = _measure(lab, name, problem, config)
+                ours, theirs = ours + with_c, theirs + without
+                if config.learning_rates != (_PAPERS_RATE,) and depth < 4:
+                    continue  # the figure shows the paper's rate where there is one
+                panels |= curves
     parts = [(e, within(e, 0.99, 1.01)) for e in ours]
+    at_papers = [part for part in parts if f"η = {_PAPERS_RATE:g}" in part[0].name]
     known = [e.value for e in theirs if np.isfinite(e.value)]
     worst = max(known, key=lambda v: abs(math.log(v)), default=math.nan)
     return Finding(
         verdict=verdict_of(parts),
         effects=(*ours, *theirs),
-        summary="Steps of the network over steps of the rule that knows the imbalance: "
-        + "; ".join(f"{e.name.split(', ', 1)[1].replace(', the rule with imbalance', '')} {e}"
-                    for e in ours)
+        summary=f"Of {len(at_papers)} comparisons at the paper's rate {_held(at_papers)} are "
+        f"within 1 %, of {len(parts) - len(at_papers)} at half of the largest stable rate, or at "
+        f"depth 4, {_held([part for part in parts if part not in at_papers])}. Steps of the "
+        "network over steps of the rule that knows the imbalance: "
+        + "; ".join(
+            f"{e.name.split(', ', 1)[1].replace(', the rule with imbalance', '')} {e}" for e in ours
+        )
         + f". Without the imbalance they are up to {worst:.3g} apart (P1)."
         + shortfall(
-            parts, "The rule is the limit of small rates, and the network runs at half of the "
-            "largest stable one."
+            parts,
+            "The rule is the limit of small rates. At half of the largest stable one the plateau "
+            "of depth 2 lasts some ten steps, and a step of the network is no small one.",
         ),
         sensitivity="With its conserved differences the rule is late nowhere: what the paper's "
         "rule lacks near zero is the size of the layers, not of their product.",
+        caveats=("The paper's rate was added to half of the largest one after a first look.",),
         tables={"Steps of the network over steps of the rule": effects_table([*ours, *theirs])},
         figures={"rule_with_imbalance": _draw(panels)},
     )  # fmt: skip
@@ -170,8 +201,9 @@ CLAIM = Claim(
     statement="With the layers' conserved imbalance the end-to-end rule emulates the network from "
     "near-zero starts too.",
     source=f"{SOURCE} (scale_by_unbalanced_end_to_end); {PAPER_2018} for the rule",
-    setting="ℓ2 and ℓ4, depths 2 to 4, width 1, near-zero start, half of the largest stable rate, "
-    "float64, seed by seed; to 90, 50 and 20 % of the zero predictor's excess loss.",
+    setting="ℓ2 and ℓ4, depths 2 to 4, width 1, near-zero start, half of the largest stable rate "
+    "and (depths 2 and 3) the paper's 1e-3, float64, seed by seed; to 90, 50 and 20 % of the zero "
+    "predictor's excess loss.",
     criterion="Steps of the network over steps of the rule, the median over seeds with its "
     "interval, lie within 0.99 and 1.01 at every target.",
     test=_test,
