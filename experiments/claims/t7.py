@@ -152,8 +152,8 @@ def _test(lab: Laboratory) -> Finding:
         "bursts, the swing drives the sharpness back, and it begins again."
         + shortfall(
             parts,
-            "A loss may rise without instability on the way down a plateau's end, and ηλ above 2 "
-            "is harmless while the gradient has no part along that direction.",
+            "Where there are few bursts no interval can lie above 90 %; and ηλ above 2 is harmless "
+            "for as long as the gradient has no part along that direction.",
         ),
         sensitivity=f"A burst is a loss {100 * (SPIKE - 1):.0f} % above the lowest before it; "
         f"before means within {_BEFORE} steps, shortly less than {_LONG} in a row.",
