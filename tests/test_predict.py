@@ -183,3 +183,21 @@ def test_what_happens_past_the_edge_is_told():
     assert predict(problem, momentum).then(0, 10.0) == ""
     rough = ia.SweepConfig(depths=(2,), losses=(ia.Loss(3),), **CONFIG)
     assert predict(problem, rough).then(0, 10.0) == ""
+
+
+def test_what_cannot_be_predicted_is_said_in_a_word(rng):
+    problem = problem_of(rng, d=3)
+
+    def note(**changes):
+        config = ia.SweepConfig(
+            **({"depths": (2,), "losses": (ia.Loss(2),), "num_seeds": 2, "num_steps": 50} | changes)
+        )
+        (row,) = predict(problem, config).table().to_dict("records")
+        return row["note"]
+
+    assert "cannot move" in note(init_stds=(0.0,))
+    assert "below what float64 resolves" in note(target=ia.Target(1e-40))
+    assert "too many" in note(hidden_widths=(10**6,), num_seeds=10)
+    assert "more than the grid's 50 steps" in note()
+    assert PAST_EDGE in note(learning_rates=(1e6,))
+    assert note(losses=(ia.Loss(4),), depths=(1,), num_steps=20_000) == ""
