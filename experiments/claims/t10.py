@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,8 @@ _EXPONENTS = (2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 _DEPTHS = (2, 3, 4, 6, 8)
 _STDS = (0.01, 0.1, 0.3)
 _TARGETS = (0.1, 0.01)
+_SHOWN_STD, _SHOWN_TARGET = 0.1, 0.01
+_LAW = "power law"
 
 
 def spectrum_decay(problem: Problem) -> float:
@@ -45,36 +49,34 @@ def spectrum_decay(problem: Problem) -> float:
 
 
 def _map(lab: Laboratory) -> pd.DataFrame:
-    """Predicted speed-ups: power laws first, then the real problems at their own decays."""
+    """Predicted speed-ups: power laws, then the real problems at their own decays."""
     exponents = lab.pick((2.0, 4.0), _EXPONENTS, _EXPONENTS)
     depths = lab.pick((2,), _DEPTHS, _DEPTHS)
     stds, decays = lab.pick((0.1,), _STDS, _STDS), lab.pick((1.0,), _DECAYS, _DECAYS)
 
-    def rows(problems: dict[str, tuple[float, Problem]]) -> pd.DataFrame:
-        found = speed_up_map(
-            list(problems.values()), exponents=exponents, depths=depths, init_stds=stds,
-            targets=_TARGETS, num_seeds=lab.pick(1, 3, 5), progress=lab.tell("map"),
-        )  # fmt: skip
-        table = found["speed_up"].to_dataframe().reset_index()
-        names = dict(zip([d for d, _ in problems.values()], problems, strict=True))
-        return table.assign(problem=[names[d] for d in table["decay"]])
+    def rows(name: str, decay: float, problem: Problem, settings: Mapping[str, Any]) -> Any:
+        def make() -> pd.DataFrame:
+            found = speed_up_map(
+                [(decay, problem)], **settings, targets=_TARGETS, num_seeds=lab.pick(1, 3, 5),
+                progress=lab.tell(f"map, {name}"),
+            )  # fmt: skip
+            return found["speed_up"].to_dataframe().reset_index().assign(problem=name)
 
-    laws = {f"power law {d:g}": (d, power_law_problem(d)) for d in decays}
-    real = {name: (spectrum_decay(p), p) for name, p in theory_problems(lab).items()}
-    settings = (exponents, depths, stds, decays, _TARGETS, lab.scale)
+        return lab.table("map", known_by(problem.fingerprint, settings, _TARGETS, lab.scale), make)
+
+    every = {"exponents": exponents, "depths": depths, "init_stds": stds}
+    # Flows on thousands of rows take their time: where the figure shows them.
+    shown = {"exponents": exponents[:-1], "depths": depths[:3], "init_stds": (_SHOWN_STD,)}
+    real = {n: p for n, p in theory_problems(lab).items() if not p.is_stand_in} or dict(
+        [lab.first_problem()]
+    )
     return pd.concat(
         [
-            lab.table("map", known_by(*settings), lambda: rows(laws)),
-            *(
-                lab.table(
-                    "map", known_by(*settings, p.fingerprint),
-                    lambda name=name, d=d, p=p: rows({name: (d, p)}),
-                )
-                for name, (d, p) in real.items()
-            ),
+            *(rows(f"{_LAW} {d:g}", d, power_law_problem(d), every) for d in decays),
+            *(rows(name, spectrum_decay(p), p, shown) for name, p in real.items()),
         ],
         ignore_index=True,
-    )  # fmt: skip
+    )
 
 
 def _measured(
@@ -139,7 +141,7 @@ def _sub_grid(lab: Laboratory, predicted: pd.DataFrame) -> pd.DataFrame:
         columns=["decay", "p", "init_std", "depth", "target", "measured", "steps", "beyond"],
     )
     keys = ["decay", "p", "init_std", "depth", "target"]
-    law = where(predicted, predicted["problem"].str.startswith("power law"))
+    law = where(predicted, predicted["problem"].str.startswith(_LAW))
     return cells.merge(law[[*keys, "speed_up"]], on=keys, how="left")
 
 
@@ -147,23 +149,22 @@ def _sub_grid(lab: Laboratory, predicted: pd.DataFrame) -> pd.DataFrame:
 _SPACING = 1.2
 
 
-def _draw_map(predicted: pd.DataFrame, lab: Laboratory) -> Figure:
-    std, target = lab.pick((0.1, 0.01), (0.1, 0.01), (0.1, 0.01))
+def _draw_map(predicted: pd.DataFrame) -> Figure:
     depths = sorted(set(predicted["depth"]) - {1})[:3]
     figure, axes = make_figure(
         1, len(depths), size=(3.9, 3.6),
-        title=f"When depth accelerates: predicted speed-up over one layer (start {std:g}, target "
-        f"{100 * target:g} % of the zero predictor's excess loss)",
+        title="When depth accelerates: predicted speed-up over one layer "
+        f"(start {_SHOWN_STD:g}, target {100 * _SHOWN_TARGET:g} % of the zero predictor's excess loss)",
     )  # fmt: skip
     norm = LogNorm(1 / 30, 30)
     image = None
     for ax, depth in zip(axes[0], depths, strict=True):
         rows = where(
             predicted,
-            (predicted["depth"] == depth) & (predicted["init_std"] == std)
-            & (predicted["target"] == target),
+            (predicted["depth"] == depth) & (predicted["init_std"] == _SHOWN_STD)
+            & (predicted["target"] == _SHOWN_TARGET),
         )  # fmt: skip
-        laws = where(rows, rows["problem"].str.startswith("power law"))
+        laws = where(rows, rows["problem"].str.startswith(_LAW))
         grid = laws.pivot_table(index="decay", columns="p", values="speed_up", dropna=False)
         values = np.clip(grid.to_numpy(float), 1e-6, 1e6)
         image = ax.imshow(values, norm=norm, cmap="RdBu", origin="lower", aspect="auto")
@@ -172,7 +173,7 @@ def _draw_map(predicted: pd.DataFrame, lab: Laboratory) -> Figure:
             ax.text(j, i, _short(value), ha="center", va="center", fontsize=7,
                     color="white" if dark else "black")  # fmt: skip
         decays, exponents = grid.index.to_numpy(float), grid.columns.to_numpy(float)
-        real = where(rows, ~rows["problem"].str.startswith("power law"))
+        real = where(rows, ~rows["problem"].str.startswith(_LAW))
         for number, name in enumerate(dict.fromkeys(real["problem"])):
             own = where(real, real["problem"] == name)
             height = float(np.interp(own["decay"].iloc[0], decays, np.arange(len(decays))))
@@ -238,7 +239,7 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity="Speed-ups are each depth's own best over rates from an eighth to four times "
         "its predicted edge; beyond the edge theory predicts nothing, and training may be faster.",
         tables={"Measured cells": cells.rename(columns={"speed_up": "predicted"})},
-        figures={"map": _draw_map(predicted, lab), "map_measured": _draw_measured(cells)},
+        figures={"map": _draw_map(predicted), "map_measured": _draw_measured(cells)},
     )
 
 
