@@ -154,7 +154,8 @@ def _draw_map(predicted: pd.DataFrame) -> Figure:
     figure, axes = make_figure(
         1, len(depths), size=(3.9, 3.6),
         title="When depth accelerates: predicted speed-up over one layer "
-        f"(start {_SHOWN_STD:g}, target {100 * _SHOWN_TARGET:g} % of the zero predictor's excess loss)",
+        f"(start {_SHOWN_STD:g}, target {100 * _SHOWN_TARGET:g} % of the zero predictor's excess "
+        "loss)",
     )  # fmt: skip
     norm = LogNorm(1 / 30, 30)
     image = None
