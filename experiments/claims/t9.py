@@ -208,8 +208,8 @@ def _test(lab: Laboratory) -> Finding:
         + shortfall(
             parts,
             "The rule starts balanced and the network does not, so that it leaves the plateau at "
-            "another time (T5). The parts help each other: the projection is what shortens the "
-            "rate's plateau, which matters the more the deeper the network.",
+            "another time (T5). The parts help each other: near zero the projection makes w grow N "
+            "times as fast, which cuts the plateau that the rate brings.",
         ),
         sensitivity="Each contestant has 19 rates over a factor of 16 about the edge predicted "
         "for it; what is best is the median over seeds.",
