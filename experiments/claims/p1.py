@@ -154,7 +154,7 @@ def _test(lab: Laboratory) -> Finding:
         f"{_reason(paper, balanced)}",
         explained="T5: gradient flow conserves the layers' differences, a_j² − ‖w_1‖², which the "
         "paper's rule takes for 0. The rule that knows them follows the network from near-zero "
-        "starts as well; without them it is late on the plateau.",
+        "starts as well; without them it leaves the plateau too early.",
         sensitivity="The start decides: what is conserved along the way is the layers' imbalance, "
         "and only without it is the rule the limit of small rates. The curves part on the plateau "
         f"and approach each other after it: to {100 * _LATER:.0f} % the ratios are "

@@ -188,8 +188,9 @@ def _test(lab: Laboratory) -> Finding:
             "The rule is the limit of small rates. At half of the largest stable one the plateau "
             "of depth 2 lasts some ten steps, and a step of the network is no small one.",
         ),
-        sensitivity="With its conserved differences the rule is late nowhere: what the paper's "
-        "rule lacks near zero is the size of the layers, not of their product.",
+        sensitivity="With its conserved differences the rule leaves the plateau when the network "
+        "does: what the paper's rule lacks near zero is the size of the layers, not of their "
+        "product.",
         caveats=("The paper's rate was added to half of the largest one after a first look.",),
         tables={"Steps of the network over steps of the rule": effects_table([*ours, *theirs])},
         figures={"rule_with_imbalance": _draw(panels)},

@@ -108,7 +108,7 @@ def _test(lab: Laboratory) -> Finding:
         effects=tuple(effects),
         summary=f"{hold} of {len(parts)} thresholds hold within 5 %. Largest rates of gradient "
         "descent and both kinds of momentum over their thresholds are between "
-        f"{min(rates):.3g} and {max(rates):.3g}. Adam's preconditioned sharpness settles at "
+        f"{min(rates):.4g} and {max(rates):.4g}. Adam's preconditioned sharpness settles at "
         + "; ".join(f"{e} ({_which(e)})" for e in adam)
         + " of its threshold."
         + shortfall(

@@ -94,7 +94,7 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     where q is the root of ``q Π_j (q + c_j) = ‖w‖²`` that is not below any −c_j; for N = 2
     ``q = (√(c² + 4‖w‖²) − c)/2``. So w moves by a rule of its own, as from a balanced start, whose
     c_j are 0 and for which this is `scale_by_end_to_end`. From a small Gaussian start the c_j are
-    small but not 0, and without them the rule is late on the plateau.
+    small but not 0, and without them the rule leaves the plateau too early.
 
     Args:
         conserved: (N − 1,) the c_j; it may be traced.
