@@ -161,8 +161,9 @@ def _draw(shown: dict[str, tuple[_Curves, float]]) -> Figure:
         times = _times(curves, level)
         for colour, (who, (steps, excess, rates)) in zip(COLOURS, curves.items(), strict=False):
             r = int(np.argmin(np.median(times[who], axis=1)))
-            curve = np.median(excess[r], axis=0)
-            when = float(np.median(times[who][r]))
+            # The median seed's own curve: others arrive, and diverge, at other times.
+            seed = int(np.argsort(times[who][r])[len(times[who][r]) // 2])
+            curve, when = excess[r, seed], float(times[who][r, seed])
             told = f"{when:,.0f}" if np.isfinite(when) else "not there"
             # What happens after the target is another story (T3).
             visible = (steps > 0) & np.isfinite(curve) & (curve > 0) & (steps <= 1.05 * when)
