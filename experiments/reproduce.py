@@ -50,7 +50,7 @@ _SCALE = flags.DEFINE_enum_class(
     "scale",
     Scale.STANDARD,
     Scale,
-    "smoke: minutes, shows that everything works, without verdicts; standard: within two "
+    "smoke: minutes, shows that everything works, without verdicts; standard: about two "
     "hours on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
