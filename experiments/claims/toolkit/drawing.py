@@ -41,7 +41,8 @@ def draw_agreement(
             color=COLOURS[number % len(COLOURS)], label=f"{label} ({shown.sum()})",
         )  # fmt: skip
         everything += [x[shown], y[shown]]
-    values = np.concatenate([*everything, [1.0]]) if everything else np.ones(1)
+    values = np.concatenate(everything) if everything else np.zeros(0)
+    values = values if len(values) else np.ones(1)
     ends = values.min() / 1.3, values.max() * 1.3
     ax.plot(ends, ends, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=xlabel, ylabel=ylabel)
