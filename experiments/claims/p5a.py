@@ -60,7 +60,7 @@ def _test(lab: Laboratory) -> Finding:
         ),
         explained="T4: the plateau law tells every seed's first move. Over "
         f"{lab.pick(3, 200, 1000)} seeds at the rates chosen, on {first}: {_law(lab, found)}. "
-        "The paper's numbers are draws from these distributions.",
+        "A number like the paper's 65,000 is one draw from such a distribution.",
         sensitivity="A plateau lasts in inverse proportion to the learning rate: the rate that "
         "moves first was chosen for each from the paper's ten ("
         + "; ".join(
