@@ -34,7 +34,7 @@ from implicit_accel.statistics import (
 )
 
 # Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 _PANEL = ("loss_name", "optimizer", "weight_decay", "init", "init_std")
 
@@ -120,7 +120,7 @@ def _styles(results: xr.Dataset, models: list[int]) -> list[dict[str, Any]]:
     """
     names = varying(results)
     if _is_linear(results) or not names:
-        return [_style(i % len(_COLOURS), i // len(_COLOURS)) for i in range(len(models))]
+        return [_style(i % len(COLOURS), i // len(COLOURS)) for i in range(len(models))]
 
     def ranks(names: Sequence[str]) -> list[int]:
         rows = [tuple(str(results[n].values[m]) for n in names) for m in models]
@@ -133,7 +133,7 @@ def _styles(results: xr.Dataset, models: list[int]) -> list[dict[str, Any]]:
 def _style(colour: int, line: int = 0) -> dict[str, Any]:
     return {
         "linewidth": 1.2,
-        "color": _COLOURS[colour % len(_COLOURS)],
+        "color": COLOURS[colour % len(COLOURS)],
         "linestyle": _STYLES[line % len(_STYLES)],
     }
 
@@ -575,7 +575,7 @@ def plot_effects(
         ax.set_xscale("log")
     shown = [reference]
     for number, (label, effects) in enumerate(zip(series, columns, strict=True)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         places = np.arange(len(effects)) + (number - (len(columns) - 1) / 2) * 0.62 / len(columns)
         values = np.array([effect.value for effect in effects], float)
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
@@ -643,7 +643,7 @@ def plot_curves(
             valid = np.where(np.isfinite(curves), curves, np.inf)
             low, middle, high = _band(np.asarray(valid, float))
             drawn = (x > 0) & (middle > 0) & np.isfinite(middle)
-            style = _style(position % len(_COLOURS), position // len(_COLOURS))
+            style = _style(position % len(COLOURS), position // len(COLOURS))
             low, middle, high = (np.where(drawn, c, np.nan) for c in (low, middle, high))
             ax.plot(x, middle, label=label, **style)
             ax.fill_between(

@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from experiments.claims.criteria import Claim, Effect, Finding, above, below, shortfall, verdict_of
 from experiments.claims.toolkit.drawing import COLOURS, draw_agreement, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import resampled
+from experiments.claims.toolkit.measures import level_of, resampled
 from experiments.claims.toolkit.theory import (
     COHEN_2021,
     SOURCE,
     crossings,
     flows,
-    level_of,
     shape_of,
     split,
     theory_problems,
@@ -154,8 +153,7 @@ def _test(lab: Laboratory) -> Finding:
             f"{len(few):,} of the predictions are below 30 steps, and of these only "
             f"{_close(_errors(few)):.0f} % are within 10 %: a flow in continuous time does not "
             "resolve single steps. Nor does it where a deep network leaves its plateau within a "
-            "few steps of a long "
-            f"run: {lost} runs that should have arrived have not.",
+            f"few steps of a long run: {lost} runs that should have arrived have not.",
         ),
         sensitivity="The error grows with the share of the edge of stability that a rate takes up "
         "(second panel): a step's own error is of the order ηλ.",

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from experiments.claims.criteria import Claim, Effect, Finding, above, shortfall, verdict_of
 from experiments.claims.toolkit.drawing import draw_agreement, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import share_of
+from experiments.claims.toolkit.measures import level_of, share_of
 from experiments.claims.toolkit.theory import (
     SOURCE,
+    VERSION,
     crossings,
     flows,
-    known_by,
-    level_of,
     theory_problems,
     where,
 )
@@ -64,7 +63,7 @@ def _map(lab: Laboratory) -> pd.DataFrame:
             )  # fmt: skip
             return found["speed_up"].to_dataframe().reset_index().assign(problem=name)
 
-        return lab.table("map", known_by(problem.fingerprint, settings, _TARGETS, lab.scale), make)
+        return lab.table("map", (problem.fingerprint, settings, _TARGETS, lab.scale, VERSION), make)
 
     every = {"exponents": exponents, "depths": depths, "init_stds": stds}
     # Flows on thousands of rows take their time: where the figure shows them.
@@ -268,7 +267,7 @@ CLAIM = Claim(
     id="T10",
     statement="Theory maps when depth helps: over the loss's exponent, the spectrum, the start, "
     "the target and the depth.",
-    source=f"{SOURCE}",
+    source=SOURCE,
     setting="Problems of 256 rows and 32 features whose spectra fall as i^(−0…3), p from 2 to 8, "
     "depths 2 to 8, starts 0.01, 0.1 and 0.3, targets 10 and 1 %; measured for decays 0, 1, 2, 3, "
     "p = 2, 3, 4, 6 and depths 2 to 4 where 20,000 steps suffice, over 21 rates.",

@@ -11,13 +11,12 @@ import xarray as xr
 
 from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import effects_table, median_of
+from experiments.claims.toolkit.measures import effects_table, level_of, median_of
 from experiments.claims.toolkit.theory import (
     COHEN_2021,
     SOURCE,
     crossings,
     flows,
-    level_of,
     theory_problems,
 )
 from implicit_accel.data.problems import Problem

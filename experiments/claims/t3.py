@@ -26,7 +26,6 @@ from experiments.claims.toolkit.theory import (
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.theory.central import central_flow
 from implicit_accel.theory.flow import Stack
 from implicit_accel.theory.predict import predict
@@ -62,8 +61,8 @@ def _predictions(lab: Laboratory, problem: Problem, p: float, depth: int) -> pd.
                 rows.append((rate, seed, step_, then or "nothing"))
         return pd.DataFrame(rows, columns=["learning rate", "seed", "predicted", "then"])
 
-    code = LinearSweep(problem, _grid(lab, p, depth, (1.0,))).identity.code()
-    return lab.table("instability", known_by(code, lab.scale), make)
+    base = _grid(lab, p, depth, (1.0,))
+    return lab.table("instability", known_by(problem, base, lab.scale), make)
 
 
 def _first_above(results: xr.Dataset, rate: float, seed: int) -> float:

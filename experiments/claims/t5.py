@@ -23,7 +23,7 @@ from experiments.claims.criteria import (
     within,
 )
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import effects_table, median_of
+from experiments.claims.toolkit.measures import effects_table, level_of, median_of
 from experiments.claims.toolkit.sources import PAPER_2018
 from experiments.claims.toolkit.theory import (
     SOURCE,
@@ -32,13 +32,11 @@ from experiments.claims.toolkit.theory import (
     end_to_end_starts,
     flows,
     known_by,
-    level_of,
     one_layer_task,
 )
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.plotting import plot_curves
 
 _SHARES = (0.9, 0.5, 0.2)
@@ -86,8 +84,7 @@ def _rule(
         steps, curves = _curves(problem, config, differences)
         return pd.DataFrame({"step": steps, **{str(s): c for s, c in enumerate(curves)}})
 
-    code = LinearSweep(problem, config).identity.code()
-    table = lab.table("rule", known_by(code, balanced), make)
+    table = lab.table("rule", known_by(problem, config, balanced), make)
     return table["step"].to_numpy(), table.drop(columns="step").to_numpy().T
 
 
@@ -158,6 +155,7 @@ def _draw(panels: dict[str, Any]) -> Figure:
 def _test(lab: Laboratory) -> Finding:
     ours: list[Effect] = []
     theirs: list[Effect] = []
+    papers: list[Effect] = []
     panels: dict[str, Any] = {}
     name, problem = lab.first_problem()
     for p in (2.0, 4.0):
@@ -165,11 +163,12 @@ def _test(lab: Laboratory) -> Finding:
             for config in _grids(lab, problem, p, depth):
                 with_c, without, curves = _measure(lab, name, problem, config)
                 ours, theirs = ours + with_c, theirs + without
-                if config.learning_rates != (_PAPERS_RATE,) and depth < 4:
-                    continue  # the figure shows the paper's rate where there is one
-                panels |= curves
+                is_papers = config.learning_rates == (_PAPERS_RATE,)
+                papers += with_c if is_papers else []
+                if is_papers or depth == 4:  # the figure shows the paper's rate where there is one
+                    panels |= curves
     parts = [(e, within(e, 0.99, 1.01)) for e in ours]
-    at_papers = [part for part in parts if f"η = {_PAPERS_RATE:g}" in part[0].name]
+    at_papers = [part for part in parts if part[0] in papers]
     known = [e.value for e in theirs if np.isfinite(e.value)]
     worst = max(known, key=lambda v: abs(math.log(v)), default=math.nan)
     return Finding(

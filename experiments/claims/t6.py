@@ -13,9 +13,9 @@ from matplotlib.ticker import NullFormatter
 from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
 from experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import resampled
+from experiments.claims.toolkit.measures import level_of, resampled
 from experiments.claims.toolkit.sources import PAPER_2019
-from experiments.claims.toolkit.theory import SOURCE, crossings, level_of
+from experiments.claims.toolkit.theory import SOURCE, crossings
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, Target
 from implicit_accel.linear.losses import Loss
@@ -87,7 +87,7 @@ def _exponent(
     stds, steps = _steps(results)
     if moves:
         excess = results["excess_loss"].values[:, 0]
-        steps = crossings(results["step"].values, excess, 0.9 * level_of(results, 0, 1.0))
+        steps = crossings(results["step"].values, excess, level_of(results, 0, 0.9))
 
     def slope(seeds: np.ndarray) -> float:
         middle = np.median(steps[:, seeds], axis=1)

@@ -12,6 +12,7 @@ from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdi
 from experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, resampled
+from experiments.claims.toolkit.sources import PAPER_2018
 from experiments.claims.toolkit.theory import (
     SOURCE,
     crossings,
@@ -24,7 +25,6 @@ from experiments.claims.toolkit.theory import (
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.theory.oracle import scale_by_inverse_sharpness
 from implicit_accel.theory.surface import make_surface
@@ -114,8 +114,7 @@ def _oracle(
             {"step": runs["step"].values, **{str(i): c for i, c in enumerate(curves)}}
         )
 
-    code = LinearSweep(problem, config).identity.code()
-    table = lab.table("oracle", known_by(code, shares, steps), make)
+    table = lab.table("oracle", known_by(problem, config, shares, steps), make)
     curves = table.drop(columns="step").to_numpy().T.reshape(len(shares), config.num_seeds, -1)
     return table["step"].to_numpy(), curves, np.array(shares)
 
@@ -223,7 +222,7 @@ CLAIM = Claim(
     id="T9",
     statement="Depth's speed-up on ℓ4 is the end-to-end rule's: a learning rate that grows with "
     "the weights, and a projection, whose speed-ups multiply.",
-    source=f"{SOURCE}; the rule is that of Arora, Cohen & Hazan 2018",
+    source=f"{SOURCE}; the rule is that of {PAPER_2018}",
     setting="Every problem, ℓ4, depths 2 and 3, width 1, near-zero start: gradient descent, the "
     "rate ‖w‖^(2−2/N) alone, the projection alone, both, the network, and an oracle that knows the "
     "sharpness, all from the network's end-to-end weights, each at its best rate, to 10 %.",

@@ -9,23 +9,18 @@ from __future__ import annotations
 import math
 
 
-def condition_number(depth: int) -> float:
-    """Of the end-to-end rule's preconditioner at a single row w: N.
-
-    ``‖w‖^{2−2/N} (I + (N−1) Pr_w)`` has the eigenvalues ``N ‖w‖^{2−2/N}`` along w and
-    ``‖w‖^{2−2/N}`` across it.
-    """
-    return float(depth)
-
-
 def contraction(depth: int) -> float:
     """The least factor by which a step shrinks the distance to the optimum: ``(N−1)/(N+1)``.
 
-    On ℓ2 with whitened features the loss's Hessian is a multiple of the identity, so that near the
-    optimum a balanced network of depth N has the Hessian of its preconditioner: with eigenvalues 1
-    and N the best fixed learning rate, ``2/(N+1)``, leaves ``(κ−1)/(κ+1)`` of the distance.
+    For a single row w the end-to-end rule's preconditioner ``‖w‖^{2−2/N} (I + (N−1) Pr_w)`` has the
+    eigenvalue ``N ‖w‖^{2−2/N}`` along w and ``‖w‖^{2−2/N}`` across it: the condition number N. With
+    whitened features ℓ2's own Hessian is a multiple of the identity, so that near the optimum this
+    is all there is, and the best fixed learning rate leaves ``(κ−1)/(κ+1)``, κ = N.
+
+    Args:
+        depth: N ≥ 1.
     """
-    return (condition_number(depth) - 1) / (condition_number(depth) + 1)
+    return (depth - 1) / (depth + 1)
 
 
 def steps_at_the_optimum(depth: int, start: float, target: float) -> float:

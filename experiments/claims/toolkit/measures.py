@@ -127,6 +127,11 @@ def chosen_speed_up(
 _MOST_DIVERGED = 0.1
 
 
+def level_of(results: xr.Dataset, model: int, share: float) -> float:
+    """An excess loss, as a share of the zero predictor's."""
+    return share * float(results["zero_loss"][model] - results["optimum"][model])
+
+
 def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
     """The first recorded steps whose excess loss is a share of the zero predictor's or less.
 
@@ -140,8 +145,7 @@ def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
     Returns:
         (learning_rate, seed) steps, inf where a run does not get there.
     """
-    level = share * float(results["zero_loss"][model] - results["optimum"][model])
-    below = results["excess_loss"].values[model] <= level
+    below = results["excess_loss"].values[model] <= level_of(results, model, share)
     steps = results["step"].values
     return np.where(below.any(axis=-1), steps[np.argmax(below, axis=-1)], np.inf)
 

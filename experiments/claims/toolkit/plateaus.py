@@ -9,7 +9,6 @@ from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.theory import drawn, known_by
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
-from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.theory.plateau import escape_time
 from implicit_accel.theory.surface import make_surface
 
@@ -26,5 +25,4 @@ def escapes(lab: Laboratory, problem: Problem, config: SweepConfig) -> np.ndarra
         times = [escape_time(surface, layers, FIRST_MOVE) for layers in drawn(problem, config)]
         return pd.DataFrame({"time": times})
 
-    code = LinearSweep(problem, config).identity.code()
-    return lab.table("escapes", known_by(code, FIRST_MOVE), make)["time"].to_numpy()
+    return lab.table("escapes", known_by(problem, config, FIRST_MOVE), make)["time"].to_numpy()

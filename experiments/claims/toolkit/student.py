@@ -11,7 +11,7 @@ import xarray as xr
 
 from experiments.claims.criteria import Effect
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import compare
+from experiments.claims.toolkit.measures import compare, level_of
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.config import SweepConfig
@@ -138,7 +138,7 @@ def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str) ->
     does not even get a hundredth of the way from the zero predictor's loss to the optimum there is
     no speed to speak of.
     """
-    zero = float(results["zero_loss"][model] - results["optimum"][model])
+    zero = level_of(results, model, 1)
     # The higher of the two middle ones: then the median run gets there.
     final = np.quantile(final_excess(results), 0.5, axis=2, method="higher")
     best = best_learning_rates(results, "final")

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 import implicit_accel as ia
 from experiments.claims.toolkit.laboratory import Laboratory
@@ -25,7 +24,7 @@ SOURCE = "This project's prediction"
 COHEN_2021 = "Cohen, Kaur, Li, Kolter & Talwalkar 2021 (edge of stability)"
 
 # Part of what stored predictions are known by: raise it when they come out otherwise.
-_VERSION = 1
+VERSION = 1
 
 
 def flows(
@@ -58,13 +57,12 @@ def flows(
                     rows.append((m, seed, share, time, sharpness))
         return pd.DataFrame(rows, columns=["model", "seed", "share", "time", "sharpness"])
 
-    code = LinearSweep(problem, config).identity.code()
-    return lab.table("flows", (code, tuple(shares), _VERSION), make)
+    return lab.table("flows", known_by(problem, config, tuple(shares)), make)
 
 
-def known_by(*parts: object) -> tuple[object, ...]:
-    """What a table of predictions depends on."""
-    return (*parts, _VERSION)
+def known_by(problem: Problem, config: SweepConfig, *parts: object) -> tuple[object, ...]:
+    """What a table depends on that theory makes for a grid."""
+    return (LinearSweep(problem, config).identity.code(), *parts, VERSION)
 
 
 def theory_problems(lab: Laboratory) -> dict[str, Problem]:
@@ -90,11 +88,6 @@ def shape_of(model: Model) -> str:
     start = init.replace("_", "-") + ("" if std is None else f" {std:g}")
     width = f", width {model.hidden_widths[0]}" if model.hidden_widths else ""
     return f"depth {model.depth}{width}, {start}"
-
-
-def level_of(results: xr.Dataset, m: int, share: float) -> float:
-    """An excess loss, as a share of the zero predictor's."""
-    return share * float(results["zero_loss"][m] - results["optimum"][m])
 
 
 def crossings(steps: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
