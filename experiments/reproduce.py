@@ -5,7 +5,7 @@ r"""Tests the claims of the literature, each by an experiment that judges itself
     python -m experiments.reproduce --scale smoke
 
 The output folder gets a folder for every claim, REPORT.md and report.html, one page to read in a
-browser. What has been trained is used again: a second call redraws in seconds.
+browser. What has been trained is used again: a second call only redraws.
 """
 
 from __future__ import annotations
