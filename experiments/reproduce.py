@@ -23,15 +23,14 @@ from rich.table import Table
 
 from experiments import cli, compilation
 from experiments.claims.criteria import Claim
+from experiments.claims.toolkit.findings import Entry, load_finding, save_finding
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.registry import find_claims
 from experiments.claims.toolkit.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
-    Entry,
+    columns,
     headline,
-    load_finding,
-    save_finding,
     write_report,
 )
 from implicit_accel.errors import DataError, UserError
@@ -130,11 +129,11 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
 def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None:
     """What ran with its headline effects, and the verdicts if the scale has any."""
     table = Table(title="Verdicts" if scale.has_verdicts else "Effects", title_justify="left")
-    for name in ("claim", *(["verdict"] if scale.has_verdicts else []), "effect [95 % interval]"):
+    for name in [name for name in columns(scale.has_verdicts) if name != "statement"]:
         table.add_column(name)
     for entry in entries:
-        verdict = [entry.finding.verdict.value] if scale.has_verdicts else []
-        table.add_row(entry.claim.id, *verdict, headline(entry))
+        answers = entry.answers if scale.has_verdicts else ()
+        table.add_row(entry.claim.id, *answers, headline(entry))
     console.print(table)
     if not scale.has_verdicts:
         console.print(_NO_VERDICTS)
@@ -188,7 +187,7 @@ def main() -> None:
         for number, claim in enumerate(claims, 1):
             began = time.monotonic()
             entry = examine(claim, folder, log)
-            verdict = f"{entry.finding.verdict.value:16s} " if scale.has_verdicts else ""
+            verdict = f"{entry.finding.verdict!s:30s} " if scale.has_verdicts else ""
             log.print(
                 f"{number:2d} of {len(claims)}  {claim.id:4s} {verdict}"
                 f"{time.monotonic() - began:6.1f} s"

@@ -23,9 +23,10 @@ from experiments.claims.criteria import (
     verdict_of,
     within,
 )
+from experiments.claims.toolkit.findings import load_finding, save_finding
 from experiments.claims.toolkit.measures import chosen_speed_up, compare
 from experiments.claims.toolkit.registry import find_claims
-from experiments.claims.toolkit.report import load_finding, page, save_finding, write_report
+from experiments.claims.toolkit.report import page, write_report
 from implicit_accel import DataError, UserError
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED

@@ -8,14 +8,15 @@ import numpy as np
 import xarray as xr
 
 from experiments.claims.criteria import (
+    Cause,
     Claim,
     Effect,
     Finding,
     Part,
     above,
     below,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.bands import (
     DEPTHS,
@@ -72,8 +73,8 @@ def _judge(bands: Bands, share: Effect, slower: dict[int, list[Effect]]) -> list
     parts = []
     for depth, ends in slower.items():
         band = bands.effect("near_zero", depth)
-        parts += [(band, above(band, 0.0)), *((e, above(e, 100.0)) for e in ends)]
-    return [*parts, (share, below(share, 0.5))]
+        parts += [above(band, 0.0), *(above(e, 100.0) for e in ends)]
+    return [*parts, below(share, 0.5)]
 
 
 def _below_the_band(results: xr.Dataset) -> str:
@@ -106,8 +107,9 @@ def _test(lab: Laboratory) -> Finding:
     share, slower = _share(bands), {depth: _slower(bands, depth) for depth in DEPTHS}
     parts = _judge(bands, share, slower)
     ends = [(depth, effect) for depth, effects in slower.items() for effect in effects]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(
             *(bands.effect("near_zero", d) for d in DEPTHS),
             share,
@@ -116,11 +118,14 @@ def _test(lab: Laboratory) -> Finding:
         summary=f"{_bands_in_words(bands)}. At the ends of the range, ∞ for never: "
         + "; ".join(f"{e.name.split(': ', 1)[1]} {e} (depth {d})" for d, e in ends)
         + f". Depth 8's band is {share} of depth 3's."
-        + shortfall(parts, _below_the_band(layer_wise)),
-        explained="T6: below the band the steps grow as the standard deviation to the power "
-        f"−(N−2), {10 ** -plateau_exponent(3):g} times a decade at depth 3 and "
-        f"{10 ** -plateau_exponent(8):,} times at depth 8: gently at the one, like a wall at the "
-        "other, which is why depth 8's band is narrow.",
+        + shortfall(verdict, _below_the_band(layer_wise)),
+        cause=Cause(
+            ("T6",),
+            "Below the band the steps grow as the standard deviation to the power "
+            f"−(N−2), {10 ** -plateau_exponent(3):g} times a decade at depth 3 and "
+            f"{10 ** -plateau_exponent(8):,} times at depth 8: gently at the one, like a wall at "
+            "the other, which is why depth 8's band is narrow.",
+        ),
         sensitivity="The band's width in decades depends on what counts as fast; with "
         f"{FAST // 3} steps instead of {FAST:,} it is "
         + ", ".join(f"{_narrower(layer_wise, d, FAST // 3):.2g} (depth {d})" for d in DEPTHS)

@@ -8,13 +8,14 @@ import numpy as np
 import xarray as xr
 
 from experiments.claims.criteria import (
+    Cause,
     Claim,
     Effect,
     Finding,
     above,
     below,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.bands import (
     DEPTHS,
@@ -70,24 +71,28 @@ def _test(lab: Laboratory) -> Finding:
     bands = measure_bands(lab)
     gained = [_gain(bands, depth) for depth in DEPTHS]
     cost, layer_wise_cost = (_cost_of_depth(bands, init) for init in ("balanced", "near_zero"))
-    parts = [*((e, above(e, 0.0)) for e in gained), (cost, below(cost, 1.25))]
+    parts = [*(above(e, 0.0) for e in gained), below(cost, 1.25)]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*gained, cost, layer_wise_cost),
         summary="Balance widens the band by "
         + " and ".join(f"{e} (depth {d})" for e, d in zip(gained, DEPTHS, strict=True))
         + f". At their best, depth 8 needs {cost} the steps of depth 3 ({cost.note}); from "
         f"layer-wise starts {layer_wise_cost}."
         + shortfall(
-            parts,
+            verdict,
             "That depth should not hurt at all we read from the paper's figure, where both numbers "
             "are small.",
         ),
-        explained="T6: near the optimum a balanced network of depth N has the preconditioner's "
-        "condition number N, so that a step leaves (N−1)/(N+1) of the distance at best: "
-        f"{contraction(3):.3g} at depth 3, {contraction(8):.3g} at depth 8. To the target that "
-        f"makes {_law(3):.3g} and {_law(8):.3g} steps, {_law(8) / _law(3):.3g} times as many: "
-        "balance makes depth harmless, not free.",
+        cause=Cause(
+            ("T6",),
+            "Near the optimum a balanced network of depth N has the preconditioner's "
+            "condition number N, so that a step leaves (N−1)/(N+1) of the distance at best: "
+            f"{contraction(3):.3g} at depth 3, {contraction(8):.3g} at depth 8. To the target that "
+            f"makes {_law(3):.3g} and {_law(8):.3g} steps, {_law(8) / _law(3):.3g} times as many: "
+            "balance makes depth harmless, not free.",
+        ),
         sensitivity="The layer-wise standard deviation is that of every layer, the balanced one "
         "that of the end-to-end matrix: their decades are counted alike, but are not the same "
         "quantity. Counted by the end-to-end matrix a layer-wise band is wider by the depth.",

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, below, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, below, judge, shortfall
 from experiments.claims.toolkit.bands import (
     DEPTHS,
     INITIALISATIONS,
@@ -118,11 +118,12 @@ def _test(lab: Laboratory) -> Finding:
     runs = _train(lab, bands.runs)
     small, conserved, ends = _measure(bands.name, runs)
     effects = [*small, *conserved, *ends]
-    parts = [*((e, below(e, 0.1)) for e in small), *((e, below(e, 2.0)) for e in conserved)]
+    parts = [*(below(e, 0.1) for e in small), *(below(e, 2.0) for e in conserved)]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
-        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(parts),
+        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(verdict),
         sensitivity="From layer-wise starts the imbalance is there from the first step and stays: "
         "it is small against the layers in the end only if they grow far beyond their start.",
         caveats=(f"Steps are capped at {lab.pick(200, 30_000, 10**6):,}; the paper's cap is 10⁶.",),

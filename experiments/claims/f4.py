@@ -14,10 +14,9 @@ from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
-    Verdict,
     above,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.bands import INITIALISATIONS
 from experiments.claims.toolkit.images import images_and_notes
@@ -113,21 +112,22 @@ def _test(lab: Laboratory) -> Finding:
     data, notes = images_and_notes(lab)
     stds, runs = _stds(lab), _train(lab, data)
     effects = _measure(data.title, runs, stds)
-    parts = [(e, above(e, 1.0)) for e in effects]
+    parts = [above(e, 1.0) for e in effects]
+    verdict = judge(parts)
     share = Effect(
         f"{data.title}: stds at which the balanced start ends lower",
-        100 * float(np.mean([verdict == Verdict.REPRODUCED for _, verdict in parts])),
+        100 * verdict.num_held / len(parts),
         unit=" %",
         note="by the interval over seeds",
     )
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(share, *effects),
         summary=f"The balanced start ends lower at {share} of the standard deviations. "
         + "; ".join(f"{e.name}: {e}" for e in effects)
         + "."
         + shortfall(
-            parts,
+            verdict,
             "A balanced start of ten outputs has rank ten: the hidden units beyond the tenth have "
             "zero weights on both sides and, with ReLU, never move. That leaves a smaller network, "
             "which may be why a layer-wise start of a good size ends lower.",

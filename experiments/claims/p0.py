@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.claims.criteria import Claim, Finding, above
+from experiments.claims.criteria import Claim, Finding, above, judge
 from experiments.claims.toolkit.depth_grid import depth_figure, depth_runs, elsewhere, speed_ups
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
@@ -13,7 +13,7 @@ def _test(lab: Laboratory) -> Finding:
     runs = depth_runs(lab)
     effects = speed_ups(runs, "l4", (2,))
     return Finding(
-        verdict=above(effects[0], 1.0),
+        verdict=judge([above(effects[0], 1.0)]),
         effects=tuple(effects),
         summary="The speed-up of depth 2 with one hidden scalar over one layer: "
         f"{effects[0]} ({effects[0].name}).",

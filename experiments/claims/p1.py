@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, Verdict, together, within
+from experiments.claims.criteria import Cause, Claim, Effect, Finding, judge, within
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of, steps_to_level
 from experiments.claims.toolkit.sources import PAPER_2018
@@ -109,7 +109,7 @@ def _after_comma(effect: Effect) -> str:
 
 def _reason(paper: list[Effect], balanced: list[Effect]) -> str:
     """Where the rule parts from the network, and why, as text; empty if it does not."""
-    apart = [e for e in paper if within(e, 0.95, 1.05) != Verdict.REPRODUCED]
+    apart = [e for e in paper if not judge([within(e, 0.95, 1.05)]).holds]
     return (
         " It parts from the network where the start is not balanced: "
         + "; ".join(f"{_after_comma(e)} {e}" for e in apart)
@@ -147,14 +147,17 @@ def _test(lab: Laboratory) -> Finding:
     paper, balanced = (_measure(pairs, init, _HALF) for init in ("near_zero", "balanced"))
     later = _measure(pairs, "near_zero", _LATER)
     return Finding(
-        verdict=together([within(effect, 0.95, 1.05) for effect in paper]),
+        verdict=judge([within(effect, 0.95, 1.05) for effect in paper]),
         effects=(*paper, *balanced),
         summary=f"On {name}, steps of the network to half of the zero predictor's excess loss over "
         f"steps of the rule: {', '.join(f'{_after_comma(e)} {e}' for e in paper)}."
         f"{_reason(paper, balanced)}",
-        explained="T5: gradient flow conserves the layers' differences, a_j² − ‖w_1‖², which the "
-        "paper's rule takes for 0. The rule that knows them follows the network from near-zero "
-        "starts as well; without them it leaves the plateau too early.",
+        cause=Cause(
+            ("T5",),
+            "Gradient flow conserves the layers' differences, a_j² − ‖w_1‖², which the "
+            "paper's rule takes for 0. The rule that knows them follows the network from near-zero "
+            "starts as well; without them it leaves the plateau too early.",
+        ),
         sensitivity="The start decides: what is conserved along the way is the layers' imbalance, "
         "and only without it is the rule the limit of small rates. The curves part on the plateau "
         f"and approach each other after it: to {100 * _LATER:.0f} % the ratios are "

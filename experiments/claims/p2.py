@@ -7,7 +7,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from experiments.claims.criteria import Claim, Effect, Finding, Verdict, together, within
+from experiments.claims.criteria import Cause, Claim, Effect, Finding, judge, within
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import (
     compare,
@@ -116,16 +116,19 @@ def _test(lab: Laboratory) -> Finding:
     name, results = _train(lab)
     effects = _measure(name, results)
     worst = max(effects, key=lambda e: 0 if math.isnan(e.value) else abs(np.log(e.value)))
-    verdict = together([within(e, 0.8, 1.25) for e in effects])
-    why = "" if verdict == Verdict.REPRODUCED else _reason(results)
+    verdict = judge([within(e, 0.8, 1.25) for e in effects])
+    why = "" if verdict.holds else _reason(results)
     factors = (f"{_largest_factor(effects, depth):.3g} at depth {depth}" for depth in _DEPTHS)
     return Finding(
         verdict=verdict,
         effects=(worst, *(e for e in effects if e is not worst)),
         summary=f"The largest difference between widths: {worst.name}, {worst} as fast.{why}",
-        explained="T4: how long a network stays near zero is told by its layers' sizes alone. By "
-        f"the plateau law the ℓ4 networks' median first move takes "
-        f"{_law(lab, lab.first_problem()[1], results.sizes['seed'])}.",
+        cause=Cause(
+            ("T4",),
+            "How long a network stays near zero is told by its layers' sizes alone. By "
+            f"the plateau law the ℓ4 networks' median first move takes "
+            f"{_law(lab, lab.first_problem()[1], results.sizes['seed'])}.",
+        ),
         sensitivity="Depth: the largest factor between two widths is "
         + " and ".join(factors)
         + ".",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.claims.criteria import Claim, Finding, below, together
+from experiments.claims.criteria import Claim, Finding, below, judge
 from experiments.claims.toolkit.depth_grid import depth_figure, depth_runs, elsewhere, speed_ups
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
@@ -14,7 +14,7 @@ def _test(lab: Laboratory) -> Finding:
     effects = speed_ups(runs, "l2", (2, 3))
     first = effects[:2]
     return Finding(
-        verdict=together([below(e, 1.0) for e in first]),
+        verdict=judge([below(e, 1.0) for e in first]),
         effects=tuple(effects),
         summary=f"Speed-ups over one layer on ℓ2: depth 2 {first[0]}, depth 3 {first[1]}.",
         sensitivity=elsewhere(effects[2:]),

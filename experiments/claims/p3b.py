@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from experiments.claims.criteria import Claim, Effect, Finding, Verdict, above, together
+from experiments.claims.criteria import Claim, Effect, Finding, Verdict, above, judge
 from experiments.claims.toolkit.depth_grid import depth_figure, depth_runs, elsewhere, speed_ups
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
@@ -17,9 +17,9 @@ _ORDERS_OF_MAGNITUDE = 100.0
 _LEVELS = (0.5, 0.2, 0.05)
 
 
-def _size(first: list[Effect], levels: list[Effect], far: list[Verdict]) -> str:
+def _size(first: list[Effect], levels: list[Effect], far: Verdict) -> str:
     """How large the speed-up is, beside the paper's, as text."""
-    if together(far) == Verdict.REPRODUCED:
+    if far.holds:
         return "The paper's orders of magnitude are there."
     largest = max(
         (e for e in levels if not math.isnan(e.value)), key=lambda e: e.value, default=first[0]
@@ -46,10 +46,10 @@ def _test(lab: Laboratory) -> Finding:
     faster = [above(e, 1.0) for e in first]
     far = [above(e, _ORDERS_OF_MAGNITUDE) for e in first]
     return Finding(
-        verdict=together([*faster, *far]),
+        verdict=judge([*faster, *far]),
         effects=tuple(effects),
         summary=f"Speed-ups over one layer on ℓ4: depth 2 {first[0]}, depth 3 {first[1]}. "
-        f"{_size(first, levels, far)}",
+        f"{_size(first, levels, judge(far))}",
         sensitivity=elsewhere(effects[2:]),
         caveats=(
             "At the best rates of the deeper models runs diverge thousands of steps after they "

@@ -8,10 +8,9 @@ from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
-    Verdict,
     above,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
@@ -39,12 +38,12 @@ def _measure(runs: dict[str, xr.Dataset], depth: int, prefix: str = "") -> list[
 
 def _reason(limited: list[Effect], shallower: list[Effect]) -> str:
     """Why depth 3 does not beat them all, as text; empty if we do not know."""
-    if any(above(e, 1.0) == Verdict.REPRODUCED for e in limited[2:]):
+    if any(judge([above(e, 1.0)]).holds for e in limited[2:]):
         return (
             "AdaDelta is at its best at rates far above those that the paper's grid is said to "
             "have: a grid for all optimizers does not do it justice."
         )
-    if all(above(e, 1.0) == Verdict.REPRODUCED for e in shallower):
+    if all(judge([above(e, 1.0)]).holds for e in shallower):
         return (
             "Depth 2 beats all of them; depth 3 loses its time on the plateau, with some "
             "starts more than with others."
@@ -58,16 +57,17 @@ def _test(lab: Laboratory) -> Finding:
     low = {label: run.sel(learning_rate=run["learning_rate"] <= 0.5) for label, run in runs.items()}
     effects, limited = _measure(runs, 3, f"{name}: "), _measure(low, 3)
     shallower = _measure(runs, 2)
-    parts = [(e, above(e, 1.0)) for e in effects]
+    parts = [above(e, 1.0) for e in effects]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary="Speed-ups of depth 3 by gradient descent: "
         + "; ".join(f"over {r} {e}" for r, e in zip(_RIVALS, effects, strict=True))
         + ". With no rate above 0.5, where the paper's grid ends: "
         + "; ".join(f"{r} {e}" for r, e in zip(_RIVALS, limited, strict=True))
         + "."
-        + shortfall(parts, _reason(limited, shallower)),
+        + shortfall(verdict, _reason(limited, shallower)),
         sensitivity="With depth 2 in its place: "
         + "; ".join(f"{r} {e}" for r, e in zip(_RIVALS, shallower, strict=True))
         + ". Each optimizer has a range of rates of its own.",

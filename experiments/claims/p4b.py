@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.claims.criteria import Claim, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Finding, above, judge, shortfall
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
 from experiments.claims.toolkit.optimizer_grid import (
@@ -23,13 +23,14 @@ def _test(lab: Laboratory) -> Finding:
         for label in ("momentum", "Nesterov")
         for d in (2, 3)
     ]
-    parts = [(e, above(e, 1.0)) for e in (*over_depth, *with_depth)]
+    parts = [above(e, 1.0) for e in (*over_depth, *with_depth)]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*over_depth, *with_depth),
         summary=f"Speed-ups of Adam on one layer over gradient descent: at depth 2 "
         f"{over_depth[0]}, at depth 3 {over_depth[1]}. Of Adam with depth over Adam on one layer: "
-        f"depth 2 {with_depth[0]}, depth 3 {with_depth[1]}." + shortfall(parts),
+        f"depth 2 {with_depth[0]}, depth 3 {with_depth[1]}." + shortfall(verdict),
         sensitivity="Depth with other methods: " + "; ".join(f"{e.name} {e}" for e in others) + ".",
         caveats=("That the paper says so is known from memory.", LENGTHENED),
         tables={"Adam and depth": effects_table([*over_depth, *with_depth, *others])},

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from experiments.claims.criteria import Claim, Finding, above, shortfall, verdict_of, within
+from experiments.claims.criteria import Cause, Claim, Finding, above, judge, shortfall, within
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table
 from experiments.claims.toolkit.plateaus import escapes
@@ -43,24 +43,28 @@ def _test(lab: Laboratory) -> Finding:
     parts, notes = [], []
     for loss in ("l2", "l4"):
         four, eight = found[first, loss, 4][0], found[first, loss, 8][0]
-        parts += [(four, within(four, 32_500, 130_000)), (eight, above(eight, horizon - 1))]
+        parts += [within(four, 32_500, 130_000), above(eight, horizon - 1)]
         notes.append(
             f"On ℓ{loss[1:]} depth 4 first moves after {four}, depth 8 after {eight} (∞: not "
             "within the run)."
         )
     effects = [effect for effect, _ in found.values()]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary=" ".join(notes)
         + shortfall(
-            parts,
+            verdict,
             "How long a plateau lasts is the seed's and the rate's, and which those of the "
             "paper's numbers were is not known.",
         ),
-        explained="T4: the plateau law tells every seed's first move. Over "
-        f"{lab.pick(3, 200, 1000)} seeds at the rates chosen, on {first}: {_law(lab, found)}. "
-        "A number like the paper's 65,000 is one draw from such a distribution.",
+        cause=Cause(
+            ("T4",),
+            "The plateau law tells every seed's first move. Over "
+            f"{lab.pick(3, 200, 1000)} seeds at the rates chosen, on {first}: {_law(lab, found)}. "
+            "A number like the paper's 65,000 is one draw from such a distribution.",
+        ),
         sensitivity="A plateau lasts in inverse proportion to the learning rate: the rate that "
         "moves first was chosen for each from the paper's ten ("
         + "; ".join(

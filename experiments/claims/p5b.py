@@ -10,8 +10,8 @@ from experiments.claims.criteria import (
     Finding,
     above,
     below,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import compare, effects_table, model_number
@@ -56,16 +56,17 @@ def _test(lab: Laboratory) -> Finding:
     first = next(iter(lab.problems()))
     on_first = [first_moves[first, loss, depth][0] for loss, depth in _CASES]
     l4 = [e for e in effects[:4] if "ℓ4" in e.name]
-    parts = [*((e, below(e, 1000)) for e in on_first), *((e, above(e, 1.0)) for e in l4)]
+    parts = [*(below(e, 1000) for e in on_first), *(above(e, 1.0) for e in l4)]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*l4, *(e for e in effects if e not in l4)),
         summary=f"On {first} networks that start near the identity first move after "
         + ", ".join(f"{e} ({e.name.split(',', 1)[1].split(':')[0].strip()})" for e in on_first)
         + ". Against one layer on ℓ4: "
         + ", ".join(f"{e.name.rsplit(', ', 1)[1]} {e}" for e in l4)
         + "."
-        + shortfall(parts),
+        + shortfall(verdict),
         sensitivity="Others: " + "; ".join(f"{e.name} {e}" for e in effects if e not in l4) + ".",
         caveats=(
             "With width 1 the identity start has one large weight, on the first feature; the one "

@@ -15,9 +15,8 @@ from experiments.claims.criteria import (
     Finding,
     Verdict,
     above,
-    any_of,
+    judge,
     shortfall,
-    verdict_of,
 )
 from experiments.claims.toolkit.images import images_and_notes
 from experiments.claims.toolkit.laboratory import Laboratory
@@ -202,7 +201,7 @@ def _summary(effects: _SpeedUps, tenfold: Verdict, long: dict[str, _Pair]) -> st
     penalties = "; ".join(f"{r}: {100 * _decay(pair[1]):.0f} %" for r, pair in long.items())
     size = (
         "An order of magnitude is there, in the sum."
-        if tenfold == Verdict.REPRODUCED
+        if tenfold.holds
         else "No reading gives an order of magnitude."
     )
     sums, entropies = effects.by("regularised_loss"), effects.by("cross_entropy")
@@ -257,13 +256,14 @@ def _test(lab: Laboratory) -> Finding:
     short, long = _cnn_runs(lab, data), _cnn_runs(lab, data, long=True)
     effects = _measure(data.title, short, long)
     best, rates = effects.best, _cnn_rates(lab)
-    tenfold = any_of([above(e, 10.0) for e in effects.by("regularised_loss")])
-    parts = [(best, tenfold), *((e, above(e, 1.0)) for e in effects.by("cross_entropy"))]
+    tenfold = judge([above(best, 10.0)])
+    parts = [above(best, 10.0), *(above(e, 1.0) for e in effects.by("cross_entropy"))]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(best, *(e for e in effects.of.values() if e is not best)),
         summary=_summary(effects, tenfold, long)
-        + shortfall(parts, "Why the paper saw more we do not know for certain."),
+        + shortfall(verdict, "Why the paper saw more we do not know for certain."),
         sensitivity=f"Last cross-entropies after {_num_steps(short):,} steps, original and "
         f"overparameterised: {_by_rate(rates, short)}. By the new factors' start (rate 0.01, the "
         f"original's matrices regularised): {_by_std(lab, data)}.",

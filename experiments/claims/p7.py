@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, Verdict, together
+from experiments.claims.criteria import Claim, Effect, Finding, Verdict, above, judge
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import (
     compare,
@@ -19,6 +19,7 @@ from experiments.claims.toolkit.measures import (
     steps_to_level,
 )
 from experiments.claims.toolkit.sources import PAPER_2018
+from experiments.claims.toolkit.theory import split
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
@@ -38,6 +39,9 @@ _ANGLES = {"half circle": math.pi, "quarter": math.pi / 2}
 
 # Labels of the two-point example: y_1 ≫ y_2, inputs (1, 0) and (0, 1).
 _TWO_POINTS = (30.0, 1.0)
+
+# An integral is taken to differ from 0 if it is this many times its error bound.
+_CERTAIN = 1000
 
 
 def _integrals(problem: Problem, depths: tuple[int, ...]) -> pd.DataFrame:
@@ -99,14 +103,16 @@ def _two_point_share(results: xr.Dataset) -> float:
 
 def _is_certain(table: pd.DataFrame) -> np.ndarray:
     """Which integrals differ from 0 by far more than their error: a boolean for each row."""
-    return np.abs(table["integral"].to_numpy()) > 1000 * table["error bound"].to_numpy()
+    return np.abs(table["integral"].to_numpy()) > _CERTAIN * table["error bound"].to_numpy()
 
 
 def _judge(table: pd.DataFrame) -> Verdict:
-    certain = table.assign(certain=_is_certain(table)).groupby(["loss", "depth"])["certain"].any()
-    return together(
-        [Verdict.REPRODUCED if any_ else Verdict.NOT_REPRODUCED for any_ in certain.tolist()]
-    )
+    parts = []
+    for (loss, depth), rows in split(table, "loss", "depth"):
+        sure = np.abs(rows["integral"].to_numpy()) / rows["error bound"].to_numpy()
+        effect = Effect(f"{loss}, depth {depth}: integral over its error bound", sure.max())
+        parts.append(above(effect, _CERTAIN))
+    return judge(parts)
 
 
 def _summary(table: pd.DataFrame) -> str:
@@ -121,7 +127,7 @@ def _summary(table: pd.DataFrame) -> str:
         f"For every depth and both losses a closed curve has a line integral that is not "
         f"0: the least that differs from 0 is {least:.3g}, and all agree with the closed form to "
         f"{gap:.1g}.{zero_at}"
-        if _judge(table) == Verdict.REPRODUCED
+        if _judge(table).holds
         else f"For some depths no curve's integral was found to differ from 0.{zero_at}"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from experiments.claims.criteria import Claim, Effect, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, above, judge, shortfall
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import model_number, resampled, share_of
 from experiments.claims.toolkit.student import (
@@ -55,18 +55,19 @@ def _test(lab: Laboratory) -> Finding:
     for name, results in runs.items():
         best, spread = _measure(name, results)
         effects += [best, spread]
-        parts += [(best, above(best, 90.0)), (spread, above(spread, 2.0))]
+        parts += [above(best, 90.0), above(spread, 2.0)]
     missing = "" if "Abalone" in runs else " Abalone is not here: its part was not tested."
     panels = {
         name: kept_curves(results, [model_number(results, depth=1), *deep_models(results)])
         for name, results in runs.items()
     }
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary="; ".join(f"{e.name}: {e}" for e in effects)
         + f".{missing}"
-        + shortfall(parts, "What 'consistently' and 'a lot' meant the report does not say."),
+        + shortfall(verdict, "What 'consistently' and 'a lot' meant the report does not say."),
         sensitivity="The rate that is kept is the highest or second highest of the grid in "
         + " and ".join(f"{edge_share(results):.0f} % ({name})" for name, results in runs.items())
         + " of all cells: whoever looks at last losses here mostly compares how far each network "

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, Part, above, shortfall, verdict_of
+from experiments.claims.criteria import Cause, Claim, Effect, Finding, Part, above, judge, shortfall
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import resampled, share_of
 from experiments.claims.toolkit.student import (
@@ -81,9 +81,9 @@ def _judge(name: str, results: xr.Dataset) -> list[Part]:
     spreads = _spreads(name, by_init)
     lowest, spiking = _lowest(name, by_init), _spiking(name, results)
     return [
-        *((e, above(e, 1.0)) for e in spreads),
-        (lowest, above(lowest, 50.0)),
-        (spiking, above(spiking, 5.0)),
+        *(above(e, 1.0) for e in spreads),
+        above(lowest, 50.0),
+        above(spiking, 5.0),
     ]
 
 
@@ -107,15 +107,19 @@ def _test(lab: Laboratory) -> Finding:
         for name, dataset in student_datasets(lab).items()
     }
     parts = [part for name, results in runs.items() for part in _judge(name, results)]
-    effects = [effect for effect, _ in parts]
+    effects = [part.effect for part in parts]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
-        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(parts),
-        explained="T7: the bursts are the edge of stability. The sharpness λ grows as the layers "
-        "do; where ηλ passes 2 the loss swings, which drives λ back, and it begins again. T4: the "
-        "spread over repeats of near-zero and default starts is that of the time near zero, which "
-        "hangs on the layers' product; near-identity starts have no such time.",
+        summary="; ".join(f"{e.name}: {e}" for e in effects) + "." + shortfall(verdict),
+        cause=Cause(
+            ("T7", "T4"),
+            "The bursts are the edge of stability. The sharpness λ grows as the layers "
+            "do; where ηλ passes 2 the loss swings, which drives λ back, and it begins again. The "
+            "spread over repeats of near-zero and default starts is that of the time near zero, "
+            "which hangs on the layers' product; near-identity starts have no such time.",
+        ),
         sensitivity="The spread is that of the last losses' logarithm over repeats, averaged over "
         f"the deep networks. A burst is a loss {100 * (SPIKE - 1):.0f} % above the lowest before "
         "it.",

@@ -12,11 +12,10 @@ from experiments.claims.criteria import (
     Effect,
     Finding,
     Part,
+    Range,
     above,
-    below,
+    judge,
     shortfall,
-    together,
-    verdict_of,
 )
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of, resampled
@@ -86,9 +85,9 @@ def _measure(name: str, results: xr.Dataset) -> _Measured:
 def _judge(measured: _Measured) -> list[Part]:
     depth, unstable = measured.depth, measured.unstable
     return [
-        *((e, above(e, 1.0)) for e in measured.beats),
-        (depth, together([above(depth, 1.0), below(depth, 2.0)])),
-        (unstable, above(unstable, 0.0)),
+        *(above(e, 1.0) for e in measured.beats),
+        above(depth, 1.0, size=Range(1.0, 2.0)),
+        above(unstable, 0.0),
     ]
 
 
@@ -110,12 +109,13 @@ def _test(lab: Laboratory) -> Finding:
         m = found[name]
         tables[name] = losses_table(results)
         tables[f"{name}, ratios"] = effects_table([*m.beats, m.depth, m.unstable])
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary="; ".join(f"{e.name}: {e}" for e in effects)
         + ". (Of the networks the one that gains least is named.)"
-        + shortfall(parts),
+        + shortfall(verdict),
         sensitivity="Both optimizers use the student project's seven rates. Of the rates that are "
         f"kept, the highest two are {', '.join(edges)} of the cells: where one optimizer is at the "
         "edge and the other is not, part of the difference is the grid's.",

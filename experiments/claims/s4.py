@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from experiments.claims.criteria import Claim, Effect, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, above, judge, shortfall
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of, model_number
 from experiments.claims.toolkit.student import (
@@ -76,11 +76,12 @@ def _test(lab: Laboratory) -> Finding:
     config = protocol(lab, losses=_LOSSES, inits=("orthogonal",), hidden_widths=(10,))
     measured = _measure(name, student_run(lab, datasets[name], config))
     gains, larger, speed_ups = measured.gains, measured.larger, measured.speed_ups
-    parts = [(e, above(e, 1.0)) for e in larger]
+    parts = [above(e, 1.0) for e in larger]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*larger, *gains),
-        summary="; ".join(f"{e.name}: {e}" for e in larger) + "." + shortfall(parts),
+        summary="; ".join(f"{e.name}: {e}" for e in larger) + "." + shortfall(verdict),
         sensitivity="By steps to the lowest excess loss that both depths reach, the speed-ups are "
         + "; ".join(f"{e.name} {e}" for e in speed_ups)
         + ".",

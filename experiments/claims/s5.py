@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.claims.criteria import Claim, Finding, above
+from experiments.claims.criteria import Claim, Finding, above, judge
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
 from experiments.claims.toolkit.student import (
@@ -45,7 +45,7 @@ def _test(lab: Laboratory) -> Finding:
     floor = float(linear["optimum"][0])
     lowest = float(np.median(kept["relu"].min(axis=0)))
     return Finding(
-        verdict=above(best, 2.0),
+        verdict=judge([above(best, 2.0)]),
         effects=(best, *each),
         summary=f"The best ReLU network's last loss is {lowest:.3g} (median), the best linear "
         f"one's {float(np.median(kept['linear'].min(axis=0))):.3g}; the ratio is {best}. No linear "

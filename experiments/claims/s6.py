@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.claims.criteria import Claim, Finding, within
+from experiments.claims.criteria import Claim, Finding, judge, within
 from experiments.claims.toolkit.images import images_and_notes
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
@@ -35,7 +35,7 @@ def _test(lab: Laboratory) -> Finding:
         }
     }
     return Finding(
-        verdict=within(best, 96.0, 100.0),
+        verdict=judge([within(best, 96.0, 100.0)]),
         effects=(best, *(e for e in effects if e is not best)),
         summary=f"After {epochs} epochs: " + "; ".join(f"{e.name} {e}" for e in effects) + ".",
         sensitivity="The learning rate: the worst of these is "

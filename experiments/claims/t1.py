@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, above, below, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, above, below, judge, shortfall
 from experiments.claims.toolkit.drawing import COLOURS, draw_agreement, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import level_of, resampled
@@ -138,18 +138,19 @@ def _test(lab: Laboratory) -> Finding:
     )
     middle = _over_seeds(cells, "median error of the predicted steps", _middle)
     close = _over_seeds(cells, "predictions within 10 %", _close)
-    parts = [(middle, below(middle, 2.0)), (close, above(close, 95.0))]
+    parts = [below(middle, 2.0), above(close, 95.0)]
     few, long = where(cells, cells["predicted"] < 30), where(cells, cells["predicted"] >= 100)
     lost = int(np.sum(~np.isfinite(cells["measured"].to_numpy())))
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(middle, close),
         summary=f"Over {len(cells):,} runs and targets with ηλ below 2 up to the target, the "
         f"predicted steps are off by {middle} in the median, and {close} are within 10 %. Of "
         f"predictions of 100 steps or more {_close(_errors(long)):.1f} % are, with a median error "
         f"of {_middle(_errors(long)):.2g} %."
         + shortfall(
-            parts,
+            verdict,
             f"{len(few):,} of the predictions are below 30 steps, and of these only "
             f"{_close(_errors(few)):.0f} % are within 10 %: a flow in continuous time does not "
             "resolve single steps. Nor does it where a deep network leaves its plateau within a "

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, above, judge, shortfall
 from experiments.claims.toolkit.drawing import draw_agreement, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import level_of, share_of
@@ -220,7 +220,7 @@ def _test(lab: Laboratory) -> Finding:
     cells = where(cells, np.isfinite(cells["measured"]) & (cells["speed_up"] > 0))
     inside = where(cells, cells["beyond"] <= _SPACING)
     sign, size = _shares(inside)
-    parts = [(sign, above(sign, 95.0)), (size, above(size, 80.0))]
+    parts = [above(sign, 95.0), above(size, 80.0)]
     every = _shares(cells)
     steps = cells["steps"].to_numpy()
     many = np.minimum(steps, steps * cells["measured"].to_numpy()) >= _MANY
@@ -228,8 +228,9 @@ def _test(lab: Laboratory) -> Finding:
     helped = where(predicted, (predicted["speed_up"] > 1) & (predicted["depth"] > 1))
     deep = where(predicted, predicted["depth"] > 1)
     square = where(deep, deep["p"] == 2)
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(sign, size),
         summary=f"Of {len(deep):,} predicted cells depth helps in {len(helped):,}; on ℓ2 in "
         f"{np.count_nonzero(square['speed_up'].to_numpy() > 1)} of {len(square)}. "
@@ -238,7 +239,7 @@ def _test(lab: Laboratory) -> Finding:
         f"Of those in which both depths take {_MANY} steps or more it is {long[0]} and {long[1]} "
         f"({long[0].note}), of all measured cells {every[0]} and {every[1]}."
         + shortfall(
-            parts,
+            verdict,
             "Most of these problems are easy: one layer reaches the target within some steps, "
             "which a flow does not resolve, and at rates past the edge, which only it can bear.",
         ),

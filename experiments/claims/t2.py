@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, level_of, median_of
 from experiments.claims.toolkit.theory import (
@@ -106,16 +106,17 @@ def _test(lab: Laboratory) -> Finding:
     ]
     pairs = [pair for pair in found if pair is not None]
     falls, arrives = [a for a, _ in pairs], [b for _, b in pairs]
-    parts = [(e, within(e, 0.95, 1.05)) for e in falls]
-    hold = sum(v == "reproduced" for _, v in parts)
+    parts = [within(e, 0.95, 1.05) for e in falls]
+    hold = judge(parts).num_held
     survive = [e.value for e in arrives if np.isfinite(e.value)]
     headline = median_of(
         "largest rate at which the loss falls all the way, over the predicted one",
         np.array([e.value for e in falls if np.isfinite(e.value)] or [math.nan]),
         note=f"median over {len(falls)} models",
     )
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(headline, *falls, *arrives),
         summary=f"Of {len(parts)} models {hold} have their largest stable rate within 5 % of the "
         f"predicted 2 over the largest λ before the target; the median ratio is {headline}, the "
@@ -124,7 +125,7 @@ def _test(lab: Laboratory) -> Finding:
         "reach the target at higher rates still, without falling all the way: in the median at "
         f"{np.median(survive) if survive else math.nan:.3g} times the predicted rate."
         + shortfall(
-            parts,
+            verdict,
             "An instability needs time to grow. Where λ is largest at the start and falls "
             "(one layer on p > 2) or peaks for a few steps only, a rate beyond 2/λ gets by before "
             "the loss has risen, so that the prediction is a safe bound rather than the edge.",

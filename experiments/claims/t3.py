@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
 from experiments.claims.toolkit.drawing import COLOURS, draw_agreement, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of, share_of
@@ -197,15 +197,16 @@ def _test(lab: Laboratory) -> Finding:
             note=f"{len(ratio)} runs; within 5 %: {100 * np.mean(np.abs(ratio - 1) <= 0.05):.0f} %",
         )  # fmt: skip
         effects.append(effect)
-        parts.append((effect, within(effect, 0.95, 1.05)))
+        parts.append(within(effect, 0.95, 1.05))
     told = _told(passed)
     figure, averaged = _averaged(lab, *next(iter(problems.items())))
     late = where(passed, np.isfinite(passed["diverged"]))
     lags = late["diverged"].to_numpy() / late["predicted"].to_numpy()
     lag = np.median(lags) if len(lags) else math.nan
     undecided = int(np.sum(passed["then"].to_numpy() == "undecided"))
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*effects, *told),
         summary=f"{len(passed):,} runs pass the edge of stability. "
         + "; ".join(f"{e.name.split(':')[0]} {e}" for e in effects)
@@ -224,7 +225,7 @@ def _test(lab: Laboratory) -> Finding:
         )
         + "."
         + shortfall(
-            parts,
+            verdict,
             "Where they part, the rate is past the edge within some tens of steps, where descent "
             "in large steps is no longer near the flow.",
         ),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Finding, below, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Finding, below, judge, shortfall
 from experiments.claims.toolkit.drawing import draw_agreement, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
@@ -83,7 +83,7 @@ def _test(lab: Laboratory) -> Finding:
             note=f"{len(errors)} seeds; within 2 %: {100 * np.mean(errors <= 2):.0f} %",
         )  # fmt: skip
         effects.append(effect)
-        parts.append((effect, below(effect, 2.0)))
+        parts.append(below(effect, 2.0))
     late = where(cells, ~cells["told"])
     kept = int(np.sum(~np.isfinite(late["measured"].to_numpy())))
     name, problem = lab.first_problem()
@@ -92,8 +92,9 @@ def _test(lab: Laboratory) -> Finding:
     )
     times = deep[np.isfinite(deep)]
     span = f"{times.min():.2g} to {times.max():.2g}" if len(times) else "none"
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary=f"{len(told):,} first moves. "
         + "; ".join(f"{e.name.split(':')[0]}: {e} ({e.note})" for e in effects)
@@ -101,7 +102,7 @@ def _test(lab: Laboratory) -> Finding:
         f"Depth 8 on {name} (ℓ2, width 1) moves after {span} units of time, steps times learning "
         f"rate, for {len(times)} of {len(deep)} seeds: 'stuck' is a number."
         + shortfall(
-            parts,
+            verdict,
             "At depth 2 the escape is exponential and its end is not yet the linear problem's, "
             "whose higher orders at a move of 1 % are of the order of that.",
         ),

@@ -16,10 +16,8 @@ from experiments.claims.criteria import (
     Claim,
     Effect,
     Finding,
-    Part,
-    Verdict,
+    judge,
     shortfall,
-    verdict_of,
     within,
 )
 from experiments.claims.toolkit.laboratory import Laboratory
@@ -141,10 +139,6 @@ def _measure(
     return ours, theirs, {label: curves}
 
 
-def _held(parts: list[Part]) -> int:
-    return sum(verdict == Verdict.REPRODUCED for _, verdict in parts)
-
-
 def _draw(panels: dict[str, Any]) -> Figure:
     return plot_curves(
         panels, title="The network, and the end-to-end rule with and without imbalance",
@@ -167,23 +161,26 @@ def _test(lab: Laboratory) -> Finding:
                 papers += with_c if is_papers else []
                 if is_papers or depth == 4:  # the figure shows the paper's rate where there is one
                     panels |= curves
-    parts = [(e, within(e, 0.99, 1.01)) for e in ours]
-    at_papers = [part for part in parts if part[0] in papers]
+    parts = [within(e, 0.99, 1.01) for e in ours]
+    at_papers = [part for part in parts if part.effect in papers]
+    others = [part for part in parts if part.effect not in papers]
+    held, held_elsewhere = (judge(some).num_held for some in (at_papers, others))
     known = [e.value for e in theirs if np.isfinite(e.value)]
     worst = max(known, key=lambda v: abs(math.log(v)), default=math.nan)
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*ours, *theirs),
-        summary=f"Of {len(at_papers)} comparisons at the paper's rate {_held(at_papers)} are "
-        f"within 1 %, of {len(parts) - len(at_papers)} at half of the largest stable rate, or at "
-        f"depth 4, {_held([part for part in parts if part not in at_papers])}. Steps of the "
+        summary=f"Of {len(at_papers)} comparisons at the paper's rate {held} are "
+        f"within 1 %, of {len(others)} at half of the largest stable rate, or at "
+        f"depth 4, {held_elsewhere}. Steps of the "
         "network over steps of the rule that knows the imbalance: "
         + "; ".join(
             f"{e.name.split(', ', 1)[1].replace(', the rule with imbalance', '')} {e}" for e in ours
         )
         + f". Without the imbalance they are up to {worst:.3g} apart (P1)."
         + shortfall(
-            parts,
+            verdict,
             "The rule is the limit of small rates. At half of the largest stable one the plateau "
             "of depth 2 lasts some ten steps, and a step of the network is no small one.",
         ),

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
 from experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import level_of, resampled
@@ -167,11 +167,12 @@ def _test(lab: Laboratory) -> Finding:
     exponents = [_exponent(lab, depth, runs, name) for depth, runs in plateaus.items()]
     moved = [_exponent(lab, d, runs, name, moves=True) for d, runs in plateaus.items()]
     parts = [
-        (ratio, within(ratio, 0.9, 1.1)),
-        *((e, within(e, -0.1, 0.1)) for e in exponents),
+        within(ratio, 0.9, 1.1),
+        *(within(e, -0.1, 0.1) for e in exponents),
     ]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(ratio, *shrink, *exponents, *moved),
         summary=f"At their best depth 8 takes {law * ratio.value:.3g} times the steps of depth 3, "
         f"where the law says {law:.3g}: {ratio} of it. Near the optimum a step leaves "
@@ -190,7 +191,7 @@ def _test(lab: Laboratory) -> Finding:
         )
         + "."
         + shortfall(
-            parts,
+            verdict,
             "The laws are of the plateau and of the way near the optimum, each alone. Steps from "
             "the start to 1e-5 hold both, and the part that does not depend on the standard "
             "deviation flattens the power: the first moves have it to themselves.",

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Finding, above, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Finding, above, judge, shortfall
 from experiments.claims.toolkit.drawing import COLOURS, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import share_of
@@ -142,16 +142,17 @@ def _test(lab: Laboratory) -> Finding:
             note=f"{len(short):,} calm runs",
         )
         rows += _by_rate(name, results)
-        parts += [(e, above(e, 90.0)) for e in (sensitivity, specificity)]
+        parts += [above(e, 90.0) for e in (sensitivity, specificity)]
     effects = [e for e, _ in parts]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary="; ".join(f"{e.name}: {e} of {e.note}" for e in effects)
         + ". A network's sharpness grows as its layers do, until ηλ passes 2: then the loss "
         "bursts, the swing drives the sharpness back, and it begins again."
         + shortfall(
-            parts,
+            verdict,
             "Where there are few bursts no interval can lie above 90 %; and ηλ above 2 is harmless "
             "for as long as the gradient has no part along that direction.",
         ),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
 from experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, median_of
@@ -94,17 +94,18 @@ def _test(lab: Laboratory) -> Finding:
     for name, problem in problems.items():
         for optimizer, beta in _with_momentum():
             effect = _largest_rate(lab, name, problem, optimizer, beta)
-            parts.append((effect, within(effect, 0.95, 1.05)))
+            parts.append(within(effect, 0.95, 1.05))
         for b1 in lab.pick((0.9,), (0.5, 0.9), (0.5, 0.9, 0.95)):
             effect, curve = _adam(lab, name, problem, b1)
             curves[f"{name}, β₁ = {b1:g}"] = curve
-            parts.append((effect, within(effect, 0.95, 1.05)))
+            parts.append(within(effect, 0.95, 1.05))
     effects = [e for e, _ in parts]
     adam = [e for e in effects if "Adam" in e.name]
     rates = [e.value for e in effects if e not in adam and np.isfinite(e.value)] or [math.nan]
     hold = sum(v == "reproduced" for _, v in parts)
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=tuple(effects),
         summary=f"{hold} of {len(parts)} thresholds hold within 5 %. Largest rates of gradient "
         "descent and both kinds of momentum over their thresholds are between "
@@ -112,7 +113,7 @@ def _test(lab: Laboratory) -> Finding:
         + "; ".join(f"{e} ({_which(e)})" for e in adam)
         + " of its threshold."
         + shortfall(
-            parts,
+            verdict,
             "With β₁ = 0.9 the sharpness swings below the threshold as well as at it, and where it "
             "gets there only towards the run's end (figure) the second half holds its rise.",
         ),

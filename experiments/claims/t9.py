@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import implicit_accel as ia
-from experiments.claims.criteria import Claim, Effect, Finding, shortfall, verdict_of, within
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
 from experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, resampled
@@ -195,18 +195,19 @@ def _test(lab: Laboratory) -> Finding:
             level = _SHARE * make_surface(problem, Loss(4)).zero_excess
             label = f"{name}, ℓ4, depth {depth}"
             judged, alone = _effects(label, _times(curves, level))
-            parts += [(e, within(e, 0.9, 1.1)) for e in judged]
+            parts += [within(e, 0.9, 1.1) for e in judged]
             rows += [*judged, *alone]
             sentences.append(_told(label, alone))
             if len(shown) < 2:
                 shown[label] = (curves, level)
     judged = [e for e, _ in parts]
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=(*judged, *(e for e in rows if e not in judged)),
         summary=" ".join(sentences)
         + shortfall(
-            parts,
+            verdict,
             "The rule starts balanced and the network does not, so that it leaves the plateau at "
             "another time (T5). The parts help each other: near zero the projection makes w grow N "
             "times as fast, which cuts the plateau that the rate brings.",

@@ -1,19 +1,19 @@
-"""Effects measured on results: numbers, each with its 95 % interval over seeds."""
+"""Effects measured on results: numbers, each with its interval over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 import xarray as xr
 
-from experiments.claims.criteria import Effect
+from experiments.claims.criteria import Design, Effect, Kind
+from implicit_accel import intervals
+from implicit_accel.intervals import Interval, Side
 from implicit_accel.statistics import valid_steps
-
-_RESAMPLES = 1000
 
 
 def model_number(results: xr.Dataset, **coordinates: object) -> int:
@@ -27,43 +27,69 @@ def model_number(results: xr.Dataset, **coordinates: object) -> int:
 
 def effects_table(effects: list[Effect]) -> pd.DataFrame:
     """Effects as rows."""
-    return pd.DataFrame([{"effect": e.name, "value": str(e), "remarks": e.note} for e in effects])
+    return pd.DataFrame(
+        [
+            {
+                "effect": e.name,
+                "value": str(e),
+                "halves of the grid": ", ".join(f"{h:.3g}{e.unit}" for h in e.halves),
+                "remarks": e.note,
+            }
+            for e in effects
+        ]
+    )
 
 
-def median_of(name: str, values: np.ndarray, *, unit: str = "×", note: str = "") -> Effect:
-    """The median over seeds, with the percentile bootstrap's 95 % interval.
+def _effect(
+    name: str, at: Callable[[float], Interval], unit: str, note: str, design: Design
+) -> Effect:
+    """An effect with its 95 % interval, and with what gives any other."""
+    found = at(intervals.CONFIDENCE)
+    return Effect(
+        name, found.value, found.low, found.high, unit=unit, note=note,
+        confidence=found.confidence, design=design, at=at,
+    )  # fmt: skip
+
+
+def median_of(
+    name: str, values: np.ndarray, *, unit: str = "×", note: str = "",
+    least: float = -math.inf, most: float = math.inf,
+) -> Effect:  # fmt: skip
+    """The median over seeds, see `intervals.of_median`.
 
     Args:
         name: Of the effect.
         values: One per seed; infinities are allowed (a run that never reaches the target).
         unit: Behind the number.
         note: What else must be known.
+        least: The smallest value that could have come out.
+        most: The largest.
     """
     values = np.asarray(values, float)
-    value = float(np.median(values))
-    if len(values) < 2:
-        return Effect(name, value, unit=unit, note=note)
-    rng = np.random.default_rng(0)
-    medians = np.median(values[rng.integers(len(values), size=(_RESAMPLES, len(values)))], axis=1)
-    # Drawn values: between a number and infinity there is no interpolating.
-    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
-    return Effect(name, value, float(low), float(high), unit=unit, note=note)
+    if not len(values):
+        return Effect(name, math.nan, unit=unit, note=note or "there are none")
+    design = Design(Kind.MEDIAN, len(values), least, most)
+    return _effect(name, lambda c: intervals.of_median(values, c), unit, note, design)
 
 
 def share_of(name: str, happened: np.ndarray, *, note: str = "") -> Effect:
-    """How often something happened, in per cent, with Wilson's 95 % interval.
+    """How often something happened, in per cent, with Wilson's interval.
 
     Args:
         name: Of the effect.
         happened: Booleans, one per seed; without any there is no value.
         note: What else must be known.
     """
+    happened = np.asarray(happened, bool)
     if not len(happened):
         return Effect(name, math.nan, unit=" %", note=note or "there are none")
-    test = scipy.stats.binomtest(int(np.sum(happened)), len(happened))
-    interval = test.proportion_ci(method="wilson")
-    low, high = 100 * interval.low, 100 * interval.high
-    return Effect(name, 100 * float(np.mean(happened)), low, high, unit=" %", note=note)
+
+    def at(confidence: float) -> Interval:
+        found = intervals.of_share(happened, confidence)
+        value, low, high = 100 * found.value, 100 * found.low, 100 * found.high
+        return Interval(value, low, high, found.confidence)
+
+    return _effect(name, at, " %", note, Design(Kind.SHARE, len(happened), 0, 100))
 
 
 def resampled(
@@ -73,58 +99,12 @@ def resampled(
     *,
     unit: str = "×",
     note: str = "",
+    least: float = -math.inf,
+    most: float = math.inf,
 ) -> Effect:
-    """A measure of some repeats, with the percentile bootstrap's interval over all of them."""
-    draws = np.random.default_rng(0).integers(repeats, size=(500, repeats))
-    low, high = np.quantile([measure(draw) for draw in draws], [0.025, 0.975])
-    value = measure(np.arange(repeats))
-    return Effect(name, value, float(low), float(high), unit=unit, note=note)
-
-
-def chosen_speed_up(
-    baseline: np.ndarray,
-    steps: np.ndarray,
-    *,
-    num_steps: int,
-    usable: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Ratio of median steps to a target, each side at its own best learning rate.
-
-    The interval is the percentile bootstrap over seeds, and every resample chooses the rates
-    anew: what the choice of the rate adds to the uncertainty is in it. A run that does not reach
-    the target within T steps counts as T: then the ratio is a bound (see `compare`).
-
-    Args:
-        baseline: (L, S) steps of the model compared with, inf where a run did not reach the target.
-        steps: (L', S') steps of the model.
-        num_steps: T.
-        usable: For each side (L,) booleans, which rates may be chosen; all by default.
-        seed: Of the resampling.
-
-    Returns:
-        Ratio, and the ends of its 95 % interval (NaN with fewer than two seeds).
-    """
-    rng = np.random.default_rng(seed)
-    masks = usable or (np.ones(len(baseline), bool), np.ones(len(steps), bool))
-    sides = []
-    for values, mask in zip((baseline, steps), masks, strict=True):
-        kept = np.maximum(np.minimum(values[mask], num_steps), 1)
-        kept = kept if len(kept) else np.full((1, values.shape[1]), float(num_steps))
-        S = kept.shape[1]
-        draws = rng.integers(S, size=(_RESAMPLES, S))
-        best = np.median(kept, axis=1).min()
-        resampled = np.stack([np.median(kept[:, draw], axis=1).min() for draw in draws])
-        sides.append((best, resampled))
-    (base, base_draws), (own, own_draws) = sides
-    if min(baseline.shape[1], steps.shape[1]) < 2:
-        return float(base / own), math.nan, math.nan
-    low, high = np.quantile(base_draws / own_draws, [0.025, 0.975])
-    return float(base / own), float(low), float(high)
-
-
-# More than this share of diverging runs makes a learning rate unusable.
-_MOST_DIVERGED = 0.1
+    """A measure of some repeats, see `intervals.of_measure`; otherwise as `median_of`."""
+    design = Design(Kind.MEASURE, repeats, least, most)
+    return _effect(name, lambda c: intervals.of_measure(measure, repeats, c), unit, note, design)
 
 
 def level_of(results: xr.Dataset, model: int, share: float) -> float:
@@ -150,6 +130,26 @@ def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
     return np.where(below.any(axis=-1), steps[np.argmax(below, axis=-1)], np.inf)
 
 
+def side_of(results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float | None) -> Side:
+    """A model in a comparison.
+
+    Args:
+        results: A sweep's, or those of several that differ in their learning rates alone.
+        model: Number of the model.
+        share: The target, as a share of the zero predictor's excess loss (see `steps_to_level`),
+            if it is not the sweep's own.
+    """
+    runs = [results] if isinstance(results, xr.Dataset) else list(results)
+    steps = np.concatenate(
+        [valid_steps(r)[model] if share is None else steps_to_level(r, model, share) for r in runs]
+    )
+    lost = np.concatenate([np.isfinite(r["divergence_step"].values[model]) for r in runs])
+    rates = np.concatenate([r["learning_rate"].values for r in runs])
+    order = np.argsort(rates)
+    lost &= ~np.isfinite(steps)
+    return Side(rates[order], steps[order], lost[order], float(runs[0].attrs["num_steps"]))
+
+
 def compare(
     results: xr.Dataset,
     model: int,
@@ -158,6 +158,7 @@ def compare(
     name: str,
     base_results: xr.Dataset | None = None,
     share: float | None = None,
+    quantity: str = "",
 ) -> Effect:
     """The speed-up of a model over another, each at its own best learning rate.
 
@@ -169,41 +170,63 @@ def compare(
         base_results: Where that one is, if in another sweep (with as many steps).
         share: The target, as a share of the zero predictor's excess loss (see `steps_to_level`),
             if it is not the sweep's own.
+        quantity: What is measured, if other claims measure the same.
+
+    Returns:
+        The effect, see `speed_up`.
+    """
+    sides = (
+        side_of(base_results if base_results is not None else results, base, share),
+        side_of(results, model, share),
+    )
+    return replace(speed_up(name, *sides), quantity=quantity)
+
+
+def speed_up(name: str, base: Side, model: Side) -> Effect:
+    """The speed-up of one side over another, see `intervals.of_speed_up`.
+
+    Args:
+        name: Of the effect.
+        base: The model compared with.
+        model: The model.
 
     Returns:
         The effect. Its note says what makes it a bound, whether a rate lay at the edge of the
-        grid, and what every second learning rate alone would have given.
+        grid, and how often runs diverge at the rates chosen.
     """
-    sides = ((base_results if base_results is not None else results, base), (results, model))
-    num_steps = int(results.attrs["num_steps"])
-    steps, usable, notes = [], [], []
-    for (run, m), who in zip(sides, ("baseline", "model"), strict=True):
-        values = valid_steps(run)[m] if share is None else steps_to_level(run, m, share)
-        lost = np.isfinite(run["divergence_step"].values[m]) & ~np.isfinite(values)
-        mask = lost.mean(axis=1) <= _MOST_DIVERGED
-        steps.append(values)
-        usable.append(mask)
-        medians = np.where(mask, np.median(values, axis=1), np.inf)
-        if not np.isfinite(medians).any():
+    sides = {"baseline": base, "model": model}
+    notes, reached = [], []
+    for who, side in sides.items():
+        best = int(side.best(side.everyone)[0])
+        medians = np.median(side.steps, axis=1)
+        arrives = best >= 0 and np.isfinite(medians[best])
+        reached.append(arrives)
+        if not arrives:
             notes.append(f"the {who} never reached the target: a bound")
-        elif len(medians) > 1:
-            place = int(np.argmin(medians))
-            edge = {0: "lowest", len(medians) - 1: "highest"}.get(place)
-            # A higher rate that diverges bounds the choice from above: that is no edge.
-            if edge:
-                notes.append(f"the {who}'s best rate is the {edge} of the grid")
-    if not any(np.isfinite(s[mask]).any() for s, mask in zip(steps, usable, strict=True)):
+            continue
+        edge = {0: "lowest", len(medians) - 1: "highest"}.get(best)
+        # A higher rate that diverges bounds the choice from above: that is no edge.
+        if edge and len(medians) > 1:
+            notes.append(f"the {who}'s best rate is the {edge} of the grid")
+        lost = int(side.lost[best].sum())
+        if lost:
+            notes.append(
+                f"{lost} of {side.num_seeds} runs diverge at the {who}'s rate "
+                f"{side.rates[best]:.3g}"
+            )
+    if not any(reached):
         return Effect(name, math.nan, note="neither reached the target")
-    value, low, high = chosen_speed_up(
-        steps[0], steps[1], num_steps=num_steps, usable=(usable[0], usable[1])
+    halves: tuple[float, ...] = ()
+    if min(len(base.rates), len(model.rates)) >= intervals.FEWEST:
+        halves = tuple(intervals.of_speed_up(base.half(i), model.half(i)).value for i in (0, 1))
+    fewest = [
+        float(np.median(side.at(side.best(side.everyone), side.everyone))) for side in (base, model)
+    ]
+    design = Design(
+        Kind.SPEED_UP, min(base.num_seeds, model.num_seeds),
+        least=fewest[0] / model.num_steps, most=base.num_steps / fewest[1],
+    )  # fmt: skip
+    effect = _effect(
+        name, lambda c: intervals.of_speed_up(base, model, c), "×", "; ".join(notes), design
     )
-    if all(len(s) >= 6 for s in steps):
-        halves = [
-            chosen_speed_up(
-                steps[0][i::2], steps[1][i::2], num_steps=num_steps,
-                usable=(usable[0][i::2], usable[1][i::2]),
-            )[0]
-            for i in (0, 1)
-        ]  # fmt: skip
-        notes.append(f"every second rate alone: {halves[0]:.3g}× and {halves[1]:.3g}×")
-    return Effect(name, value, low, high, note="; ".join(notes))
+    return replace(effect, halves=halves)

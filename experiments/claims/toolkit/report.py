@@ -4,148 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, Verdict
-from implicit_accel.errors import DataError
+from experiments.claims.criteria import Direction, Size
+from experiments.claims.toolkit.findings import ANSWERS, Entry
 from implicit_accel.files import atomic_path
-from implicit_accel.results import save_json
 
-FINDING_FILE = "finding.json"
 MARKDOWN_FILE = "REPORT.md"
 PAGE_FILE = "report.html"
-
-_FORMAT = "implicit_accel finding 2"
-_BITMAP_DPI = 110
-
-_NUMBERS = ("value", "low", "high")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A claim with what was found, as the report shows it.
-
-    Attributes:
-        claim: The claim.
-        finding: What was found; its figures are not kept here.
-        figures: Files of the figures, the first beside the number.
-        seconds: What the experiment took when its results were made.
-    """
-
-    claim: Claim
-    finding: Finding
-    figures: tuple[Path, ...]
-    seconds: float
-
-
-def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
-    """Writes a claim's figures (PNG and PDF), tables (CSV) and finding into its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for name, figure in finding.figures.items():
-        assert isinstance(figure, Figure)
-        for extension in ("png", "pdf"):
-            path = folder / f"{name}.{extension}"
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=_BITMAP_DPI, format=extension)
-        figures.append(folder / f"{name}.png")
-    for title, table in finding.tables.items():
-        with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
-            table.to_csv(temporary, index=False)
-    stored = {
-        "format": _FORMAT,
-        "claim": claim.id,
-        "scale": scale,
-        "seconds": seconds,
-        "verdict": finding.verdict.value,
-        "effects": [_finite(asdict(effect)) for effect in finding.effects],
-        "summary": finding.summary,
-        "explained": finding.explained,
-        "sensitivity": finding.sensitivity,
-        "caveats": list(finding.caveats),
-        "tables": {title: _json_table(table) for title, table in finding.tables.items()},
-        "figures": [path.name for path in figures],
-    }
-    save_json(stored, folder / FINDING_FILE)
-    return Entry(claim, finding, tuple(figures), seconds)
-
-
-def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
-    """Reads what `save_finding` wrote at this scale; None if there is nothing.
-
-    Raises:
-        DataError: If the file is damaged.
-    """
-    path = folder / FINDING_FILE
-    if not path.is_file():
-        return None
-    try:
-        stored = json.loads(path.read_text())
-        if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
-            return None
-        finding = Finding(
-            verdict=Verdict(stored["verdict"]),
-            effects=tuple(
-                Effect(
-                    str(effect["name"]),
-                    *(math.nan if effect[k] is None else float(effect[k]) for k in _NUMBERS),
-                    unit=str(effect["unit"]),
-                    note=str(effect["note"]),
-                )
-                for effect in stored["effects"]
-            ),
-            summary=str(stored["summary"]),
-            explained=str(stored["explained"]),
-            sensitivity=str(stored["sensitivity"]),
-            caveats=tuple(map(str, stored["caveats"])),
-            tables={
-                str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
-                    {"inf": math.inf, "-inf": -math.inf}
-                )
-                for title, table in stored["tables"].items()
-            },
-        )
-        figures = [folder / Path(str(name)).name for name in stored["figures"]]
-        seconds = float(stored["seconds"])
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"{seconds} seconds")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: damaged ({error}); run the claim again") from None
-    # The page carries the figures' bytes: a link might bring in a file that is none of them.
-    plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
-    return Entry(claim, finding, plain, seconds)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: None stands for NaN, a text for infinity."""
-    return {k: _json_number(v) if isinstance(v, float) else v for k, v in values.items()}
-
-
-def _json_number(value: float) -> float | str | None:
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return None if math.isnan(value) else value
-
-
-def _json_table(table: pd.DataFrame) -> dict[str, Any]:
-    rows = [
-        [_json_number(v) if isinstance(v, float) else v for v in row]
-        for row in table.to_numpy().tolist()
-    ]
-    return {"columns": list(map(str, table.columns)), "data": rows}
-
-
-def _file_name(title: str) -> str:
-    words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
-    return "_".join(words)
 
 
 def write_report(
@@ -177,6 +47,11 @@ def write_report(
             temporary.write_text(text, encoding="utf-8")
 
 
+def columns(verdicts: bool) -> list[str]:
+    """The columns of the overview."""
+    return ["claim", "statement", *(ANSWERS if verdicts else ()), "effect [95 % interval]"]
+
+
 def headline(entry: Entry) -> str:
     """The effect that a claim is about, with its name; empty if it has none."""
     effects = entry.finding.effects
@@ -188,7 +63,7 @@ def _facts(entry: Entry, verdicts: bool) -> list[tuple[str, str]]:
     claim, finding = entry.claim, entry.finding
     judged = [
         ("What we saw", finding.summary),
-        ("Explained by", finding.explained),
+        ("Why", "" if finding.cause is None else str(finding.cause)),
         ("Sensitive to", finding.sensitivity),
     ]
     unjudged = [("Effects", "; ".join(f"{e.name}: {e}" for e in finding.effects))]
@@ -211,12 +86,12 @@ def markdown(
 ) -> str:
     """The report as Markdown, see `write_report`; figures by their paths below the folder."""
     lines = [f"# {title}", "", *(line for text in preamble for line in (text, ""))]
-    columns = ["claim", "statement", *(["verdict"] if verdicts else []), "effect [95 % interval]"]
-    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    names = columns(verdicts)
+    lines += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for entry in entries:
         claim = entry.claim
         cells = [f"[{claim.id}](#{claim.id.lower()})", _cell(claim.statement)]
-        cells += [f"**{entry.finding.verdict.value}**"] if verdicts else []
+        cells += [f"**{_cell(a)}**" if a else "" for a in entry.answers] if verdicts else []
         lines += ["| " + " | ".join([*cells, _cell(headline(entry))]) + " |"]
     for entry in entries:
         lines += _markdown_section(entry, folder, verdicts)
@@ -226,7 +101,9 @@ def markdown(
 def _markdown_section(entry: Entry, folder: Path, verdicts: bool) -> list[str]:
     claim, finding = entry.claim, entry.finding
     lines = ["", f"## {claim.id}", "", f"**{_text(claim.statement)}**", ""]
-    lines += [f"Verdict: **{finding.verdict.value}**.", ""] if verdicts else []
+    if verdicts:
+        named = zip(ANSWERS, entry.answers, strict=True)
+        lines += [" · ".join(f"{name}: **{_text(a)}**" for name, a in named if a), ""]
     for name, text in _facts(entry, verdicts):
         lines += [f"*{name}.* {_text(text)}", ""]
     lines += [f"* {_text(caveat)}" for caveat in finding.caveats]
@@ -278,8 +155,8 @@ th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 
   border-bottom: 1px solid var(--line); }
 .verdict { display: inline-block; white-space: nowrap; padding: 0 0.5em; border-radius: 1em;
   font-size: 0.88em; color: #fff; background: #57606a; }
-.reproduced { background: #116329; } .partly { background: #7d4e00; }
-.not-reproduced { background: #a40e26; }
+.held { background: #116329; } .mixed { background: #7d4e00; } .failed { background: #a40e26; }
+.known { background: #0b4f8a; }
 .claim { display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 1fr); }
 @media (min-width: 60rem) { .claim { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); } }
 .number { font-size: 1.7rem; font-weight: 600; line-height: 1.2; overflow-wrap: anywhere; }
@@ -290,7 +167,7 @@ dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }
   .overview tr { display: grid; grid-template-columns: 3rem minmax(0, 1fr);
     border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
   .overview td { border: 0; padding: 0.1rem 0; grid-column: 2; }
-  .overview td:first-child { grid-column: 1; grid-row: 1 / span 3; } }
+  .overview td:first-child { grid-column: 1; grid-row: 1 / span 5; } }
 details { margin: 0.8rem 0; } summary { cursor: pointer; }
 """
 
@@ -299,8 +176,7 @@ def page(
     entries: Sequence[Entry], *, title: str, preamble: Sequence[str], verdicts: bool = True
 ) -> str:
     """The report as one web page that needs no other file; whatever it shows is escaped."""
-    columns = ["claim", "statement", *(["verdict"] if verdicts else []), "effect [95 % interval]"]
-    head = "".join(f"<th>{name}</th>" for name in columns)
+    head = "".join(f"<th>{name}</th>" for name in columns(verdicts))
     rows = "".join(_row(entry, verdicts) for entry in entries)
     sections = "".join(_section(entry, verdicts) for entry in entries)
     return (
@@ -319,7 +195,7 @@ def _row(entry: Entry, verdicts: bool) -> str:
     claim = entry.claim
     link = f'<a href="#{_attribute(claim.id)}">{_safe(claim.id)}</a>'
     cells = [link, _safe(claim.statement)]
-    cells += [_badge(entry.finding.verdict)] if verdicts else []
+    cells += _badges(entry) if verdicts else []
     cells += [_safe(headline(entry))]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -347,7 +223,7 @@ def _section(entry: Entry, verdicts: bool) -> str:
         f"<details><summary>{_safe(name)}</summary>{_table(table)}</details>"
         for name, table in finding.tables.items()
     )
-    badge = _badge(finding.verdict) if verdicts else ""
+    badge = " ".join(_badges(entry)) if verdicts else ""
     return (
         f'<h2 id="{_attribute(claim.id)}">{_safe(claim.id)} {badge}</h2>'
         f"<p><strong>{_safe(claim.statement)}</strong></p>"
@@ -369,9 +245,24 @@ def _table(table: pd.DataFrame) -> str:
     )
 
 
-def _badge(verdict: Verdict) -> str:
-    name = verdict.value
-    return f'<span class="verdict {_attribute(name.replace(" ", "-"))}">{_safe(name)}</span>'
+def _badges(entry: Entry) -> list[str]:
+    """The three answers, coloured by how they stand to the claim."""
+    verdict = entry.finding.verdict
+    directions = {j.direction.value for j in verdict.parts}
+    sizes = {j.size.value for j in verdict.parts} - {Size.NOT_COMPARABLE.value}
+    tones = [_tone(directions), _tone(sizes), "known" if entry.finding.cause else ""]
+    return [
+        f'<span class="verdict {tone}">{_safe(text)}</span>' if text else ""
+        for tone, text in zip(tones, entry.answers, strict=True)
+    ]
+
+
+def _tone(answers: set[str]) -> str:
+    if answers == {Direction.AS_CLAIMED.value}:
+        return "held"
+    if not answers:
+        return ""
+    return "failed" if Direction.AS_CLAIMED.value not in answers and len(answers) == 1 else "mixed"
 
 
 def _safe(value: object) -> str:
