@@ -149,11 +149,7 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
         "unit": effect.unit,
         "note": effect.note,
         "confidence": _json_number(effect.confidence),
-        "design": [
-            design.kind.value,
-            design.seeds,
-            *map(_json_number, (design.least, design.most)),
-        ],
+        "design": [design.kind.value, design.seeds, *ends],
         "halves": [_json_number(value) for value in effect.halves],
         "quantity": effect.quantity,
     }
