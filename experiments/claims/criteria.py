@@ -137,14 +137,15 @@ class Range:
 
     def place(self, low: float, high: float) -> str:
         """Where an interval lies: ``inside``, ``below``, ``above`` or ``across``."""
+        # No end at infinity is a limit: "never" is larger than any number.
         if self.closed:
             inside = self.low <= low and high <= self.high
             beneath, beyond = high < self.low, low > self.high
         else:
-            inside = self.low < low and high < self.high
-            # An end at infinity is no limit: "never" is larger than any number.
-            inside = inside or (self.high == math.inf == high and low > self.low)
-            beneath, beyond = high <= self.low, low >= self.high < math.inf
+            inside = (low > self.low or self.low == -math.inf) and (
+                high < self.high or self.high == math.inf
+            )
+            beneath, beyond = high <= self.low > -math.inf, low >= self.high < math.inf
         return "inside" if inside else "below" if beneath else "above" if beyond else "across"
 
 

@@ -143,7 +143,7 @@ def _test(lab: Laboratory) -> Finding:
         )
         rows += _by_rate(name, results)
         parts += [above(e, 90.0) for e in (sensitivity, specificity)]
-    effects = [e for e, _ in parts]
+    effects = [part.effect for part in parts]
     verdict = judge(parts)
     return Finding(
         verdict=verdict,

@@ -99,10 +99,10 @@ def _test(lab: Laboratory) -> Finding:
             effect, curve = _adam(lab, name, problem, b1)
             curves[f"{name}, β₁ = {b1:g}"] = curve
             parts.append(within(effect, 0.95, 1.05))
-    effects = [e for e, _ in parts]
+    effects = [part.effect for part in parts]
     adam = [e for e in effects if "Adam" in e.name]
     rates = [e.value for e in effects if e not in adam and np.isfinite(e.value)] or [math.nan]
-    hold = sum(v == "reproduced" for _, v in parts)
+    hold = judge(parts).num_held
     verdict = judge(parts)
     return Finding(
         verdict=verdict,

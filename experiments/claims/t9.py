@@ -200,7 +200,7 @@ def _test(lab: Laboratory) -> Finding:
             sentences.append(_told(label, alone))
             if len(shown) < 2:
                 shown[label] = (curves, level)
-    judged = [e for e, _ in parts]
+    judged = [part.effect for part in parts]
     verdict = judge(parts)
     return Finding(
         verdict=verdict,
