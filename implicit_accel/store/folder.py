@@ -135,7 +135,7 @@ def _are_places(runs: tuple[Any, ...], size: int) -> bool:
     return (
         whole
         and len(runs) > 0
-        and 0 <= runs[0]
+        and runs[0] >= 0
         and runs[-1] < size
         and all(a < b for a, b in itertools.pairwise(runs))
     )

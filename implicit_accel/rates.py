@@ -1,0 +1,341 @@
+"""Learning rates that are found, not guessed: a coarse grid, then closer looks where it matters.
+
+A model's *figure* is what its learning rate is chosen by: the median over seeds of its steps to the
+target, or of its final excess loss. `next_rates` looks at a model's figures at the rates tried so
+far and names those that may lower the least of them by more than a tolerance, until there are none.
+It knows nothing but the results: a search that was broken off, or is given more seeds, goes on from
+what there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import AtOwnRates, Experiment, OwnRates
+from implicit_accel.results import by_model, trained
+from implicit_accel.statistics import best_learning_rates, final_excess, usable, valid_steps
+
+TOLERANCE = 0.01
+"""How much lower a figure may be at another rate, as a share of it, for the search to be over."""
+
+MOST_NEW = 2
+"""How many rates a round adds to a model's."""
+
+MOST_ROUNDS = 60
+
+# Multiples of a stable rate that is known about, and rates where nothing is known.
+_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
+_WIDE = (-4.0, 0.0, 9)  # decades from, to, and how many
+
+# The ratio by which a search moves outwards, and that to smaller rates where all runs diverge.
+_OUTWARDS, _DOWNWARDS = 2.0, 4.0
+_LEAST, _LARGEST = 1e-12, 1e12
+
+
+def coarse_rates(stable: float = math.nan) -> tuple[float, ...]:
+    """A model's first learning rates, in equal ratios; `next_rates` goes on from there.
+
+    Args:
+        stable: About the largest rate at which it is stable, see `predict.early_stable_rates`;
+            NaN if nothing is known.
+
+    Returns:
+        From half of it to four times as much, or from 1e-4 to 1, with three digits.
+    """
+    if math.isfinite(stable) and _LEAST < stable < _LARGEST:
+        return tuple(_rounded(multiple * stable, 3) for multiple in _MULTIPLES)
+    return tuple(_rounded(rate, 3) for rate in np.logspace(*_WIDE))
+
+
+def next_rates(
+    results: xr.Dataset,
+    *,
+    best_by: str = "target",
+    tolerance: float = TOLERANCE,
+    most: int = MOST_NEW,
+) -> tuple[float, ...]:
+    """The learning rates to try next, of all models together; see `next_own_rates`.
+
+    Returns:
+        Increasing rates, none of which every model has been tried at; empty once every model's
+        best is settled.
+
+    Raises:
+        UserError: As `next_own_rates` does.
+    """
+    own = next_own_rates(results, best_by=best_by, tolerance=tolerance, most=most)
+    return _together(own)
+
+
+def next_own_rates(
+    results: xr.Dataset,
+    *,
+    best_by: str = "target",
+    tolerance: float = TOLERANCE,
+    most: int = MOST_NEW,
+) -> OwnRates:
+    """The learning rates to try next, for each model.
+
+    * Where a model's best is the smallest or largest of its rates, further outwards; to smaller
+      rates where all of them diverge. Unless figures there no longer depend on the rate.
+    * Else between its best and the neighbours on both sides, as far as the figure may be lower
+      there by more than the tolerance (and, of steps, by more than one). How much lower it may be
+      is told by the slopes beyond: on log axes a valley is about convex, so that it lies above the
+      continuations of its chords. Next to a rate at which runs diverge there is no chord on that
+      side. Where neighbours are closer than the tolerance, or agree in all digits that rates are
+      rounded to, the search is over, however rough the valley.
+
+    Args:
+        results: Results of any axes; models may have been tried at different rates.
+        best_by: What makes a learning rate the best, see `statistics.best_learning_rates`.
+        tolerance: A share of the figure, of the rate too.
+        most: How many rates are added to a model's at a time.
+
+    Returns:
+        Increasing rates for each model; none where its best is settled.
+
+    Raises:
+        UserError: If there are no learning rates, or an argument is not allowed.
+    """
+    if not (math.isfinite(tolerance) and 0 < tolerance < 1):
+        raise UserError(f"tolerance {tolerance!r}: it must be a number above 0 and below 1")
+    if not most >= 1:
+        raise UserError(f"most {most!r}: it must be 1 or more")
+    runs = by_model(results)
+    if np.isnan(runs["learning_rate"].values).any():
+        raise UserError("the results have no axis learning_rate: there is none to search along")
+    return tuple(curve.next_rates(tolerance, most) for curve in _curves(runs, best_by))
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A model's figure at its learning rates, L of them.
+
+    Attributes:
+        rates: (L,) increasing.
+        figures: (L,) the logarithms of figures; inf where it has none (runs diverge).
+        best: The position of the best rate; −1 if all diverge.
+        unit: What figures are counted in: 1 step, or 0 for losses.
+    """
+
+    rates: np.ndarray
+    figures: np.ndarray
+    best: int
+    unit: float
+
+    def next_rates(self, tolerance: float, most: int) -> tuple[float, ...]:
+        """See `next_own_rates`."""
+        digits = max(3, 1 + math.ceil(-math.log10(tolerance)))
+        found = {_rounded(rate, digits) for rate in self._wanted(tolerance, most)}
+        found = {rate for rate in found if _LEAST <= rate <= _LARGEST}
+        return tuple(sorted(found - set(self.rates.tolist())))
+
+    def _wanted(self, tolerance: float, most: int) -> list[float]:
+        if self.best < 0 or not math.isfinite(self.figures[self.best]):
+            return [self.rates[0] / _DOWNWARDS**k for k in range(1, most + 1)]
+        b, last = self.best, len(self.rates) - 1
+        enough = max(math.log1p(tolerance), math.log1p(self.unit / math.exp(self.figures[b])))
+        ends = [end for end in dict.fromkeys((0, last)) if b == end]
+        if ends and not self._is_plateau(b, enough):
+            ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
+            each = max(1, most // len(ratios))
+            return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
+        sides = [
+            k
+            for k in (b - 1, b)
+            if 0 <= k < last
+            and self.rates[k + 1] > self.rates[k] * (1 + tolerance) * (1 + 1e-9)
+            and self.possible_gain(k) > enough
+        ]
+        each = max(1, most // max(1, len(sides)))
+        return [
+            float(rate)
+            for k in sides
+            for rate in np.geomspace(self.rates[k], self.rates[k + 1], each + 2)[1:-1]
+        ]
+
+    def _is_plateau(self, end: int, enough: float) -> bool:
+        """Whether the three figures at an end of the rates are the same."""
+        there = self.figures[:3] if end == 0 else self.figures[-3:]
+        return len(there) == 3 and bool(np.ptp(there) <= enough)
+
+    def possible_gain(self, k: int) -> float:
+        """By how much a convex curve may lie below the best figure between rates k and k + 1."""
+        x, y = np.log(self.rates), self.figures
+        before, behind = self._slope(k - 1), self._slope(k + 1)
+        if before is None and math.isfinite(y[k]):
+            before = -1.0  # as gradient flow has it: steps are a time over the learning rate
+        width = x[k + 1] - x[k]
+        bounds = []  # (height at the interval's left end, slope) of lines that the curve is above
+        if before is not None:
+            bounds.append((y[k], before))
+        if behind is not None:
+            bounds.append((y[k + 1] - behind * width, behind))
+        if not bounds:
+            return width
+        places = [0.0, width]
+        if len(bounds) == 2 and bounds[0][1] != bounds[1][1]:
+            (a, s), (c, t) = bounds
+            places.append(min(max((c - a) / (s - t), 0.0), width))
+        lowest = min(max(a + s * place for a, s in bounds) for place in places)
+        return float(y[self.best] - lowest)
+
+    def _slope(self, k: int) -> float | None:
+        """Of the chord between rates k and k + 1; None if there is none."""
+        if not 0 <= k < len(self.rates) - 1 or not np.isfinite(self.figures[k : k + 2]).all():
+            return None
+        run = math.log(self.rates[k + 1] / self.rates[k])
+        return float((self.figures[k + 1] - self.figures[k]) / run)
+
+
+def _curves(runs: xr.Dataset, best_by: str) -> list[_Curve]:
+    rates, tried, fine = runs["learning_rate"].values, trained(runs), usable(runs, best_by)
+    best, by_steps, figures = _figures(runs, best_by)
+    curves = []
+    for m in range(runs.sizes["model"]):
+        own = np.flatnonzero(tried[m])
+        own = own[np.argsort(rates[own])]
+        if not len(own):
+            raise UserError("a model has no learning rates yet: begin with coarse_rates")
+        # Where every rate has runs that diverge, the best of them is no place to search around.
+        counts = np.where(fine[m, own], figures[m, own], np.inf)
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.maximum(counts, np.finfo(float).tiny))
+        place = int(np.flatnonzero(own == best[m])[0]) if best[m] >= 0 else -1
+        curves.append(_Curve(rates[own], logs, place, 1.0 if by_steps[m] else 0.0))
+    return curves
+
+
+def _figures(runs: xr.Dataset, best_by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the best rates, whether figures are steps, and figures (model, rate)."""
+    best = best_learning_rates(runs, best_by)
+    steps = np.median(valid_steps(runs, stable=best_by == "stable"), axis=2)
+    final = np.median(final_excess(runs), axis=2)
+    reached = np.isfinite(steps[np.arange(len(best)), best])
+    by_steps = reached & (best_by != "final") & (best >= 0)
+    figures = np.where(by_steps[:, None], np.maximum(steps, 1), final)
+    return best, by_steps, figures
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round of a search did.
+
+    Attributes:
+        added: Each model's new learning rates.
+        best: Each model's best rate after it; NaN if all diverge.
+        figure: Each model's median steps to the target at it, or its final excess loss where the
+            target is not reached or rates are chosen by that; inf if all rates diverge.
+    """
+
+    added: OwnRates
+    best: tuple[float, ...]
+    figure: tuple[float, ...]
+
+
+def history(
+    results: xr.Dataset, rounds: Sequence[OwnRates], *, best_by: str = "target"
+) -> tuple[Round, ...]:
+    """How a search came to its results, round by round.
+
+    Args:
+        results: Of all rounds.
+        rounds: The learning rates that each of them added, for each model.
+        best_by: What makes a learning rate the best.
+    """
+    runs = by_model(results)
+    rates = runs["learning_rate"].values
+    tried = np.zeros((runs.sizes["model"], len(rates)), bool)
+    found = []
+    for added in rounds:
+        tried |= np.array([np.isin(rates, own) for own in added])
+        best, _, figures = _figures(_at(runs, tried), best_by)
+        rows = range(len(best))
+        found.append(
+            Round(
+                tuple(tuple(map(float, own)) for own in added),
+                tuple(float(rates[best[m]]) if best[m] >= 0 else math.nan for m in rows),
+                tuple(float(figures[m, best[m]]) if best[m] >= 0 else math.inf for m in rows),
+            )
+        )
+    return tuple(found)
+
+
+def _at(runs: xr.Dataset, tried: np.ndarray) -> xr.Dataset:
+    """Results, by model, as if models had been trained at some of their rates alone."""
+    kept = xr.DataArray(tried, dims=("model", "learning_rate"))
+    return runs.assign(
+        excess_loss=runs["excess_loss"].where(kept),
+        steps_to_target=runs["steps_to_target"].where(kept, np.inf),
+        divergence_step=runs["divergence_step"].where(kept),
+    )
+
+
+def at_own_rates(grid_of: Callable[[tuple[float, ...]], Experiment], rates: OwnRates) -> AtOwnRates:
+    """The experiment that trains each model at its own learning rates.
+
+    Args:
+        grid_of: Gives the experiment that trains all models at given rates.
+        rates: Each model's.
+    """
+    return AtOwnRates(grid_of(_together(rates)), rates)
+
+
+def search(
+    grid_of: Callable[[tuple[float, ...]], Experiment],
+    run: Callable[[AtOwnRates], xr.Dataset],
+    first: OwnRates,
+    *,
+    best_by: str = "target",
+    tolerance: float = TOLERANCE,
+    most: int = MOST_NEW,
+    most_rounds: int = MOST_ROUNDS,
+) -> tuple[xr.Dataset, tuple[Round, ...]]:
+    """Trains, asks for the next learning rates and extends the run until each best is settled.
+
+    Args:
+        grid_of: Gives the experiment that trains all models at given rates.
+        run: Trains an experiment and returns its results; one that holds another's runs should
+            train only what is new, as `implicit_accel.run` does with a folder.
+        first: Each model's rates to begin with, see `coarse_rates`.
+        best_by: What makes a learning rate the best.
+        tolerance: See `next_own_rates`.
+        most: See `next_own_rates`.
+        most_rounds: After which it ends in any case.
+
+    Returns:
+        The results of all rounds, and how they came about.
+
+    Raises:
+        UserError: If an argument is not allowed.
+    """
+    rates, rounds = first, [first]
+    results = run(at_own_rates(grid_of, rates))
+    for _ in range(most_rounds):
+        new = next_own_rates(results, best_by=best_by, tolerance=tolerance, most=most)
+        if not any(new):
+            break
+        rounds.append(new)
+        rates = joined(rates, new)
+        results = run(at_own_rates(grid_of, rates))
+    return results, history(results, rounds, best_by=best_by)
+
+
+def joined(rates: OwnRates, more: OwnRates) -> OwnRates:
+    """Each model's learning rates and more of them, increasing."""
+    return tuple(tuple(sorted({*a, *b})) for a, b in zip(rates, more, strict=True))
+
+
+def _together(rates: OwnRates) -> tuple[float, ...]:
+    return tuple(sorted({rate for own in rates for rate in own}))
+
+
+def _rounded(rate: float, digits: int) -> float:
+    """So that rates are the same on every machine, and read well in tables and labels."""
+    return float(f"{rate:.{digits}g}")
