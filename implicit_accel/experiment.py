@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -130,6 +131,11 @@ class Identity:
         ):
             raise ValueError("no identity")
         return cls(settings, kept, num_steps, fingerprint, rates)
+
+    def rates_by_model(self) -> dict[tuple[Any, ...], tuple[float, ...]]:
+        """Models' own learning rates, by their values along the other axes."""
+        models = itertools.product(*(v for n, v in self.axes.items() if n not in (RATES, SEEDS)))
+        return dict(zip(models, self.rates or (), strict=self.rates is not None))
 
     def as_json(self) -> dict[str, Any]:
         """The fields, as JSON gives them back."""

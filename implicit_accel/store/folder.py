@@ -26,7 +26,16 @@ import xarray as xr
 
 from implicit_accel.engine.layout import Share
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Axes, Identity, are_values, chosen_runs, is_count
+from implicit_accel.experiment import (
+    RATES,
+    SEEDS,
+    Axes,
+    Identity,
+    OwnRates,
+    are_values,
+    chosen_runs,
+    is_count,
+)
 from implicit_accel.files import remove_partial
 from implicit_accel.results import (
     CONFIG_FILE,
@@ -204,6 +213,25 @@ class Manifest:
                 parts.append(Part(axes, wanted.num_steps, num_shares))
             box[name] = tuple(value for value in values if value in old)
         return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
+
+    def rounds(self) -> tuple[OwnRates, ...]:
+        """The learning rates that each part has added to each model's, of parts that add some."""
+        axes = self.identity.axes
+        seeds = tuple(k for k, name in enumerate(axes) if name == SEEDS)
+        rates = [name for name in axes if name != SEEDS].index(RATES)
+        seen = np.zeros((), bool)
+        found = []
+        for part in self.parts:
+            tried = np.moveaxis(np.any(part.covers(axes), axis=seeds), rates, -1)
+            tried = tried.reshape(-1, len(axes[RATES]))
+            new, seen = tried & ~seen, tried | seen
+            added = tuple(
+                tuple(rate for rate, is_new in zip(axes[RATES], row, strict=True) if is_new)
+                for row in new
+            )
+            if any(added):
+                found.append(added)
+        return tuple(found)
 
     def units(self) -> list[Unit]:
         """The work there is."""

@@ -12,7 +12,7 @@ import xarray as xr
 
 from implicit_accel.engine.layout import WHOLE, Share
 from implicit_accel.engine.train import Device, Segment, Snapshot, Timing, Training, merge
-from implicit_accel.experiment import Experiment, Plan, assemble
+from implicit_accel.experiment import Experiment, Identity, OwnRates, Plan, assemble
 from implicit_accel.store.checkpoints import Keeper
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, Manifest, Part, RunFolder, Unit
 
@@ -63,6 +63,16 @@ class StoredTraining:
             part.axes, platform=self._devices[0].platform, planned_steps=part.planned_steps
         )
         return plan if part.runs is None else plan.only(part.runs)
+
+    @property
+    def identity(self) -> Identity:
+        """Of the run."""
+        return self._manifest.identity
+
+    @property
+    def rounds(self) -> tuple[OwnRates, ...]:
+        """See `Manifest.rounds`."""
+        return self._manifest.rounds()
 
     @property
     def units(self) -> list[Unit]:
