@@ -24,17 +24,21 @@ from implicit_accel.statistics import best_learning_rates, final_excess, usable,
 TOLERANCE = 0.01
 """How much lower a figure may be at another rate, as a share of it, for the search to be over."""
 
-MOST_NEW = 2
+MOST_NEW = 4
 """How many rates a round adds to a model's."""
 
 MOST_ROUNDS = 60
 
 # Multiples of a stable rate that is known about, and rates where nothing is known.
-_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
+_MULTIPLES = (0.7, 1.4, 2.8)
 _WIDE = (-4.0, 0.0, 9)  # decades from, to, and how many
 
 # The ratio by which a search moves outwards, and that to smaller rates where all runs diverge.
 _OUTWARDS, _DOWNWARDS = 2.0, 4.0
+
+# Past the edge of stability figures jump, and have several valleys. Between the best rate and so
+# many times as much neighbours are no further apart than in this ratio: hardly one is narrower.
+_SCAN, _SCAN_REACH = 1.25, 4.0
 _LEAST, _LARGEST = 1e-12, 1e12
 
 
@@ -46,7 +50,7 @@ def coarse_rates(stable: float = math.nan) -> tuple[float, ...]:
             NaN if nothing is known.
 
     Returns:
-        From half of it to four times as much, or from 1e-4 to 1, with three digits.
+        From 0.7 to 2.8 times it, or from 1e-4 to 1, with three digits.
     """
     if math.isfinite(stable) and _LEAST < stable < _LARGEST:
         return tuple(_rounded(multiple * stable, 3) for multiple in _MULTIPLES)
@@ -141,24 +145,38 @@ class _Curve:
             return [self.rates[0] / _DOWNWARDS**k for k in range(1, most + 1)]
         b, last = self.best, len(self.rates) - 1
         enough = max(math.log1p(tolerance), math.log1p(self.unit / math.exp(self.figures[b])))
-        ends = [end for end in dict.fromkeys((0, last)) if b == end]
-        if ends and not self._is_plateau(b, enough):
+        # Next to a rate at which runs diverge the best is between the two, or will be.
+        if b == 0 < last and math.isinf(self.figures[1]) and (scanned := self._unscanned()):
+            return scanned
+        if b in (0, last) and not self._is_plateau(b, enough):
             ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
             each = max(1, most // len(ratios))
             return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
-        sides = [
-            k
-            for k in (b - 1, b)
-            if 0 <= k < last
-            and self.rates[k + 1] > self.rates[k] * (1 + tolerance) * (1 + 1e-9)
-            and self.possible_gain(k) > enough
-        ]
-        each = max(1, most // max(1, len(sides)))
-        return [
-            float(rate)
-            for k in sides
-            for rate in np.geomspace(self.rates[k], self.rates[k + 1], each + 2)[1:-1]
-        ]
+        if scanned := self._unscanned():
+            return scanned
+        gains = {
+            k: self.possible_gain(k)
+            for k in range(last)
+            if self.rates[k + 1] > self.rates[k] * (1 + tolerance) * (1 + 1e-9)
+        }
+        sides = sorted((k for k in gains if gains[k] > enough), key=lambda k: -gains[k])[:most]
+        each = most // max(1, len(sides))
+        return [rate for k in sides for rate in self._between(k, each)]
+
+    def _unscanned(self) -> list[float]:
+        """Rates between the best and the next without a figure, where neighbours are far apart."""
+        wanted: list[float] = []
+        for k in range(self.best, len(self.rates) - 1):
+            far = self.rates[k] >= self.rates[self.best] * _SCAN_REACH
+            if far or not math.isfinite(self.figures[k]):
+                break
+            parts = math.ceil(math.log(self.rates[k + 1] / self.rates[k]) / math.log(_SCAN) - 0.1)
+            wanted += self._between(k, parts - 1)
+        return wanted
+
+    def _between(self, k: int, count: int) -> list[float]:
+        """Rates between rates k and k + 1, in equal ratios."""
+        return np.geomspace(self.rates[k], self.rates[k + 1], max(count, 0) + 2)[1:-1].tolist()
 
     def _is_plateau(self, end: int, enough: float) -> bool:
         """Whether the three figures at an end of the rates are the same."""
@@ -166,25 +184,36 @@ class _Curve:
         return len(there) == 3 and bool(np.ptp(there) <= enough)
 
     def possible_gain(self, k: int) -> float:
-        """By how much a convex curve may lie below the best figure between rates k and k + 1."""
-        x, y = np.log(self.rates), self.figures
-        before, behind = self._slope(k - 1), self._slope(k + 1)
-        if before is None and math.isfinite(y[k]):
-            before = -1.0  # as gradient flow has it: steps are a time over the learning rate
-        width = x[k + 1] - x[k]
-        bounds = []  # (height at the interval's left end, slope) of lines that the curve is above
-        if before is not None:
-            bounds.append((y[k], before))
-        if behind is not None:
-            bounds.append((y[k + 1] - behind * width, behind))
-        if not bounds:
-            return width
+        """By how much the curve may lie below the best figure between rates k and k + 1.
+
+        Where it is convex, it lies above the continuation of its chord on either side. A chord that
+        is steeper than it should be beside the next says that the curve is not convex there, and
+        does not count. Beside the best rate it is then taken to fall as steeply as flows do.
+        """
+        width = math.log(self.rates[k + 1] / self.rates[k])
+        before, between, behind = (self._slope(j) for j in (k - 1, k, k + 1))
+        left, right = float(self.figures[k]), float(self.figures[k + 1])
+        if before is not None and between is not None and before > between:
+            before = None
+        if behind is not None and between is not None and behind < between:
+            behind = None
+        beside = k in (self.best - 1, self.best)
+        if before is None:
+            if not beside:
+                return -math.inf
+            # Steps are the flow's time over the learning rate.
+            left, before = (left, -1.0) if math.isfinite(left) else (right, 0.0)
+            if behind is None and left == right:
+                return width
+        lines = [(left, before)]  # height at the interval's left end, and slope
         places = [0.0, width]
-        if len(bounds) == 2 and bounds[0][1] != bounds[1][1]:
-            (a, s), (c, t) = bounds
-            places.append(min(max((c - a) / (s - t), 0.0), width))
-        lowest = min(max(a + s * place for a, s in bounds) for place in places)
-        return float(y[self.best] - lowest)
+        if behind is not None:
+            height = right - behind * width
+            lines.append((height, behind))
+            if before != behind:
+                places.append(min(max((height - left) / (before - behind), 0.0), width))
+        lowest = min(max(a + slope * place for a, slope in lines) for place in places)
+        return float(self.figures[self.best]) - lowest
 
     def _slope(self, k: int) -> float | None:
         """Of the chord between rates k and k + 1; None if there is none."""
