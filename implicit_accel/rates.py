@@ -25,7 +25,7 @@ TOLERANCE = 0.01
 """How much lower a figure may be at another rate, as a share of it, for the search to be over."""
 
 MOST_NEW = 4
-"""How many rates a round adds to a model's."""
+"""How many rates a round adds to a model's, where it looks more closely."""
 
 MOST_ROUNDS = 60
 
@@ -145,15 +145,16 @@ class _Curve:
             return [self.rates[0] / _DOWNWARDS**k for k in range(1, most + 1)]
         b, last = self.best, len(self.rates) - 1
         enough = max(math.log1p(tolerance), math.log1p(self.unit / math.exp(self.figures[b])))
+        is_flat = b in (0, last) and self._is_plateau(b, enough)
         # Next to a rate at which runs diverge the best is between the two, or will be.
-        if b == 0 < last and math.isinf(self.figures[1]) and (scanned := self._unscanned()):
-            return scanned
-        if b in (0, last) and not self._is_plateau(b, enough):
-            ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
-            each = max(1, most // len(ratios))
-            return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
-        if scanned := self._unscanned():
-            return scanned
+        if 0 < b < last or (b == 0 < last and math.isinf(self.figures[1])):
+            further = self._unreached() or self._unscanned()
+        else:
+            further = [] if is_flat else self._outwards(most)
+        if not further and b == 0 and not is_flat:
+            further = self._outwards(most)
+        if further:
+            return further
         gains = {
             k: self.possible_gain(k)
             for k in range(last)
@@ -162,6 +163,20 @@ class _Curve:
         sides = sorted((k for k in gains if gains[k] > enough), key=lambda k: -gains[k])[:most]
         each = most // max(1, len(sides))
         return [rate for k in sides for rate in self._between(k, each)]
+
+    def _outwards(self, most: int) -> list[float]:
+        """Rates beyond the best, which is the smallest or the largest."""
+        b, last = self.best, len(self.rates) - 1
+        ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
+        each = max(1, min(most, 2) // len(ratios))
+        return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
+
+    def _unreached(self) -> list[float]:
+        """A larger rate, if none has been tried beyond which nothing is to be expected."""
+        reached = self.rates[-1] * math.sqrt(_OUTWARDS) >= self.rates[self.best] * _SCAN_REACH
+        if reached or not np.isfinite(self.figures[self.best :]).all():
+            return []
+        return [self.rates[-1] * _OUTWARDS]
 
     def _unscanned(self) -> list[float]:
         """Rates between the best and the next without a figure, where neighbours are far apart."""
@@ -188,7 +203,7 @@ class _Curve:
 
         Where it is convex, it lies above the continuation of its chord on either side. A chord that
         is steeper than it should be beside the next says that the curve is not convex there, and
-        does not count. Beside the best rate it is then taken to fall as steeply as flows do.
+        does not count. Beside the best rate anything is possible where there is no chord.
         """
         width = math.log(self.rates[k + 1] / self.rates[k])
         before, between, behind = (self._slope(j) for j in (k - 1, k, k + 1))
@@ -197,21 +212,19 @@ class _Curve:
             before = None
         if behind is not None and between is not None and behind < between:
             behind = None
-        beside = k in (self.best - 1, self.best)
-        if before is None:
-            if not beside:
-                return -math.inf
-            # Steps are the flow's time over the learning rate.
-            left, before = (left, -1.0) if math.isfinite(left) else (right, 0.0)
-            if behind is None and left == right:
-                return width
-        lines = [(left, before)]  # height at the interval's left end, and slope
-        places = [0.0, width]
+        if before is None and k not in (self.best - 1, self.best):
+            return -math.inf
+        lines = []  # heights at the interval's left end, and slopes
+        if before is not None:
+            lines.append((left, before))
         if behind is not None:
-            height = right - behind * width
-            lines.append((height, behind))
-            if before != behind:
-                places.append(min(max((height - left) / (before - behind), 0.0), width))
+            lines.append((right - behind * width, behind))
+        if not lines:
+            return math.inf
+        places = [0.0, width]
+        if len(lines) == 2 and before != behind:
+            (a, s), (c, t) = lines
+            places.append(min(max((c - a) / (s - t), 0.0), width))
         lowest = min(max(a + slope * place for a, slope in lines) for place in places)
         return float(self.figures[self.best]) - lowest
 
