@@ -71,17 +71,14 @@ _OPTIONS = {
 }
 _DECLARED = with_details(_OPTIONS | fields_of(Preparation) | fields_of(SweepConfig))
 _AUTO = "auto"
-_USUAL_RATES: Any = _DECLARED["learning_rates"].default
-# A program's default; a `SweepConfig` of its own has no search behind it.
+# A program's: a `SweepConfig` of its own has no search behind it.
 _DECLARED["learning_rates"] = dataclasses.replace(
     _DECLARED["learning_rates"],
-    default=(_AUTO,),
-    help=f"auto: rates are found. Each model is trained at a few rates around its stable one, then "
-    "further out where its best lies at the end of its rates, and closer around its best, round "
-    f"after round, until no rate there can be better by more than {TOLERANCE:.0%} (by --best_by). "
-    "More seeds, steps or models, or another --best_by, go on from the rates there are. Or a grid "
-    "for all models: numbers, log:low:high:count for equal ratios. (Predictions without "
-    f"training take auto as {','.join(_USUAL_RATES)}.)",
+    help=_DECLARED["learning_rates"].help + " Or auto: rates are found. Each model is trained at a "
+    "few around its stable one, then further out where its best lies at the end of its rates, and "
+    "closer around its best, round after round, until no rate there can be better by more than "
+    f"{TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or another --best_by, go on from "
+    "the rates there are.",
 )
 _HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
 for _name, _field in _DECLARED.items():
@@ -263,13 +260,11 @@ def build(console: Console) -> Asked:
         _data_settings(read(options, given()), preparation),
         fingerprint=dataset.fingerprint,
     )
-    usual_config = SweepConfig()
     usual = Identity(
-        _data_settings(read(options, {}), Preparation()) | usual_config.settings(),
-        axes_of(usual_config),
-        usual_config.num_steps,
+        _data_settings(read(options, {}), Preparation()) | SweepConfig().settings(),
+        axes_of(SweepConfig()),
+        SweepConfig().num_steps,
         dataset.fingerprint,
-        (usual_config.learning_rates,) * len(usual_config.models),
     )
     search = None
     if is_searched():

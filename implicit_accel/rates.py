@@ -24,7 +24,7 @@ from implicit_accel.statistics import best_learning_rates, final_excess, usable,
 TOLERANCE = 0.01
 """How much lower a figure may be at another rate, as a share of it, for the search to be over."""
 
-MOST_NEW = 4
+MOST_NEW = 2
 """How many rates a round adds to a model's, where it looks more closely."""
 
 MOST_ROUNDS = 60

@@ -285,7 +285,18 @@ def test_a_search_in_a_folder_extends_its_run(tmp_path):
     xr.testing.assert_identical(by_model(again[0]), by_model(results))
 
 
-SMALL = ["--losses", "l2", "--num_steps", "600", "--num_seeds", "2", "--depths", "1,2"]
+SMALL = [
+    "--learning_rates",
+    "auto",
+    "--losses",
+    "l2",
+    "--num_steps",
+    "600",
+    "--num_seeds",
+    "2",
+    "--depths",
+    "1,2",
+]
 
 
 def stored(folder):
@@ -309,7 +320,7 @@ def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == before
     assert program("plot", "--run", folder).returncode == 0
 
-    explicit = program("sweep", *SMALL, "--learning_rates", "0.01", "--output_dir", folder)
+    explicit = program("sweep", *SMALL, "--learning_rates=0.01", "--output_dir", folder)
     assert explicit.returncode == 2
     assert "searched for (auto) there, a grid asked for" in explicit.stderr
 
