@@ -412,7 +412,8 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
         ("final excess loss\n[quartiles]", "right"),
         ("steps to target\n[quartiles]", "right"),
         (f"{compared}[95 % interval]", "right"),
-        ("diverged", "right"),
+        ("diverged at it, %\n[95 % interval]", "right"),
+        ("diverged\nat all rates", "right"),
     ):
         shown.add_column(name, justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]
     losses = table["loss_name"].tolist() if "loss_name" in table else [""] * len(table)
@@ -485,8 +486,19 @@ def _cells(table: pd.DataFrame, m: int) -> list[str]:
         _with_quartiles(row, "final_excess", "{:.3g}"),
         _with_quartiles(row, "steps_to_target", "{:.0f}"),
         ratio,
+        _divergence(row),
         f"{row['num_diverged']} of {row['num_runs']}",
     ]
+
+
+def _divergence(row: pd.Series) -> str:
+    """The probability of divergence at the chosen rate: ``0 [0, 43], 5 later``."""
+    ends = ("", "_low", "_high")
+    share, low, high = (100 * float(row[f"diverged_share{end}"]) for end in ends)
+    if not np.isfinite(share):
+        return "-"
+    later = int(row["num_diverged_later"])
+    return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
 
 
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:

@@ -78,7 +78,7 @@ def main() -> None:
     if any(not 0 < rate < math.inf for rate in rates):
         raise UserError("--at: learning rates must be numbers above 0")
     asked = settings.build(log)
-    found = predictions(asked.experiment, log)
+    found = predictions(asked.grid, log)
     table = found.table()
     print_predictions(table, f"{asked.title}: {asked.described}", console)
     if rates:

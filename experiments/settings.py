@@ -8,7 +8,7 @@ program's own are defined here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Preparation, make_problem
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Experiment, Identity
+from implicit_accel.experiment import AtOwnRates, Experiment, Identity, OwnRates
 from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep, axes_of
+from implicit_accel.rates import TOLERANCE, at_own_rates, coarse_rates
 from implicit_accel.tasks.grid import TaskSweep
+from implicit_accel.theory.predict import early_stable_rates
 
 GROUPS = cli.FlagGroups()
 # Those of them that say what is trained and on what: of every program about linear networks.
@@ -68,6 +70,16 @@ _OPTIONS = {
     for name, option in options_of(SOURCES).items()
 }
 _DECLARED = with_details(_OPTIONS | fields_of(Preparation) | fields_of(SweepConfig))
+_AUTO = "auto"
+# A program's: a `SweepConfig` of its own has no search behind it.
+_DECLARED["learning_rates"] = dataclasses.replace(
+    _DECLARED["learning_rates"],
+    help=_DECLARED["learning_rates"].help + " Or auto: rates are found. Each model is trained at a "
+    "few around its stable one, then further out where its best lies at the end of its rates, and "
+    "closer around its best, round after round, until no rate there can be better by more than "
+    f"{TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or another --best_by, go on "
+    "from the rates there are.",
+)
 _HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
 for _name, _field in _DECLARED.items():
     GROUPS.add(_field.heading, _HOLDERS[_name])
@@ -152,8 +164,43 @@ GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
 
 
 def given() -> dict[str, Any]:
-    """What the command line gives for the declared settings."""
-    return {name: holder.value for name, holder in _HOLDERS.items()}
+    """What the command line gives for the declared settings; without rates if it asks for auto."""
+    values = {name: holder.value for name, holder in _HOLDERS.items()}
+    if is_searched():
+        del values["learning_rates"]
+    return values
+
+
+def is_searched() -> bool:
+    """Whether learning rates are to be searched for.
+
+    Raises:
+        UserError: If some are given as well.
+    """
+    items = [item.strip() for item in _HOLDERS["learning_rates"].value]
+    if _AUTO in items and len(items) > 1:
+        raise UserError("--learning_rates: auto finds the rates, give it alone")
+    return items == [_AUTO]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for learning rates, see `implicit_accel.rates`.
+
+    Attributes:
+        grid_of: Gives the experiment that trains all models at given rates.
+        coarse: Each model's rates to begin with.
+    """
+
+    grid_of: Callable[[tuple[float, ...]], Experiment]
+    coarse: OwnRates
+
+    def first(self, begun: Identity | None = None) -> AtOwnRates:
+        """What to train first: what has been begun, and coarse rates for models that are new."""
+        known = {} if begun is None else begun.rates_by_model()
+        models = at_own_rates(self.grid_of, self.coarse).identity.rates_by_model()
+        rates = tuple(known.get(model, coarse) for model, coarse in models.items())
+        return at_own_rates(self.grid_of, rates)
 
 
 @dataclass(frozen=True)
@@ -161,20 +208,30 @@ class Asked:
     """What the flags ask for.
 
     Attributes:
-        experiment: What to train.
+        grid: What to train; its learning rates mean nothing where there is a search.
         name: Of the default folder.
         title: Of the table.
         described: What is trained on, in a line.
         about: The same for ``config.json``.
         usual: The identity that the defaults would have: its folder needs no code in its name.
+        search: For learning rates; None where they are given.
     """
 
-    experiment: Experiment
+    grid: Experiment
     name: str
     title: str
     described: str
     about: dict[str, Any]
     usual: Identity | None = None
+    search: Search | None = None
+
+    def experiment(self, begun: Identity | None = None) -> Experiment:
+        """What to train; where rates are searched for, first of all.
+
+        Args:
+            begun: Of the run to go on with.
+        """
+        return self.grid if self.search is None else self.search.first(begun)
 
 
 def build(console: Console) -> Asked:
@@ -209,6 +266,10 @@ def build(console: Console) -> Asked:
         SweepConfig().num_steps,
         dataset.fingerprint,
     )
+    search = None
+    if is_searched():
+        coarse = tuple(map(coarse_rates, early_stable_rates(problem, config)))
+        search = Search(experiment.at_learning_rates, coarse)
     about = {
         "dataset": {
             "name": dataset.name,
@@ -222,7 +283,7 @@ def build(console: Console) -> Asked:
         }
     }
     described = f"{len(problem.features):,} rows, {problem.num_features} features"
-    return Asked(experiment, dataset.name, dataset.title, described, about, usual)
+    return Asked(experiment, dataset.name, dataset.title, described, about, usual, search)
 
 
 def _data_settings(options: Mapping[str, Any], preparation: Preparation) -> dict[str, Any]:
@@ -272,20 +333,29 @@ def _build_task(place: str) -> Asked:
         if name in axes:
             raise UserError(f"--axes: {name} is an axis already")
         axes[name] = values
-    experiment = TaskSweep(
-        task,
-        axes=axes,
-        optimizer=optimizer,
-        num_steps=config.num_steps,
-        batch_size=BATCH_SIZE.value,
-        target=target,
-        record=record,
-        records_per_decade=config.records_per_decade,
-        observations_per_decade=config.observations_per_decade,
-        precision=config.precision,
-    )
+
+    def grid_of(rates: tuple[float, ...]) -> Experiment:
+        return TaskSweep(
+            task,
+            axes=axes | {"learning_rate": rates},
+            optimizer=optimizer,
+            num_steps=config.num_steps,
+            batch_size=BATCH_SIZE.value,
+            target=target,
+            record=record,
+            records_per_decade=config.records_per_decade,
+            observations_per_decade=config.observations_per_decade,
+            precision=config.precision,
+        )
+
+    experiment = grid_of(config.learning_rates)
+    search = None
+    if is_searched():
+        runs_of_model = len(config.learning_rates) * config.num_seeds
+        search = Search(grid_of, (coarse_rates(),) * (experiment.num_runs // runs_of_model))
     about = {"task": {"place": place, "name": task.name, "fingerprint": task.fingerprint()}}
-    return Asked(experiment, task.name, task.name, f"{task.num_rows:,} rows", about)
+    described = f"{task.num_rows:,} rows"
+    return Asked(experiment, task.name, task.name, described, about, search=search)
 
 
 def load_dataset(console: Console) -> Dataset:

@@ -14,6 +14,7 @@ the output folder gets results.nc, summary.csv, config.json and figures/.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,16 +39,20 @@ from experiments.settings import (
     build,
 )
 from experiments.stopping import watched_signals
+from implicit_accel import rates
 from implicit_accel.engine.layout import Share
 from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.experiment import RATES, Experiment, Identity
 from implicit_accel.files import remove_partial
 from implicit_accel.loading import load_run
+from implicit_accel.rates import next_own_rates
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
     RESULTS_FILE,
     SUMMARY_FILE,
+    model_labels,
 )
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder
@@ -68,7 +73,7 @@ def choose_folder(asked: Asked) -> RunFolder:
     """
     if OUTPUT_DIR.value:
         return RunFolder(Path(OUTPUT_DIR.value))
-    outputs, identity = Path("outputs"), asked.experiment.identity
+    outputs, identity = Path("outputs"), asked.experiment().identity
     plain = RunFolder(outputs / asked.name)
     if (asked.usual is None or not asked.usual.differences(identity)) and (
         (stored := plain.stored()) is None or not stored.differences(identity)
@@ -133,10 +138,22 @@ def print_results(
         print_beside(predicted.beside(results, best_by=BEST_BY.value), console)
 
 
+def is_finished(folder: RunFolder, asked: Asked) -> bool:
+    """Whether the folder holds what is asked for, whatever rates a search has found."""
+    stored, identity = folder.finished(), asked.experiment().identity
+    if asked.search is None:
+        return stored == identity
+    return stored is not None and not stored.differences(identity, may_extend=False)
+
+
 def show_finished(
-    folder: RunFolder, title: str, predicted: Predictions | None, console: Console
+    folder: RunFolder, asked: Asked, predicted: Predictions | None, console: Console
 ) -> bool:
-    """Prints a finished run's table and redraws its figures; False if its results are damaged."""
+    """Prints a finished run's table and redraws its figures.
+
+    Returns:
+        False if its results are damaged, or its search is not over: by another --best_by.
+    """
     try:
         results = load_run(folder.path)
     except DataError as error:
@@ -144,16 +161,22 @@ def show_finished(
             raise
         console.print(f"{error}: put together again from the checkpoints")
         return False
+    if asked.search is not None and any(next_own_rates(results, best_by=BEST_BY.value)):
+        return False
     with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
         remove_partial(folder.path)
         table = report_results(results, folder.path, predicted)
-    print_results(table, results, predicted, title, console)
+    print_results(table, results, predicted, asked.title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
     return True
 
 
 def train(
-    asked: Asked, folder: RunFolder, process: Share, devices: Sequence[Device], log: Console
+    experiment: Experiment,
+    folder: RunFolder,
+    process: Share,
+    devices: Sequence[Device],
+    log: Console,
 ) -> StoredTraining:
     """Trains this process's share; process 0 waits for the others.
 
@@ -163,7 +186,7 @@ def train(
     with watched_signals(log.print) as stop:
         training = StoredTraining(
             folder,
-            asked.experiment,
+            experiment,
             devices=devices,
             process=process,
             memory_limit=memory_limit(devices),
@@ -173,7 +196,9 @@ def train(
         )
         with cluster.sign_of_life(folder.checkpoints, process):
             for unit in training.units:
-                with cli.progress_bar(log, training.title(unit)) as report:
+                searched = experiment.identity.rates is not None
+                title = f"round {unit.part + 1}" if searched else training.title(unit)
+                with cli.progress_bar(log, title) as report:
                     for segment in training.train(unit):
                         report(segment.done, segment.total)
                         stop.obey(_GO_ON)
@@ -188,16 +213,62 @@ def train(
     return training
 
 
-def describe(asked: Asked, process: Share, devices: Sequence[Device]) -> str:
+def search(
+    asked: Asked,
+    folder: RunFolder,
+    devices: Sequence[Device],
+    log: Console,
+    begun: Identity | None,
+) -> tuple[StoredTraining, dict[str, object]]:
+    """Trains round after round until every model's best learning rate is settled.
+
+    Args:
+        asked: With a search.
+        folder: The run's, locked.
+        devices: This process's.
+        log: For progress.
+        begun: Of the run to go on with.
+
+    Returns:
+        The training of all rounds, and what to say of them in ``config.json``.
+    """
+    assert asked.search is not None
+    trained: list[StoredTraining] = []
+
+    def run(experiment: Experiment) -> xr.Dataset:
+        trained.append(train(experiment, folder, Share(), devices, log))
+        return trained[-1].results()[0]
+
+    first = asked.search.first(begun)
+    results, _ = rates.search(asked.search.grid_of, run, first.rates, best_by=BEST_BY.value)
+    # Of earlier calls too.
+    rounds = rates.history(results, trained[-1].rounds, best_by=BEST_BY.value)
+    about = {
+        "best_by": BEST_BY.value,
+        "tolerance": rates.TOLERANCE,
+        "models": model_labels(results),
+        "rounds": [dataclasses.asdict(r) for r in rounds],
+    }
+    return trained[-1], {"search": about}
+
+
+def describe(
+    asked: Asked, experiment: Experiment, process: Share, devices: Sequence[Device]
+) -> str:
     """What is about to be trained, in two lines."""
-    experiment, count = asked.experiment, len(devices)
+    count = len(devices)
     lengths = " x ".join(
         f"{len(values):,} {name.replace('_', ' ')}{'s' if len(values) > 1 else ''}"
         for name, values in experiment.axes.items()
+        if name != RATES or asked.search is None
     )
+    if asked.search is None:
+        lengths += " ="
+    else:
+        lengths += ", at learning rates that are searched for: first"
     return (
         f"{asked.title}: {asked.described}\n"
-        f"{lengths} = {experiment.num_runs:,} runs of {experiment.num_steps:,} steps on "
+        f"{lengths} {experiment.num_runs:,} runs of {experiment.num_steps:,} steps on "
         f"{count} {devices[0].platform} device{'s' if count > 1 else ''}"
         + (f", process {process.index} of {process.count}" if process.count > 1 else "")
     )
@@ -209,13 +280,18 @@ def main() -> None:
         cli.parse_bytes(MEMORY_LIMIT.value)
     console, log = cli.make_console(), cli.make_console(stderr=True)
     asked = build(log)
-    identity, overwrite = asked.experiment.identity, OVERWRITE.value
+    if asked.search is not None and cluster.is_one_of_many():
+        raise UserError(
+            "--learning_rates auto: a search is one process's work, with all of its devices; give "
+            "several processes a grid, like --learning_rates log:1e-3:3:29"
+        )
+    identity, overwrite = asked.experiment().identity, OVERWRITE.value
     folder = choose_folder(asked)
-    finished = not overwrite and folder.finished() == identity
+    finished = not overwrite and is_finished(folder, asked)
     if not finished:
         folder.check(identity, overwrite=overwrite)
-    predicted = predictions(asked.experiment, log) if PREDICT.value else None
-    if finished and show_finished(folder, asked.title, predicted, console):
+    predicted = predictions(asked.grid, log) if PREDICT.value else None
+    if finished and show_finished(folder, asked, predicted, console):
         return
 
     # One host-platform device per core: each runs its own blocks of runs in its cache.
@@ -233,16 +309,23 @@ def main() -> None:
         if process.index == 0:
             stack.enter_context(folder.locked())
         devices = choose_devices()
-        log.print(describe(asked, process, devices))
-        training = train(asked, folder, process, devices, log)
+        begun = folder.manifest()
+        begun = None if begun is None else begun.identity
+        experiment = asked.experiment(begun)
+        log.print(describe(asked, experiment, process, devices))
+        found: dict[str, object] = {}
+        if asked.search is None:
+            training = train(experiment, folder, process, devices, log)
+        else:
+            training, found = search(asked, folder, devices, log, begun)
         if process.index > 0:
             log.print(f"process {process.index} of {process.count}: share finished")
             return
         results, timing = training.results()
         command = [f"python -m {Path(__file__).parent.name}.{Path(__file__).stem}", *sys.argv[1:]]
-        about = {"command": command, "compilations": programs.compiled} | asked.about
+        about = {"command": command, "compilations": programs.compiled} | asked.about | found
         table = report_results(results, folder.path, predicted)
-        folder.finish(results, about | training.about(timing), identity)
+        folder.finish(results, about | training.about(timing), training.identity)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -23,6 +24,12 @@ from implicit_accel.engine.train import Group, GroupResult, Recording
 Axes = dict[str, tuple[Any, ...]]
 """Names of a grid's axes and the values along them: numbers or text, each once."""
 
+OwnRates = tuple[tuple[float, ...], ...]
+"""Each model's own learning rates, where models are not all trained at the same ones. A model is a
+combination of the other axes' values but the seed's, the last axis fastest."""
+
+RATES, SEEDS = "learning_rate", "seed"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,12 +39,49 @@ class Plan:
         axes: Of the grid.
         groups: Its runs, by the program that trains them.
         places: For each group the numbers of its runs in the grid, counted in the order of the
-            axes, the last one fastest; each run of the grid is in one group.
+            axes, the last one fastest; each run that is to be trained is in one group.
     """
 
     axes: Axes
     groups: tuple[Group, ...]
     places: tuple[np.ndarray, ...]
+
+    def only(self, runs: Sequence[int] | np.ndarray) -> Plan:
+        """The plan of some of the grid's runs, by number; the others are not trained."""
+        groups, places = [], []
+        for group, where in zip(self.groups, self.places, strict=True):
+            kept = np.flatnonzero(np.isin(where, runs))
+            if len(kept):
+                groups.append(_some_of(group, kept))
+                places.append(where[kept])
+        return Plan(self.axes, tuple(groups), tuple(places))
+
+
+def _some_of(group: Group, kept: np.ndarray) -> Group:
+    def runs(numbers: np.ndarray) -> Any:
+        return group.runs(kept[numbers])
+
+    return dataclasses.replace(group, num_runs=len(kept), runs=runs)
+
+
+def chosen_runs(axes: Axes, rates: OwnRates) -> np.ndarray:
+    """Which runs of a grid are at a learning rate of their model's own.
+
+    Args:
+        axes: Of the grid, ``learning_rate`` among them.
+        rates: Each model's own.
+
+    Returns:
+        Booleans over the axes.
+    """
+    others = [name for name in axes if name not in (RATES, SEEDS)]
+    sizes = [len(axes[name]) for name in others]
+    chosen = np.array([[rate in own for rate in axes[RATES]] for own in rates])
+    order = [*others, RATES, *([SEEDS] if SEEDS in axes else [])]
+    seeds = [len(axes[SEEDS])] if SEEDS in axes else []
+    chosen = chosen.reshape(*sizes, len(axes[RATES]), *[1] * len(seeds))
+    chosen = np.broadcast_to(chosen, (*sizes, len(axes[RATES]), *seeds))
+    return chosen.transpose([order.index(name) for name in axes])
 
 
 @dataclass(frozen=True)
@@ -50,12 +94,15 @@ class Identity:
         axes: The grid's axes, of which a run may be given more values.
         num_steps: T, of which it may be given more.
         fingerprint: Of the data's contents.
+        rates: Each model's own learning rates where they are searched for, which finds more of
+            them; None where every model is trained at all of the axis.
     """
 
     settings: dict[str, Any]
     axes: Axes
     num_steps: int
     fingerprint: str
+    rates: OwnRates | None = None
 
     def __post_init__(self) -> None:
         # As it comes back from a file, so that both can be compared.
@@ -72,23 +119,38 @@ class Identity:
             settings, axes = dict(stored["settings"]), dict(stored["axes"])
             num_steps, fingerprint = stored["num_steps"], stored["fingerprint"]
             kept = {name: tuple(values) for name, values in axes.items()}
-        except (TypeError, KeyError, ValueError):
+            rates = stored.get("rates")
+            rates = rates if rates is None else tuple(tuple(own) for own in rates)
+        except (AttributeError, TypeError, KeyError, ValueError):
             raise ValueError("no identity") from None
         if (
             not isinstance(fingerprint, str)
             or not is_count(num_steps)
             or not all(map(are_values, kept.values()))
+            or not (rates is None or _are_own_rates(rates, kept))
         ):
             raise ValueError("no identity")
-        return cls(settings, kept, num_steps, fingerprint)
+        return cls(settings, kept, num_steps, fingerprint, rates)
+
+    def rates_by_model(self) -> dict[tuple[Any, ...], tuple[float, ...]]:
+        """Models' own learning rates, by their values along the other axes."""
+        models = itertools.product(*(v for n, v in self.axes.items() if n not in (RATES, SEEDS)))
+        return dict(zip(models, self.rates or (), strict=self.rates is not None))
 
     def as_json(self) -> dict[str, Any]:
         """The fields, as JSON gives them back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        content = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.rates is None:  # as runs without a search have always been written
+            del content["rates"]
+        return content
 
     def code(self) -> str:
-        """A short digest."""
-        text = json.dumps(self.as_json(), sort_keys=True)
+        """A short digest; it does not depend on what rates a search finds."""
+        content = self.as_json()
+        if self.rates is not None:
+            del content["axes"][RATES]
+            content["rates"] = "searched for"
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
@@ -105,7 +167,13 @@ class Identity:
             for name in dict.fromkeys([*there, *here])
             if not _may_become(here.get(name), there.get(name), may_extend=may_extend)
         ]
+        searched = [identity.rates is not None for identity in (self, wanted)]
+        if searched[0] != searched[1]:
+            words = ["searched for (auto)" if s else "a grid" for s in searched]
+            found.append(_difference("learning_rates", *words))
         for name in dict.fromkeys([*wanted.axes, *self.axes]):
+            if name == RATES and any(searched):
+                continue
             old, new = self.axes.get(name, ()), wanted.axes.get(name, ())
             extends = may_extend and old and set(old) <= set(new)
             if old != new and not extends:
@@ -143,6 +211,13 @@ def are_values(values: Sequence[object]) -> bool:
         and all(isinstance(v, str | int | float) and v == v for v in values)
         and len(set(values)) == len(values)
     )
+
+
+def _are_own_rates(rates: OwnRates, axes: Axes) -> bool:
+    """Whether each model of a grid has rates of its own, and together they are the axis."""
+    models = math.prod(len(v) for name, v in axes.items() if name not in (RATES, SEEDS))
+    every = {rate for own in rates for rate in own}
+    return len(rates) == models and RATES in axes and every == set(axes[RATES])
 
 
 class Experiment(ABC):
@@ -197,6 +272,52 @@ class Experiment(ABC):
         return math.prod(len(values) for values in self.axes.values())
 
 
+class AtOwnRates(Experiment):
+    """An experiment whose models are trained at learning rates of their own.
+
+    Args:
+        grid: The experiment with all of them along its axis ``learning_rate``.
+        rates: Each model's own; together they are the axis.
+
+    Raises:
+        ValueError: If they are not.
+    """
+
+    def __init__(self, grid: Experiment, rates: OwnRates) -> None:
+        if not _are_own_rates(rates, grid.axes):
+            raise ValueError("the models' own learning rates must together be the axis")
+        self.grid, self.rates = grid, rates
+        self.num_steps, self.precision = grid.num_steps, grid.precision
+
+    @property
+    def axes(self) -> Axes:
+        """See `Experiment.axes`."""
+        return self.grid.axes
+
+    @property
+    def identity(self) -> Identity:
+        """See `Experiment.identity`."""
+        return dataclasses.replace(self.grid.identity, rates=self.rates)
+
+    @property
+    def recording(self) -> Recording:
+        """See `Experiment.recording`."""
+        return self.grid.recording
+
+    def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:
+        """See `Experiment.plan`."""
+        return self.grid.plan(axes, platform=platform, planned_steps=planned_steps)
+
+    def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """See `Experiment.label`; losses of runs that are not trained are NaN."""
+        return self.grid.label(arrays)
+
+    @property
+    def num_runs(self) -> int:
+        """Runs that are trained."""
+        return int(chosen_runs(self.axes, self.rates).sum())
+
+
 def assemble(
     axes: Axes, parts: Sequence[tuple[Plan, Sequence[GroupResult]]]
 ) -> dict[str, np.ndarray]:
@@ -205,7 +326,8 @@ def assemble(
     Args:
         axes: Of the whole grid.
         parts: Plans of disjoint parts that make it up, with the results of their groups. Parts
-            may hold runs of a larger grid; those are left out.
+            may hold runs of a larger grid; those are left out. Runs in none are not trained:
+            their records are NaN.
 
     Returns:
         What was recorded, by name, over the axes (and records): ``excess_loss`` and so on,

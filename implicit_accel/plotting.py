@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.observables import stability_threshold
-from implicit_accel.results import STEPS, by_model, coordinate_label, model_labels, varying
+from implicit_accel.results import STEPS, by_model, coordinate_label, model_labels, trained, varying
 from implicit_accel.statistics import (
     best_learning_rates,
     bounded,
@@ -257,7 +257,7 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
     """
     results = by_model(results)
     rates = _rates(results)
-    final = final_excess(results)
+    final, tried = final_excess(results), trained(results)
     diverged = np.isfinite(results["divergence_step"].values)
 
     def draw(ax: Axes, models: list[int]) -> None:
@@ -265,11 +265,11 @@ def plot_learning_rates(results: xr.Dataset) -> Figure:
         for m, style in zip(models, styles, strict=True):
             low, middle, high = _band(final[m].T)
             finite = np.isfinite(middle)
-            low, middle, high = (np.where(finite, c, np.nan) for c in (low, middle, high))
-            label = _line_label(results, m)
-            ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
+            low, middle, high = (np.where(finite, c, np.nan)[tried[m]] for c in (low, middle, high))
+            label, own = _line_label(results, m), rates[tried[m]]
+            ax.plot(own, middle, marker="o", markersize=2.5, label=label, **style)
             high = np.minimum(high, 1e300)  # a quartile that diverged leaves the panel
-            ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
+            ax.fill_between(own, low, high, alpha=0.2, linewidth=0, color=style["color"])
         _mark_resolution(ax, results, models)
         _log_axes(ax, rates)
         ax.set_xlabel(r"learning rate $\eta$")
@@ -297,17 +297,19 @@ def plot_steps_to_target(results: xr.Dataset) -> Figure:
     """Steps to the target against learning rate, median and quartiles over seeds."""
     results = by_model(results)
     rates = _rates(results)
-    steps = valid_steps(results)
+    steps, tried = valid_steps(results), trained(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
         for m, style in zip(models, _styles(results, models), strict=True):
             low, middle, high = (
-                np.where(np.isfinite(c), np.maximum(c, 1), np.nan) for c in _band(steps[m].T)
+                np.where(np.isfinite(c), np.maximum(c, 1), np.nan)[tried[m]]
+                for c in _band(steps[m].T)
             )
+            own = rates[tried[m]]
             label = _line_label(results, m)
             label += "" if np.isfinite(middle).any() else ": not reached"
-            ax.plot(rates, middle, marker="o", markersize=2.5, label=label, **style)
-            ax.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=style["color"])
+            ax.plot(own, middle, marker="o", markersize=2.5, label=label, **style)
+            ax.fill_between(own, low, high, alpha=0.2, linewidth=0, color=style["color"])
         _log_axes(ax, rates)
         ax.set_xlabel(r"learning rate $\eta$")
         ax.set_ylabel("steps to target")

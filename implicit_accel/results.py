@@ -90,8 +90,12 @@ def declare(*quantities: Quantity) -> dict[str, Quantity]:
     return {quantity.name: quantity for quantity in quantities}
 
 
-def _not_nan(v: np.ndarray) -> Any:
-    return v > -np.inf
+def is_curve(v: np.ndarray) -> Any:
+    """Whether values along steps, the last axis, are numbers or inf, or the run's are all NaN.
+
+    NaN is what is kept of a run that is not trained, see `trained`.
+    """
+    return (v > -np.inf) | np.isnan(v).all(axis=-1, keepdims=True)
 
 
 def _finite(v: np.ndarray) -> Any:
@@ -106,10 +110,10 @@ _UPDATES = "updates"
 _DIVERGED = ("inf", "diverged")
 
 QUANTITIES: Mapping[str, Quantity] = declare(
-    Quantity("loss", (ALL_AXES, "step"), "training loss", _not_nan, special=_DIVERGED),
-    Quantity("excess_loss", (ALL_AXES, "step"), "excess training loss L - L*", _not_nan,
+    Quantity("loss", (ALL_AXES, "step"), "training loss", is_curve, special=_DIVERGED),
+    Quantity("excess_loss", (ALL_AXES, "step"), "excess training loss L - L*", is_curve,
              special=_DIVERGED),
-    Quantity("held_out_loss", (ALL_AXES, "step"), "loss on the held-out rows", _not_nan,
+    Quantity("held_out_loss", (ALL_AXES, "step"), "loss on the held-out rows", is_curve,
              special=_DIVERGED, required=False),
     Quantity("steps_to_target", (ALL_AXES,), "steps to target", lambda v: v >= 0,
              units=_UPDATES, special=("inf", "never")),
@@ -214,6 +218,16 @@ def _stack(variable: xr.Variable, sizes: Mapping[str, int], *, each_run: bool) -
     values = whole.transpose(*sizes, *rest).values
     values = values.reshape(math.prod(sizes.values()), *values.shape[len(sizes) :])
     return xr.Variable(("model", *rest), values, variable.attrs)
+
+
+def trained(runs: xr.Dataset) -> np.ndarray:
+    """(model, learning_rate) booleans: whether the model was trained at the rate.
+
+    Models may have learning rates of their own. What a run that was not trained would have recorded
+    is NaN.
+    """
+    first = by_model(runs)["excess_loss"].isel(step=0).transpose(*RUN).values
+    return np.any(~np.isnan(first), axis=2)
 
 
 def model_coordinates(runs: xr.Dataset) -> tuple[str, ...]:

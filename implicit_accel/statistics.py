@@ -5,6 +5,7 @@ Everything here takes results of any axes, see `implicit_accel.results.by_model`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,11 +13,14 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.results import by_model, matching, model_coordinates, model_labels
+from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
 
 BEST_BY = ("target", "stable", "final")
 
 _RESAMPLES = 4000
+
+# Beyond which, on each side, the normal distribution has 2.5 %.
+_NORMAL_QUANTILE = 1.959963984540054
 
 # A learning rate is usable if at least this share of its runs does not diverge before the target.
 _USABLE_SHARE = 0.9
@@ -49,8 +53,46 @@ def resolved(results: xr.Dataset) -> xr.DataArray:
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
-    """Excess loss at the last step, (model, learning_rate, seed); inf for diverged runs."""
-    return resolved(by_model(results).isel(step=-1)).values
+    """Excess loss at the last step, (model, learning_rate, seed).
+
+    It is inf for diverged runs, and for those that were not trained.
+    """
+    final = resolved(by_model(results).isel(step=-1)).values
+    return np.where(np.isnan(final), np.inf, final)
+
+
+def lost(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+    """Which runs count as diverged when learning rates are chosen, (model, learning_rate, seed).
+
+    With ``target`` those that diverge before they reach it, else all that diverge.
+    """
+    runs = by_model(results)
+    diverged = np.isfinite(runs["divergence_step"].values)
+    if best_by != "target":
+        return diverged
+    return diverged & ~np.isfinite(runs["steps_to_target"].values)
+
+
+def usable(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+    """(model, learning_rate) whether a rate was tried and hardly any of its runs is `lost`."""
+    share = np.mean(lost(results, best_by), axis=2)
+    return trained(results) & (share <= 1 - _USABLE_SHARE + 1e-9)
+
+
+def proportion_interval(happened: int, count: int) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval of a probability.
+
+    Args:
+        happened: How often it happened.
+        count: Of how many times, at least once.
+    """
+    share, pull = happened / count, _NORMAL_QUANTILE**2 / count
+    middle = (share + pull / 2) / (1 + pull)
+    spread = math.sqrt(share * (1 - share) / count + pull / (4 * count))
+    reach = _NORMAL_QUANTILE / (1 + pull) * spread
+    # Where it never or always happened the end is exact, whatever the roots' rounding.
+    low = 0.0 if happened == 0 else middle - reach
+    return low, 1.0 if happened == count else middle + reach
 
 
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
@@ -80,10 +122,7 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     results = by_model(results)
     steps = np.median(valid_steps(results, stable=best_by == "stable"), axis=2)
     final = np.median(final_excess(results), axis=2)
-    lost = np.isfinite(results["divergence_step"].values)
-    if best_by == "target":
-        lost &= ~np.isfinite(results["steps_to_target"].values)
-    unusable = np.mean(lost, axis=2) > 1 - _USABLE_SHARE + 1e-9
+    unusable = ~usable(results, best_by)
     keys = (steps, final) if best_by == "final" else (final, steps)
     # lexsort sorts by its last key first.
     best = np.array(
@@ -175,6 +214,11 @@ def summarise(
         * ``best_learning_rate`` (NaN if every rate diverged, or results have no rates) and
           ``grid_edge``: ``low``, ``high`` or ``only`` if it is the grid's first, last or only
           rate, else empty. At an edge the model was not given its best rate;
+        * ``diverged_share``, the share of seeds whose run at that rate diverges (before it reaches
+          the target, with ``best_by="target"``), with ``_low``, ``_high``, the ends of Wilson's
+          95 % interval: an estimate of the probability of divergence. Not among them are
+          ``num_diverged_later``, runs that diverge after they have reached the target (0 unless
+          ``best_by="target"``). NaN and 0 without a best rate;
         * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds, and ``final_held_out``,
           the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
@@ -183,7 +227,7 @@ def summarise(
           ``final_ratio``, the baseline's final excess loss over the model's. Above 1 is better;
           NaN without a baseline;
         * ``baseline``, the label of the model compared with; empty without one;
-        * ``num_diverged`` of ``num_runs`` over all learning rates;
+        * ``num_diverged`` of ``num_runs`` over all learning rates at which it was trained;
         * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
           this, see `resolved`) and ``num_steps``.
 
@@ -200,6 +244,7 @@ def summarise(
     held_out = "held_out_loss" in runs
     final_held_out = _at(best, runs["held_out_loss"].values[..., -1]) if held_out else final
     diverged = np.isfinite(runs["divergence_step"].values)
+    lost_runs, tried = lost(runs, best_by), trained(runs)
     rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
     baseline = _default_baseline(runs) if baseline is None else baseline
     bases = _baselines(runs, baseline)
@@ -207,7 +252,8 @@ def summarise(
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
         row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
-        row["grid_edge"] = _edge(int(b), rates)
+        row["grid_edge"] = _edge(int(b), rates, np.flatnonzero(tried[m]))
+        row.update(_divergence(lost_runs[m], diverged[m], int(b)))
         row.update(_quartiles("final_excess", final[m]))
         if held_out:
             row.update(_quartiles("final_held_out", final_held_out[m]))
@@ -217,7 +263,7 @@ def summarise(
         row.update(_comparison(final if best_by == "final" else steps, m, base, best_by))
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
-        row["num_runs"] = diverged[m].size
+        row["num_runs"] = int(tried[m].sum()) * diverged.shape[2]
         for name in ("optimum", "target", "resolution"):
             row[name] = _of_model(runs[name], m, int(b))
         row["num_steps"] = runs.attrs["num_steps"]
@@ -287,12 +333,24 @@ def _of_model(values: xr.DataArray, m: int, rate: int) -> float:
     )
 
 
-def _edge(position: int, rates: np.ndarray) -> str:
+def _edge(position: int, rates: np.ndarray, own: np.ndarray) -> str:
+    """Where a position is among a model's own, those of the rates at which it was trained."""
     if position < 0 or np.isnan(rates[position]):
         return ""
-    if len(rates) == 1:
+    if len(own) == 1:
         return "only"
-    return {0: "low", len(rates) - 1: "high"}.get(position, "")
+    return {own[0]: "low", own[-1]: "high"}.get(position, "")
+
+
+def _divergence(lost_runs: np.ndarray, diverged: np.ndarray, best: int) -> dict[str, float]:
+    """How often a model's runs, (learning_rate, seed), diverge at its best rate."""
+    names = ("diverged_share", "diverged_share_low", "diverged_share_high")
+    if best < 0:
+        return dict.fromkeys(names, np.nan) | {"num_diverged_later": 0}
+    happened, count = int(lost_runs[best].sum()), lost_runs.shape[1]
+    found = (happened / count, *proportion_interval(happened, count))
+    later = int(diverged[best].sum()) - happened
+    return dict(zip(names, found, strict=True)) | {"num_diverged_later": later}
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:

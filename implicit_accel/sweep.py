@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.train import Device, Segment, Timing, Training
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Experiment, assemble
+from implicit_accel.experiment import Experiment, assemble, chosen_runs
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.observables import Observable
@@ -152,6 +153,8 @@ def run(
     plan = experiment.plan(
         experiment.axes, platform=devices[0].platform, planned_steps=experiment.num_steps
     )
+    if (rates := experiment.identity.rates) is not None:
+        plan = plan.only(np.flatnonzero(chosen_runs(experiment.axes, rates)))
     training = Training(
         plan.groups,
         num_steps=experiment.num_steps,

@@ -558,7 +558,7 @@ def read_flags(arguments: list[str]) -> None:
     except flags.Error as error:
         raise UserError(str(error)) from None
     asked = sweep.build(cli.make_console(stderr=True))
-    identity = asked.experiment.identity
+    identity = asked.experiment().identity
     assert Identity.of(json.loads(json.dumps(identity.as_json()))) == identity
     assert sweep.choose_folder(asked).path.parent == Path("outputs")
 

@@ -70,7 +70,7 @@ LINEAR_QUANTITIES = {
 LINEAR_QUANTITIES |= declare(
     *(
         Quantity(
-            name, (*RUN, "observation_step"), entry.description, lambda v: v > -np.inf,
+            name, (*RUN, "observation_step"), entry.description, general.is_curve,
             special=("inf", "diverged"), required=False,
         )
         for name, entry in OBSERVABLES.items()

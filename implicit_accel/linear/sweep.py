@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class LinearSweep(Experiment):
         self._settings = dict(settings or {})
         self._models = {model.text: model for model in config.models}
         self._initial = initial
+        self._reductions: dict[tuple[type[Objective], Loss], Reduction] = {}
         self._fingerprint = fingerprint or problem.fingerprint
         if initial is not None:
             shape = (config.num_seeds, problem.num_outputs, problem.num_features)
@@ -135,11 +137,18 @@ class LinearSweep(Experiment):
         """What a model minimises."""
         return self._reduce(self.objective(model), model.loss)
 
-    @functools.cache  # noqa: B019 - lives and dies with the sweep
     def _reduce(self, kind: type[Objective], loss: Loss) -> Reduction:
-        return reduce(
-            self.problem, loss, kind, bias=self.config.bias, activation=self.config.activation
-        )
+        if (kind, loss) not in self._reductions:
+            self._reductions[kind, loss] = reduce(
+                self.problem, loss, kind, bias=self.config.bias, activation=self.config.activation
+            )
+        return self._reductions[kind, loss]
+
+    def at_learning_rates(self, rates: tuple[float, ...]) -> LinearSweep:
+        """The same sweep at other learning rates; what models minimise is reduced once for both."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, learning_rates=rates)
+        return other
 
     def plan(self, axes: Axes, *, platform: str = "cpu", planned_steps: int | None = None) -> Plan:
         """See `Experiment.plan`."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import xarray as xr
 
 from implicit_accel.engine.layout import Share
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Axes, Identity, are_values, is_count
+from implicit_accel.experiment import (
+    RATES,
+    SEEDS,
+    Axes,
+    Identity,
+    OwnRates,
+    are_values,
+    chosen_runs,
+    is_count,
+)
 from implicit_accel.files import remove_partial
 from implicit_accel.results import (
     CONFIG_FILE,
@@ -61,6 +73,8 @@ class Part:
         planned_steps: T when the part was first planned: which runs share a program may depend on
             it, and must not change when the part goes on.
         num_shares: In how many shares it is trained, one process each.
+        runs: Numbers of those of the grid's runs that are trained, increasing, counted in the order
+            of the axes, the last one fastest; None for all.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -69,6 +83,7 @@ class Part:
     axes: Axes
     planned_steps: int
     num_shares: int
+    runs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not all(map(are_values, self.axes.values())):
@@ -77,6 +92,33 @@ class Part:
             raise ValueError("steps and shares of a part must be whole numbers from 1 up")
         if self.num_shares > _MOST_SHARES:
             raise ValueError(f"a part has at most {_MOST_SHARES} shares")
+        if self.runs is not None and not _are_places(self.runs, self.size):
+            raise ValueError("runs of a part must be numbers of runs of its grid, increasing")
+
+    @property
+    def size(self) -> int:
+        """Runs of its grid."""
+        return math.prod(len(values) for values in self.axes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        content = dataclasses.asdict(self)
+        if self.runs is None:  # as parts of whole grids have always been written
+            del content["runs"]
+        return content
+
+    def covers(self, axes: Axes) -> np.ndarray:
+        """Which runs of a grid, booleans over its axes, are among this part's."""
+        chosen = np.zeros(self.size, bool)
+        chosen[slice(None) if self.runs is None else np.array(self.runs, int)] = True
+        chosen = chosen.reshape([len(values) for values in self.axes.values()])
+        for k, (name, values) in enumerate(axes.items()):
+            own = self.axes[name]
+            # A place behind the last stands for values that the part does not have.
+            places = [own.index(v) if v in own else len(own) for v in values]
+            padded = np.insert(chosen, len(own), False, axis=k)
+            chosen = padded.take(places, axis=k)
+        return chosen
 
     @classmethod
     def of(cls, stored: Any, axes: Axes) -> Part:
@@ -88,7 +130,24 @@ class Part:
         own = {name: tuple(values) for name, values in dict(stored["axes"]).items()}
         if list(own) != list(axes) or any(not set(own[n]) <= set(axes[n]) for n in axes):
             raise ValueError("not a part of this grid")
-        return cls(own, stored["planned_steps"], stored["num_shares"])
+        runs = stored.get("runs")
+        return cls(
+            own,
+            stored["planned_steps"],
+            stored["num_shares"],
+            runs if runs is None else tuple(runs),
+        )
+
+
+def _are_places(runs: tuple[Any, ...], size: int) -> bool:
+    whole = all(isinstance(run, int) and not isinstance(run, bool) for run in runs)
+    return (
+        whole
+        and len(runs) > 0
+        and runs[0] >= 0
+        and runs[-1] < size
+        and all(a < b for a, b in itertools.pairwise(runs))
+    )
 
 
 @dataclass(frozen=True)
@@ -121,16 +180,28 @@ class Manifest:
     @classmethod
     def begin(cls, identity: Identity, num_shares: int, environment: str) -> Manifest:
         """A new run's: one part."""
+        empty = cls(identity, (), environment)
+        if identity.rates is not None:
+            return empty.extended(identity, num_shares)
         part = Part(identity.axes, identity.num_steps, num_shares)
-        return cls(identity, (part,), environment)
+        return dataclasses.replace(empty, parts=(part,))
 
     def extended(self, wanted: Identity, num_shares: int) -> Manifest:
         """The manifest with parts for what is new along the axes.
 
         What there is and what is wanted are boxes; their difference is cut axis by axis: new
-        values of one, with the old values of those before it and all of those after it.
+        values of one, with the old values of those before it and all of those after it. Where
+        models have rates of their own neither is a box: what is new is one part, of some runs of
+        the smallest box around them.
         """
         parts = list(self.parts)
+        if wanted.rates is not None:
+            new = chosen_runs(wanted.axes, wanted.rates)
+            for part in parts:
+                new = new & ~part.covers(wanted.axes)
+            if new.any():
+                parts.append(_smallest_part(wanted, new, num_shares))
+            return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
         box: Axes = {}
         rest = dict(wanted.axes)
         for name, values in wanted.axes.items():
@@ -143,6 +214,25 @@ class Manifest:
             box[name] = tuple(value for value in values if value in old)
         return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
 
+    def rounds(self) -> tuple[OwnRates, ...]:
+        """The learning rates that each part has added to each model's, of parts that add some."""
+        axes = self.identity.axes
+        seeds = tuple(k for k, name in enumerate(axes) if name == SEEDS)
+        rates = [name for name in axes if name != SEEDS].index(RATES)
+        seen = np.zeros((), bool)
+        found = []
+        for part in self.parts:
+            tried = np.moveaxis(np.any(part.covers(axes), axis=seeds), rates, -1)
+            tried = tried.reshape(-1, len(axes[RATES]))
+            new, seen = tried & ~seen, tried | seen
+            added = tuple(
+                tuple(rate for rate, is_new in zip(axes[RATES], row, strict=True) if is_new)
+                for row in new
+            )
+            if any(added):
+                found.append(added)
+        return tuple(found)
+
     def units(self) -> list[Unit]:
         """The work there is."""
         return [
@@ -150,6 +240,17 @@ class Manifest:
             for k, part in enumerate(self.parts)
             for i in range(part.num_shares)
         ]
+
+
+def _smallest_part(identity: Identity, new: np.ndarray, num_shares: int) -> Part:
+    """The part of these runs of a grid, booleans over its axes, in the smallest box."""
+    axes, box = {}, new
+    for k, (name, values) in enumerate(identity.axes.items()):
+        kept = np.flatnonzero(new.any(axis=tuple(j for j in range(new.ndim) if j != k)))
+        axes[name] = tuple(values[i] for i in kept)
+        box = box.take(kept, axis=k)
+    runs = tuple(np.flatnonzero(box).tolist())
+    return Part(axes, identity.num_steps, num_shares, runs)
 
 
 class RunFolder:
@@ -327,14 +428,19 @@ class RunFolder:
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Writes ``checkpoints/manifest.json``, atomically."""
-        content = {"format": FORMAT} | dataclasses.asdict(manifest)
+        content = {
+            "format": FORMAT,
+            "identity": manifest.identity.as_json(),
+            "parts": [part.as_json() for part in manifest.parts],
+            "environment": manifest.environment,
+        }
         save_json(content, self.checkpoints / _MANIFEST_FILE)
 
     def checkpoints_of(self, manifest: Manifest, unit: Unit) -> Checkpoints:
         """The snapshots of a unit."""
         name = f"part{unit.part}-{unit.share.index}of{unit.share.count}"
         about = {
-            "part": dataclasses.asdict(manifest.parts[unit.part]),
+            "part": manifest.parts[unit.part].as_json(),
             # What a run may be given more of, a part never is.
             "settings": {
                 name: value

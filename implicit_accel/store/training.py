@@ -12,9 +12,9 @@ import xarray as xr
 
 from implicit_accel.engine.layout import WHOLE, Share
 from implicit_accel.engine.train import Device, Segment, Snapshot, Timing, Training, merge
-from implicit_accel.experiment import Experiment, assemble
+from implicit_accel.experiment import Experiment, Identity, OwnRates, Plan, assemble
 from implicit_accel.store.checkpoints import Keeper
-from implicit_accel.store.folder import CHECKPOINTS_FOLDER, Manifest, RunFolder, Unit
+from implicit_accel.store.folder import CHECKPOINTS_FOLDER, Manifest, Part, RunFolder, Unit
 
 
 def _never() -> bool:
@@ -55,13 +55,24 @@ class StoredTraining:
         self._devices, self._memory_limit = devices, memory_limit
         self._every, self._wanted, self._log = checkpoint_every, wanted, log
         self._manifest = self._open_manifest()
-        self._plans = [
-            experiment.plan(
-                part.axes, platform=devices[0].platform, planned_steps=part.planned_steps
-            )
-            for part in self._manifest.parts
-        ]
+        self._plans = [self._plan(part) for part in self._manifest.parts]
         self._units = self._manifest.units()
+
+    def _plan(self, part: Part) -> Plan:
+        plan = self._experiment.plan(
+            part.axes, platform=self._devices[0].platform, planned_steps=part.planned_steps
+        )
+        return plan if part.runs is None else plan.only(part.runs)
+
+    @property
+    def identity(self) -> Identity:
+        """Of the run."""
+        return self._manifest.identity
+
+    @property
+    def rounds(self) -> tuple[OwnRates, ...]:
+        """See `Manifest.rounds`."""
+        return self._manifest.rounds()
 
     @property
     def units(self) -> list[Unit]:

@@ -23,7 +23,7 @@ from implicit_accel.linear.networks import Layers, layer_shapes
 from implicit_accel.linear.results import labels_of
 from implicit_accel.observables import stability_threshold
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import by_model
+from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import best_learning_rates, valid_steps
 from implicit_accel.theory.edge import flip
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
@@ -203,12 +203,14 @@ class Predictions:
         if runs.sizes["model"] != len(self.models):
             raise UserError("the results are of another grid than the predictions")
         best, rates = best_learning_rates(runs, best_by), runs["learning_rate"].values.tolist()
+        tried = trained(runs)
         rows = []
         for m, prediction in enumerate(self.models):
             place = int(best[m])
             row = self._row(runs, m, place)
             rows.append(row)
-            stable = math.nan if prediction.reason else prediction.best_rate(rates)
+            own = [rate for rate, there in zip(rates, tried[m], strict=True) if there]
+            stable = math.nan if prediction.reason else prediction.best_rate(own)
             if row["note"] == PAST_EDGE and math.isfinite(stable):
                 second = self._row(runs, m, rates.index(stable))
                 rows.append(second | {"note": LARGEST_STABLE})
@@ -387,6 +389,37 @@ def predict(
         if progress is not None:
             progress((m + 1) / len(labels))
     return Predictions(problem, config, tuple(found))
+
+
+def early_stable_rates(problem: Problem, config: SweepConfig) -> tuple[float, ...]:
+    """The largest stable learning rate of one layer at the zero predictor, for each model.
+
+    A product with the data, where `predict` follows flows: a scale to begin a search with. Deeper
+    networks' own rates are of its order.
+
+    Args:
+        problem: What is fitted.
+        config: The grid.
+
+    Returns:
+        A rate for each of ``config.models``; NaN for optimizers that follow no gradient flow.
+    """
+    X, Y = problem.features, problem.targets
+    sharpest: dict[object, float] = {}
+    rates = []
+    for model in config.models:
+        if model.optimizer.name not in FLOWING:
+            rates.append(math.nan)
+            continue
+        if model.loss not in sharpest:
+            weights = model.loss.curvature(Y) / Y.size
+            hessians = [(X * weights[:, [k]]).T @ X for k in range(Y.shape[1])]
+            sharpest[model.loss] = max(float(np.linalg.eigvalsh(H)[-1]) for H in hessians)
+        optimizer = model.optimizer
+        threshold = float(stability_threshold(optimizer.name, 1.0, momentum_of(optimizer)))
+        sharpness = sharpest[model.loss]
+        rates.append(threshold / sharpness if sharpness > 0 else math.nan)
+    return tuple(rates)
 
 
 def flow_of(

@@ -1,0 +1,375 @@
+"""Searches for learning rates, on curves whose best is known and on networks."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from test_programs import run as program
+
+import implicit_accel as ia
+from implicit_accel import rates as rates_module
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import AtOwnRates, chosen_runs
+from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.rates import coarse_rates, history, joined, next_own_rates, next_rates, search
+from implicit_accel.results import by_model, trained
+from implicit_accel.statistics import best_learning_rates, proportion_interval, summarise
+from implicit_accel.sweep import run
+
+
+def made(curves, own, *, num_seeds=3) -> xr.Dataset:
+    """Results of models whose (steps, diverges) are functions of the rate; every seed the same."""
+    rates = sorted({rate for rates in own for rate in rates})
+    shape = (len(curves), len(rates), num_seeds)
+    steps, diverged = np.full(shape, np.inf), np.full(shape, np.nan)
+    excess = np.full((*shape, 2), np.nan)
+    for m, (curve, tried) in enumerate(zip(curves, own, strict=True)):
+        for r, rate in enumerate(rates):
+            if rate in tried:
+                count, diverges = curve(rate)
+                excess[m, r] = [1, np.inf if diverges else 0.01]
+                steps[m, r] = np.inf if diverges else count
+                diverged[m, r] = 5 if diverges else np.nan
+    runs = ("model", "learning_rate", "seed")
+    return xr.Dataset(
+        {
+            "excess_loss": ((*runs, "step"), excess),
+            "steps_to_target": (runs, steps),
+            "divergence_step": (runs, diverged),
+            **{n: ("model", np.full(len(curves), 1e-9)) for n in ("resolution", "optimum")},
+            "target": ("model", np.full(len(curves), 0.1)),
+        },
+        {
+            "learning_rate": rates, "seed": range(num_seeds), "step": [0, 10**6],
+            "depth": ("model", np.arange(len(curves)) + 1),
+        },
+        {"num_steps": 10**6},
+    )  # fmt: skip
+
+
+def found(curves, first, **options):
+    """The end of a search over synthetic curves: results, each model's rates, rounds."""
+    own, rounds = first, [first]
+    for _ in range(100):
+        results = made(curves, own)
+        new = next_own_rates(results, **options)
+        assert next_rates(results, **options) == tuple(sorted({r for rates in new for r in rates}))
+        if not any(new):
+            return results, own, rounds
+        for old, added in zip(own, new, strict=True):
+            assert not set(old) & set(added)
+        rounds.append(new)
+        own = joined(own, new)
+    raise AssertionError("the search does not end")
+
+
+def best_steps(results) -> np.ndarray:
+    return summarise(results)["steps_to_target"].to_numpy()
+
+
+places = st.floats(-6, 1).map(lambda decade: 10.0**decade)
+
+
+def valley(best, curvature):
+    return lambda rate: (round(30_000 * math.cosh(curvature * math.log(rate / best))), False)
+
+
+def edge(last):
+    return lambda rate: (math.ceil(10_000 * last / rate), rate > last)
+
+
+def wedge(best, steepness):
+    def curve(rate):
+        x = math.log(rate / best)
+        return round(20_000 * math.exp(max(-x, steepness * x))), False
+
+    return curve
+
+
+@given(best=places, curvature=st.floats(0.5, 4))
+def test_the_bottom_of_a_smooth_valley_is_found(best, curvature):
+    results, own, rounds = found([valley(best, curvature)], (coarse_rates(),))
+    assert best_steps(results) <= 30_000 * 1.01
+    assert summarise(results)["grid_edge"].tolist() == [""]
+    assert len(own[0]) < 60
+    assert len(rounds) < 25
+
+
+@given(last=places)
+def test_the_edge_at_which_runs_diverge_is_found(last):
+    results, own, _ = found([edge(last)], (coarse_rates(),))
+    assert best_steps(results) <= 10_000 * 1.015  # three digits of the rate
+    assert summarise(results)["grid_edge"].tolist() == [""]
+    assert len(own[0]) < 60
+
+
+@given(best=places, steepness=st.floats(1, 8))
+def test_the_point_of_a_wedge_is_found(best, steepness):
+    results, _, _ = found([wedge(best, steepness)], (coarse_rates(best),))
+    assert best_steps(results) <= 20_000 * 1.015
+
+
+@given(best=st.lists(places, min_size=2, max_size=4))
+def test_models_are_searched_apart(best):
+    """Together they ask for what each would alone."""
+    curves = [valley(best[0], 1.0), *map(edge, best[1:])]
+    first = tuple(map(coarse_rates, best))
+    _, together, _ = found(curves, first)
+    for m, curve in enumerate(curves):
+        _, (alone,), _ = found([curve], (first[m],))
+        assert together[m] == alone
+
+
+@given(tolerance=st.sampled_from([0.1, 0.03, 0.01, 0.003, 0.001]), last=places)
+def test_a_smaller_tolerance_is_finer(tolerance, last):
+    results, _, _ = found([edge(last)], (coarse_rates(last),), tolerance=tolerance)
+    assert best_steps(results) <= 10_000 * (1 + 2 * tolerance) + 1
+
+
+def test_a_second_valley_past_a_jump_is_found():
+    """As past the edge of stability: the better valley is behind a hill, half an octave wide."""
+
+    def curve(rate):
+        behind = 0.25 < rate < 0.36
+        return (
+            round(250 * 0.3 / rate) if behind else round(400 * max(0.1 / rate, rate / 0.1)),
+            rate > 0.5,
+        )
+
+    results, _, _ = found([curve], (coarse_rates(0.08),))
+    assert best_steps(results) <= 75 / 0.36 * 1.02
+
+
+def test_where_every_rate_diverges_smaller_ones_are_tried_but_not_for_ever():
+    results, own, _ = found([lambda _: (1, True), edge(1e-9)], ((0.1, 1.0), (0.1, 1.0)))
+    assert best_learning_rates(results).tolist()[0] == -1
+    assert 1e-12 <= min(own[0]) < 1e-10
+    assert best_steps(results)[1] <= 10_000 * 1.015
+
+
+def test_where_the_rate_does_not_matter_the_search_ends():
+    results, own, _ = found([lambda _: (500, False)], (coarse_rates(),))
+    assert own == (coarse_rates(),)
+    assert best_steps(results) == [500]
+
+
+def test_one_rate_is_enough_to_begin_with():
+    results, _, _ = found([edge(0.2)], ((0.001,),))
+    assert best_steps(results) <= 10_000 * 1.015
+
+
+def test_rates_are_short_and_of_the_scale_that_is_known():
+    assert coarse_rates(0.0274) == (0.0192, 0.0384, 0.0767)
+    wide = coarse_rates()
+    assert wide[0] == 1e-4
+    assert wide[-1] == 1
+    assert coarse_rates(math.inf) == wide
+    _, own, _ = found([edge(0.123456)], (wide,))
+    assert all(float(f"{rate:.3g}") == rate for rate in own[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"tolerance": math.nan}, "tolerance"),
+        ({"most": 0}, "most"),
+        ({"best_by": "luck"}, "best_by"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        next_rates(made([edge(0.1)], ((0.01, 0.1),)), **options)
+
+
+def test_results_without_rates_are_refused():
+    results = made([edge(0.1)], ((0.01,),))
+    with pytest.raises(UserError, match="no axis learning_rate"):
+        next_rates(results.assign_coords(learning_rate=[np.nan]))
+    with pytest.raises(UserError, match="coarse_rates"):
+        next_rates(made([edge(0.1)] * 2, ((0.01,), ())))
+
+
+def test_the_history_tells_each_rounds_best():
+    curves = [edge(0.2), valley(0.01, 1.0)]
+    results, _, rounds = found(curves, (coarse_rates(),) * 2)
+    told = history(results, rounds)
+    assert [r.added for r in told] == rounds
+    own = ((), ())
+    for r in told:
+        own = joined(own, r.added)
+        table = summarise(made(curves, own))
+        assert list(r.figure) == table["steps_to_target"].tolist()
+        assert list(r.best) == table["best_learning_rate"].tolist()
+
+
+@given(st.data())
+def test_the_probability_of_divergence_is_wilsons(data):
+    count = data.draw(st.integers(1, 200))
+    happened = data.draw(st.integers(0, count))
+    expected = scipy.stats.binomtest(happened, count).proportion_ci(method="wilson")
+    assert proportion_interval(happened, count) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
+
+
+def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
+    results = made([edge(0.1)], ((0.01, 0.1),), num_seeds=20)
+    diverged, steps = results["divergence_step"].values, results["steps_to_target"].values
+    diverged[0, 1, :5] = 10**5  # later than the target
+    diverged[0, 1, 5:7], steps[0, 1, 5:7] = 10, np.inf  # before it
+    row = summarise(results).iloc[0]
+    assert row["best_learning_rate"] == 0.1
+    ends = scipy.stats.binomtest(2, 20).proportion_ci(method="wilson")
+    names = ["diverged_share", "diverged_share_low", "diverged_share_high"]
+    assert row[names].tolist() == pytest.approx([0.1, ends.low, ends.high])
+    assert row["num_diverged_later"] == 5
+    stable = summarise(results, best_by="stable").iloc[0]
+    assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)
+
+
+def test_runs_that_were_not_trained_count_nowhere():
+    results = made([edge(0.2), edge(0.05)], ((0.1, 0.15), (0.02, 0.04, 0.3)))
+    assert trained(results).sum(axis=1).tolist() == [2, 3]
+    table = summarise(results)
+    assert table["num_runs"].tolist() == [6, 9]
+    assert table["grid_edge"].tolist() == ["high", ""]
+    assert table["num_diverged"].tolist() == [0, 3]
+
+
+# --- with training ---
+
+CONFIG = ia.SweepConfig(depths=(1, 2), num_seeds=2, num_steps=1000, records_per_decade=10)
+
+
+def linear(config=CONFIG):
+    return LinearSweep(ia.make_problem(ia.gas_like()), config)
+
+
+def test_a_plan_of_some_runs_trains_them_to_the_same_bits():
+    sweep = linear(ia.SweepConfig(
+        depths=(1, 2), num_seeds=2, num_steps=300, learning_rates=(0.001, 0.01, 0.05)
+    ))  # fmt: skip
+    own = ((0.001,), (0.01, 0.05), (0.001, 0.01), (0.05,))
+    whole, some = run(sweep)[0], run(AtOwnRates(sweep, own))[0]
+    chosen = chosen_runs(sweep.axes, own)
+    for name in ("excess_loss", "steps_to_target", "divergence_step"):
+        np.testing.assert_array_equal(some[name].values[chosen], whole[name].values[chosen])
+    assert np.isnan(some["loss"].values[~chosen]).all()
+    assert (trained(some) == chosen.all(axis=2)).all()
+
+
+def test_a_search_in_a_folder_extends_its_run(tmp_path):
+    sweep, asked = linear(), []
+
+    def train(experiment):
+        asked.append(experiment.num_runs)
+        return run(experiment, folder=tmp_path)[0]
+
+    first = (coarse_rates(0.02),) * 2 + (coarse_rates(0.002),) * 2
+    results, rounds = search(sweep.at_learning_rates, train, first)
+    assert asked == sorted(set(asked))
+    assert not any(next_own_rates(results))
+    assert rounds[0].added == first
+    rates = results["learning_rate"].values
+    own = tuple(tuple(rates[row].tolist()) for row in trained(results))
+    again = run(rates_module.at_own_rates(sweep.at_learning_rates, own), folder=tmp_path)
+    assert again[1].run_steps == 0
+    xr.testing.assert_identical(by_model(again[0]), by_model(results))
+
+
+SMALL = [
+    "--learning_rates",
+    "auto",
+    "--losses",
+    "l2",
+    "--num_steps",
+    "600",
+    "--num_seeds",
+    "2",
+    "--depths",
+    "1,2",
+]
+
+
+def stored(folder):
+    return xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+
+
+def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
+    folder = tmp_path / "run"
+    first = program("sweep", *SMALL, "--output_dir", folder)
+    assert first.returncode == 0, first.stderr
+    assert "edge of the grid" not in first.stdout
+    about = json.loads((folder / "config.json").read_text())
+    assert about["identity"]["rates"]
+    rounds = about["search"]["rounds"]
+    assert len(rounds) > 1
+    own = [sorted({r for one in rounds for r in one["added"][m]}) for m in range(2)]
+    assert own == about["identity"]["rates"]
+    before = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    again = program("sweep", *SMALL, "--output_dir", folder)
+    assert "was already in" in again.stdout
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == before
+    assert program("plot", "--run", folder).returncode == 0
+
+    explicit = program("sweep", *SMALL, "--learning_rates=0.01", "--output_dir", folder)
+    assert explicit.returncode == 2
+    assert "searched for (auto) there, a grid asked for" in explicit.stderr
+
+
+def test_a_search_goes_on_where_it_was_broken_off(tmp_path):
+    """As after a kill in any round: of its parts some are finished, the last is begun or not."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert program("sweep", *SMALL, "--output_dir", whole).returncode == 0
+    assert program("sweep", *SMALL, "--output_dir", part).returncode == 0
+    manifest_file = part / "checkpoints" / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    kept = 2
+    for number in range(kept, len(manifest["parts"])):
+        for path in (part / "checkpoints").glob(f"part{number}-*"):
+            path.unlink()
+    rounds = json.loads((part / "config.json").read_text())["search"]["rounds"][: kept + 1]
+    own = [sorted({r for one in rounds for r in one["added"][m]}) for m in range(2)]
+    manifest["parts"] = manifest["parts"][: kept + 1]
+    manifest["identity"]["rates"] = own
+    manifest["identity"]["axes"]["learning_rate"] = sorted({r for rates in own for r in rates})
+    manifest_file.write_text(json.dumps(manifest))
+    for name in ("config.json", "results.nc"):
+        (part / name).unlink()
+    assert program("sweep", *SMALL, "--output_dir", part).returncode == 0
+    xr.testing.assert_identical(stored(part), stored(whole))
+
+
+def test_more_seeds_go_on_from_the_rates_there_are(tmp_path):
+    assert program("sweep", *SMALL, "--output_dir", tmp_path).returncode == 0
+    before = stored(tmp_path)
+    more = program("sweep", *SMALL, "--num_seeds", "3", "--output_dir", tmp_path)
+    assert more.returncode == 0, more.stderr
+    after = stored(tmp_path).sel(learning_rate=before["learning_rate"])
+    was = trained(before)
+    for seed in range(2):
+        a, b = (r["steps_to_target"].values[..., seed][was] for r in (before, after))
+        np.testing.assert_array_equal(a, b)
+    assert trained(after)[was].all()
+    assert not any(next_own_rates(stored(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--learning_rates", "auto,0.1"], "alone"),
+        (["--num_processes", "2", "--process_id", "0"], "one process"),
+    ],
+)
+def test_what_a_search_cannot_do_is_said(tmp_path, flags, words):
+    refused = program("sweep", *SMALL, *flags, "--output_dir", tmp_path / "run")
+    assert refused.returncode == 2
+    assert words in refused.stderr
