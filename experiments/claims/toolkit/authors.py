@@ -52,7 +52,7 @@ def authors_curves(figure: str, *, path: Path | None = None) -> dict[str, pd.Dat
     """
     if figure not in FIGURES:
         raise UserError(f"figure {figure!r}: choose from {', '.join(FIGURES)}")
-    source = path or resources.files(__package__) / "authors_figures.csv"
+    source = path or resources.files("experiments.claims.toolkit") / "authors_figures.csv"
     table = _read(source)
     found = {}
     for name in FIGURES[figure]:
@@ -79,7 +79,7 @@ def _read(source: Path | Traversable) -> pd.DataFrame:
     if missing:
         raise DataError(f"{source}: no column {', '.join(missing)}")
     for name in _COLUMNS[2:]:
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+        values = np.asarray(pd.to_numeric(table[name], errors="coerce"), float)
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if bad.size:
             raise DataError(
@@ -108,7 +108,7 @@ def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> floa
     steps, losses = np.asarray(steps, float), np.asarray(losses, float)
     later = steps > 0
     steps, losses = steps[later], losses[later]
-    iterations = curve["iteration"].to_numpy(float)
+    iterations = np.asarray(curve["iteration"], float)
     if not steps.size:
         return np.nan
     covered = (iterations >= steps[0]) & (iterations <= steps[-1])
@@ -119,7 +119,9 @@ def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> floa
     if not (np.isfinite(losses[used]) & (losses[used] > 0)).all():
         return np.inf
     ours = np.interp(np.log(iterations[covered]), np.log(steps[used]), np.log10(losses[used]))
-    return float(np.sqrt(np.mean((ours - np.log10(curve["loss"].to_numpy()[covered])) ** 2)))
+    return float(
+        np.sqrt(np.mean((ours - np.log10(np.asarray(curve["loss"], float)[covered])) ** 2))
+    )
 
 
 def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool = True) -> None:

@@ -123,8 +123,8 @@ def _gaps(
     flow: Flow, zero: float, curve: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rates at which a flow covers a curve, and mean and variance of log₁₀(curve / flow) there."""
-    iterations = np.log10(curve["iteration"].to_numpy(float))
-    theirs = np.log10(curve["loss"].to_numpy(float))
+    iterations = np.log10(np.asarray(curve["iteration"], float))
+    theirs = np.log10(np.asarray(curve["loss"], float))
     times, losses = np.log10(flow.time), np.log10(flow.loss / zero)
     fastest = times[-1] - iterations[-1]
     if np.isfinite(flow.sharpness):
