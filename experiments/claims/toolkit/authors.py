@@ -136,12 +136,18 @@ def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool
     Raises:
         UserError: If there is no such figure.
     """
-    for name, curve in authors_curves(figure).items():
-        x, y = curve["iteration"].to_numpy(), curve["loss"].to_numpy()
+    curves = authors_curves(figure)
+    last = {name: float(curve["loss"].iloc[-1]) for name, curve in curves.items()}
+    below, height = 0.0, 0
+    for name in sorted(curves, key=last.__getitem__):
+        x, y = curves[name]["iteration"].to_numpy(), curves[name]["loss"].to_numpy()
         ax.plot(x, y, color=colour, linewidth=0.9, zorder=1.5)
+        # Curves that end together have their names one above the other.
+        height = height + 8 if last[name] < 1.15 * below else 0
+        below = last[name]
         ax.annotate(
-            FIGURES[figure][name], (x[-1], y[-1]), xytext=(4, 0), textcoords="offset points",
-            fontsize=6.5, color=colour, va="center", annotation_clip=False,
+            FIGURES[figure][name], (x[-1], y[-1]), xytext=(4, height - 2),
+            textcoords="offset points", fontsize=6.5, color=colour, annotation_clip=False,
         )  # fmt: skip
     ax.set_yscale("log")
     if log_steps:

@@ -221,11 +221,20 @@ def zero_loss(problem: Problem) -> float:
     return float(Loss(4).mean(problem.targets))
 
 
-def least_loss(problem: Problem) -> float:
-    """The smallest ``mean r⁴ / 4``; below 10⁻⁹ of the zero map's it is an upper bound."""
-    X, Y = problem.features, problem.targets
+def range_of(X: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the columns of features (n, d): (n, rank)."""
     U, s, _ = scipy.linalg.svd(X, full_matrices=False)
-    basis = U[:, s > s[0] * max(X.shape) * np.finfo(float).eps]
+    return U[:, s > s[0] * max(X.shape) * np.finfo(float).eps]
+
+
+def least_loss(problem: Problem, basis: np.ndarray | None = None) -> float:
+    """The smallest ``mean r⁴ / 4``; below 10⁻⁹ of the zero map's it is an upper bound.
+
+    Args:
+        problem: What is fitted.
+        basis: `range_of` its features, if it is at hand.
+    """
+    basis, Y = range_of(problem.features) if basis is None else basis, problem.targets
     bound = float(Loss(4).mean(Y - basis @ (basis.T @ Y)))
     if bound < _NOTHING * zero_loss(problem):
         return bound
@@ -233,7 +242,7 @@ def least_loss(problem: Problem) -> float:
         # Newton's method may meet Hessians that are singular to rounding; it checks what it finds.
         warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
         try:
-            return optimum(Loss(4), basis * np.sqrt(len(X)), Y).loss
+            return optimum(Loss(4), basis * np.sqrt(len(Y)), Y).loss
         except UserError:  # too small beside the largest residual for float64
             return bound
 

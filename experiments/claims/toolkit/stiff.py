@@ -21,7 +21,7 @@ from implicit_accel.linear.networks import Layers
 _TOLERANCE = 1e-3
 _PER_DECADE = 40
 # At so many points along the way the Hessian's eigenvalues are computed.
-_LOOKS = 20
+_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class _Units:
         """(n,)."""
         v, s = self.split(theta)
         return s * (self.A @ v) - self.b
+
+    def losses(self, points: np.ndarray) -> np.ndarray:
+        """(T,) L̂ at points (parameters, T)."""
+        vectors, scalars = (points[:-1], points[-1]) if self.deep else (points, 1.0)
+        return np.mean((self.A @ vectors * scalars - self.b[:, None]) ** 4, axis=0) / 4
 
     def field(self, _: float, theta: np.ndarray) -> np.ndarray:
         """What the weights' derivative is."""
@@ -132,11 +137,9 @@ def follow_l4(problem: Problem, layers: Layers, *, most: float, lowest: float) -
         method="BDF", jac=units.jacobian, events=arrived, t_eval=times,
         rtol=_TOLERANCE, atol=1e-2 * _TOLERANCE / np.sqrt(d),
     )  # fmt: skip
-    points = found.y.T
-    losses = np.array([np.mean(units.residuals(theta) ** 4) / 4 for theta in points])
-    looks = points[:: max(1, len(points) // _LOOKS)]
+    looks = found.y.T[:: max(1, found.y.shape[1] // _LOOKS)]
     return Flow(
         time=found.t * units.time,
-        loss=np.minimum.accumulate(losses) * units.loss,
+        loss=np.minimum.accumulate(units.losses(found.y)) * units.loss,
         sharpness=max((units.sharpness(theta) for theta in looks), default=np.nan),
     )
