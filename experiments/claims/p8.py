@@ -343,7 +343,8 @@ def _test(lab: Laboratory) -> Finding:
     return Finding(
         verdict=verdict_of(parts),
         effects=effects,
-        summary=_summary(table, fixed, best, runs, nearest, steps) + shortfall(parts),
+        summary=_summary(table, fixed, best, runs, nearest, steps)
+        + shortfall(parts, _reason(passing)),
         sensitivity=f"With a label scale and rates of one's own, the nearest by flow is "
         f"{_words(nearest)}: {nearest['free 1']:.3f} for one layer and {nearest['free 2']:.3f} "
         f"for depth 2 (start {nearest['amplitude']:.2f}); trained so, over {steps:,} steps: "
@@ -386,6 +387,18 @@ def _judge(
         for name, run in group.items()
     ]  # fmt: skip
     return [(farthest, below(farthest, _SAME))], (farthest, *single)
+
+
+def _reason(passing: pd.DataFrame) -> str:
+    """What is known of why no problem fits, as text; empty if nothing is."""
+    one, two = (float(passing[f"free {depth}"].min()) for depth in GRADIENT_DESCENT)
+    if not one < _SAME < two:
+        return ""
+    return (
+        f"It is depth 2 that none has: with scales of one's own one layer's curve is met, to "
+        f"{one:.3f} decades at best, depth 2's beside it to {two:.3f} at best. What else differs "
+        "we do not know."
+    )
 
 
 def _words(row: dict[Hashable, Any]) -> str:
