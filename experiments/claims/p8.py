@@ -391,7 +391,7 @@ def _judge(
 
 def _reason(passing: pd.DataFrame) -> str:
     """What is known of why no problem fits, as text; empty if nothing is."""
-    one, two = (float(passing[f"free {depth}"].min()) for depth in GRADIENT_DESCENT)
+    one, two = (float(np.nanmin(passing[f"free {depth}"].to_numpy())) for depth in GRADIENT_DESCENT)
     if not one < _SAME < two:
         return ""
     return (
