@@ -325,7 +325,7 @@ def test_a_claim_is_added_by_its_file_alone_and_takes_its_place(claim_file):
     ids = [c.id for c in find_claims()]
     assert [i for i in ids if i in before] == before
     assert ids.index("P2b") == ids.index("P2") + 1
-    assert ids.index("P10") == ids.index("P7") + 1  # by number: after P7, before F1
+    assert ids.index("P10") == ids.index("P8") + 1  # by number: after P8, before F1
     assert ids[ids.index("S7") + 1] == "S8"
 
 
