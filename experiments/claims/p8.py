@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.linalg
 from matplotlib.figure import Figure
 
-from experiments.claims.criteria import Claim, Effect, Finding, Part, below, shortfall, verdict_of
+from experiments.claims.criteria import Claim, Effect, Finding, Part, below, judge, shortfall
 from experiments.claims.toolkit.authors import FIGURES, authors_curves, distance, draw_authors
 from experiments.claims.toolkit.candidates import (
     FEATURES,
@@ -340,11 +340,12 @@ def _test(lab: Laboratory) -> Finding:
     (nearest,) = _resolved(data, free, 1)
     free_runs = _free_runs(lab, data, nearest, steps)
     parts, effects = _judge(runs, free_runs)
+    verdict = judge(parts)
     return Finding(
-        verdict=verdict_of(parts),
+        verdict=verdict,
         effects=effects,
         summary=_summary(table, fixed, best, runs, nearest, steps)
-        + shortfall(parts, _reason(passing)),
+        + shortfall(verdict, _reason(passing)),
         sensitivity=f"With a label scale and rates of one's own, the nearest by flow is "
         f"{_words(nearest)}: {nearest['free 1']:.3f} for one layer and {nearest['free 2']:.3f} "
         f"for depth 2 (start {nearest['amplitude']:.2f}); trained so, over {steps:,} steps: "
@@ -386,7 +387,7 @@ def _judge(
         for how, group in (("paper's rates", runs), ("scales of one's own", free_runs))
         for name, run in group.items()
     ]  # fmt: skip
-    return [(farthest, below(farthest, _SAME))], (farthest, *single)
+    return [below(farthest, _SAME)], (farthest, *single)
 
 
 def _reason(passing: pd.DataFrame) -> str:

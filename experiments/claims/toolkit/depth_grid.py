@@ -1,4 +1,4 @@
-"""Depths 1 to 3 at width 1 against one layer: what P0, P3a and P3b share."""
+"""Depths 1 to 3 at width 1, each at rates of its own: what P0, P3a and P3b share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from experiments.claims.criteria import Effect
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import compare, model_number
-from implicit_accel.linear.config import SweepConfig, parse_learning_rates
+from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import plot_excess_loss
 from implicit_accel.results import select
+
+_TARGET = 0.1
 
 
 def depth_runs(lab: Laboratory) -> dict[str, xr.Dataset]:
@@ -19,17 +21,14 @@ def depth_runs(lab: Laboratory) -> dict[str, xr.Dataset]:
     config = SweepConfig(
         depths=(1, 2, 3),
         losses=(Loss(2), Loss(4)),
-        learning_rates=parse_learning_rates(
-            [lab.pick("log:1e-3:1:7", "log:1e-3:3:43", "log:1e-4:5:97")]
-        ),
-        num_seeds=lab.pick(2, 10, 30),
+        num_seeds=lab.pick(2, 20, 40),
         num_steps=lab.pick(300, 20_000, 200_000),
     )
-    return {name: lab.sweep(problem, config) for name, problem in lab.problems().items()}
+    return {name: lab.tuned(problem, config) for name, problem in lab.problems().items()}
 
 
 def speed_ups(
-    runs: dict[str, xr.Dataset], loss: str, depths: tuple[int, ...], *, share: float | None = None
+    runs: dict[str, xr.Dataset], loss: str, depths: tuple[int, ...], *, inverse: bool = False
 ) -> list[Effect]:
     """The speed-ups of these depths over one layer, problem by problem.
 
@@ -37,20 +36,22 @@ def speed_ups(
         runs: From `depth_runs`.
         loss: Its name, e.g. ``l4``.
         depths: The depths.
-        share: The target, see `compare`.
+        inverse: Whether one layer's speed-up over them is wanted: how many times slower they are.
     """
-    end = "" if share is None else f", to {share:.0%}"
     return [
-        compare(
-            results,
-            model_number(results, loss_name=loss, depth=depth),
-            model_number(results, loss_name=loss, depth=1),
-            name=f"{name}, ℓ{loss[1:]}, depth {depth}{end}",
-            share=share,
-        )
+        _compared(results, loss, depth, name, inverse=inverse)
         for name, results in runs.items()
         for depth in depths
     ]
+
+
+def _compared(results: xr.Dataset, loss: str, depth: int, name: str, *, inverse: bool) -> Effect:
+    pair = [model_number(results, loss_name=loss, depth=d) for d in (depth, 1)]
+    model, base = reversed(pair) if inverse else pair
+    label = f"{name}, ℓ{loss[1:]}, depth {depth}" + (": times slower" if inverse else "")
+    what = "slow-down" if inverse else "speed-up"
+    quantity = f"{what}, {name}, {loss}, depth {depth}, near zero 0.01, width 1, to {_TARGET:.0%}"
+    return compare(results, model, base, name=label, quantity=quantity)
 
 
 def elsewhere(effects: list[Effect]) -> str:

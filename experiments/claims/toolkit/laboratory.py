@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from implicit_accel import Dataset, gas_like, load_abalone, load_gas
+from implicit_accel import Dataset, gas_like, load_abalone, load_gas, rates
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.errors import DataError, NotHereError
-from implicit_accel.experiment import Experiment
+from implicit_accel.experiment import Experiment, Identity
 from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
@@ -28,6 +28,7 @@ from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.results import RESULTS_FILE, load_netcdf
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, RunFolder
 from implicit_accel.sweep import run
+from implicit_accel.theory.predict import early_stable_rates
 
 _T = TypeVar("_T")
 
@@ -154,6 +155,49 @@ class Laboratory:
         labels = {"title": problem.title, "scaling": problem.scaling}
         return self._run("sweep", LinearSweep(problem, config, labels, initial=initial))
 
+    def tuned(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
+        """A grid's results at learning rates that are searched for, each model's own.
+
+        Args:
+            problem: What is fitted.
+            config: The grid; its learning rates do not matter.
+
+        Returns:
+            The results; a model is NaN at others' rates, see `implicit_accel.results.trained`.
+        """
+        labels = {"title": problem.title, "scaling": problem.scaling}
+        sweep = LinearSweep(problem, config, labels)
+        first = tuple(map(rates.coarse_rates, early_stable_rates(problem, config)))
+        asked = rates.at_own_rates(sweep.at_learning_rates, first).identity
+        run_name = self._run_name("tuned", asked)
+        for folder in sorted(self.shared.glob(f"*/{run_name}")):
+            stored = RunFolder(folder).finished()
+            if stored is None or stored.differences(asked, may_extend=False):
+                continue
+            # Checkpoints are left by a search that was broken off: it goes on below.
+            if not (folder / CHECKPOINTS_FOLDER).exists():
+                kept = self._read(folder)
+                if kept is not None:
+                    return kept
+            elif stored.rates is not None and folder.parent == self.folder:
+                first = stored.rates
+        folder = self.folder / run_name
+
+        def train(experiment: Experiment) -> xr.Dataset:
+            return run(experiment, folder=folder, progress=self.progress)[0]
+
+        # One closer look shows that everything works; a settled search takes many.
+        results, rounds = rates.search(
+            sweep.at_learning_rates,
+            train,
+            first,
+            most_rounds=self.pick(1, *[rates.MOST_ROUNDS] * 2),
+        )
+        self.log(f"{self.folder.name}: learning rates found in {len(rounds)} rounds")
+        shutil.rmtree(folder / CHECKPOINTS_FOLDER)
+        self.trained.append(run_name)
+        return results
+
     def classifiers(
         self,
         data: ImageData,
@@ -201,18 +245,28 @@ class Laboratory:
 
     def _run(self, name: str, experiment: Experiment) -> xr.Dataset:
         """An experiment's results: trained once in a folder of its own, and read afterwards."""
-        known_by = f"{_GENERATION} {jax.default_backend()} {experiment.identity.code()}"
-        run_name = f"{name}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
+        run_name = self._run_name(name, experiment.identity)
         for folder in sorted(self.shared.glob(f"*/{run_name}")):
             if RunFolder(folder).finished() == experiment.identity:
-                try:
-                    return load_netcdf(folder / RESULTS_FILE)
-                except DataError as error:
-                    self.log(f"{error}: made again")
-                    shutil.rmtree(folder)
+                kept = self._read(folder)
+                if kept is not None:
+                    return kept
         folder = self.folder / run_name
         results, _ = run(experiment, folder=folder, progress=self.progress)
         # The results are kept, and are all that is asked for: nothing goes on from here.
         shutil.rmtree(folder / CHECKPOINTS_FOLDER)
         self.trained.append(run_name)
         return results
+
+    def _run_name(self, name: str, identity: Identity) -> str:
+        known_by = f"{_GENERATION} {jax.default_backend()} {identity.code()}"
+        return f"{name}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
+
+    def _read(self, folder: Path) -> xr.Dataset | None:
+        """A finished run's results; None if they are damaged, which ends them."""
+        try:
+            return load_netcdf(folder / RESULTS_FILE)
+        except DataError as error:
+            self.log(f"{error}: made again")
+            shutil.rmtree(folder)
+            return None

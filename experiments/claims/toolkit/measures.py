@@ -13,6 +13,7 @@ import xarray as xr
 from experiments.claims.criteria import Design, Effect, Kind
 from implicit_accel import intervals
 from implicit_accel.intervals import Interval, Side
+from implicit_accel.results import trained
 from implicit_accel.statistics import valid_steps
 
 
@@ -145,7 +146,9 @@ def side_of(results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float
     )
     lost = np.concatenate([np.isfinite(r["divergence_step"].values[model]) for r in runs])
     rates = np.concatenate([r["learning_rate"].values for r in runs])
+    tried = np.concatenate([trained(r)[model] for r in runs])
     order = np.argsort(rates)
+    order = order[tried[order]]
     lost &= ~np.isfinite(steps)
     return Side(rates[order], steps[order], lost[order], float(runs[0].attrs["num_steps"]))
 
