@@ -76,9 +76,9 @@ _DECLARED["learning_rates"] = dataclasses.replace(
     _DECLARED["learning_rates"],
     help=_DECLARED["learning_rates"].help + " Or auto: rates are found. Each model is trained at a "
     "few around its stable one, then further out where its best lies at the end of its rates, and "
-    "closer around its best, round after round, until no rate there can be better by more than "
-    f"{TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or another --best_by, go on "
-    "from the rates there are.",
+    "closer around its best, round after round, until, as far as its neighbours tell, no rate "
+    f"there is better by more than {TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or "
+    "another --best_by, go on from the rates there are.",
 )
 _HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
 for _name, _field in _DECLARED.items():
