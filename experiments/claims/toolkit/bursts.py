@@ -10,7 +10,7 @@ import xarray as xr
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.student import deep_models, kept_losses, student_run
 from implicit_accel.data.dataset import Dataset
-from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.config import SweepConfig, parse_hidden_widths
 from implicit_accel.observables import stability_threshold
 
 SPIKE = 1.1
@@ -115,10 +115,10 @@ def kept_bursts(
         places = np.unique(kept[m, seeds])
         rates = results["learning_rate"].values[places]
         name = str(results["optimizer"].values[m])
-        widths = tuple(map(int, str(results["hidden_widths"].values[m]).split("x")))
+        widths = parse_hidden_widths(str(results["hidden_widths"].values[m]))
         runs = student_run(lab, dataset, replace(
-            config, depths=(len(widths) + 1,), optimizers=(optimizers[name],),
-            hidden_widths=(widths if len(widths) > 1 else widths[0],),
+            config, depths=(int(results["depth"].values[m]),), optimizers=(optimizers[name],),
+            hidden_widths=(widths,),
             inits=(str(results["init"].values[m]),), learning_rates=tuple(map(float, rates)),
             num_seeds=int(seeds[-1]) + 1, record=("preconditioned_sharpness",),
             records_per_decade=_EVERY_STEP, observations_per_decade=_EVERY_STEP,

@@ -131,7 +131,7 @@ def draw_ratios(
 def few_ticks(ax: Axes) -> None:
     """Plain numbers on a logarithmic x-axis, as many as have room."""
     low, high = ax.get_xlim()
-    narrow, wide = high < 4 * low, high > 80 * low
+    narrow, wide = high < 8 * low, high > 80 * low
     subs = (1, 1.5, 2, 2.5, 3, 4, 5, 7) if narrow else (1,) if wide else (1, 2, 5)
     if high < 1.6 * low:
         subs = tuple(np.round(np.arange(1, 10, 0.1), 1).tolist())

@@ -138,7 +138,7 @@ def agreement(table: pd.DataFrame) -> str:
         if row["inside"] == "no"
     ]
     return (
-        f"Of what the notebook recorded, one repeat for each of {len(table)} networks, "
+        f"The notebook recorded one repeat of each network. Of {len(table)} such records "
         f"{len(table) - len(outside)} could be one of our repeats: some repeat keeps that rate, "
         "and the loss, where one is recorded, lies between our lowest and highest. This says "
         "whether the experiment is the same, not whether the claim is right, and is no part of "
