@@ -1,6 +1,7 @@
 """S1 to S5: what is planted in results is found by a claim's own parts, what is absent is not."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,12 +19,20 @@ FIVE = ("-", "64", "1x1", "10x10", "64x64")
 AS_CLAIMED, OPPOSITE = Direction.AS_CLAIMED, Direction.OPPOSITE
 
 
-def results_of(last, hidden, *, init="orthogonal", optimizer="sgd", loss_name="l2", optimum=0.01):
+def results_of(
+    last: np.ndarray,
+    hidden: Sequence[str],
+    *,
+    init: str | np.ndarray = "orthogonal",
+    optimizer: str | np.ndarray = "sgd",
+    loss_name: str | np.ndarray = "l2",
+    optimum: float = 0.01,
+) -> xr.Dataset:
     """Runs at one rate by last losses (model, seed); a single coordinate goes for all models."""
     last = np.asarray(last, float)
 
-    def of(values):
-        return ("model", [values] * len(last) if isinstance(values, str) else list(values))
+    def of(values: str | np.ndarray | Sequence[str]) -> tuple[str, list[str]]:
+        return "model", [values] * len(last) if isinstance(values, str) else list(values)
 
     curves = np.stack([np.ones_like(last), last], axis=-1)[:, None]
     axes = ("model", "learning_rate", "seed", "step")

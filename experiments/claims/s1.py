@@ -112,7 +112,10 @@ def _held_back(runs: dict[str, xr.Dataset], edges: dict[str, float]) -> str:
     return "; ".join(
         f"on {name} one layer is stable up to {edges[name]:.3g} by T2, "
         f"{edges[name] / max(RATES):.2g} times the grid's highest rate, which "
-        + ", ".join(f"{top_share(results, d):.0f} % (depth {d})" for d in (1, 2, 3))
+        + ", ".join(
+            f"{top_share(results, results['depth'].values == d):.0f} % (depth {d})"
+            for d in (1, 2, 3)
+        )
         + " of the repeats keep"
         for name, results in runs.items()
     )

@@ -113,11 +113,15 @@ def one_layer_lowest(name: str, results: xr.Dataset) -> Effect:
     return replace(share_of(label, wins), quantity=f"{label} in the student project's protocol")
 
 
-def top_share(results: xr.Dataset, depth: int) -> float:
-    """Share of a depth's cells that keep the highest rate of the grid, in per cent."""
+def top_share(results: xr.Dataset, chosen: np.ndarray) -> float:
+    """Share of the cells of some models that keep the highest rate of the grid, in per cent.
+
+    Args:
+        results: A sweep's.
+        chosen: Numbers of the models, or a boolean for each.
+    """
     _, rates = kept_losses(results)
-    of_depth = rates[results["depth"].values == depth]
-    return 100 * float(np.mean(of_depth == len(results["learning_rate"]) - 1))
+    return 100 * float(np.mean(rates[chosen] == len(results["learning_rate"]) - 1))
 
 
 def largest_stable_rate(dataset: Dataset) -> float:
