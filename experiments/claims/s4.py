@@ -108,7 +108,8 @@ def _draw(name: str, measured: _Measured) -> Figure:
         for place, effect in zip(places, effects, strict=True):
             if np.isfinite([effect.low, effect.high]).all():
                 ax.vlines(place, effect.low, effect.high, color=colour, linewidth=3, alpha=0.6)
-        ax.annotate(f"depth {depth}", (places[-1], effects[-1].value), xytext=(9, 8 if depth == highest else -8),
+        ax.annotate(f"depth {depth}", (places[-1], effects[-1].value),
+                    xytext=(9, 8 if depth == highest else -8),
                     textcoords="offset points", color=colour, va="center", fontsize=9)  # fmt: skip
     ax.set(yscale="log", xlim=(1.8, 5.7), xlabel="p of the loss ℓp", xticks=_POWERS,
            ylabel="one layer's last excess loss\nover the deeper network's")  # fmt: skip
@@ -172,7 +173,7 @@ def _test(lab: Laboratory) -> Finding:
         + shortfall(verdict, "What of it we can explain stands under the cause."),
         cause=Cause(
             ("T2",),
-            "Each network is held to the highest rate of the grid below its own largest stable one, "
+            "A network keeps about the highest rate of the grid below its own largest stable one, "
             "and neighbouring rates differ by a factor of two or five: where that falls between "
             "two depths decides what depth seems to gain. Kept most often, at depths 1, 2 and 3: "
             f"{_kept_most(results)}.",
