@@ -184,5 +184,5 @@ CLAIM = Claim(
     f"Adam's kept runs burst than of gradient descent's: a burst is {bursts.CRITERION}, or for "
     "Adam with its preconditioned sharpness above 38/η.",
     test=_test,
-    paper_hours=0.5,
+    paper_hours=0.7,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS
@@ -107,7 +107,7 @@ def draw_ratios(
     """
     ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set_xscale("log")
-    shown = [0.9, 1.1]
+    shown = [0.98, 1.02]  # room for the words at both sides
     for place, (_, effect, colour) in enumerate(rows):
         if not (np.isfinite(effect.value) and effect.value > 0):
             ax.annotate(effect.note or "no value", (1, place), xytext=(4, 0), fontsize=7,
@@ -118,7 +118,8 @@ def draw_ratios(
         if len(ends) == 2:
             ax.hlines(place, ends[0], ends[1], color=colour, linewidth=1.8)
         shown += [effect.value, *ends]
-    ax.set_xlim(min(shown) / 1.15, max(shown) * 1.15)
+    margin = (max(shown) / min(shown)) ** 0.25
+    ax.set_xlim(min(shown) / margin, max(shown) * margin)
     ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -1.1)
     for words, side, shift in ((left, "right", -4), (right, "left", 4)):
@@ -131,10 +132,9 @@ def draw_ratios(
 def few_ticks(ax: Axes) -> None:
     """Plain numbers on a logarithmic x-axis, as many as have room."""
     low, high = ax.get_xlim()
-    narrow, wide = high < 8 * low, high > 80 * low
-    subs = (1, 1.5, 2, 2.5, 3, 4, 5, 7) if narrow else (1,) if wide else (1, 2, 5)
-    if high < 1.6 * low:
-        subs = tuple(np.round(np.arange(1, 10, 0.1), 1).tolist())
-    ax.xaxis.set_major_locator(LogLocator(subs=subs))
+    if high < 8 * low:  # powers of ten would leave a tick or none
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
