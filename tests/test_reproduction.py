@@ -67,21 +67,6 @@ def test_speed_ups_where_the_target_is_reached_and_where_it_is_not():
     assert effect.value == pytest.approx(0.25, rel=0.02)
 
 
-def test_what_a_repeat_keeps_and_what_spikes():
-    results = decaying(100, 50, steps=10)
-    kept, rates = student.kept_losses(results)
-    np.testing.assert_allclose(kept[0], 0.5 ** (10 / 100))
-    assert (rates == 0).all()
-    assert not student.loss_spikes(results).any()
-    loss = results["loss"].values.copy()
-    loss[1, 0, 2, 5] *= 1.5
-    loss[0, 0, 1, -1] = INF  # diverged: the other rate is kept
-    results["loss"] = (results["loss"].dims, loss)
-    kept, rates = student.kept_losses(results)
-    assert rates.tolist() == [[0, 1, 0], [0, 0, 0]]
-    assert student.loss_spikes(results).tolist() == [[False] * 3, [False, False, True]]
-
-
 def test_the_first_move():
     results = decaying(100, 50, steps=400)
     when, rate = very_deep.first_moves(results, 0)

@@ -10,12 +10,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.claims.criteria import Claim, Finding, above, judge, shortfall
+from experiments.claims.toolkit.bursts import BEFORE, SPIKE, starts, strained_before
 from experiments.claims.toolkit.drawing import COLOURS, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import share_of
 from experiments.claims.toolkit.student import (
     PROTOCOL,
-    SPIKE,
     deep_models,
     protocol,
     shape_of,
@@ -24,8 +24,8 @@ from experiments.claims.toolkit.student import (
 )
 from experiments.claims.toolkit.theory import COHEN_2021, SOURCE
 
-# Steps before a spike in which ηλ must have been above 2, and steps in a row above 2 that are long.
-_BEFORE, _LONG = 20, 20
+# Steps in a row with ηλ above 2 that are long.
+_LONG = 20
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class _Runs:
     @property
     def spikes(self) -> np.ndarray:
         """(run, step) where a spike begins: the loss first rises that far above its lowest."""
-        high = self.loss > SPIKE * np.minimum.accumulate(self.loss, axis=1)
-        return high & ~np.pad(high, ((0, 0), (1, 0)))[:, :-1]
+        return starts(self.loss)
 
 
 def _runs(results: xr.Dataset) -> _Runs:
@@ -74,10 +73,7 @@ def _longest(over: np.ndarray) -> int:
 def _told(runs: _Runs) -> tuple[np.ndarray, np.ndarray]:
     """Of each spike, whether ηλ was above 2 shortly before; of each calm run, that it was not."""
     over = runs.strain > 1
-    before = np.array([
-        over[run, max(step - _BEFORE, 0) : step + 1].any()
-        for run, step in np.argwhere(runs.spikes)
-    ], bool)  # fmt: skip
+    before = strained_before(runs.spikes, runs.strain)
     calm = ~runs.spikes.any(axis=1)
     short = np.array([_longest(o) < _LONG for o in over[calm]], bool)
     return before, short
@@ -157,7 +153,7 @@ def _test(lab: Laboratory) -> Finding:
             "for as long as the gradient has no part along that direction.",
         ),
         sensitivity=f"A burst is a loss {100 * (SPIKE - 1):.0f} % above the lowest before it; "
-        f"before means within {_BEFORE} steps, shortly less than {_LONG} in a row.",
+        f"before means within {BEFORE} steps, shortly less than {_LONG} in a row.",
         tables={"Bursts and the edge by learning rate": pd.DataFrame(rows)},
         figures={"spikes": _draw(shown)},
     )

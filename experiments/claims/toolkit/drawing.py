@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS
 
 # Around text that lies on lines.
@@ -93,3 +95,82 @@ def legend(ax: Axes, **options: Any) -> None:
     """A small legend, if there is anything to tell apart."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=7.5, framealpha=0.85, edgecolor="none", **options)
+
+
+def draw_dots(
+    ax: Axes,
+    rows: Sequence[tuple[str, np.ndarray, str]],
+    *,
+    xlabel: str,
+    recorded: Mapping[int, float] | None = None,
+) -> None:
+    """Values as dots, a row for each group, with a bar at the median; a logarithmic axis.
+
+    Args:
+        ax: Where.
+        rows: (label, values above 0, colour); what is not finite is left out.
+        xlabel: What the values are.
+        recorded: Row → what a notebook recorded, drawn as a diamond.
+    """
+    rng = np.random.default_rng(0)
+    for place, (_, values, colour) in enumerate(rows):
+        x = np.asarray(values, float)
+        x = x[np.isfinite(x) & (x > 0)]
+        heights = place + rng.uniform(-0.28, 0.28, len(x))
+        ax.plot(x, heights, "o", color=colour, markersize=2.2, alpha=0.45, markeredgewidth=0)
+        if len(x):
+            ax.vlines(np.median(x), place - 0.38, place + 0.38, color=colour, linewidth=2)
+    for place, value in (recorded or {}).items():
+        ax.plot(value, place, "D", color="black", markersize=5, markerfacecolor="white", zorder=4)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel(xlabel)
+    few_ticks(ax)
+
+
+def draw_ratios(
+    ax: Axes, rows: Sequence[tuple[str, Effect, str]], *, xlabel: str, left: str, right: str
+) -> None:
+    """Ratios with their intervals, a row each, about a line at 1; a logarithmic axis.
+
+    Args:
+        ax: Where.
+        rows: (label, effect, colour); an effect without a value has its note in its place.
+        xlabel: What the ratios are.
+        left: What a ratio below 1 means, in a word or two.
+        right: One above 1.
+    """
+    ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set_xscale("log")
+    shown = [0.98, 1.02]  # room for the words at both sides
+    for place, (_, effect, colour) in enumerate(rows):
+        if not (np.isfinite(effect.value) and effect.value > 0):
+            ax.annotate(effect.note or "no value", (1, place), xytext=(4, 0), fontsize=7,
+                        textcoords="offset points", va="center", color=colour)  # fmt: skip
+            continue
+        ends = [end for end in (effect.low, effect.high) if np.isfinite(end) and end > 0]
+        ax.plot(effect.value, place, "o", color=colour, markersize=5)
+        if len(ends) == 2:
+            ax.hlines(place, ends[0], ends[1], color=colour, linewidth=1.8)
+        shown += [effect.value, *ends]
+    margin = (max(shown) / min(shown)) ** 0.25
+    ax.set_xlim(min(shown) / margin, max(shown) * margin)
+    ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
+    ax.set_ylim(len(rows) - 0.4, -1.1)
+    for words, side, shift in ((left, "right", -4), (right, "left", 4)):
+        ax.annotate(words, (1, -0.8), xytext=(shift, 0), textcoords="offset points", fontsize=8,
+                    ha=side, va="center", color="0.3")  # fmt: skip
+    ax.set_xlabel(xlabel)
+    few_ticks(ax)
+
+
+def few_ticks(ax: Axes) -> None:
+    """Plain numbers on a logarithmic x-axis, as many as have room."""
+    low, high = ax.get_xlim()
+    if high < 8 * low:  # powers of ten would leave a tick or none
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -11,7 +11,7 @@ import xarray as xr
 
 from experiments.claims.criteria import Effect
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import compare, level_of
+from experiments.claims.toolkit.measures import compare, level_of, model_number, share_of
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.config import SweepConfig
@@ -27,19 +27,21 @@ PROTOCOL = (
     "[10, 10], [64, 64]; each repeat keeps the rate with the lowest last training loss."
 )
 
-# A loss that rises this far above the lowest before it is a loss spike.
-SPIKE = 1.1
-
 
 def protocol(lab: Laboratory, **changes: object) -> SweepConfig:
-    """The student project's grid."""
+    """The student project's grid.
+
+    Args:
+        lab: Says how much is run.
+        changes: Fields of the grid in which a figure differs.
+    """
     config = SweepConfig(
         hidden_widths=lab.pick((1, 10), (1, 10, 64), (1, 10, 64)),
         inits=("pytorch",),
         init_stds=(0.02,),
         losses=(MSE,),
         learning_rates=lab.pick(RATES[4:], RATES, RATES),
-        num_seeds=lab.pick(3, 30, 100),
+        num_seeds=lab.pick(3, 100, 300),
         num_steps=lab.pick(30, 100, 100),
         bias=True,
     )
@@ -73,19 +75,10 @@ def shape_of(results: xr.Dataset, m: int) -> str:
     return "[]" if hidden == "-" else f"[{hidden.replace('x', ', ')}]"
 
 
-def loss_spikes(results: xr.Dataset) -> np.ndarray:
-    """(model, seed) booleans: the kept run's loss spikes."""
-    _, rates = kept_losses(results)
-    curves = np.take_along_axis(results["loss"].values, rates[:, None, :, None], axis=1)[:, 0]
-    lowest = np.minimum.accumulate(curves, axis=-1)
-    return np.asarray((curves > SPIKE * lowest).any(axis=-1))
-
-
 def losses_table(results: xr.Dataset) -> pd.DataFrame:
     """A row for each network: the distribution of what is kept."""
     kept, rates = kept_losses(results)
     top = len(results["learning_rate"]) - 1
-    spikes = loss_spikes(results)
     return pd.DataFrame(
         [
             {
@@ -96,28 +89,49 @@ def losses_table(results: xr.Dataset) -> pd.DataFrame:
                 "10 %": np.quantile(kept[m], 0.1, method="inverted_cdf"),
                 "90 %": np.quantile(kept[m], 0.9, method="inverted_cdf"),
                 "highest rate kept (%)": 100 * np.mean(rates[m] == top),
-                "bursts (%)": 100 * np.mean(spikes[m]),
             }
             for m in range(results.sizes["model"])
         ]
     )
 
 
-def kept_curves(results: xr.Dataset, models: list[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Training losses of the kept runs."""
-    _, rates = kept_losses(results)
-    steps = results["step"].values
-    return {
-        shape_of(results, m): (
-            steps, np.stack([results["loss"].values[m, r, s] for s, r in enumerate(rates[m])])
-        )
-        for m in models
-    }  # fmt: skip
-
-
 def deep_models(results: xr.Dataset) -> list[int]:
     """Numbers of the models with hidden layers."""
     return [m for m in range(results.sizes["model"]) if results["depth"].values[m] > 1]
+
+
+def one_layer_lowest(name: str, results: xr.Dataset) -> Effect:
+    """In how many repeats one layer has the lowest last loss of all networks.
+
+    Args:
+        name: Of the dataset.
+        results: Of the protocol, with one model of one layer.
+    """
+    kept, _ = kept_losses(results)
+    wins = kept.argmin(axis=0) == model_number(results, depth=1)
+    label = f"{name}: one layer ends lowest"
+    return replace(share_of(label, wins), quantity=f"{label} in the student project's protocol")
+
+
+def top_share(results: xr.Dataset, chosen: np.ndarray) -> float:
+    """Share of the cells of some models that keep the highest rate of the grid, in per cent.
+
+    Args:
+        results: A sweep's.
+        chosen: Numbers of the models, or a boolean for each.
+    """
+    _, rates = kept_losses(results)
+    return 100 * float(np.mean(rates[chosen] == len(results["learning_rate"]) - 1))
+
+
+def largest_stable_rate(dataset: Dataset) -> float:
+    """2 over the sharpness of the mean squared error of one layer with a bias, by T2.
+
+    On the rows that the protocol trains on; the Hessian is twice the features' second moments.
+    """
+    X = make_problem(dataset, held_out_fraction=0.2).features
+    X = np.hstack([X, np.ones((len(X), 1))])
+    return 1 / float(np.linalg.norm(X, 2) ** 2 / len(X))
 
 
 def edge_share(results: xr.Dataset, models: list[int] | None = None) -> float:
