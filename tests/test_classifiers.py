@@ -86,7 +86,8 @@ def torch_training(config: ClassifierConfig, rate: float, std: float, seed: int)
         return h + layer.bias
 
     def forward(images, keep=None):
-        h = (torch.tensor(images, dtype=dtype)[:, None] / 255 - config.pixel_mean) / config.pixel_std
+        h = torch.tensor(images, dtype=dtype)[:, None] / 255
+        h = (h - config.pixel_mean) / config.pixel_std
         if isinstance(network, FullyConnected):
             h = h.flatten(1)
             for j, (W, b) in enumerate(zip(*parameters, strict=True)):
