@@ -112,8 +112,8 @@ def _test(lab: Laboratory) -> Finding:
         + shortfall(verdict),
         sensitivity="The learning rate: the worst of these is "
         f"{best.value - min(e.value for e in effects):.2g} points below the best. From one epoch "
-        f"to the next the accuracy falls by a point or more {_falls(100 * np.array([RECORDED]))[0]} "
-        f"times in the notebook, and at the best rate {_falls(_accuracies(run)[at]).mean():.2g} "
+        "to the next the accuracy falls by a point or more "
+        f"{_falls(100 * np.array([RECORDED]))[0]} times in the notebook, and at the best rate {_falls(_accuracies(run)[at]).mean():.2g} "
         "times a run here.",
         caveats=(
             "The published code keeps the rate with the highest last training loss: the accuracies "
