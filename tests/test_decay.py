@@ -109,7 +109,7 @@ def test_the_first_decay():
     [
         (lambda: momentum_time([0.1], 1.0), "momentum 1"),
         (lambda: momentum_time([-0.1], 0.5), ">= 0"),
-        (lambda: momentum_time([[0.1]], 0.5), "a row"),
+        (lambda: momentum_time(np.full((1, 1), 0.1), 0.5), "a row"),
         (lambda: product_penalty(np.eye(2), np.eye(3), np.zeros(1), 0.1), "have no product"),
         (lambda: initial_decay(np.zeros(2), np.eye(2)), "have no product"),
     ],

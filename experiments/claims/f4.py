@@ -130,6 +130,8 @@ def _draw(title: str, runs: dict[str, xr.Dataset], stds: tuple[float, ...]) -> F
         last = runs[init]["cross_entropy"].values[0, :, :, -1].T
         style = {"color": colour, "marker": "o", "markersize": 2.5}
         draw_seeds(ax, np.array(stds), last, label=label, style=style)
+    ax.set_xticks(stds, [f"{std:g}" for std in stds])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     ax.set(xlabel="initial standard deviation", ylabel="training cross-entropy after 10 epochs")
     return figure
 

@@ -167,9 +167,9 @@ def _authors_speed_up() -> Effect:
     """The same of the published curves."""
     curves = authors_curves("mnist_cnn")
     original, deeper = (curves[name] for name in ("original", "overparameterised"))
-    level = float(original["loss"].min())
+    level = float(original["loss"].to_numpy(float).min())
     steps = [
-        float(crossing(c["iteration"].to_numpy(float), c["loss"].to_numpy(), level))
+        crossing(c["iteration"].to_numpy(float), c["loss"].to_numpy(float), level).item()
         for c in (original, deeper)
     ]
     return Effect(
@@ -322,7 +322,7 @@ def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
     sums.set(xlim=(0, last))
     for text in sums.texts:
         text.set_text(f"published: {text.get_text()}")
-        text.set_position((-4, 7))
+        text.set_position((-4, -13 if "over" not in text.get_text() else 14))
         text.set_horizontalalignment("right")
         assert isinstance(text, Annotation)
         text.set_annotation_clip(True)

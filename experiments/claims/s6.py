@@ -100,6 +100,8 @@ def _test(lab: Laboratory) -> Finding:
     at = int(np.argmax([e.value for e in effects]))
     best = effects[at]
     verdict = judge([within(best, 96.0, 98.0)])
+    falls = _falls(_accuracies(run)[at]).mean()
+    recorded_falls = _falls(100 * np.array([RECORDED]))[0]
     recorded = Effect(
         "the notebook's validation accuracy, last epoch", 100 * RECORDED[-1], unit=" %"
     )
@@ -112,9 +114,8 @@ def _test(lab: Laboratory) -> Finding:
         + shortfall(verdict),
         sensitivity="The learning rate: the worst of these is "
         f"{best.value - min(e.value for e in effects):.2g} points below the best. From one epoch "
-        "to the next the accuracy falls by a point or more "
-        f"{_falls(100 * np.array([RECORDED]))[0]} times in the notebook, and at the best rate {_falls(_accuracies(run)[at]).mean():.2g} "
-        "times a run here.",
+        f"to the next the accuracy falls by a point or more {recorded_falls} times in the "
+        f"notebook, and at the best rate {falls:.2g} times a run here.",
         caveats=(
             "The published code keeps the rate with the highest last training loss: the accuracies "
             "recorded cannot have come from it, and at which rate they were reached is not known.",
