@@ -53,7 +53,7 @@ def config_for(network: Network, **changes) -> ClassifierConfig:
     """Few steps of the way in which the network is trained."""
     base = {FullyConnected: FULLY_CONNECTED, SmallCNN: SMALL_CNN}.get(type(network), SMALL)
     taken = ("num_steps", "batch_size", "num_train", "num_validation", "window", "precision")
-    few = {name: getattr(SMALL, name) for name in taken}
+    few: dict[str, Any] = {name: getattr(SMALL, name) for name in taken}
     return replace(base, **few | {"network": network} | changes)
 
 
@@ -86,7 +86,8 @@ def torch_training(config: ClassifierConfig, rate: float, std: float, seed: int)
         return h + layer.bias
 
     def forward(images, keep=None):
-        h = torch.tensor(images, dtype=dtype)[:, None] / 255 - 0.5
+        h = torch.tensor(images, dtype=dtype)[:, None] / 255
+        h = (h - config.pixel_mean) / config.pixel_std
         if isinstance(network, FullyConnected):
             h = h.flatten(1)
             for j, (W, b) in enumerate(zip(*parameters, strict=True)):
@@ -97,11 +98,11 @@ def torch_training(config: ClassifierConfig, rate: float, std: float, seed: int)
             h = functional.conv2d(h, kernel, layer.bias, padding=kernel.shape[-1] // 2)
             h = functional.max_pool2d(functional.relu(h), 2)
         h = linear(parameters.dense[0], h.permute(0, 2, 3, 1).flatten(1))
-        if isinstance(network, TutorialCNN):
+        for layer in parameters.dense[1:]:
             h = functional.relu(h)
             if keep is not None:
                 h = h * torch.tensor(keep) / (1 - network.dropout)
-            h = linear(parameters.dense[1], h)
+            h = linear(layer, h)
         return h
 
     def penalty():
@@ -170,7 +171,8 @@ def assert_follows_torch(config, rtol, rate=0.05, std=0.1, seed=3):
         CNN,
         *(replace(DEEP_CNN, regularised=reading) for reading in REGULARISED),
         replace(DEEP_CNN, regularised="product", dropout=0.0),
-        SmallCNN((2, 3)),
+        SmallCNN((2, 3), hidden_width=None),
+        SmallCNN((2, 3, 4), hidden_width=5),
         FullyConnected(),
         FullyConnected("balanced"),
     ],
@@ -251,8 +253,12 @@ def test_overparameterised_network_starts_from_the_original_one():
 def test_small_cnn_starts_like_pytorch():
     torch = pytest.importorskip("torch")
     drawn = SmallCNN().draw(np.nan, 0)
-    layers = [torch.nn.Conv2d(1, 16, 3), torch.nn.Conv2d(16, 32, 3), torch.nn.Linear(1568, 10)]
-    ours = [*drawn.convolutions, (drawn.dense[0].factors[0], drawn.dense[0].bias)]
+    layers = [
+        *(torch.nn.Conv2d(a, b, 3) for a, b in ((1, 4), (4, 8), (8, 16))),
+        *(torch.nn.Linear(a, b) for a, b in ((144, 32), (32, 10))),
+    ]
+    ours = [*drawn.convolutions, *((layer.factors[0], layer.bias) for layer in drawn.dense)]
+    shares = []
     for (weight, bias), theirs in zip(ours, layers, strict=True):
         assert weight.size == theirs.weight.numel()
         assert bias.shape == tuple(theirs.bias.shape)
@@ -260,8 +266,9 @@ def test_small_cnn_starts_like_pytorch():
         for a, b in ((weight, theirs.weight), (bias, theirs.bias)):
             assert abs(a).max() <= bound
             assert float(b.detach().abs().max()) <= bound
-        law = scipy.stats.uniform(-bound, 2 * bound)
-        assert scipy.stats.kstest(weight.ravel(), law.cdf).pvalue > 0.01
+        shares += [weight.ravel() / bound, bias / bound]
+    law = scipy.stats.uniform(-1, 2)
+    assert scipy.stats.kstest(np.concatenate(shares), law.cdf).pvalue > 0.01
 
 
 def test_balanced_start_leaves_ten_hidden_units():
@@ -410,6 +417,37 @@ def test_windows_and_evaluations():
     assert float(fine.test_error[0]) == pytest.approx(error)
 
 
+@pytest.mark.parametrize("reading", ["product", "none"])
+def test_losses_of_the_fixed_images_against_numpy(reading, monkeypatch):
+    """At the start, of the first images to train with, without dropout; in chunks that fill up."""
+    monkeypatch.setattr(task, "_EVALUATION_BATCH", 7)
+    network = replace(DEEP_CNN, regularised=reading)
+    config = config_for(network, num_fixed=17, evaluate_every=4, pixel_mean=0.1, pixel_std=0.3)
+    run = one_run(config, std=0.3)
+    assert run.evaluation_step.values.tolist() == [0, 4, 8, 12]
+    drawn = network.draw(0.3, 3)
+    images = DATA.train_images[30:47].astype(float)
+    labels = DATA.train_labels[30:47].astype(int)
+    with jax.enable_x64(True):
+        outputs = np.asarray(network.logits(drawn, (images / 255 - 0.1) / 0.3))
+    rows = np.log(np.sum(np.exp(outputs), axis=1)) - outputs[np.arange(17), labels]
+    assert float(run.fixed_cross_entropy[0]) == pytest.approx(rows.mean(), rel=1e-10)
+    penalty = float(run.end_to_end_penalty[0]) if reading == "product" else 0.0
+    found = float(run.fixed_regularised_loss[0])
+    assert found == pytest.approx(rows.mean() + 0.1 * penalty, rel=1e-10)
+    # What is evaluated changes nothing of the training.
+    plain = one_run(replace(config, num_fixed=0, evaluate_every=None), std=0.3)
+    assert "fixed_cross_entropy" not in plain
+    np.testing.assert_allclose(run.cross_entropy, plain.cross_entropy, rtol=1e-12)
+
+
+def test_losses_of_the_fixed_images_of_a_diverged_run():
+    run = one_run(replace(SMALL, num_fixed=10), rate=1e30)
+    assert np.isfinite(run.fixed_cross_entropy[0])
+    for name in ("fixed_cross_entropy", "fixed_regularised_loss"):
+        assert float(run[name][-1]) == np.inf
+
+
 def test_labels_and_attributes():
     results = train_classifiers(
         DATA,
@@ -438,7 +476,7 @@ def test_presets_are_ten_epochs_of_mnist(preset):
 
 
 def test_small_cnn_learns_the_stand_in():
-    config = replace(SMALL_CNN, num_steps=80, num_validation=100, window=20)
+    config = replace(SMALL_CNN, num_steps=240, batch_size=64, window=20)
     results = train_classifiers(
         mnist_like(num_train=3000, num_test=300), config, learning_rates=[0.1]
     )
@@ -458,7 +496,9 @@ def test_small_cnn_learns_the_stand_in():
         (lambda: TutorialCNN(hidden_width=0), "hidden width 0"),
         (lambda: TutorialCNN(dropout=1.0), "dropout 1"),
         (lambda: SmallCNN((0, 1)), "channels 0"),
-        (lambda: SmallCNN((1, 2, 3)), "2 convolutions"),  # pyright: ignore
+        (lambda: SmallCNN((1, 2, 3, 4, 5)), "1 to 4 convolutions"),
+        (lambda: SmallCNN(()), "1 to 4 convolutions"),
+        (lambda: SmallCNN(hidden_width=0), "hidden width 0"),
         (lambda: FullyConnected("none"), "choose from near_zero"),
         (lambda: FullyConnected("balanced", (9,)), "hidden width 9 is below"),
         (lambda: FullyConnected(hidden_widths=(0,)), "hidden width 0"),
@@ -468,6 +508,10 @@ def test_small_cnn_learns_the_stand_in():
         (lambda: ClassifierConfig(num_train=10), "below the batch size"),
         (lambda: ClassifierConfig(num_test=0), "num_test 0"),
         (lambda: ClassifierConfig(num_validation=-1), "num_validation -1"),
+        (lambda: ClassifierConfig(num_fixed=-1), "num_fixed -1"),
+        (lambda: ClassifierConfig(evaluate_every=0), "evaluate_every 0"),
+        (lambda: ClassifierConfig(pixel_std=0.0), "pixel_std 0"),
+        (lambda: ClassifierConfig(pixel_mean=float("inf")), "pixel_mean inf"),
         (lambda: ClassifierConfig(rate_decay=0.0), "rate_decay 0"),
         (lambda: ClassifierConfig(weight_decay=float("nan")), "weight_decay nan"),
         (lambda: ClassifierConfig(precision="half"), "choose from float32"),
@@ -496,6 +540,7 @@ def test_settings_are_checked(make, words):
         ({"num_train": None, "num_validation": 75}, {}, "5 are left"),
         ({"num_validation": 100}, {}, "0 are left"),
         ({"num_test": 131}, {}, "130 test images"),
+        ({"num_fixed": 46}, {}, "45 images to train with"),
     ],
 )
 def test_grids_are_checked(changes, arguments, words):

@@ -10,7 +10,7 @@ from oracles import loss_and_gradient
 from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
-from experiments.claims import f3, p1, p6
+from experiments.claims import f3, p1
 from experiments.claims.toolkit import bands, student, very_deep
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.registry import find_claims
@@ -123,19 +123,6 @@ def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
         layers = Layers(
             tuple(W - 0.05 * G for W, G in zip(layers.weights, gradient.weights, strict=True))
         )
-
-
-def test_image_speed_ups_are_ratios_of_steps_to_a_loss_that_both_reach():
-    def results(speed):
-        step = np.arange(10, 1010, 10)
-        curves = np.broadcast_to(0.5 ** (step / speed), (1, 1, 3, len(step)))
-        axes = ("learning_rate", "init_std", "seed", "step")
-        return xr.Dataset({"cross_entropy": (axes, curves)}, {"learning_rate": [0.1], "step": step})
-
-    fast = p6._cnn_speed_up(results(400), results(100), "cross_entropy", "faster")
-    assert fast.value == pytest.approx(4, rel=0.05)
-    slow = p6._cnn_speed_up(results(100), results(400), "cross_entropy", "slower")
-    assert slow.value == pytest.approx(0.25, rel=0.05)
 
 
 def test_results_are_reused_and_damage_is_made_good(lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +20,15 @@ from experiments.claims.criteria import (
     shortfall,
 )
 from experiments.claims.toolkit.bands import INITIALISATIONS
+from experiments.claims.toolkit.drawing import draw_seeds, make_figure
 from experiments.claims.toolkit.images import images_and_notes
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import median_of
+from experiments.claims.toolkit.measures import resampled
 from experiments.claims.toolkit.sources import PAPER_2019
 from implicit_accel.data.mnist import ImageData
 from implicit_accel.images.networks import FullyConnected
 from implicit_accel.images.task import FULLY_CONNECTED
-from implicit_accel.plotting import plot_curves
+from implicit_accel.plotting import COLOURS
 
 
 def _stds(lab: Laboratory) -> tuple[float, ...]:
@@ -48,7 +50,7 @@ def _train(lab: Laboratory, data: ImageData) -> dict[str, xr.Dataset]:
             window=lab.pick(10, 50, 50),
         )
         runs[init] = lab.classifiers(
-            data, config, rates=(0.01,), num_seeds=lab.pick(2, 5, 20), stds=_stds(lab)
+            data, config, rates=(0.01,), num_seeds=lab.pick(2, 6, 20), stds=_stds(lab)
         )
     return runs
 
@@ -58,23 +60,50 @@ def _last(runs: dict[str, xr.Dataset], measure: str, i: int) -> dict[str, np.nda
     return {init: run[measure].values[0, i, :, -1] for init, run in runs.items()}
 
 
-def _measure(title: str, runs: dict[str, xr.Dataset], stds: tuple[float, ...]) -> list[Effect]:
-    """The last loss from layer-wise initialisations over that from balanced ones, by std."""
-    effects = []
-    for i, std in enumerate(stds):
-        losses = _last(runs, "cross_entropy", i)
-        valid = np.isfinite(losses["near_zero"]) & np.isfinite(losses["balanced"])
-        label = f"{title}, std {std:g}"
-        effects.append(
-            median_of(
-                f"{label}: layer-wise last loss over balanced",
-                losses["near_zero"][valid] / losses["balanced"][valid],
-                unit="",
-            )
-            if valid.any()
-            else Effect(label, math.nan, note="diverges")
-        )
-    return effects
+def spread(losses: np.ndarray) -> float:
+    """The largest last loss over standard deviations over the smallest, medians over seeds.
+
+    Args:
+        losses: (std, seed) last losses; inf of runs that diverged.
+
+    Returns:
+        From 1 on; inf if at some standard deviation half of the runs diverge, NaN if at all.
+    """
+    middle = np.median(losses, axis=1)
+    return float(middle.max() / middle.min()) if np.isfinite(middle).any() else math.nan
+
+
+def best(losses: np.ndarray) -> float:
+    """The smallest last loss over standard deviations, of medians over seeds (std, seed)."""
+    return float(np.median(losses, axis=1).min())
+
+
+def _ratio(name: str, of: Callable[[np.ndarray], float], *losses: np.ndarray) -> Effect:
+    """A measure of layer-wise losses over that of balanced ones, by resampling seeds.
+
+    A resample chooses the best and the worst standard deviations anew.
+    """
+    values = [of(each) for each in losses]
+
+    def measure(seeds: np.ndarray) -> float:
+        layer_wise, balanced = (of(each[:, seeds]) for each in losses)
+        if math.isinf(balanced):  # the balanced runs diverge: no less than the others
+            return math.nan if math.isinf(layer_wise) else 0.0
+        return layer_wise / balanced
+
+    note = f"layer-wise {values[0]:.3g}, balanced {values[1]:.3g}"
+    return resampled(name, measure, losses[0].shape[1], note=note, least=0.0)
+
+
+def _measure(title: str, runs: dict[str, xr.Dataset]) -> tuple[Effect, Effect]:
+    """How much more layer-wise last losses vary over stds, and how much higher the best is."""
+    losses = [runs[k]["cross_entropy"].values[0, :, :, -1] for k in INITIALISATIONS]
+    return (
+        _ratio(
+            f"{title}: spread of the last loss over stds, layer-wise over balanced", spread, *losses
+        ),
+        _ratio(f"{title}: last loss at the best std, layer-wise over balanced", best, *losses),
+    )
 
 
 def _table(runs: dict[str, xr.Dataset], stds: tuple[float, ...]) -> pd.DataFrame:
@@ -93,39 +122,32 @@ def _table(runs: dict[str, xr.Dataset], stds: tuple[float, ...]) -> pd.DataFrame
 
 
 def _draw(title: str, runs: dict[str, xr.Dataset], stds: tuple[float, ...]) -> Figure:
-    steps = runs["balanced"]["step"].values
-    panels = {
-        INITIALISATIONS[init]: {
-            f"std {std:g}": (steps, run["cross_entropy"].values[0, i]) for i, std in enumerate(stds)
-        }
-        for init, run in runs.items()
-    }
-    return plot_curves(
-        panels,
-        title=f"784-128-32-10 with ReLU on {title}",
-        xlabel="step",
-        ylabel="training cross-entropy",
-    )
+    """Last losses against standard deviations: two lines, and a thin one for each seed."""
+    figure, axes = make_figure(1, 1, title=f"784-128-32-10 with ReLU on {title}", size=(5.6, 3.8))
+    ax = axes[0, 0]
+    ax.set(xscale="log", yscale="log", xlim=(stds[0], stds[-1]))
+    for (init, label), colour in zip(INITIALISATIONS.items(), COLOURS, strict=False):
+        last = runs[init]["cross_entropy"].values[0, :, :, -1].T
+        style = {"color": colour, "marker": "o", "markersize": 2.5}
+        draw_seeds(ax, np.array(stds), last, label=label, style=style)
+    ax.set_xticks(stds, [f"{std:g}" for std in stds])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    ax.set(xlabel="initial standard deviation", ylabel="training cross-entropy after 10 epochs")
+    return figure
 
 
 def _test(lab: Laboratory) -> Finding:
     data, notes = images_and_notes(lab)
     stds, runs = _stds(lab), _train(lab, data)
-    effects = _measure(data.title, runs, stds)
-    parts = [above(e, 1.0) for e in effects]
-    verdict = judge(parts)
-    share = Effect(
-        f"{data.title}: stds at which the balanced start ends lower",
-        100 * verdict.num_held / len(parts),
-        unit=" %",
-        note="by the interval over seeds",
-    )
+    robust, lowest = _measure(data.title, runs)
+    verdict = judge([above(robust, 1.0), above(lowest, 1.0)])
     return Finding(
         verdict=verdict,
-        effects=(share, *effects),
-        summary=f"The balanced start ends lower at {share} of the standard deviations. "
-        + "; ".join(f"{e.name}: {e}" for e in effects)
-        + "."
+        effects=(robust, lowest),
+        summary="From the smallest to the largest standard deviation the last loss of layer-wise "
+        f"starts varies {robust} as much as that of balanced ones ({robust.note}). Each at its "
+        f"best standard deviation, the layer-wise start ends at {lowest} the balanced one's loss "
+        f"({lowest.note})."
         + shortfall(
             verdict,
             "A balanced start of ten outputs has rank ten: the hidden units beyond the tenth have "
@@ -133,10 +155,15 @@ def _test(lab: Laboratory) -> Finding:
             "which may be why a layer-wise start of a good size ends lower.",
         ),
         sensitivity="The layer-wise standard deviation is each layer's, the balanced one the "
-        "end-to-end matrix's.",
-        caveats=notes,
+        "end-to-end matrix's: the range of standard deviations is the same number for both, but "
+        "not the same quantity, and a range chosen otherwise would give other spreads.",
+        caveats=(
+            f"{lab.pick(2, 6, 20)} seeds and {len(stds)} standard deviations from {stds[0]:g} to "
+            f"{stds[-1]:g}.",
+            *notes,
+        ),
         tables={"After 10 epochs": _table(runs, stds)},
-        figures={"training_loss": _draw(data.title, runs, stds)},
+        figures={"last_loss": _draw(data.title, runs, stds)},
     )
 
 
@@ -146,8 +173,11 @@ CLAIM = Claim(
     "standard deviations.",
     source=PAPER_2019,
     setting="MNIST, 784-128-32-10, SGD with batches of 100, rate 0.01, 10 epochs.",
-    criterion="At every standard deviation the last training loss from layer-wise starts is "
-    "above that from balanced starts, with the interval over seeds.",
+    criterion="'Over standard deviations' is read in two ways. Robustness: the largest last "
+    "training loss over standard deviations over the smallest is larger from layer-wise starts "
+    "than from balanced ones (the ratio lies above 1). And best against best: the last loss at "
+    "the best standard deviation is higher from layer-wise starts (the ratio lies above 1). Both "
+    "with the interval over seeds, which chooses the standard deviations anew.",
     test=_test,
     paper_hours=0.14,
 )

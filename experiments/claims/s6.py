@@ -4,63 +4,139 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.claims.criteria import Claim, Finding, judge, within
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments.claims.criteria import Claim, Effect, Finding, judge, shortfall, within
+from experiments.claims.toolkit.drawing import draw_seeds, label_end, make_figure
 from experiments.claims.toolkit.images import images_and_notes
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
 from implicit_accel.images.task import SMALL_CNN
-from implicit_accel.plotting import plot_curves
+from implicit_accel.plotting import COLOURS
+
+RECORDED = (0.863, 0.922, 0.899, 0.959, 0.953, 0.923, 0.969, 0.973, 0.974, 0.974)
+"""Validation accuracies by epoch, as the notebook recorded them."""
+
+_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def _accuracies(run: xr.Dataset) -> np.ndarray:
+    """(rate, seed, evaluation) per cent of the test images."""
+    return 100 * (1 - run["test_error"].values[:, 0])
+
+
+def _epochs(run: xr.Dataset) -> np.ndarray:
+    return run["evaluation_step"].values / int(run.attrs["epoch_steps"])
+
+
+def _falls(accuracies: np.ndarray) -> np.ndarray:
+    """How often each run's accuracy (seed, epoch) falls by a point or more."""
+    return (np.diff(accuracies, axis=1) <= -1).sum(axis=1)
+
+
+def _table(run: xr.Dataset) -> pd.DataFrame:
+    """Median accuracies by epoch, beside the notebook's."""
+    middle, rates = np.median(_accuracies(run), axis=1), run["learning_rate"].values
+    rows = []
+    for i, epoch in enumerate(_epochs(run)):
+        known = 1 <= epoch <= len(RECORDED)
+        rows.append(
+            {"epoch": epoch, "notebook (%)": 100 * RECORDED[int(epoch) - 1] if known else np.nan}
+            | {f"rate {r:g} (%)": v for r, v in zip(rates, middle[:, i], strict=True)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _draw(title: str, run: xr.Dataset) -> Figure:
+    """Accuracies by epoch: ours by rate, a thin line for each seed, and the notebook's."""
+    figure, axes = make_figure(1, 1, title=f"A small CNN on {title}", size=(5.8, 3.8))
+    ax = axes[0, 0]
+    epochs, rates = _epochs(run), run["learning_rate"].values
+    last = max(float(epochs[-1]), float(len(RECORDED)))
+    ax.set(xlim=(0, last), ylim=(100, 1.5), yscale="log")
+    missed = 100 - _accuracies(run)
+    ends = np.median(missed[..., -1], axis=1)
+    best, named = int(np.argmin(ends)), np.zeros(len(rates), bool)
+    for i in range(len(rates)):
+        # Lines that end together share a name.
+        together = ~named & (np.abs(np.log(ends / ends[i])) < 0.15)
+        label = ", ".join(f"{rate:g}" for rate in rates[together])
+        named |= together
+        colour = COLOURS[0] if i == best else "0.6"
+        curves = np.where(missed[i] > 0, missed[i], np.nan)
+        draw_seeds(ax, epochs, curves, label=label and f"rate {label}", style={"color": colour})
+    notebook = 100 * (1 - np.array(RECORDED))
+    ax.plot(np.arange(1, 11), notebook, "o--", color=COLOURS[1], markersize=3, linewidth=0.9)
+    label_end(ax, 1.0, float(notebook[0]), "the notebook", COLOURS[1])
+    ticks = (100, 50, 20, 10, 5, 2)
+    ax.set_yticks(ticks, [f"{100 - tick}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="epoch", ylabel="test accuracy (%)")
+    return figure
 
 
 def _test(lab: Laboratory) -> Finding:
     data, notes = images_and_notes(lab)
-    images = lab.pick(256, 20_000, None)
-    epochs = lab.pick(1, 10, 10)
-    rates = lab.pick((0.01, 0.1), (1e-3, 1e-2, 1e-1), (1e-4, 1e-3, 1e-2, 5e-2, 1e-1))
+    epochs = lab.pick(2, 10, 10)
+    rates = lab.pick(_RATES[-2:], _RATES, _RATES)
+    batch = lab.pick(64, 512, 512)
+    images = lab.pick(256, min(60_000, len(data.train_labels)), len(data.train_labels))
     config = replace(
-        SMALL_CNN, num_train=images, num_validation=0, num_test=lab.pick(200, 5_000, None),
-        num_steps=epochs * ((images or 60_000) // SMALL_CNN.batch_size),
+        SMALL_CNN, num_train=images, num_test=lab.pick(200, 5_000, None), batch_size=batch,
+        num_steps=epochs * (images // batch),
     )  # fmt: skip
-    run = lab.classifiers(data, config, rates=rates, num_seeds=lab.pick(2, 2, 5))
-    accuracy = 100 * (1 - run["test_error"].values[:, 0, :, -1])
+    seeds = lab.pick(2, 6, 10)
+    run = lab.classifiers(data, config, rates=rates, num_seeds=seeds)
+    last = _accuracies(run)[..., -1]
     effects = [
-        median_of(f"{data.title}, rate {rate:g}: test accuracy", values, unit=" %")
-        for rate, values in zip(rates, accuracy, strict=True)
-    ]
-    best = max(effects, key=lambda e: e.value)
-    panels = {
-        "test error": {
-            f"rate {rate:g}": (run["evaluation_step"].values, run["test_error"].values[i, 0])
-            for i, rate in enumerate(rates)
-        }
-    }
-    return Finding(
-        verdict=judge([within(best, 96.0, 100.0)]),
-        effects=(best, *(e for e in effects if e is not best)),
-        summary=f"After {epochs} epochs: " + "; ".join(f"{e.name} {e}" for e in effects) + ".",
-        sensitivity="The learning rate: the worst of these is "
-        f"{best.value - min(e.value for e in effects):.2g} points below the best.",
-        caveats=(
-            (f"{images:,} training images instead of 60,000, so a third of the steps.",)
-            if images
-            else ()
+        median_of(
+            f"{data.title}, rate {rate:g}: test accuracy", values, unit=" %", least=0.0, most=100.0
         )
-        + ("The student project does not describe its network; ours is one of its size.", *notes),
-        figures={
-            "test_error": plot_curves(
-                panels, title=f"A small convolutional network on {data.title}", xlabel="step",
-                ylabel="share of test images not recognised",
-            )
-        },
-    )  # fmt: skip
+        for rate, values in zip(rates, last, strict=True)
+    ]
+    at = int(np.argmax([e.value for e in effects]))
+    best = effects[at]
+    verdict = judge([within(best, 96.0, 98.0)])
+    falls = _falls(_accuracies(run)[at]).mean()
+    recorded_falls = _falls(100 * np.array([RECORDED]))[0]
+    recorded = Effect(
+        "the notebook's validation accuracy, last epoch", 100 * RECORDED[-1], unit=" %"
+    )
+    return Finding(
+        verdict=verdict,
+        effects=(best, recorded, *(e for e in effects if e is not best)),
+        summary=f"After {epochs} epochs: "
+        + "; ".join(f"{e.name} {e}" for e in effects)
+        + f". The notebook recorded {recorded}."
+        + shortfall(verdict),
+        sensitivity="The learning rate: the worst of these is "
+        f"{best.value - min(e.value for e in effects):.2g} points below the best. From one epoch "
+        f"to the next the accuracy falls by a point or more {recorded_falls} times in the "
+        f"notebook, and at the best rate {falls:.2g} times a run here.",
+        caveats=(
+            "The published code keeps the rate with the highest last training loss: the accuracies "
+            "recorded cannot have come from it, and at which rate they were reached is not known.",
+            f"{seeds} seeds; accuracies are those of {len(data.test_labels[: config.num_test]):,} "
+            "test images, the notebook's of images it held out.",
+            *notes,
+        ),
+        tables={"Accuracy by epoch": _table(run)},
+        figures={"accuracy": _draw(data.title, run)},
+    )
 
 
 CLAIM = Claim(
     id="S6",
     statement="A small convolutional network reaches about 97 % on MNIST in 10 epochs.",
-    source="Levy & Wang 2024 (read)",
-    setting="Convolutions of 16 and 32 channels and one dense layer, SGD with batches of 64.",
-    criterion="The best learning rate's test accuracy lies above 96 %: 'about 97', or better.",
+    source="Levy & Wang 2024, notebook (read)",
+    setting="The notebook's network: three 3 × 3 convolutions (1 → 4 → 8 → 16 channels, zero "
+    "padding), each with ReLU and a 2 × 2 maximum, dense 144 → 32, ReLU, 32 → 10; SGD with batches "
+    "of 512, rates 1e-5 to 1e-1, standardised pixels, all 60,000 images.",
+    criterion="At the best learning rate the test accuracy after 10 epochs lies within 96 and "
+    "98 %: 'about 97'.",
     test=_test,
-    paper_hours=0.5,
+    paper_hours=0.4,
 )

@@ -200,19 +200,21 @@ class TutorialCNN:
 class SmallCNN:
     """A small convolutional network in PyTorch's default initialisation.
 
-    Convolution 3 × 3 × 16, ReLU, 2 × 2 maximum, convolution 3 × 3 × 32, ReLU, 2 × 2 maximum, dense
-    1568 → 10; convolutions pad with zeros to keep the size. All weights and biases start uniform
-    on ±1/√fan_in. The network that Levy & Wang (2024) call a small CNN is not described by them:
-    this one is our choice and stands for any of its size.
+    Convolutions 3 × 3 that pad with zeros to keep the size, each with ReLU and a 2 × 2 maximum
+    (which leaves out an odd last row and column), dense to the hidden width, ReLU, dense to 10.
+    All weights and biases start uniform on ±1/√fan_in. The default is Levy & Wang's (2024)
+    ``BasicCNN``: 1 → 4 → 8 → 16 channels, 144 → 32 → 10.
 
     Attributes:
-        channels: Outputs of the two convolutions.
+        channels: Outputs of the convolutions, of which there are one to four.
+        hidden_width: Outputs of the first dense layer; None for a single one.
 
     Raises:
         UserError: A value is not allowed.
     """
 
-    channels: tuple[int, int] = (16, 32)
+    channels: tuple[int, ...] = (4, 8, 16)
+    hidden_width: int | None = 32
 
     name: ClassVar[str] = "small cnn"
     has_std: ClassVar[bool] = False
@@ -223,17 +225,27 @@ class SmallCNN:
     @property
     def operations(self) -> float:
         """See `Network`."""
-        first, second = self.channels
-        flat = second * (SIDE // 4) ** 2
-        return _operations(
-            SIDE**2 * 9 * first, (SIDE // 2) ** 2 * 9 * first * second, flat * NUM_CLASSES
-        )
+        inputs = (1, *self.channels[:-1])
+        sides = [SIDE >> j for j in range(len(self.channels))]
+        layers = zip(sides, inputs, self.channels, strict=True)
+        convolutions = [side**2 * 9 * before * after for side, before, after in layers]
+        return _operations(*convolutions, *(a * b for a, b in itertools.pairwise(self._widths)))
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """Of the dense part, from its inputs to its outputs."""
+        flat = self.channels[-1] * (SIDE >> len(self.channels)) ** 2
+        return (flat, *(() if self.hidden_width is None else (self.hidden_width,)), NUM_CLASSES)
 
     def __post_init__(self) -> None:
-        if len(self.channels) != 2:
-            raise UserError(f"channels {self.channels}: give one number for each of 2 convolutions")
+        if not 1 <= len(self.channels) <= 4:
+            raise UserError(
+                f"channels {self.channels}: give one number for each of 1 to 4 convolutions"
+            )
         for channel in self.channels:
             check_count("channels", channel)
+        if self.hidden_width is not None:
+            check_count("hidden width", self.hidden_width)
 
     def draw(self, std: float, seed: int) -> ConvolutionalParameters:  # noqa: ARG002
         """Initial parameters; ``std`` has no effect."""
@@ -242,15 +254,18 @@ class SmallCNN:
             rng, bound = stream(seed, layer), 1 / math.sqrt(fan_in)
             return [rng.uniform(-bound, bound, shape) for shape in shapes]
 
-        first, second = self.channels
-        flat = second * (SIDE // 4) ** 2
-        W, b = uniform(2, flat, (NUM_CLASSES, flat), (NUM_CLASSES,))
+        convolutions = itertools.pairwise((1, *self.channels))
+        first = len(self.channels)
+        dense = []
+        for j, (inputs, outputs) in enumerate(itertools.pairwise(self._widths)):
+            W, b = uniform(first + j, inputs, (outputs, inputs), (outputs,))
+            dense.append(Dense((W,), b))
         return ConvolutionalParameters(
-            (
-                Convolution(*uniform(0, 9, (3, 3, 1, first), (first,))),
-                Convolution(*uniform(1, 9 * first, (3, 3, first, second), (second,))),
+            tuple(
+                Convolution(*uniform(j, 9 * inputs, (3, 3, inputs, outputs), (outputs,)))
+                for j, (inputs, outputs) in enumerate(convolutions)
             ),
-            (Dense((W,), b),),
+            tuple(dense),
         )
 
     def logits(
@@ -260,7 +275,10 @@ class SmallCNN:
         keep: Any = None,  # noqa: ARG002
     ) -> jax.Array:
         """Outputs (n, 10)."""
-        return _dense(parameters.dense[0], _convolve_and_pool(parameters, pixels))
+        features = _convolve_and_pool(parameters, pixels)
+        for layer in parameters.dense[:-1]:
+            features = jax.nn.relu(_dense(layer, features))
+        return _dense(parameters.dense[-1], features)
 
     def penalty(self, parameters: ConvolutionalParameters) -> Any:
         """½ ‖·‖² of the dense weights and biases."""
@@ -370,7 +388,7 @@ def _dense(layer: Dense, features: jax.Array) -> jax.Array:
 
 
 def _convolve_and_pool(parameters: ConvolutionalParameters, pixels: Any) -> jax.Array:
-    """(n, 28, 28) → (n, 7 · 7 · channels): convolution, ReLU and maximum, for each convolution."""
+    """(n, 28, 28) → (n, features): convolution, ReLU and maximum, for each convolution."""
     h = pixels[..., None]
     for layer in parameters.convolutions:
         h = _maximum_of_four(jax.nn.relu(_convolve(h, layer)))
@@ -396,6 +414,8 @@ def _convolve(x: jax.Array, layer: Convolution) -> jax.Array:
 
 
 def _maximum_of_four(x: jax.Array) -> jax.Array:
-    """The maximum over blocks of 2 × 2 pixels."""
+    """The maximum over blocks of 2 × 2 pixels; an odd last row or column is left out."""
+    _, rows, columns, _ = x.shape
+    x = x[:, : rows // 2 * 2, : columns // 2 * 2]
     x = jnp.maximum(x[:, 0::2], x[:, 1::2])
     return jnp.maximum(x[:, :, 0::2], x[:, :, 1::2])

@@ -34,6 +34,12 @@ from implicit_accel.images.networks import (
 from implicit_accel.observables import Point
 from implicit_accel.optimizers import Optimizer
 
+# Variable → what it is, of the fixed training images.
+_FIXED_LOSSES = {
+    "fixed_cross_entropy": "cross-entropy",
+    "fixed_regularised_loss": "cross-entropy + weight decay x penalty",
+}
+
 # Images evaluated together.
 _EVALUATION_BATCH = 100
 
@@ -61,6 +67,11 @@ class ClassifierConfig:
         num_train: Images to train with, the first ones after the validation images; None for all.
         num_validation: Images held out, the first ones of the training part, as in the tutorial.
         num_test: Images to test with, the first ones of the test part; None for all.
+        num_fixed: Images of a fixed set, the first ones to train with, on which the losses are
+            evaluated without dropout: smooth curves, where those of the mini-batches are noisy.
+        evaluate_every: Steps from one evaluation to the next; None for an epoch.
+        pixel_mean: What is subtracted from pixels between 0 and 1.
+        pixel_std: What they are divided by then.
         window: Steps whose mean loss makes one record.
         precision: ``float32`` or ``float64``.
 
@@ -77,16 +88,21 @@ class ClassifierConfig:
     num_train: int | None = None
     num_validation: int = 5_000
     num_test: int | None = None
+    num_fixed: int = 0
+    evaluate_every: int | None = None
+    pixel_mean: float = 0.5
+    pixel_std: float = 1.0
     window: int = 10
     precision: str = "float32"
 
     def __post_init__(self) -> None:
         for what in ("num_steps", "batch_size", "window"):
             check_count(what, getattr(self, what))
-        for what in ("num_train", "num_test"):
+        for what in ("num_train", "num_test", "evaluate_every"):
             if getattr(self, what) is not None:
                 check_count(what, getattr(self, what))
-        check_count("num_validation", self.num_validation, least=0)
+        for what in ("num_validation", "num_fixed"):
+            check_count(what, getattr(self, what), least=0)
         if self.num_train is not None and self.num_train < self.batch_size:
             raise UserError(
                 f"num_train {self.num_train} is below the batch size {self.batch_size}: "
@@ -98,6 +114,10 @@ class ClassifierConfig:
                 raise UserError(f"{what} {value:g}: it must be a finite number >= 0")
         if self.rate_decay == 0:
             raise UserError("rate_decay 0 stops training after the first epoch: it must be above 0")
+        if not math.isfinite(self.pixel_mean):
+            raise UserError(f"pixel_mean {self.pixel_mean:g}: it must be a finite number")
+        if not (math.isfinite(self.pixel_std) and self.pixel_std > 0):
+            raise UserError(f"pixel_std {self.pixel_std:g}: it must be a finite number above 0")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
 
@@ -109,6 +129,10 @@ class ClassifierConfig:
         )
         return self.weight_decay > 0 and regularises
 
+    def pixels(self, images: Any, dtype: Any) -> jax.Array:
+        """The network's inputs from images, see `scale_pixels`."""
+        return scale_pixels(images, dtype, mean=self.pixel_mean, std=self.pixel_std)
+
 
 FULLY_CONNECTED = ClassifierConfig(
     FullyConnected(), num_steps=5_500, batch_size=100, optimizer=Optimizer("sgd"), rate_decay=1.0,
@@ -117,14 +141,19 @@ FULLY_CONNECTED = ClassifierConfig(
 """10 epochs of SGD as in Arora, Cohen, Golowich & Hu (2019), whose rate is 0.01."""
 
 SMALL_CNN = ClassifierConfig(
-    SmallCNN(), optimizer=Optimizer("sgd"), rate_decay=1.0, weight_decay=0.0
-)
-"""10 epochs of SGD, to go with Levy & Wang (2024)."""
+    SmallCNN(), num_steps=1_170, batch_size=512, optimizer=Optimizer("sgd"), rate_decay=1.0,
+    weight_decay=0.0, num_validation=0, pixel_mean=0.1307, pixel_std=0.3081,
+)  # fmt: skip
+"""10 epochs of SGD as in Levy & Wang (2024), who standardise the pixels."""
 
 
-def scale_pixels(images: Any, dtype: Any) -> jax.Array:
-    """Uint8 pixels 0 … 255 to numbers from −0.5 to 0.5, as the TensorFlow tutorial does."""
-    return images.astype(dtype) / 255 - 0.5
+def scale_pixels(images: Any, dtype: Any, *, mean: float = 0.5, std: float = 1.0) -> jax.Array:
+    """Uint8 pixels 0 … 255 to numbers: as shares of 255, less their mean, over their std.
+
+    By default from −0.5 to 0.5, as the TensorFlow tutorial does.
+    """
+    centred = images.astype(dtype) / 255 - mean
+    return centred if std == 1 else centred / std
 
 
 def dropout_mask(network: Network, key: Any, num_images: int) -> jax.Array:
@@ -142,8 +171,13 @@ def dropout_mask(network: Network, key: Any, num_images: int) -> jax.Array:
 
 def cross_entropy(logits: Any, labels: Any) -> jax.Array:
     """Mean of −log softmax(logits)[label] over the images."""
-    rows = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None].astype(int), axis=1)
-    return -jnp.mean(rows)
+    return jnp.mean(negative_log_likelihoods(logits, labels))
+
+
+def negative_log_likelihoods(logits: Any, labels: Any) -> jax.Array:
+    """−log softmax(logits)[label] of every image, (n,)."""
+    at = labels[:, None].astype(int)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), at, axis=1)[:, 0]
 
 
 def objective(
@@ -183,7 +217,8 @@ class Part(NamedTuple):
 class ImageTask(Task):
     """The training of one network.
 
-    Its data are a dictionary of `Part`: ``train``, and ``test`` and ``validation`` in chunks.
+    Its data are a dictionary of `Part`: ``train``, and ``test``, ``validation`` and ``fixed`` in
+    chunks.
 
     Attributes:
         config: What is trained, and how.
@@ -209,7 +244,7 @@ class ImageTask(Task):
         keep = None
         if key is not None:
             keep = dropout_mask(network, key, len(batch.images))
-        pixels = scale_pixels(batch.images, self.dtype)
+        pixels = self.config.pixels(batch.images, self.dtype)
         (loss, entropy), gradient = jax.value_and_grad(
             lambda p: objective(self.config, p, pixels, batch.labels, keep), has_aux=True
         )(params)
@@ -224,7 +259,7 @@ class ImageTask(Task):
 
         def observable(point: Point) -> jax.Array:
             def wrong(chunk: Part) -> tuple[jax.Array, jax.Array]:
-                pixels = scale_pixels(chunk.images, self.dtype)
+                pixels = self.config.pixels(chunk.images, self.dtype)
                 logits = self.config.network.logits(point.parameters, pixels)
                 missed = (chunk.labels >= 0) & (jnp.argmax(logits, axis=1) != chunk.labels)
                 return jnp.sum(missed), jnp.all(jnp.isfinite(logits))
@@ -232,6 +267,25 @@ class ImageTask(Task):
             missed, finite = lax.map(wrong, point.data[part])
             count = jnp.sum(point.data[part].labels >= 0).astype(self.dtype)
             return jnp.where(jnp.all(finite), jnp.sum(missed) / count, jnp.inf)
+
+        return observable
+
+    def loss(self, part: str, *, regularised: bool) -> Any:
+        """An observable: a part's cross-entropy without dropout, or the sum with the penalty."""
+
+        def observable(point: Point) -> jax.Array:
+            def entropies(chunk: Part) -> jax.Array:
+                pixels = self.config.pixels(chunk.images, self.dtype)
+                logits = self.config.network.logits(point.parameters, pixels)
+                rows = negative_log_likelihoods(logits, jnp.maximum(chunk.labels, 0))
+                return jnp.sum(jnp.where(chunk.labels >= 0, rows, 0))
+
+            count = jnp.sum(point.data[part].labels >= 0).astype(self.dtype)
+            loss = jnp.sum(lax.map(entropies, point.data[part])) / count
+            if regularised and self.config.uses_penalty:
+                penalty = self.config.network.penalty(point.parameters)
+                loss = loss + self.config.weight_decay * penalty
+            return jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
         return observable
 
@@ -245,7 +299,7 @@ class ImageSweep(Experiment):
 
     Mini-batches and dropout masks depend on the seed alone: runs that differ in anything else,
     the network included, see the same ones. Errors are evaluated at the start, at the end of
-    every epoch and at the end, without dropout.
+    every epoch (or as often as the configuration says) and at the end, without dropout.
 
     Args:
         data: Images to train and test with.
@@ -275,6 +329,13 @@ class ImageSweep(Experiment):
         self._rates, self._stds, self._seeds = _check_grid(config, learning_rates, stds, seeds)
         self._data, self._config, self._largest_block = data, config, largest_block
         self._train, self._evaluated = _split(data, config)
+        num_fixed = config.num_fixed
+        if num_fixed > len(self._train.labels):
+            raise UserError(
+                f"num_fixed {num_fixed}: {data.name} has {len(self._train.labels)} images to "
+                "train with"
+            )
+        self._fixed = Part(*(a[:num_fixed] for a in self._train)) if num_fixed else None
 
     @property
     def axes(self) -> Axes:
@@ -294,8 +355,9 @@ class ImageSweep(Experiment):
 
     @property
     def recording(self) -> Recording:
-        """Every step's loss; errors at the ends of epochs."""
-        evaluated = [*range(0, self.num_steps, self._epoch_steps), self.num_steps]
+        """Every step's loss; what is evaluated, now and then."""
+        every = self._config.evaluate_every or self._epoch_steps
+        evaluated = [*range(0, self.num_steps, every), self.num_steps]
         return Recording(np.arange(self.num_steps), (np.array(evaluated),))
 
     @property
@@ -316,11 +378,16 @@ class ImageSweep(Experiment):
 
         num_runs = math.prod(len(values) for values in axes.values())
         observables = {f"{part}_error": task.error(part) for part in self._evaluated}
+        data = {"train": self._train} | {k: _chunks(v) for k, v in self._evaluated.items()}
+        if self._fixed is not None:
+            data["fixed"] = _chunks(self._fixed)
+            for name in _FIXED_LOSSES:
+                observables[name] = task.loss("fixed", regularised=name == "fixed_regularised_loss")
         shapes = network.draw(0.0, 0)
         on_cpu = platform == "cpu"
         group = Group(
             program=Program(task, optimizer, aux=("cross_entropy",)),
-            data={"train": self._train} | {k: _chunks(v) for k, v in self._evaluated.items()},
+            data=data,
             num_runs=num_runs,
             runs=self._runs(axes),
             shapes=shapes,
@@ -395,6 +462,11 @@ class ImageSweep(Experiment):
                 arrays[f"{part}_error"].astype(float),
                 {"long_name": f"share of {part} images not recognised", "diverged": "inf"},
             )
+        if self._fixed is not None:
+            for name, what in _FIXED_LOSSES.items():
+                long_name = f"{what} of {len(self._fixed.labels)} fixed training images"
+                values = arrays[name].astype(float)
+                variables[name] = (tested, values, {"long_name": long_name, "diverged": "inf"})
         evaluated = self.recording.observed[0]
         coordinates = {
             "learning_rate": np.array(self._rates),
@@ -452,7 +524,9 @@ def train_classifiers(
         ``step`` is the number of updates after the window. Over (learning_rate, init_std, seed,
         evaluation_step): ``test_error``, ``validation_error`` (if images are held out), shares of
         images that are not recognised, and ``end_to_end_penalty``, ½ ‖·‖² of the end-to-end dense
-        matrices and biases, which compares products with single matrices. Over the first three:
+        matrices and biases, which compares products with single matrices; with a fixed set of
+        training images also ``fixed_cross_entropy`` and ``fixed_regularised_loss``, their losses
+        without dropout. Over the first three:
         ``divergence_step``, NaN if the run did not diverge. All else is inf from a run's
         divergence on. ``init_std`` is NaN for a network without.
 

@@ -1,0 +1,190 @@
+"""The claims on images, P6, F4 and S6: on made-up curves and on short runs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.claims import f4, p6, s6
+from experiments.claims.criteria import Direction
+from experiments.claims.toolkit.authors import authors_curves
+from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.images.networks import TutorialCNN
+from implicit_accel.theory.decay import momentum_time
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Without any data but the stand-ins."""
+    monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+
+
+INF = math.inf
+STEPS = np.arange(0.0, 1001, 25)
+
+
+@given(st.floats(30, 3000), st.floats(0.05, 0.95))
+def test_a_crossing_of_an_exponential_is_exact(half_life, level):
+    """Between two records the loss is interpolated in its logarithm, which then is its own law."""
+    found = p6.crossing(STEPS, 0.5 ** (STEPS / half_life), level)
+    exact = half_life * math.log2(1 / level)
+    if exact > 1000:
+        assert found == np.inf
+    else:
+        assert found == pytest.approx(max(exact, 25), rel=1e-9)
+
+
+def test_crossings_by_hand():
+    steps = np.array([0.0, 10.0, 20.0, 30.0, 40.0])
+    losses = np.array(
+        [
+            [8.0, 4.0, 6.0, 1.0, 2.0],  # what rises again does not count: 4 at 20 too
+            [8.0, 4.0, 2.0, 2.0, 2.0],  # at the level itself
+            [1.0, 0.5, 0.5, 0.5, 0.5],  # below from the start: not resolved
+            [8.0, 8.0, 8.0, 8.0, 3.0],  # never
+            [8.0, 4.0, np.inf, np.inf, np.inf],  # diverges before it
+        ]
+    )
+    expected = [25.0, 20.0, 10.0, np.inf, np.inf]
+    np.testing.assert_allclose(p6.crossing(steps, losses, 2.0), expected)
+
+
+def made(half_life: float, measure: str = "fixed_cross_entropy") -> xr.Dataset:
+    """Three seeds whose losses halve after so many steps."""
+    curves = np.broadcast_to(0.5 ** (STEPS / half_life), (1, 1, 3, len(STEPS)))
+    axes = ("learning_rate", "init_std", "seed", "evaluation_step")
+    return xr.Dataset(
+        {measure: (axes, curves)}, {"learning_rate": [0.01], "evaluation_step": STEPS}
+    )
+
+
+def test_speed_ups_are_ratios_of_steps_to_a_loss_that_both_reach():
+    fast = p6._speed_up("faster", (made(400), made(100)), "fixed_cross_entropy")
+    assert fast.value == pytest.approx(4, rel=1e-9)
+    assert (fast.design.seeds, fast.design.most) == (3, 40)
+    slow = p6._speed_up("slower", (made(100), made(400)), "fixed_cross_entropy")
+    assert slow.value == pytest.approx(0.25, rel=1e-9)
+    # No more than the evaluations resolve.
+    most = p6._speed_up("at once", (made(400), made(1)), "fixed_cross_entropy")
+    assert most.value == most.design.most
+
+
+def sums(values: np.ndarray, ends: np.ndarray) -> xr.Dataset:
+    axes = ("learning_rate", "init_std", "seed", "step")
+    return xr.Dataset(
+        {"regularised_loss": (axes, values[None, None, None])},
+        {"learning_rate": [0.01], "step": ends},
+    )
+
+
+def test_distances_from_a_published_curve():
+    curve = authors_curves("mnist_cnn")["overparameterised"]
+    ends = np.arange(10, 8600, 10)
+    middles = ends - 5.0
+    log = np.interp(np.log(middles), np.log(curve["iteration"]), np.log10(curve["loss"]))
+    same = p6._distance("same", "overparameterised", sums(10**log, ends))
+    assert same.value < 0.005
+    double = p6._distance("double", "overparameterised", sums(2 * 10**log, ends))
+    assert double.value == pytest.approx(math.log10(2), abs=0.003)
+    few = p6._distance("few", "overparameterised", sums(np.ones(2), np.array([2, 4])))
+    assert math.isnan(few.value)
+
+
+def test_the_threshold_is_twice_the_scatter_and_tells_the_curves_apart():
+    curves = authors_curves("mnist_cnn")
+    log = np.log10(curves["overparameterised"]["loss"].to_numpy())
+    windows = [log[max(0, i - 2) : i + 3] for i in range(len(log))]
+    scatter = np.sqrt(np.mean([(x - np.median(w)) ** 2 for x, w in zip(log, windows, strict=True)]))
+    assert scatter == pytest.approx(p6._NEAR / 2, abs=0.005)
+    ends = curves["original"]["iteration"].to_numpy()
+    other = p6._distance(
+        "other", "overparameterised", sums(curves["original"]["loss"].to_numpy(), ends)
+    )
+    assert other.value > 5 * p6._NEAR
+
+
+def test_the_published_speed_up():
+    effect = p6._authors_speed_up()
+    assert effect.value == pytest.approx(8563 / 860, rel=0.03)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_predicted_penalty_against_descent_on_it_alone(deep):
+    """In float64, with momentum: both dense layers and their biases."""
+    network = TutorialCNN(deep, "product" if deep else "factors", (2, 3), 12)
+    rates, decay, momentum = np.full(400, 0.01), 5e-3, 0.9
+    layers = [[*layer.factors, layer.bias[:, None]] for layer in network.draw(0.1, 4).dense]
+    velocities = [[np.zeros_like(a) for a in layer] for layer in layers]
+    measured = []
+    for step in range(401):
+        products = [np.linalg.multi_dot([np.eye(len(a[-2])), *a[-2::-1]]) for a in layers]
+        parts = [np.sum(P**2) + np.sum(a[-1] ** 2) for P, a in zip(products, layers, strict=True)]
+        measured.append(sum(parts) / 2)
+        for layer, velocity, P in zip(layers, velocities, products, strict=True):
+            first, bias = layer[0], layer[-1]
+            gradients = [layer[1].T @ P, P @ first.T, bias] if deep else [P, bias]
+            for i, gradient in enumerate(gradients):
+                velocity[i] = momentum * velocity[i] + decay * gradient
+                if step < 400:
+                    layer[i] = layer[i] - rates[step] * velocity[i]
+    predicted = p6.predicted_penalty(network, 0.1, 4, momentum_time(rates, momentum), decay)
+    assert measured[-1] < 0.8 * measured[0]
+    np.testing.assert_allclose(predicted, measured, rtol=0.01)
+
+
+def test_spreads_and_best_losses_by_hand():
+    losses = np.array([[1.0, 2.0, 3.0], [0.5, 0.25, 0.125], [4.0, 4.0, np.inf]])
+    assert f4.spread(losses) == 16
+    assert f4.best(losses) == 0.25
+    assert f4.spread(np.full((2, 3), np.inf)) != f4.spread(np.full((2, 3), np.inf))
+    assert f4.spread(np.array([[1.0, 1.0, 1.0], [np.inf, np.inf, 1.0]])) == np.inf
+
+
+def test_layer_wise_over_balanced_with_its_interval():
+    rng = np.random.default_rng(0)
+    noise = np.exp(0.01 * rng.standard_normal((2, 4, 6)))
+    layer_wise = noise[0] * np.array([1.0, 0.1, 0.2, 0.4])[:, None]
+    balanced = noise[1] * np.array([0.3, 0.2, 0.2, 0.2])[:, None]
+    robust = f4._ratio("spread", f4.spread, layer_wise, balanced)
+    assert robust.value == pytest.approx(10 / 1.5, rel=0.05)
+    assert 1 < robust.low < robust.value < robust.high
+    lowest = f4._ratio("best", f4.best, layer_wise, balanced)
+    assert lowest.value == pytest.approx(0.5, rel=0.05)
+    assert lowest.high < 1
+    never = f4._ratio("never", f4.spread, layer_wise, np.vstack([balanced, np.full((1, 6), INF)]))
+    assert never.value == 0
+
+
+@pytest.mark.parametrize("module", [p6, f4, s6])
+def test_each_runs_on_the_stand_in_and_nothing_is_made_twice(lab, module):
+    finding = module.CLAIM.test(lab)
+    assert finding.verdict.parts
+    assert finding.summary
+    assert len(lab.trained) >= 1
+    made = list(lab.trained)
+    module.CLAIM.test(lab)
+    assert lab.trained == made
+    for figure in finding.figures.values():
+        for ax in figure.axes:
+            assert ax.lines or ax.collections
+    if module is p6:
+        assert [part.part.effect.unit for part in finding.verdict.parts[:2]] == [" decades"] * 2
+        assert finding.verdict.parts[0].direction == Direction.UNDECIDED  # too few steps
+        assert len(finding.verdict.parts) == 5
+
+
+def test_the_cause_is_named_only_where_the_law_holds():
+    steps = np.array([0, 500, 1000])
+    both = {name: np.array([[8.0, 4.0, 2.0]]) for name in p6._NETWORKS}
+    decay = p6._Decay(both, both, steps, 36.0)
+    cause = p6._cause(decay)
+    assert cause is not None
+    assert "36 times" in cause.why
+    wrong = both | {"overparameterised": np.array([[8.0, 4.0, 3.0]])}
+    assert p6._cause(replace(decay, measured=wrong)) is None
