@@ -1,4 +1,4 @@
-"""Figures of the claims of theory."""
+"""Figures of claims: panels, one colour per depth, a thin line for each seed, labels at ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from implicit_accel.plotting import COLOURS
+
+# Around text that lies on lines.
+_HALO = withStroke(linewidth=2.5, foreground="white")
+
+
+def colour_of(depth: int) -> str:
+    """A depth's colour: that of figures of sweeps whose depths are 1, 2, 3, … of one width."""
+    return COLOURS[min(depth, len(COLOURS) - 1) - 1]
 
 
 def make_figure(
@@ -46,6 +55,38 @@ def draw_agreement(
     ax.plot(ends, ends, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=xlabel, ylabel=ylabel)
     legend(ax)
+
+
+def draw_seeds(
+    ax: Axes, x: np.ndarray, curves: np.ndarray, *, label: str, style: Mapping[str, Any]
+) -> None:
+    """A thin line for each seed, and their median with its label at its end.
+
+    Args:
+        ax: With its scales and limits set: labels go by them.
+        x: (T,) places.
+        curves: (seed, T); what is not finite is left out. Medians are over all seeds: not finite is
+            larger than any number.
+        label: Beside the median's end, in its colour; empty for none.
+        style: Of the lines, e.g. colour and line style.
+    """
+    shown = np.where(np.isfinite(curves), curves, np.nan)
+    for curve in shown:
+        ax.plot(x, curve, **{**style, "linewidth": 0.5, "alpha": 0.45})
+    middle = np.median(np.where(np.isfinite(curves), curves, np.inf), axis=0)
+    middle = np.where(np.isfinite(middle), middle, np.nan)
+    ax.plot(x, middle, **{"linewidth": 1.5, **style})
+    known = np.flatnonzero(np.isfinite(middle) & (x >= ax.get_xlim()[0]) & (x <= ax.get_xlim()[1]))
+    if label and len(known):
+        label_end(ax, float(x[known[-1]]), float(middle[known[-1]]), label, str(style["color"]))
+
+
+def label_end(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+    """Text at a line's end: outside of the axes where the line ends at their edge."""
+    ax.annotate(
+        text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
+        color=colour, annotation_clip=False, path_effects=[_HALO],
+    )  # fmt: skip
 
 
 def legend(ax: Axes, **options: Any) -> None:
