@@ -138,7 +138,7 @@ def test_the_rule_starts_where_the_network_does(lab):
         depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
         learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
     )  # fmt: skip
-    rule = p1._emulated(lab, problem, config)
+    rule = p1.emulated(lab, problem, config)
     for i, rate in enumerate(config.learning_rates):
         for seed in range(2):
             start = Initialiser("balanced", 0.02).draw(
