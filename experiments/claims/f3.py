@@ -116,7 +116,7 @@ def _draw(name: str, runs: list[_Run]) -> Figure:
                 ax.set_title(f"{words} start", fontsize=10)
                 draw_seeds(
                     ax, run.results["observation_step"].values, run.share,
-                    label=f"depth {run.depth}\nstd {run.std:.2g}",
+                    label=f"depth {run.depth}, std {run.std:.2g}",
                     style={"color": colour_of(run.depth)},
                 )  # fmt: skip
     axes[0, 0].set_ylabel(
