@@ -12,7 +12,7 @@ from test_statistics import INF, made
 
 from experiments.claims import f3, p1, p6
 from experiments.claims.criteria import Verdict, any_of
-from experiments.claims.toolkit import bands, student, very_deep
+from experiments.claims.toolkit import student, very_deep
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.measures import median_of, share_of
 from experiments.claims.toolkit.registry import find_claims
@@ -123,13 +123,6 @@ def test_the_first_move():
     assert rate == results["learning_rate"].values[0]
     results["excess_loss"] = results["excess_loss"] * 0 + 1
     assert very_deep.first_moves(results, 0)[0].tolist() == [INF] * 3
-
-
-def test_bands_of_standard_deviations():
-    stds = np.array([0.001, 0.01, 0.1, 1.0])
-    steps = np.array([[INF] * 3, [900, 800, 5000], [300, 400, 500], [1001, 2000, 900]])
-    assert bands.fast_band(stds, steps) == (pytest.approx(2.0), "0.01 to 0.1")
-    assert bands.fast_band(stds, steps + 1000) == (0.0, "none")
 
 
 def test_the_rule_starts_where_the_network_does(lab):
