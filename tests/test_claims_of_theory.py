@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from test_flow import problem_of
 from test_reproduction import lab  # noqa: F401 - a fixture
 
-from experiments.claims import t2, t5, t7, t9, t10
+from experiments.claims import t2, t7, t9, t10
 from experiments.claims.toolkit.measures import share_of
 from experiments.claims.toolkit.plateaus import escapes
+from experiments.claims.toolkit.rules import conserved
 from experiments.claims.toolkit.theory import crossings, flows, one_layer_task, split, where
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.errors import DataError
@@ -147,7 +148,7 @@ def test_the_conserved_differences_are_those_of_the_layers(rng):
     problem = problem_of(rng, d=3)
     config = SweepConfig(depths=(3,), num_seeds=2, losses=(Loss(2),))
     (model,) = config.models
-    for seed, found in enumerate(t5.conserved(problem, config)):
+    for seed, found in enumerate(conserved(problem, config)):
         first, *rest = model.initialiser.draw(3, (1, 1), 1, bias=False, seed=seed).weights
         expected = [float(np.squeeze(W)) ** 2 - float(np.sum(first**2)) for W in rest]
         np.testing.assert_allclose(found, expected)

@@ -11,7 +11,7 @@ from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
 from experiments.claims import f3, p1
-from experiments.claims.toolkit import bands, student, very_deep
+from experiments.claims.toolkit import student, very_deep
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.registry import find_claims
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
@@ -77,20 +77,13 @@ def test_the_first_move():
     assert very_deep.first_moves(results, 0)[0].tolist() == [INF] * 3
 
 
-def test_bands_of_standard_deviations():
-    stds = np.array([0.001, 0.01, 0.1, 1.0])
-    steps = np.array([[INF] * 3, [900, 800, 5000], [300, 400, 500], [1001, 2000, 900]])
-    assert bands.fast_band(stds, steps) == (pytest.approx(2.0), "0.01 to 0.1")
-    assert bands.fast_band(stds, steps + 1000) == (0.0, "none")
-
-
 def test_the_rule_starts_where_the_network_does(lab):
     problem = make_problem(gas_like())
     config = SweepConfig(
         depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
         learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
     )  # fmt: skip
-    rule = p1._emulated(lab, problem, config)
+    rule = p1.emulated(lab, problem, config)
     for i, rate in enumerate(config.learning_rates):
         for seed in range(2):
             start = Initialiser("balanced", 0.02).draw(

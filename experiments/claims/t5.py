@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import optax
-import pandas as pd
 from matplotlib.figure import Figure
 
-import implicit_accel as ia
 from experiments.claims.criteria import (
     Claim,
     Effect,
@@ -22,68 +18,15 @@ from experiments.claims.criteria import (
 )
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, level_of, median_of
+from experiments.claims.toolkit.rules import rule_curves
 from experiments.claims.toolkit.sources import PAPER_2018
-from experiments.claims.toolkit.theory import (
-    SOURCE,
-    crossings,
-    drawn,
-    end_to_end_starts,
-    flows,
-    known_by,
-    one_layer_task,
-)
+from experiments.claims.toolkit.theory import SOURCE, crossings, flows
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import plot_curves
 
 _SHARES = (0.9, 0.5, 0.2)
-
-
-def conserved(problem: Problem, config: SweepConfig) -> np.ndarray:
-    """(seed, N − 1) the differences ``a_j² − ‖w_1‖²`` of networks of width 1."""
-    found = []
-    for layers in drawn(problem, config):
-        first = float(np.sum(np.square(layers.weights[0])))
-        found.append([float(W.item()) ** 2 - first for W in layers.weights[1:]])
-    return np.array(found)
-
-
-def _curves(
-    problem: Problem, config: SweepConfig, differences: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and (seed, step) excess losses of the rule with these conserved differences."""
-    (model,) = config.models
-    starts = end_to_end_starts(problem, config)[:, 0]
-    task, _, _ = one_layer_task(problem, model.loss, starts)
-    table = np.asarray(differences)
-
-    def rule(hp: Any) -> optax.GradientTransformation:
-        c = jnp.asarray(table)[hp["seed"]]
-        return optax.chain(
-            ia.scale_by_unbalanced_end_to_end(c), optax.scale_by_learning_rate(hp["learning_rate"])
-        )
-
-    runs = ia.sweep(
-        task, axes={"learning_rate": config.learning_rates, "seed": range(config.num_seeds)},
-        optimizer=rule, num_steps=config.num_steps, precision="float64",
-    )  # fmt: skip
-    return runs["step"].values, runs["excess_loss"].values[0]
-
-
-def _rule(
-    lab: Laboratory, problem: Problem, config: SweepConfig, *, balanced: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """See `_curves`; kept. As the paper's rule, which takes the start for balanced, or with c."""
-    differences = conserved(problem, config)
-    differences = 0 * differences if balanced else differences
-
-    def make() -> pd.DataFrame:
-        steps, curves = _curves(problem, config, differences)
-        return pd.DataFrame({"step": steps, **{str(s): c for s, c in enumerate(curves)}})
-
-    table = lab.table("rule", known_by(problem, config, balanced), make)
-    return table["step"].to_numpy(), table.drop(columns="step").to_numpy().T
 
 
 # P1's and the paper's rate.
@@ -117,8 +60,8 @@ def _measure(
     network = lab.sweep(problem, config)
     curves = {
         "network": (network["step"].values, network["excess_loss"].values[0, 0]),
-        "the paper's rule": _rule(lab, problem, config, balanced=True),
-        "the rule with imbalance": _rule(lab, problem, config, balanced=False),
+        "the paper's rule": rule_curves(lab, problem, config, balanced=True),
+        "the rule with imbalance": rule_curves(lab, problem, config, balanced=False),
     }
     label = f"{name}, ℓ{model.loss.p:g}, depth {model.depth}, η = {rate:g}"
     found: dict[str, list[Effect]] = {}

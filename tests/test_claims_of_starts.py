@@ -1,0 +1,397 @@
+"""Claims about starts: a planted effect passes each criterion, a planted absence fails it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.claims import f1, f2, f3, p1, p2, p5a
+from experiments.claims.criteria import Direction, Size, Verdict, judge
+from experiments.claims.toolkit.bands import Bands, Grid, fast_band, grid_of
+from experiments.claims.toolkit.drawing import colour_of
+from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from experiments.claims.toolkit.measures import median_of
+from experiments.claims.toolkit.plateaus import escapes
+from experiments.claims.toolkit.theory import end_to_end_starts
+from implicit_accel import Loss, SweepConfig, gas_like
+from implicit_accel.data.problems import make_problem
+from implicit_accel.theory.laws import contraction
+
+INF = math.inf
+
+
+def answers(verdict: Verdict, words: str) -> set[Direction]:
+    """The directions of those parts whose effects' names hold some words."""
+    found = {j.direction for j in verdict.parts if words in j.part.effect.name}
+    assert found, words
+    return found
+
+
+# P1
+
+
+def pair(rng, *, slower=1.0, later=0.0, factor=1.0, rate=1e-3, seeds=12, name="x") -> p1.Pair:
+    """A network that stays on a plateau, then decays, and a rule.
+
+    The network decays ``slower`` times as slowly, starts ``later`` (in steps), and its loss is
+    a factor of what that makes.
+    """
+    steps = np.unique(np.round(np.geomspace(1, 30_000, 600))).astype(int)
+    start = 4000 * np.exp(0.3 * rng.standard_normal((seeds, 1)))
+    scale = 500 * rate / 1e-3
+
+    def curve(start, slower):
+        return 1 / (1 + np.exp((steps - start) / (scale * slower)))
+
+    network = factor * curve(start + later, slower)
+    zero = float(np.max(curve(start, 1.0)))
+    return p1.Pair(name, steps, np.minimum(network, 1.0), curve(start, 1.0), zero)
+
+
+def meeting(rng, power, case="ℓ2, depth 2, balanced start") -> list[p1.Pair]:
+    """Pairs at falling rates whose losses come together as the rate to a power."""
+    found = []
+    for rate in p1._SMALLER_RATES:
+        one = pair(np.random.default_rng(3), name=f"{case}, rate {rate:g}")
+        # In time, steps times rate: the same curve at every rate.
+        steps = np.unique(np.round(np.geomspace(1, 4 / rate, 700))).astype(int)
+        rule = np.exp(-steps * rate)[None] * np.ones((12, 1))
+        apart = 100 * rate**power * (1 + 0.05 * rng.standard_normal((12, 1)))
+        found.append(replace(one, steps=steps, network=rule * np.exp(apart), rule=rule))
+    return found
+
+
+def pairs_of(rng, power=1.0, knowing=None, **planted) -> p1.Pairs:
+    cases = [f"ℓ{p}, depth {d}, width {w}" for p in (2, 4) for d in (2, 3) for w in (1, 100)]
+    paper = [pair(rng, name=name, **planted) for name in cases]
+    known = [pair(rng, name=f"{name}, with imbalance", **(knowing or {})) for name in cases[::2]]
+    return p1.Pairs(paper, known, [meeting(rng, power) for _ in range(4)], 4.0)
+
+
+def verdict_of(pairs: p1.Pairs) -> Verdict:
+    return judge(p1.parts(p1.measure(pairs)))
+
+
+def test_p1_holds_where_the_rule_is_the_network(rng):
+    verdict = verdict_of(pairs_of(rng, slower=1.002))
+    assert len(verdict.parts) == 36
+    assert verdict.holds
+
+
+@pytest.mark.parametrize(
+    ("planted", "failing"),
+    [
+        ({"slower": 1.3}, "after the plateau"),
+        ({"later": 1500.0}, "to half"),
+        ({"factor": 0.8}, "along the curve"),
+        ({"power": 0.0}, "power of the rate"),
+        ({"power": 2.0}, "power of the rate"),
+        ({"knowing": {"later": 1500.0}}, "with imbalance"),
+    ],
+)
+def test_p1_fails_where_they_part(rng, planted, failing):
+    verdict = verdict_of(pairs_of(rng, **planted))
+    assert not verdict.holds
+    assert Direction.OPPOSITE in answers(verdict, failing)
+
+
+def test_p1_tells_the_plateau_from_what_follows(rng):
+    verdict = verdict_of(pairs_of(rng, later=1500.0))
+    assert answers(verdict, "after the plateau") == {Direction.AS_CLAIMED}
+    assert answers(verdict, "to half, ℓ2, depth 2, width 1") >= {Direction.OPPOSITE}
+
+
+def test_p1_leaves_out_no_seed():
+    ours = np.array([2.0, INF, 3.0, INF, 0.0])
+    theirs = np.array([1.0, 5.0, INF, INF, 0.0])
+    assert p1.ratios(ours, theirs).tolist() == [2.0, INF, 0.0, INF, 1.0]
+    few = median_of("m", p1.ratios(np.full(12, INF), np.full(12, INF)))
+    assert few.value == INF
+
+
+def test_the_order_in_the_rate_is_the_planted_one(rng):
+    for power in (0.5, 1.0, 2.0):
+        found = p1.order_in_the_rate(meeting(rng, power), p1._SMALLER_RATES, 4.0)
+        np.testing.assert_allclose(found, power, atol=0.15)
+
+
+# P2
+
+
+@pytest.mark.parametrize(("depth", "width"), [(2, 16), (3, 4), (3, 64)])
+def test_matched_starts_have_end_to_end_matrices_of_one_norm(depth, width):
+    problem = make_problem(gas_like())
+
+    def norm(width: int, std: float) -> float:
+        config = SweepConfig(
+            depths=(depth,), hidden_widths=(width,), losses=(Loss(2),), init_stds=(std,),
+            num_seeds=400,
+        )  # fmt: skip
+        return float(np.sqrt(np.mean(np.square(end_to_end_starts(problem, config)))))
+
+    assert norm(width, p2.matched_std(depth, width)) == pytest.approx(norm(1, 0.01), rel=0.15)
+    # At one standard deviation it grows with the root of the width for every further layer.
+    grown = norm(width, 0.01) / norm(1, 0.01)
+    assert grown == pytest.approx(width ** ((depth - 1) / 2), rel=0.15)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_balanced_starts_are_one_matrix_at_every_width(depth):
+    problem = make_problem(gas_like())
+    init, std = p2.starts("balanced", depth, 1)
+    products = []
+    for width in (1, 10):
+        assert p2.starts("balanced", depth, width) == (init, std)
+        config = SweepConfig(
+            depths=(depth,), hidden_widths=(width,), inits=(init,), init_stds=(std,),
+            losses=(Loss(2),), num_seeds=2,
+        )  # fmt: skip
+        products.append(end_to_end_starts(problem, config))
+    np.testing.assert_allclose(*products, rtol=1e-10)
+
+
+def widths(rng, faster: dict[str, float]) -> p2.Runs:
+    """Results in which widths above 1 are so much faster, by family."""
+    rates = np.geomspace(1e-3, 0.1, 8)
+    found = {}
+    for family in p2.FAMILIES:
+        for depth in (2, 3):
+            for width in (1, 10, 100):
+                speed = 1.0 if width == 1 else faster.get(family, 1.0)
+                noise = np.exp(0.1 * rng.standard_normal((2, 8, 24)))
+                steps = np.round(30 / rates[None, :, None] / speed * noise)
+                lost = np.full(steps.shape, np.nan)
+                steps[:, -1], lost[:, -1] = INF, 5.0
+                axes = ("model", "learning_rate", "seed")
+                hidden = "x".join([str(width)] * (depth - 1))
+                found[family, depth, width] = xr.Dataset(
+                    {"steps_to_target": (axes, steps), "divergence_step": (axes, lost)},
+                    coords={
+                        "model": [0, 1], "learning_rate": rates, "seed": range(24),
+                        "loss_name": ("model", ["l2", "l4"]),
+                        "hidden_widths": ("model", [hidden] * 2),
+                    },
+                    attrs={"num_steps": 40_000},
+                )  # fmt: skip
+    return found
+
+
+def test_p2_holds_where_widths_are_alike(rng):
+    verdict = judge(p2.parts(p2.measure("x", widths(rng, {}))))
+    assert len(verdict.parts) == 24
+    assert verdict.holds
+
+
+@pytest.mark.parametrize("family", p2.FAMILIES)
+def test_p2_fails_in_the_family_in_which_width_matters(rng, family):
+    verdict = judge(p2.parts(p2.measure("x", widths(rng, {family: 2.0}))))
+    for other in p2.FAMILIES:
+        expected = Direction.OPPOSITE if other == family else Direction.AS_CLAIMED
+        assert answers(verdict, f"against 1, {other}") == {expected}
+
+
+# P5a
+
+
+def first_moves(rng, middle, depth=4, seeds=300, spread=1.0) -> p5a.Moves:
+    steps = middle * np.exp(spread * rng.standard_normal(seeds))
+    return p5a.Moves("x, ℓ2", depth, 0.1, steps, measured=True)
+
+
+def test_p5a_holds_where_its_numbers_are_typical(rng):
+    shallow = [first_moves(rng, 60_000), first_moves(rng, 70_000)]
+    deep = [first_moves(rng, INF, depth=8)] * 2
+    verdict = judge(p5a.parts(shallow, deep))
+    assert len(verdict.parts) == 6
+    assert verdict.holds
+
+
+@pytest.mark.parametrize(
+    ("middle", "moves"), [(65.0, Direction.OPPOSITE), (1e8, Direction.OPPOSITE)]
+)
+def test_p5a_fails_where_no_seed_is_near_the_number(rng, middle, moves):
+    verdict = judge(p5a.parts([first_moves(rng, middle)], [first_moves(rng, INF, depth=8)]))
+    assert answers(verdict, "before 65,000") == {moves}
+    (size,) = (j.size for j in verdict.parts if "first move" in j.part.effect.name)
+    assert size == (Size.SMALLER if middle < 1e3 else Size.LARGER)
+
+
+def test_p5a_fails_where_depth_8_moves(rng):
+    deep = first_moves(rng, 90_000, depth=8)
+    verdict = judge(p5a.parts([first_moves(rng, 65_000)], [deep]))
+    assert answers(verdict, "before 100,000") == {Direction.OPPOSITE}
+
+
+def test_p5a_size_and_direction_are_two_answers(rng):
+    verdict = judge(p5a.parts([first_moves(rng, 200_000)], [first_moves(rng, INF, depth=8)]))
+    assert verdict.directions == {Direction.AS_CLAIMED}
+    assert verdict.size == Size.LARGER
+
+
+def test_the_rate_is_one_at_which_depth_4_trains(tmp_path):
+    lab = Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+    problem = make_problem(gas_like())
+    config = SweepConfig(depths=(4,), losses=(Loss(2),), num_seeds=8)
+    rate = p5a.usable_rate(lab, problem, Loss(2), escapes(lab, problem, config))
+    assert rate in p5a.PAPERS_RATES
+
+
+# F1, F2, F3
+
+
+def grid(rng, steps: np.ndarray, stds: np.ndarray, cap=10_000.0) -> Grid:
+    """Two rates, of which the second is three times as slow; eight seeds."""
+    noise = np.exp(0.03 * rng.standard_normal((len(stds), 2, 8)))
+    found = steps[:, None, None] * np.array([1.0, 3.0])[None, :, None] * noise
+    return Grid(stds, np.where(found <= cap, found, INF), np.array([0.1, 0.03]), cap)
+
+
+STDS = np.geomspace(1e-4, 1, 25)
+
+
+def planted_bands(rng, *, power=-1.0, wall=-6.0, balanced=(14.0, 38.0), hurts=0.0) -> Bands:
+    """Layer-wise: steps fall with a power below 0.07, and rise beyond; balanced: nearly flat."""
+
+    def layer_wise(fewest, power, centre):
+        x = np.log10(STDS / centre)
+        # A power of 50 beyond the band: a wall that every depth has.
+        return fewest * 10 ** np.clip(np.where(x < 0, power * x, 6 * x), None, 10)
+
+    grids = {
+        ("near_zero", 3): grid(rng, layer_wise(10, power, 0.07), STDS),
+        ("near_zero", 8): grid(rng, layer_wise(70, wall, 0.1), STDS),
+        ("balanced", 3): grid(rng, balanced[0] * STDS**-0.05, STDS),
+        ("balanced", 8): grid(
+            rng, np.where(10 ** (4 * hurts - 4) > STDS, INF, balanced[1] * STDS**-0.1), STDS
+        ),
+    }
+    return Bands("x", grids)
+
+
+def test_f1_holds_for_a_band_between_slow_ends(rng):
+    found = f1.measure(planted_bands(rng))
+    verdict = judge(f1.parts(found))
+    assert len(verdict.parts) == 8
+    assert verdict.holds
+    assert found.slope.value == pytest.approx(-1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("planted", "failing", "expected"),
+    [
+        ({"power": 0.0}, "depth 3: steps at std 0.0001", Direction.OPPOSITE),
+        ({"power": 0.2}, "exponent", Direction.OPPOSITE),
+        ({"wall": -0.3}, "share", Direction.OPPOSITE),
+        ({"wall": -0.3}, "depth 8: steps at std 0.0001", Direction.OPPOSITE),
+    ],
+)
+def test_f1_fails_where_it_is_planted_to(rng, planted, failing, expected):
+    verdict = judge(f1.parts(f1.measure(planted_bands(rng, **planted))))
+    assert answers(verdict, failing) == {expected}
+
+
+def test_f1_fails_without_a_band_and_without_a_slow_upper_end(rng):
+    bands = planted_bands(rng)
+    never = grid(rng, np.full(len(STDS), 2000.0), STDS)
+    flat = grid(rng, np.full(len(STDS), 200.0), STDS)
+    without = replace(bands, grids=bands.grids | {("near_zero", 3): never})
+    assert Direction.AS_CLAIMED not in answers(judge(f1.parts(f1.measure(without))), "3: band")
+    level = replace(bands, grids=bands.grids | {("near_zero", 8): flat})
+    verdict = judge(f1.parts(f1.measure(level)))
+    assert answers(verdict, "depth 8: steps at std 1") == {Direction.OPPOSITE}
+
+
+def test_f1_slopes_of_another_power_are_no_size_of_the_laws(rng):
+    verdict = judge(f1.parts(f1.measure(planted_bands(rng, power=-0.6))))
+    (size,) = (j.size for j in verdict.parts if "exponent" in j.part.effect.name)
+    assert size == Size.LARGER
+
+
+def test_f2_holds_where_depth_costs_what_the_condition_numbers_say(rng):
+    assert math.isclose(f2.LAW, math.log(0.5) / math.log(7 / 9))
+    assert contraction(8) == 7 / 9
+    verdict = judge(f2.parts(f2.measure(planted_bands(rng))))
+    assert len(verdict.parts) == 4
+    assert verdict.holds
+
+
+def test_f2_fails_where_depth_hurts(rng):
+    dear = judge(f2.parts(f2.measure(planted_bands(rng, balanced=(14.0, 200.0)))))
+    assert answers(dear, "over the law") == {Direction.OPPOSITE}
+    narrow = judge(f2.parts(f2.measure(planted_bands(rng, hurts=0.7))))
+    assert answers(narrow, "share") == {Direction.OPPOSITE}
+    cheap = judge(f2.parts(f2.measure(planted_bands(rng, balanced=(14.0, 14.0)))))
+    (size,) = (j.size for j in cheap.parts if "law" in j.part.effect.name)
+    assert (answers(cheap, "over the law"), size) == ({Direction.AS_CLAIMED}, Size.SMALLER)
+
+
+def test_f2_fails_where_balance_widens_nothing(rng):
+    bands = planted_bands(rng)
+    same = {("balanced", depth): bands.grids["near_zero", depth] for depth in (3, 8)}
+    verdict = judge(f2.parts(f2.measure(replace(bands, grids=bands.grids | same))))
+    assert Direction.AS_CLAIMED not in answers(verdict, "minus layer-wise")
+
+
+def test_rates_that_only_some_seeds_survive_are_not_chosen():
+    # One of eight converges at the higher rate, at half of the steps; the others diverge.
+    steps = np.stack([np.full(8, 14.0), np.where(np.arange(8) == 0, 7.0, INF)])
+    axes = ("model", "learning_rate", "seed")
+    lost = np.where(np.isfinite(steps), np.nan, 3.0)
+    results = xr.Dataset(
+        {"steps_to_target": (axes, steps[None]), "divergence_step": (axes, lost[None])},
+        coords={
+            "model": [0], "learning_rate": [0.5, 1.0], "seed": range(8),
+            "depth": ("model", [3]), "init_std": ("model", [0.1]),
+        },
+        attrs={"num_steps": 100},
+    )  # fmt: skip
+    found = grid_of(results, 3)
+    assert found.medians(np.zeros(8, int)).tolist() == [14.0]
+
+
+def test_bands_end_where_the_steps_cross_the_limit():
+    stds = np.array([1e-3, 1e-2, 1e-1, 1.0])
+    decades, ends = fast_band(stds, np.array([10_000.0, 100.0, 10.0, INF]))
+    assert decades == pytest.approx(0.5 + 1 + 0.5)
+    assert ends == "0.0032 to 0.32"
+    decades, ends = fast_band(stds, np.array([10.0, 100.0, 2000.0, INF]))
+    assert decades == pytest.approx(1 + math.log(10) / math.log(20))
+    assert ends.startswith("0.001 to")
+    assert ends.endswith("lower end)")
+    assert fast_band(stds, np.full(4, INF)) == (0.0, "none")
+
+
+def imbalance(rng, init: str, share: float, growth: float) -> f3._Run:
+    """Ten seeds whose imbalance is at most a share of the layers' norm, and grows by a factor."""
+    steps = np.arange(20)
+    curve = np.geomspace(1, growth, 20)[None] * np.exp(0.02 * rng.standard_normal((10, 1)))
+    axes = ("seed", "observation_step")
+    norm = np.full((10, 20), curve.max() / share)
+    results = xr.Dataset(
+        {"imbalance": (axes, curve), "layer_norm": (axes, norm)},
+        coords={"observation_step": steps},
+    )
+    return f3._Run(init, 3, 0.01, 0.1, results)
+
+
+@pytest.mark.parametrize(
+    ("share", "growth", "small", "conserved"),
+    [
+        (0.05, 1.02, Direction.AS_CLAIMED, Direction.AS_CLAIMED),
+        (0.5, 1.02, Direction.OPPOSITE, Direction.AS_CLAIMED),
+        (0.05, 4.0, Direction.AS_CLAIMED, Direction.OPPOSITE),
+    ],
+)
+def test_f3_by_planted_imbalance(rng, share, growth, small, conserved):
+    runs = [imbalance(rng, init, share, growth) for init in ("balanced", "near_zero")]
+    found_small, found_conserved, _ = f3._measure("x", runs)
+    verdict = judge(f3._parts(found_small, found_conserved))
+    assert answers(verdict, "over the smallest") == {small}
+    assert answers(verdict, "over the first") == {conserved}
+
+
+def test_depths_have_colours_of_their_own():
+    colours = [colour_of(depth) for depth in (1, 2, 3, 4, 8)]
+    assert len(set(colours)) == 5
