@@ -71,6 +71,8 @@ _RUNS = (
     ("adadelta_depth_1", Optimizer("adadelta"), 1),
     ("adadelta_depth_1", Optimizer("adadelta", (("rho", 0.95), ("eps", 1e-8))), 1),
 )
+# For each of them, learning rates.
+_Rates = list[tuple[float, ...]]
 # Distances of gradient descent: ``free`` at a label scale and rates of one's own, ``fixed`` at the
 # paper's rates.
 _COLUMNS = [
@@ -269,9 +271,7 @@ def _near(rate: float) -> tuple[float, ...]:
     return PAPER_RATES[max(place - 1, 0) : place + 2]
 
 
-def _train(
-    lab: Laboratory, problem: Problem, rates: list[tuple[float, ...]], num_steps: int
-) -> dict[str, _Run]:
+def _train(lab: Laboratory, problem: Problem, rates: _Rates, num_steps: int) -> dict[str, _Run]:
     """By curve, the nearest of runs at some rates (for each of `_RUNS`; without any, none)."""
     curves = authors_curves(_FIGURE)
     found: dict[str, _Run] = {}
@@ -292,12 +292,29 @@ def _train(
     return found
 
 
-def _own_rates(runs: Mapping[str, _Run]) -> list[tuple[float, ...]]:
-    """Each curve's nearest rate, for the optimizer that it is of."""
-    return [
-        (runs[name].rate,) if runs[name].optimizer == optimizer else ()
-        for name, optimizer, _ in _RUNS
-    ]
+def _as_long(
+    lab: Laboratory, problem: Problem, rates: _Rates, runs: dict[str, _Run]
+) -> dict[str, _Run]:
+    """Runs as long as the figure: those of gradient descent at the rates that flows have chosen.
+
+    What is nearest early on need not be later; of the others, for which there is no flow, the
+    nearest early on has to do.
+
+    Args:
+        lab: Where runs are kept.
+        problem: What is fitted.
+        rates: For each of `_RUNS`, those that shorter runs were trained at.
+        runs: The nearest of the shorter ones.
+    """
+    if lab.pick(smoke=True, standard=False, paper=True):  # as long as they may be
+        return runs
+    longer: _Rates = []
+    for (name, optimizer, _), own in zip(_RUNS, rates, strict=True):
+        if name in GRADIENT_DESCENT.values():
+            longer.append(own)
+        else:
+            longer.append((runs[name].rate,) if runs[name].optimizer == optimizer else ())
+    return _train(lab, problem, longer, _FIGURE_STEPS)
 
 
 def _together(runs: Mapping[str, _Run]) -> float:
@@ -316,7 +333,7 @@ def _free_runs(
     delta = parse_learning_rates([lab.pick("log:1:1e2:3", "log:1e-2:1e4:9", "log:1e-2:1e5:22")])
     # One layer's time is the labels' squared size as fast, the network's with the scalar its cube.
     rates = [(row["rate 1"] / labels**2,), (row["rate 2"] / labels**3,), adaptive, delta, delta]
-    return _train(lab, problem, rates, num_steps)
+    return _as_long(lab, problem, rates, _train(lab, problem, rates, num_steps))
 
 
 def _test(lab: Laboratory) -> Finding:
@@ -327,15 +344,13 @@ def _test(lab: Laboratory) -> Finding:
     fixed = _two_depths(lab, data, table)
     steps = lab.pick(10_000, 100_000, 1_000_000)
     # The nearest by flow, trained; the nearest of them, and how near.
-    trained: list[tuple[Candidate, dict[str, _Run]]] = []
+    trained: list[tuple[Candidate, _Rates, dict[str, _Run]]] = []
     for row in _resolved(data, fixed, lab.pick(1, 3, 10)):
         candidate = _candidate(row)
         rates = [_near(row["rate 1"]), _near(row["rate 2"]), *3 * [PAPER_RATES]]
-        trained.append((candidate, _train(lab, candidate.problem(data), rates, steps)))
-    best, runs = min(trained, key=lambda pair: _together(pair[1]))
-    if steps < _FIGURE_STEPS and lab.scale.has_verdicts:
-        # As long as the figure, each curve at its nearest rate so far.
-        runs = _train(lab, best.problem(data), _own_rates(runs), _FIGURE_STEPS)
+        trained.append((candidate, rates, _train(lab, candidate.problem(data), rates, steps)))
+    best, rates, runs = min(trained, key=lambda found: _together(found[2]))
+    runs = _as_long(lab, best.problem(data), rates, runs)
     free = where(passing, np.isfinite(passing["free"])).sort_values("free", kind="stable")
     (nearest,) = _resolved(data, free, 1)
     free_runs = _free_runs(lab, data, nearest, steps)
@@ -348,8 +363,8 @@ def _test(lab: Laboratory) -> Finding:
         + shortfall(verdict, _reason(passing)),
         sensitivity=f"With a label scale and rates of one's own, the nearest by flow is "
         f"{_words(nearest)}: {nearest['free 1']:.3f} for one layer and {nearest['free 2']:.3f} "
-        f"for depth 2 (start {nearest['amplitude']:.2f}); trained so, over {steps:,} steps: "
-        f"{_distances(free_runs)}.",
+        f"for depth 2 (start {nearest['amplitude']:.2f}); trained so, over "
+        f"{_length(free_runs):,} steps: {_distances(free_runs)}.",
         caveats=(
             "Six readings at 466,000 to 517,000 iterations, in which the figure's legend or an "
             "arrow was taken for a curve, are left out.",
@@ -406,6 +421,10 @@ def _words(row: dict[Hashable, Any]) -> str:
     return f"{row['rows']}, features {row['features']}, labels {row['labels']}"
 
 
+def _length(runs: Mapping[str, _Run]) -> int:
+    return max(int(run.steps[-1]) for run in runs.values())
+
+
 def _distances(runs: Mapping[str, _Run]) -> str:
     return ", ".join(f"{FIGURES[_FIGURE][n]} {run.distance:.3f}" for n, run in runs.items())
 
@@ -429,7 +448,7 @@ def _summary(
         f"{nearest['free']:.3f}. At the paper's rates one layer alone comes as near as "
         f"{one['fixed 1']:.3f} ({_words(one)}, {one['normalisation']}), both depths as near as "
         f"{fixed['fixed'].iloc[0]:.3f}. Of those trained over {steps:,} steps the best is {best}; "
-        f"over {max(int(run.steps[-1]) for run in runs.values()):,} steps, each curve at its "
+        f"over {_length(runs):,} steps, each curve at its "
         f"nearest rate: {_distances(runs)}."
     )
 
