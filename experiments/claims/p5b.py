@@ -29,7 +29,7 @@ def _one_layer(lab: Laboratory) -> dict[str, xr.Dataset]:
         depths=(1,),
         losses=(Loss(2), Loss(4)),
         learning_rates=deep_rates(lab, "identity"),
-        num_seeds=lab.pick(2, 5, 20),
+        num_seeds=lab.pick(2, 8, 20),
         num_steps=lab.pick(300, 100_000, 1_000_000),
     )
     return {name: lab.sweep(problem, config) for name, problem in lab.problems().items()}
