@@ -169,7 +169,7 @@ def few_ticks(ax: Axes) -> None:
     """Plain numbers on a logarithmic x-axis, as many as have room."""
     low, high = ax.get_xlim()
     if high < 8 * low:  # powers of ten would leave a tick or none
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     else:
         ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
