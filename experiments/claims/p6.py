@@ -89,11 +89,23 @@ class _Runs:
 
     Attributes:
         long: The original's runs, and the overparameterised network's with the product regularised.
-        short: By reading, the same two in fewer steps.
+        others: By each other reading, the same two in fewer steps.
     """
 
     long: _Pair
-    short: dict[str, _Pair]
+    others: dict[str, _Pair]
+
+    @property
+    def readings(self) -> dict[str, _Pair]:
+        """By every reading, the first steps, as many for all."""
+        few = _num_steps(self.others["nothing"])
+
+        def cut(results: xr.Dataset) -> xr.Dataset:
+            evaluated = results["evaluation_step"].values <= few
+            kept = {"evaluation_step": evaluated, "step": results["step"].values <= few}
+            return results.isel({name: np.flatnonzero(which) for name, which in kept.items()})
+
+        return {"the product": (cut(self.long[0]), cut(self.long[1]))} | self.others
 
 
 def _train(lab: Laboratory, data: ImageData) -> _Runs:
@@ -103,13 +115,13 @@ def _train(lab: Laboratory, data: ImageData) -> _Runs:
         return lab.classifiers(data, config, rates=(_RATE,), num_seeds=seeds, stds=stds)
 
     full = lab.pick(1, 1, 5), lab.pick(8, 8_594, 8_594), lab.pick(2, 100, 100)
-    few = lab.pick(1, 2, 5), lab.pick(4, 600, 8_594), lab.pick(2, 30, 100)
+    few = lab.pick(1, 2, 5), lab.pick(4, 400, 8_594), lab.pick(2, 25, 100)
     long = run(TutorialCNN(), *full), run(TutorialCNN(True, "product"), *full)
-    short = {}
-    for reading, regularised in _READINGS.items():
+    others = {}
+    for reading, regularised in list(_READINGS.items())[1:]:
         original = TutorialCNN(regularised="none" if regularised == "none" else "factors")
-        short[reading] = run(original, *few), run(TutorialCNN(True, regularised), *few)
-    return _Runs(long, short)
+        others[reading] = run(original, *few), run(TutorialCNN(True, regularised), *few)
+    return _Runs(long, others)
 
 
 def crossing(steps: np.ndarray, losses: np.ndarray, level: float) -> np.ndarray:
@@ -322,7 +334,7 @@ def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
     sums.set(xlim=(0, last))
     for text in sums.texts:
         text.set_text(f"published: {text.get_text()}")
-        text.set_position((-4, -13 if "over" not in text.get_text() else 14))
+        text.set_position((-4, -13 if "over" not in text.get_text() else 26))
         text.set_horizontalalignment("right")
         assert isinstance(text, Annotation)
         text.set_annotation_clip(True)
@@ -384,9 +396,9 @@ def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Fi
 
 def _elsewhere(lab: Laboratory, data: ImageData) -> str:
     """Losses after a few steps at other rates and starts, as text."""
-    num_steps, seeds = lab.pick(2, 200, 8_594), lab.pick(1, 1, 5)
-    rates = lab.pick((0.01,), (1e-3, 1e-2, 5e-2), (1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1))
-    stds = lab.pick((1e-2,), (1e-3, 1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
+    num_steps, seeds = lab.pick(2, 150, 8_594), lab.pick(1, 1, 5)
+    rates = lab.pick((0.01,), (1e-3, 5e-2), (1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1))
+    stds = lab.pick((1e-2,), (1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
 
     def run(
         network: TutorialCNN, rates: Sequence[float], stds: Sequence[float] | None
@@ -431,7 +443,7 @@ def _cause(decay: _Decay) -> Cause | None:
 def _test(lab: Laboratory) -> Finding:
     data, notes = images_and_notes(lab)
     runs = _train(lab, data)
-    title, length, few = data.title, _num_steps(runs.long), _num_steps(runs.short["nothing"])
+    title, length, few = data.title, _num_steps(runs.long), _num_steps(runs.others["nothing"])
     near = [
         _distance(f"{title}, {name}, {length:,} steps: from the published curve", name, results)
         for name, results in zip(_NETWORKS, runs.long, strict=True)
@@ -444,7 +456,7 @@ def _test(lab: Laboratory) -> Finding:
         (reading, measure): _speed_up(
             f"{title}, {label}, {few:,} steps, regularised: {reading}", pair, measure
         )
-        for reading, pair in runs.short.items()
+        for reading, pair in runs.readings.items()
         for measure, label in _MEASURES.items()
         # Without a penalty the sum is the cross-entropy.
         if (reading, measure) != ("nothing", "fixed_regularised_loss")
@@ -454,7 +466,7 @@ def _test(lab: Laboratory) -> Finding:
             f"{title}, {few:,} steps, regularised: {reading}: from the published curve",
             "overparameterised", pair[1],
         )
-        for reading, pair in runs.short.items()
+        for reading, pair in runs.readings.items()
     ]  # fmt: skip
     plain, published = short["nothing", "fixed_cross_entropy"], _authors_speed_up()
     decay = _decay(runs.long)
@@ -494,7 +506,7 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity=_elsewhere(lab, data),
         caveats=(
             f"{runs.long[0].sizes['seed']} seed(s) at full length and "
-            f"{runs.short['nothing'][0].sizes['seed']} of the other readings: with fewer than six "
+            f"{runs.others['nothing'][0].sizes['seed']} of the other readings: with fewer than six "
             "there are no intervals, and the range decides. Which weights the paper regularised is "
             "not said there: its start penalty and curve are the product's. The readings' "
             "scatter about their running median, 0.05 decades, is part of the distances. Speed-ups "
