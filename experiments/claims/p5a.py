@@ -40,7 +40,7 @@ _AT_ONCE = 1000.0
 _SHALLOW, _DEEP = 4, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moves:
     """First moves of many seeds of one network, at one rate.
 
