@@ -235,7 +235,7 @@ def _draw(found: _Found) -> Figure:
         left = steps == _MOVES
         ax.annotate(words, (steps, 101), xytext=(-3 if left else 3, 0), fontsize=7.5, color="0.35",
                     textcoords="offset points", ha="right" if left else "left")  # fmt: skip
-    ax.legend(fontsize=7.5, frameon=False, loc="center right")
+    ax.legend(fontsize=7.5, frameon=False, loc="center")
     return figure
 
 
