@@ -40,7 +40,7 @@ _AT_ONCE = 1000.0
 _SHALLOW, _DEEP = 4, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moves:
     """First moves of many seeds of one network, at one rate.
 
@@ -235,7 +235,7 @@ def _draw(found: _Found) -> Figure:
         left = steps == _MOVES
         ax.annotate(words, (steps, 101), xytext=(-3 if left else 3, 0), fontsize=7.5, color="0.35",
                     textcoords="offset points", ha="right" if left else "left")  # fmt: skip
-    ax.legend(fontsize=7.5, frameon=False, loc="center right")
+    ax.legend(fontsize=7.5, frameon=False, loc="center")
     return figure
 
 
