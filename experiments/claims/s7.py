@@ -10,13 +10,13 @@ import numpy as np
 
 from experiments.claims.criteria import Cause, Claim, Effect, Finding, Verdict, above, below, judge
 from experiments.claims.toolkit.laboratory import Laboratory
-from experiments.claims.toolkit.measures import effects_table, model_number, share_of
+from experiments.claims.toolkit.measures import effects_table, model_number
 from experiments.claims.toolkit.student import (
     MSE,
     RATES,
     SOURCE,
     edge_share,
-    kept_losses,
+    one_layer_lowest,
     protocol,
     speed_up_to_common,
     student_datasets,
@@ -230,8 +230,7 @@ def _test(lab: Laboratory) -> Finding:
     name, dataset = next(iter(student_datasets(lab).items()))
     stations = _train(lab, dataset)
     results = student_run(lab, dataset, protocol(lab))
-    kept, _ = kept_losses(results)
-    wins = share_of("one layer ends lowest", kept.argmin(axis=0) == model_number(results, depth=1))
+    wins = one_layer_lowest(name, results)
     student = stations["path"]["the student project's"]
     paper = stations["path"]["+ all rows"]
     notes = _sentences(stations, edge_share(results), wins)
