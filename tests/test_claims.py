@@ -14,6 +14,7 @@ from experiments import claims
 from experiments.claims.criteria import (
     Cause,
     Claim,
+    Design,
     Direction,
     Effect,
     Finding,
@@ -23,6 +24,7 @@ from experiments.claims.criteria import (
     Verdict,
     above,
     below,
+    could_be,
     judge,
     shortfall,
     within,
@@ -121,6 +123,27 @@ def test_a_planted_effect_passes_and_few_seeds_decide_nothing_at_a_level():
     every = share_of("all", np.ones(30, bool))
     assert (every.value, every.high, every.design.kind) == (100, 100, Kind.SHARE)
     assert judge([above(every, 85)]).directions == {YES}
+
+
+@pytest.mark.parametrize(
+    ("part", "parts", "met"),
+    [
+        # A hundredfold speed-up, where runs end at 4.4 times the faster model's steps.
+        (above(Effect("e", 4, design=Design(Kind.SPEED_UP, 10, 0.2, 4.4)), 100), 1, False),
+        (above(Effect("e", 4, design=Design(Kind.SPEED_UP, 10, 0.2, 440)), 100), 1, True),
+        # More than nine in ten, of thirty; Wilson's interval of 30 of 30 begins at 88.6 %.
+        (above(Effect("e", 90, design=Design(Kind.SHARE, 30, 0, 100)), 90), 1, False),
+        (above(Effect("e", 90, design=Design(Kind.SHARE, 100, 0, 100)), 90), 4, True),
+        # Eight seeds bear 99.2 %, one of twelve parts needs 99.6 %.
+        (above(Effect("e", 2, design=Design(Kind.MEDIAN, 8)), 1), 12, False),
+        (above(Effect("e", 2, design=Design(Kind.MEDIAN, 20)), 1), 12, True),
+        (within(Effect("e", 1), 0.9, 1.1), 1, True),
+        (below(Effect("e", 1, design=Design(Kind.VALUE, 1, 2.0)), 1.5), 1, False),
+    ],
+)
+def test_what_no_data_can_meet_is_no_criterion(part, parts, met):
+    assert (YES in could_be(part, parts)) == met
+    assert (NO in could_be(part, parts)) == (part.effect.design.seeds != 8)
 
 
 def test_comparison_at_each_models_own_best_rate():

@@ -8,6 +8,7 @@ of theory that shows why. A claim of several parts is judged by intervals that h
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from implicit_accel.errors import UserError
-from implicit_accel.intervals import CONFIDENCE, Interval, simultaneous
+from implicit_accel.intervals import CONFIDENCE, Interval, of_median, of_share, simultaneous
 
 
 class Direction(StrEnum):
@@ -290,6 +292,36 @@ def judge(parts: Sequence[Part]) -> Verdict:
         size = Size.NOT_COMPARABLE if part.size is None else _SIZES[part.size.place(*ends)]
         judged.append(Judged(part, direction, size))
     return Verdict(tuple(judged))
+
+
+def could_be(part: Part, parts: int) -> frozenset[Direction]:
+    """Which answers on direction the most telling data could bring about.
+
+    A criterion is one only if it can be met and can be failed: by an effect planted anywhere
+    between the least and the most that the experiment can show, the same for every seed.
+
+    Args:
+        part: Of a criterion.
+        parts: How many parts it has.
+    """
+    design, confidence = part.effect.design, simultaneous(parts)
+    ends = [design.least, design.most, part.claimed.low, part.claimed.high]
+    finite = sorted({x for x in ends if math.isfinite(x)}) or [0.0]
+    margin = 1 + max(abs(x) for x in finite)
+    between = [(a + b) / 2 for a, b in itertools.pairwise(finite)]
+    planted = [*finite, *between, finite[0] - margin, finite[-1] + margin]
+    if design.kind == Kind.SHARE:
+        counts = range(design.seeds + 1)
+        samples = [of_share(np.arange(design.seeds) < count, confidence) for count in counts]
+        intervals = [(100 * i.low, 100 * i.high) for i in samples]
+    else:
+        values = [x for x in planted if design.least <= x <= design.most]
+        if design.kind == Kind.MEDIAN:
+            samples = [of_median(np.full(design.seeds, x), confidence) for x in values]
+            intervals = [(i.low, i.high) for i in samples]
+        else:
+            intervals = [(x, x) for x in values]
+    return frozenset(_DIRECTIONS[part.claimed.place(*found)] for found in intervals)
 
 
 def shortfall(verdict: Verdict, why: str = "") -> str:

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.claims.criteria import Claim, Finding, Part, above, judge, shortfall
-from experiments.claims.toolkit.drawing import depth_colour, draw_dots, few_ticks, make_figure
+from experiments.claims.toolkit.drawing import colour_of, draw_dots, few_ticks, make_figure
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import median_of
 from experiments.claims.toolkit.records import SEVEN, agreement, beside, kept_rates
@@ -80,7 +80,7 @@ def _draw(name: str, linear: xr.Dataset, relu: xr.Dataset) -> Figure:
         kept, _ = kept_losses(results)
         models = _of(results, optimizer)
         rows = [
-            (shape_of(results, m), kept[m], depth_colour(int(results["depth"].values[m])))
+            (shape_of(results, m), kept[m], colour_of(int(results["depth"].values[m])))
             for m in models
         ]
         shapes = [label for label, _, _ in rows]

@@ -12,6 +12,7 @@ import pandas as pd
 
 from experiments.claims.criteria import Direction, Size
 from experiments.claims.toolkit.findings import ANSWERS, Entry
+from experiments.claims.toolkit.story import Chapter, tell
 from implicit_accel.files import atomic_path
 
 MARKDOWN_FILE = "REPORT.md"
@@ -85,7 +86,13 @@ def markdown(
     verdicts: bool = True,
 ) -> str:
     """The report as Markdown, see `write_report`; figures by their paths below the folder."""
-    lines = [f"# {title}", "", *(line for text in preamble for line in (text, ""))]
+    lines = [f"# {title}", ""]
+    for chapter in tell(entries) if verdicts else ():
+        lines += [f"**{_text(chapter.question)}** {_text(' '.join(chapter.sentences))}", ""]
+        if chapter.figure is not None:
+            shown = chapter.figure.relative_to(folder).as_posix()
+            lines += [f"![{_text(chapter.caption)}]({shown})", ""]
+    lines += [line for text in preamble for line in (text, "")]
     names = columns(verdicts)
     lines += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for entry in entries:
@@ -159,6 +166,9 @@ th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.7rem 0.35rem 
 .known { background: #0b4f8a; }
 .claim { display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 1fr); }
 @media (min-width: 60rem) { .claim { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); } }
+.chapter { display: grid; gap: 0.5rem 1.5rem; align-items: start; }
+@media (min-width: 60rem) { .chapter { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); } }
+.chapter h3 { margin: 0.8rem 0 0.2rem; } figcaption { font-size: 0.88rem; color: var(--soft); }
 .number { font-size: 1.7rem; font-weight: 600; line-height: 1.2; overflow-wrap: anywhere; }
 figure { margin: 0 0 1rem; } img { max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 4px; }
@@ -184,11 +194,29 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{_safe(title)}</h1>"
+        + "".join(map(_chapter, tell(entries) if verdicts else ()))
         + "".join(f'<p class="soft">{_safe(text)}</p>' for text in preamble)
         + f'<div class="scroll"><table class="overview"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         f"{sections}</body></html>\n"
     )
+
+
+def _chapter(chapter: Chapter) -> str:
+    figure = "" if chapter.figure is None else _image(chapter.figure, chapter.caption)
+    caption = f"<figcaption>{_safe(chapter.caption)}</figcaption>" if figure else ""
+    sentences = _safe(" ".join(chapter.sentences))
+    return (
+        f'<section class="chapter"><div><h3>{_safe(chapter.question)}</h3><p>{sentences}</p></div>'
+        + (f"<figure>{figure}{caption}</figure>" if figure else "")
+        + "</section>"
+    )
+
+
+def _image(path: Path, words: str) -> str:
+    """A figure's bytes as part of the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{_attribute(words)}">'
 
 
 def _row(entry: Entry, verdicts: bool) -> str:
@@ -215,8 +243,7 @@ def _section(entry: Entry, verdicts: bool) -> str:
     )
     caveats = "".join(f"<li>{_safe(caveat)}</li>" for caveat in finding.caveats)
     figures = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" '
-        f'alt="{_attribute(claim.id)}: {_attribute(path.stem.replace("_", " "))}"></figure>'
+        f"<figure>{_image(path, f'{claim.id}: {path.stem.replace(chr(95), chr(32))}')}</figure>"
         for path in entry.figures
     )
     tables = "".join(
