@@ -110,8 +110,10 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     minutes = sum(entry.seconds for entry in entries) / 60
     judging = (
         "Every claim has a criterion that was fixed before its results were looked at; where "
-        "a grid was enlarged after a first look, its caveats say so. A claim of several parts is "
-        "partly reproduced if some hold, or if an interval leaves one open."
+        "a grid was enlarged after a first look, its caveats say so. A verdict has three answers: "
+        "the direction of what was claimed, its size where one is claimed, and the claim of theory "
+        "(T…) that shows the cause. The parts of a claim are counted, and judged by intervals that "
+        "hold together with 95 %."
         if scale.has_verdicts
         else f"{_NO_VERDICTS}. Such a run shows that everything works; it is far too short, and "
         "its seeds are far too few, to judge by."
@@ -119,7 +121,9 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     return [
         f"{judging} Speed-ups are ratios "
         "of steps to a target excess loss, each model at its own best learning rate. Intervals are "
-        "95 % over seeds; those of speed-ups include the choice of the rate.",
+        "95 % over seeds; those of speed-ups are cross-fitted, and hold what the choice of the "
+        "rate and the grid's resolution leave open. Fewer than six seeds have a range and no "
+        "percentage.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
         f"{cli.num_cores()} cores); the experiments took {minutes:.0f} min in all.",

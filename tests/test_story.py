@@ -7,6 +7,9 @@ from test_claims import claim
 
 from experiments.claims.criteria import Cause, Effect, Finding, above, judge
 from experiments.claims.toolkit.findings import Entry
+from experiments.claims.toolkit.registry import find_claims
+from experiments.claims.toolkit.report import recollections
+from experiments.claims.toolkit.sources import RECOLLECTED
 from experiments.claims.toolkit.story import tell
 
 
@@ -56,3 +59,15 @@ def test_what_was_not_found_is_not_told():
     assert tell([entry("P7", Effect("e", 1.0))]) == ()
     chapters = tell([e for e in everything() if e.claim.id != "S7"])
     assert not any("student project see" in c.question for c in chapters)
+
+
+def test_what_is_known_from_memory_is_listed_with_the_claims_that_use_it():
+    known = recollections([entry("P4b"), entry("P7")])
+    assert known is not None
+    assert [set(text.split(", ")) for text in known["claims"]][-2:] == [{"P7"}, {"P4b"}]
+    assert recollections([entry("F1")]) is None
+    ids = {claim.id for claim in find_claims()}
+    assert {i for known in RECOLLECTED for i in known.claims} <= ids
+    for found in find_claims():  # nothing is remembered in a corner
+        if "from memory" in found.source:
+            assert any(found.id in known.claims for known in RECOLLECTED)

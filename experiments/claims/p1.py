@@ -397,7 +397,7 @@ def _by_rate(pairs: Pairs) -> pd.DataFrame:
 CLAIM = Claim(
     id="P1",
     statement="The end-to-end update rule on one layer emulates the deep network.",
-    source=f"{PAPER_2018} and its authors' blog post (read; details from memory)",
+    source=f"{PAPER_2018} and its authors' blog post (read)",
     setting="Depths 2 and 3, widths 1 and 100, ℓ2 and ℓ4, rate 1e-3, near-zero start; the rule "
     "starts from the network's own end-to-end matrix. Controls: balanced starts at three falling "
     "rates, and the rule that knows the layers' imbalance (both width 1).",

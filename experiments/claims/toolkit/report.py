@@ -12,6 +12,7 @@ import pandas as pd
 
 from experiments.claims.criteria import Direction, Size
 from experiments.claims.toolkit.findings import ANSWERS, Entry
+from experiments.claims.toolkit.sources import RECOLLECTED
 from experiments.claims.toolkit.story import Chapter, tell
 from implicit_accel.files import atomic_path
 
@@ -102,6 +103,10 @@ def markdown(
         lines += ["| " + " | ".join([*cells, _cell(headline(entry))]) + " |"]
     for entry in entries:
         lines += _markdown_section(entry, folder, verdicts)
+    recollected = recollections(entries)
+    if recollected is not None:
+        lines += ["", f"## {_FROM_MEMORY}", ""]
+        lines += _markdown_table(recollected)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,12 +124,34 @@ def _markdown_section(entry: Entry, folder: Path, verdicts: bool) -> list[str]:
         shown = path.relative_to(folder).as_posix()
         lines += [f"![{claim.id}: {path.stem.replace('_', ' ')}]({shown})", ""]
     for name, table in finding.tables.items():
-        lines += [f"{_text(name)}:", ""]
-        lines += ["| " + " | ".join(map(_cell, table.columns)) + " |"]
-        lines += ["|" + " --- |" * len(table.columns)]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.to_numpy().tolist()]
-        lines += [""]
+        lines += [f"{_text(name)}:", "", *_markdown_table(table), ""]
     return lines
+
+
+def _markdown_table(table: pd.DataFrame) -> list[str]:
+    return [
+        "| " + " | ".join(map(_cell, table.columns)) + " |",
+        "|" + " --- |" * len(table.columns),
+        *("| " + " | ".join(map(_cell, row)) + " |" for row in table.to_numpy().tolist()),
+    ]
+
+
+_FROM_MEMORY = "What is known from memory only"
+
+
+def recollections(entries: Sequence[Entry]) -> pd.DataFrame | None:
+    """What some of these claims take from memory, and what hinges on it; None if nothing."""
+    there = [entry.claim.id for entry in entries]
+    rows = [
+        {
+            "fact": known.fact,
+            "claims": ", ".join(i for i in there if i in known.claims),
+            "what hinges on it": known.hinges,
+        }
+        for known in RECOLLECTED
+        if set(known.claims) & set(there)
+    ]
+    return pd.DataFrame(rows) if rows else None
 
 
 def _text(value: object) -> str:
@@ -189,6 +216,8 @@ def page(
     head = "".join(f"<th>{name}</th>" for name in columns(verdicts))
     rows = "".join(_row(entry, verdicts) for entry in entries)
     sections = "".join(_section(entry, verdicts) for entry in entries)
+    recollected = recollections(entries)
+    memory = "" if recollected is None else f"<h2>{_FROM_MEMORY}</h2>{_table(recollected)}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -198,7 +227,7 @@ def page(
         + "".join(f'<p class="soft">{_safe(text)}</p>' for text in preamble)
         + f'<div class="scroll"><table class="overview"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f"{sections}</body></html>\n"
+        f"{sections}{memory}</body></html>\n"
     )
 
 

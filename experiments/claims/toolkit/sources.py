@@ -1,4 +1,73 @@
-"""Who made the claims."""
+"""Who made the claims, and what of them is known from memory only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 PAPER_2018 = "Arora, Cohen & Hazan 2018"
 PAPER_2019 = "Arora, Cohen, Golowich & Hu 2019 (read)"
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """A fact that none of the texts that were read confirms.
+
+    Attributes:
+        fact: What is remembered of the 2018 paper.
+        claims: Whose experiments use it.
+        hinges: What would change if it were otherwise.
+    """
+
+    fact: str
+    claims: tuple[str, ...]
+    hinges: str
+
+
+RECOLLECTED = (
+    Recollection(
+        "That the paper ran its regressions on the Ethanol problem; its follow-up is read, and "
+        "names data set and size.",
+        ("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b"),
+        "Every speed-up's size: each claim shows other problems as well. P8 looks for the problem "
+        "that the authors' figure shows.",
+    ),
+    Recollection(
+        "Near-zero starts with standard deviation 0.01, and identity starts as that plus 1 on the "
+        "diagonals.",
+        ("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b"),
+        "How long networks stay near zero, and with it what depth costs early on (T4).",
+    ),
+    Recollection(
+        "Each model at the best of {1e-5, 5e-5, …, 1e-1, 5e-1}.",
+        ("P0", "P3a", "P3b", "P4a", "P5a", "P6", "P8"),
+        "Little for P0 and P3, whose rates are searched for as well; P4a's AdaDelta, which would "
+        "do better at higher rates; P8's distances at the paper's rates.",
+    ),
+    Recollection(
+        "Rate 1e-3 for the emulation by the rule; wide networks among those whose width does not "
+        "matter.",
+        ("P1", "P2"),
+        "P1 shows how the rule and the network part as the rate shrinks; P2 three kinds of start.",
+    ),
+    Recollection(
+        "That Adam beats overparameterised gradient descent, and Adam with depth beats Adam.",
+        ("P4b",),
+        "The claim itself.",
+    ),
+    Recollection(
+        "That depth 4 first moves after about 65,000 iterations and depth 8 not within 100,000, "
+        "and that identity starts move at once.",
+        ("P5a", "P5b"),
+        "The claims themselves; for which loss and rate is not remembered.",
+    ),
+    Recollection(
+        "The closed curve of the proof: rays between two radii and two arcs.",
+        ("P7",),
+        "Nothing: any closed curve with a non-zero integral proves the claim.",
+    ),
+    Recollection(
+        "Optimizers' other settings: their framework's defaults.",
+        ("P4a", "P4b"),
+        "AdaGrad's and AdaDelta's speed; P4a shows those of two frameworks.",
+    ),
+)
