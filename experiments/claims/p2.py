@@ -73,10 +73,10 @@ def _grid(lab: Laboratory, depth: int) -> SweepConfig:
         losses=_LOSSES,
         init_stds=(_STD,),
         learning_rates=parse_learning_rates(
-            [lab.pick("log:3e-3:0.3:4", "log:2e-3:0.4:7", "log:1e-3:1:37")]
+            [lab.pick("log:3e-3:0.3:4", "log:2e-3:0.4:14", "log:1e-3:1:37")]
         ),
         num_seeds=lab.pick(2, 24, 100),
-        num_steps=lab.pick(300, 5000 if depth == 2 else 12_000, 100_000),
+        num_steps=lab.pick(300, 5000 if depth == 2 else 15_000, 100_000),
     )
 
 
@@ -194,7 +194,7 @@ def _law(lab: Laboratory, problem: Problem, num_seeds: int) -> str:
                 moves[width] = float(np.median(escapes(lab, problem, config)))
             ratios.append(f"{moves[1] / moves[widest]:.3g} times ({family})")
         told.append(f"{' and '.join(ratios)} at depth {depth}")
-    return f"width 1 takes as long as width {widest}: " + ", ".join(told)
+    return f"comes later at width 1 than at width {widest} by " + ", ".join(told)
 
 
 def _factor(value: float) -> float:
@@ -231,7 +231,7 @@ def _draw(name: str, found: Sequence[Comparison]) -> Figure:
             ax.plot(np.clip([effect.low, effect.high], *limits), [place] * 2, color=colour)
         names = [f"{c.effect.name.split(', ')[1]}, depth {c.depth}, width {c.width}" for c in rows]
         ax.set(xscale="log", xlim=limits, ylim=(len(rows) - 0.4, -0.6))
-        ticks = [t for t in (0.2, 0.5, 0.8, 1, 1.25, 2, 3, 5, 10) if limits[0] < t < limits[1]]
+        ticks = [t for t in (0.2, 0.5, 1, 2, 3, 5, 10) if limits[0] < t < limits[1]]
         ax.set_xticks(ticks, [f"{t:g}×" for t in ticks])
         ax.minorticks_off()
         ax.set_yticks(range(len(rows)), names if ax is axes[0, 0] else [""] * len(rows), fontsize=8)
@@ -272,7 +272,7 @@ def _test(lab: Laboratory) -> Finding:
         cause=Cause(
             ("T4",),
             "How long a network stays near zero is told by its layers' sizes alone. By "
-            "the plateau law, to the ℓ4 networks' median first move "
+            "the plateau law the ℓ4 networks' median first move "
             f"{_law(lab, problem, lab.pick(2, 24, 100))}. A balanced start is the same network at "
             "every width, but for zeros.",
         ),
@@ -281,7 +281,9 @@ def _test(lab: Laboratory) -> Finding:
         "root at depth 2 and with the width itself at depth 3.",
         caveats=(
             "Norms are matched in their root mean square over seeds: at width 1 a product of a few "
-            "numbers is spread far more widely than at width 100, and its median is smaller.",
+            "numbers is spread far more widely than at width 100, and its median is smaller. The "
+            "grid of rates and the runs' length were refined once, after ℓ4's best rate at depth 3 "
+            "had been the lowest.",
         ),
         tables={"Width against width 1": effects_table(effects)},
         figures={"widths": _draw(name, found)},
