@@ -167,7 +167,10 @@ def widths(rng, faster: dict[str, float]) -> p2.Runs:
                 axes = ("model", "learning_rate", "seed")
                 hidden = "x".join([str(width)] * (depth - 1))
                 found[family, depth, width] = xr.Dataset(
-                    {"steps_to_target": (axes, steps), "divergence_step": (axes, lost)},
+                    {
+                        "steps_to_target": (axes, steps), "divergence_step": (axes, lost),
+                        "excess_loss": ((*axes, "step"), np.ones((*steps.shape, 1))),
+                    },
                     coords={
                         "model": [0, 1], "learning_rate": rates, "seed": range(24),
                         "loss_name": ("model", ["l2", "l4"]),
