@@ -169,7 +169,7 @@ CLAIM = Claim(
     id="T1",
     statement="The gradient flow's time over the learning rate predicts the steps to a target.",
     source=f"{SOURCE}; {COHEN_2021}",
-    setting="Every problem, p = 2, 3, 4, 6, depths 1 to 4, widths 1 and 10, three initialisers, "
+    setting="The real data, p = 2, 3, 4, 6, depths 1 to 4, widths 1 and 10, three initialisers, "
     "seven rates from a quarter of the lowest predicted edge to the highest, targets 50 and 10 %; "
     "runs within 5,000 steps for which ηλ stays below 2 up to the target.",
     criterion="Predicted over measured steps: the median error is below 2 %, and more than 95 % of "

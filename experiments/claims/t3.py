@@ -242,7 +242,7 @@ CLAIM = Claim(
     "there.",
     source=f"{SOURCE}; {COHEN_2021}; Chen & Bruna 2023 (flip bifurcation); Damian, Nichani & Lee "
     "2023, Cohen et al. 2024 (self-stabilisation, central flows)",
-    setting="Every problem, p = 2, 4, 6, depths 2 and 3, width 1, near-zero start, nine rates from "
+    setting="The real data, p = 2, 4, 6, depths 2 and 3, width 1, near-zero start, nine rates from "
     "half to twice the largest stable rate, 20,000 steps, with the measured sharpness.",
     criterion="The measured step at which ηλ first exceeds 2, over the predicted one: the median "
     "over rates and seeds, with its interval, lies within 0.95 and 1.05 for every problem, loss "

@@ -42,7 +42,7 @@ def _grids(lab: Laboratory, problem: Problem, p: float, depth: int) -> list[Swee
     def grid(rate: float, steps: int) -> SweepConfig:
         return SweepConfig(
             depths=(depth,), losses=(Loss(p),), learning_rates=(rate,),
-            num_seeds=lab.pick(2, 8, 20), num_steps=steps, precision="float64",
+            num_seeds=lab.pick(2, 12, 20), num_steps=steps, precision="float64",
         )  # fmt: skip
 
     longest = lab.pick(300, 100_000, 10**6)

@@ -36,7 +36,7 @@ def _largest_rate(
     edge = float(stability_threshold(optimizer.name, 1.0, beta)) / top
     shares = np.geomspace(0.8, 1.25, lab.pick(9, 91, 181))
     config = SweepConfig(
-        depths=(1,), losses=(Loss(2),), optimizers=(optimizer,), num_seeds=lab.pick(2, 5, 10),
+        depths=(1,), losses=(Loss(2),), optimizers=(optimizer,), num_seeds=lab.pick(2, 12, 12),
         learning_rates=tuple(float(f"{edge * s:.6g}") for s in shares),
         num_steps=lab.pick(2000, 20_000, 20_000),
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _adam(lab: Laboratory, name: str, problem: Problem, b1: float) -> tuple[Effe
     config = SweepConfig(
         depths=(2,), hidden_widths=(10,), inits=("orthogonal",), losses=(Loss(2),),
         optimizers=(Optimizer("adam", (("b1", b1),)),), learning_rates=(1e-3,),
-        num_seeds=lab.pick(2, 5, 10), num_steps=steps, record=("preconditioned_sharpness",),
+        num_seeds=lab.pick(2, 12, 12), num_steps=steps, record=("preconditioned_sharpness",),
         observations_per_decade=100,
     )  # fmt: skip
     results = lab.sweep(problem, config)
