@@ -101,13 +101,14 @@ class Grid:
 def grid_of(results: xr.Dataset, depth: int) -> Grid:
     """One depth's part of a sweep's results over standard deviations.
 
-    Rates at which more than a tenth of the runs diverge before they converge are no choice, as in
-    every comparison of the project: there no run counts as converged. Resamples of the seeds would
-    otherwise find the one that gets away with such a rate.
+    Rates at which more than a tenth of the runs are lost are no choice, as in every comparison of
+    the project: resamples of the seeds would otherwise find the one that gets away with such a
+    rate. Lost is who diverges or bounces for good: does not converge, but does at a lower rate.
     """
     chosen = np.flatnonzero(results["depth"].values == depth)
     steps = valid_steps(results)[chosen]
-    lost = np.isfinite(results["divergence_step"].values[chosen]) & ~np.isfinite(steps)
+    converges = np.isfinite(steps)
+    lost = ~converges & np.maximum.accumulate(converges, axis=1)
     unusable = np.mean(lost, axis=2, keepdims=True) > MOST_DIVERGED
     return Grid(
         results["init_std"].values[chosen], np.where(unusable, np.inf, steps),
