@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,14 +244,17 @@ def _candidate(row: dict[Hashable, Any]) -> Candidate:
     return Candidate(row["rows"], row["features"], row["labels"], normalisation)
 
 
-def _resolved(data: Dataset, table: pd.DataFrame, count: int) -> list[dict[Hashable, Any]]:
+def _resolved(
+    table: pd.DataFrame, count: int, problem_of: Callable[[dict[Hashable, Any]], Problem]
+) -> list[dict[Hashable, Any]]:
     """The first so many candidates of a table whose optimum float64 resolves.
 
-    Excess losses, which training records, mean nothing for the others.
+    Excess losses, which training records, mean nothing for the others. Rounding hangs on scales:
+    it is the problem as it is trained that counts.
     """
 
     def is_resolved(row: dict[Hashable, Any]) -> bool:
-        problem = _candidate(row).problem(data)
+        problem = problem_of(row)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
             try:
@@ -322,13 +325,22 @@ def _together(runs: Mapping[str, _Run]) -> float:
     return float(np.sqrt(np.mean([run.distance**2 for run in runs.values()])))
 
 
+def _size_of_labels(row: dict[Hashable, Any]) -> float:
+    """The labels' scale, of those that start at the frame's top."""
+    return (row["amplitude"] / FRAME_TOP) ** 0.25
+
+
+def _free_problem(data: Dataset, row: dict[Hashable, Any]) -> Problem:
+    """A candidate at the label scale that its flows fit."""
+    free = _free(_candidate(row).problem(data))
+    return Problem.from_arrays(free.features, _size_of_labels(row) * free.targets, name=free.name)
+
+
 def _free_runs(
     lab: Laboratory, data: Dataset, row: dict[Hashable, Any], num_steps: int
 ) -> dict[str, _Run]:
     """The nearest candidate at scales of one's own, trained at the rates that its flows fit."""
-    free = _free(_candidate(row).problem(data))
-    labels = (row["amplitude"] / FRAME_TOP) ** 0.25
-    problem = Problem.from_arrays(free.features, labels * free.targets, name=free.name)
+    labels, problem = _size_of_labels(row), _free_problem(data, row)
     adaptive = parse_learning_rates([lab.pick("log:1e-2:1:3", "log:1e-3:10:9", "log:1e-3:10:17")])
     delta = parse_learning_rates([lab.pick("log:1:1e2:3", "log:1e-2:1e4:9", "log:1e-2:1e5:22")])
     # One layer's time is the labels' squared size as fast, the network's with the scalar its cube.
@@ -345,14 +357,21 @@ def _test(lab: Laboratory) -> Finding:
     steps = lab.pick(10_000, 100_000, 1_000_000)
     # The nearest by flow, trained; the nearest of them, and how near.
     trained: list[tuple[Candidate, _Rates, dict[str, _Run]]] = []
-    for row in _resolved(data, fixed, lab.pick(1, 3, 10)):
+
+    def at_papers(row: dict[Hashable, Any]) -> Problem:
+        return _candidate(row).problem(data)
+
+    def at_own(row: dict[Hashable, Any]) -> Problem:
+        return _free_problem(data, row)
+
+    for row in _resolved(fixed, lab.pick(1, 3, 10), at_papers):
         candidate = _candidate(row)
         rates = [_near(row["rate 1"]), _near(row["rate 2"]), *3 * [PAPER_RATES]]
         trained.append((candidate, rates, _train(lab, candidate.problem(data), rates, steps)))
     best, rates, runs = min(trained, key=lambda found: _together(found[2]))
     runs = _as_long(lab, best.problem(data), rates, runs)
     free = where(passing, np.isfinite(passing["free"])).sort_values("free", kind="stable")
-    (nearest,) = _resolved(data, free, 1)
+    (nearest,) = _resolved(free, 1, at_own)
     free_runs = _free_runs(lab, data, nearest, steps)
     parts, effects = _judge(runs, free_runs)
     verdict = judge(parts)
