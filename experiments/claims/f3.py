@@ -109,7 +109,8 @@ def _draw(name: str, runs: list[_Run]) -> Figure:
         ax.set(xscale="log", yscale="log", xlim=(1, steps[-1]), ylim=(low, shares.max() * 2),
                xlabel="step")  # fmt: skip
         ax.axhline(_SMALL, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.text(0.99, _SMALL * 1.1, f"{_SMALL:g}: the criterion", fontsize=7.5, color="0.35",
+        limit = f"{_SMALL:g}" + (": the criterion" if init == "balanced" else "")
+        ax.text(0.99, _SMALL * 1.1, limit, fontsize=7.5, color="0.35",
                 ha="right", va="bottom", transform=ax.get_yaxis_transform())  # fmt: skip
         for run in runs:
             if run.init == init:
