@@ -30,8 +30,12 @@ from implicit_accel.statistics import (
     final_excess,
     resolved,
     summarise,
+    usable,
     valid_steps,
 )
+
+# As many runs are drawn as thin lines, more as a band.
+_THIN_LINES = 5
 
 # Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -176,7 +180,8 @@ def plot_excess_loss(
 ) -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
-    Lines are medians over seeds, bands the quartiles; dashed, the target. Runs that diverge before
+    Lines are medians over seeds; behind them a thin line for each of a few, of more the quartiles'
+    band; dashed, the target. Runs that diverge before
     they reach the target are left out (the table counts them); one that diverges later stays at
     its last value. Where half of the runs have diverged, the line ends in a cross. Nothing is drawn
     below what the precision resolves, a dotted line where it is reached. Thin dashed lines in black
@@ -196,9 +201,10 @@ def plot_excess_loss(
             # The median run has diverged once half of the runs have.
             end = np.median(np.where(np.isnan(diverged[m, best[m]]), np.inf, diverged[m, best[m]]))
             shown = (steps > 0) & (steps < end)  # a log axis has no place for step 0
-            low, middle, high = _band(_shown_runs(results, m, int(best[m]))[:, shown])
+            curves = _shown_runs(results, m, int(best[m]))[:, shown]
+            middle = np.median(curves, axis=0)
+            _draw_spread(ax, steps[shown], curves, style)
             ax.plot(steps[shown], middle, label=label + _rate_label(results, best[m]), **style)
-            ax.fill_between(steps[shown], low, high, alpha=0.2, linewidth=0, color=style["color"])
             if np.isfinite(end) and shown.any():
                 ax.plot(steps[shown][-1], middle[-1], "x", color=style["color"])
             if predicted is not None:
@@ -253,69 +259,91 @@ def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
 def plot_learning_rates(results: xr.Dataset) -> Figure:
     """Final excess loss against learning rate; where it ends, the median run diverges.
 
-    Crosses on the top edge mark the rates at which at least one run diverged.
+    Rings mark the best rates, crosses on the top edge those at which more than a tenth of the runs
+    diverges: they are never chosen.
     """
     results = by_model(results)
-    rates = _rates(results)
-    final, tried = final_excess(results), trained(results)
-    diverged = np.isfinite(results["divergence_step"].values)
+    final = final_excess(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
-        styles = _styles(results, models)
-        for m, style in zip(models, styles, strict=True):
-            low, middle, high = _band(final[m].T)
-            finite = np.isfinite(middle)
-            low, middle, high = (np.where(finite, c, np.nan)[tried[m]] for c in (low, middle, high))
-            label, own = _line_label(results, m), rates[tried[m]]
-            ax.plot(own, middle, marker="o", markersize=2.5, label=label, **style)
-            high = np.minimum(high, 1e300)  # a quartile that diverged leaves the panel
-            ax.fill_between(own, low, high, alpha=0.2, linewidth=0, color=style["color"])
+        _draw_against_rates(ax, results, models, final, "final")
         _mark_resolution(ax, results, models)
-        _log_axes(ax, rates)
-        ax.set_xlabel(r"learning rate $\eta$")
-        for position, m in enumerate(models):
-            bad = diverged[m].any(axis=1)
-            height = 1.0 - 0.035 * position
-            (crosses,) = ax.plot(
-                rates[bad], np.full(bad.sum(), height), "x", markersize=3.5, clip_on=False,
-                color=styles[position]["color"], transform=ax.get_xaxis_transform(),
-            )  # fmt: skip
-            # Unclipped and perhaps empty, it would confuse the layout.
-            crosses.set_in_layout(False)
         ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
         _legend(ax)
 
-    return _figure(results, "Final excess loss against learning rate (×: runs diverge)", draw)
+    return _figure(results, f"Final excess loss against learning rate {_MARKS}", draw)
+
+
+# What marks in figures against the learning rate mean.
+_MARKS = "(○: the best, ×: runs diverge)"
+
+
+def plot_steps_to_target(results: xr.Dataset) -> Figure:
+    """Steps to the target against learning rate, marked as in `plot_learning_rates`."""
+    results = by_model(results)
+    steps = valid_steps(results)
+
+    def draw(ax: Axes, models: list[int]) -> None:
+        _draw_against_rates(ax, results, models, np.maximum(steps, 1), "target")
+        ax.set_ylabel("steps to target")
+        _legend(ax)
+
+    return _figure(results, f"Steps to target against learning rate {_MARKS}", draw)
+
+
+def _draw_against_rates(
+    ax: Axes, results: xr.Dataset, models: list[int], values: np.ndarray, best_by: str
+) -> None:
+    """Values (model, learning_rate, seed) against the rates, as far as there is anything to see."""
+    rates, tried, styles = _rates(results), trained(results), _styles(results, models)
+    best, fine = best_learning_rates(results, best_by), usable(results, best_by)
+    seen = np.zeros(len(rates), bool)
+    for m, style in zip(models, styles, strict=True):
+        own, label = rates[tried[m]], _line_label(results, m)
+        curves = values[m][tried[m]].T
+        middle = np.median(curves, axis=0)
+        known = np.isfinite(middle)
+        seen[tried[m]] |= known
+        label += "" if known.any() or best_by == "final" else ": not reached"
+        style = {**style, "marker": "o", "markersize": 2.5}
+        _draw_spread(ax, own, np.where(known, curves, np.nan), style)
+        ax.plot(own, np.where(known, middle, np.nan), label=label, **style)
+        if best[m] >= 0 and np.isfinite(np.median(values[m, best[m]])):
+            place = rates[best[m]], np.median(values[m, best[m]])
+            ax.plot(*place, "o", color=style["color"], markersize=8, fillstyle="none")
+    shown = np.flatnonzero(seen)
+    # One rate more on both sides: where a line ends is seen only if there is something beyond.
+    ends = (max(shown[0] - 1, 0), shown[-1] + 2) if len(shown) else (0, len(rates))
+    _log_axes(ax, rates[slice(*ends)])
+    ax.set_xlabel(r"learning rate $\eta$")
+    for position, (m, style) in enumerate(zip(models, styles, strict=True)):
+        bad = np.zeros(len(rates), bool)
+        bad[slice(*ends)] = (tried[m] & ~fine[m])[slice(*ends)]
+        (crosses,) = ax.plot(
+            rates[bad], np.full(bad.sum(), 1.0 - 0.035 * position), "x", markersize=3.5,
+            clip_on=False, color=style["color"], transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+        # Unclipped and perhaps empty, it would confuse the layout.
+        crosses.set_in_layout(False)
+
+
+def _draw_spread(ax: Axes, x: np.ndarray, curves: np.ndarray, style: Mapping[str, Any]) -> None:
+    """What is behind a median of (run, T) curves: a thin line for each of a few, else a band."""
+    if len(curves) < 2:
+        return
+    if len(curves) <= _THIN_LINES:
+        for curve in np.where(np.isfinite(curves), curves, np.nan):
+            ax.plot(x, curve, color=style["color"], linewidth=0.5, alpha=0.6)
+        return
+    low, middle, high = _band(np.where(np.isnan(curves), np.inf, curves))
+    low, high = (np.where(np.isfinite(middle), c, np.nan) for c in (low, high))
+    # A quartile that diverged leaves the panel.
+    ax.fill_between(x, low, np.minimum(high, 1e300), alpha=0.2, linewidth=0, color=style["color"])
 
 
 def _rates(results: xr.Dataset) -> np.ndarray:
     """Learning rates as places on an axis: one that is not known is at 1."""
     return np.nan_to_num(results["learning_rate"].values, nan=1.0)
-
-
-def plot_steps_to_target(results: xr.Dataset) -> Figure:
-    """Steps to the target against learning rate, median and quartiles over seeds."""
-    results = by_model(results)
-    rates = _rates(results)
-    steps, tried = valid_steps(results), trained(results)
-
-    def draw(ax: Axes, models: list[int]) -> None:
-        for m, style in zip(models, _styles(results, models), strict=True):
-            low, middle, high = (
-                np.where(np.isfinite(c), np.maximum(c, 1), np.nan)[tried[m]]
-                for c in _band(steps[m].T)
-            )
-            own = rates[tried[m]]
-            label = _line_label(results, m)
-            label += "" if np.isfinite(middle).any() else ": not reached"
-            ax.plot(own, middle, marker="o", markersize=2.5, label=label, **style)
-            ax.fill_between(own, low, high, alpha=0.2, linewidth=0, color=style["color"])
-        _log_axes(ax, rates)
-        ax.set_xlabel(r"learning rate $\eta$")
-        ax.set_ylabel("steps to target")
-        _legend(ax)
-
-    return _figure(results, "Steps to target against learning rate", draw)
 
 
 def plot_speed_up(
@@ -337,7 +365,7 @@ def plot_speed_up(
         xlabel = f"final excess loss of {base} over the model's"
     else:
         title = f"How many times fewer steps than {base}"
-        xlabel = f"speed-up over {base} (steps to target)"
+        xlabel = f"speed-up over {base}: slower | faster to the target"
     if base == "depth 1" and not final:
         title = "How many times fewer steps than one layer"
 
@@ -387,9 +415,6 @@ def _draw_comparisons(
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
     ax.xaxis.set_minor_formatter(NullFormatter())
 
-
-# As many seeds are drawn as thin lines, more as a band.
-_THIN_LINES = 5
 
 # Around a mark that lies on lines.
 _HALO = (withStroke(linewidth=4, foreground="white"),)
@@ -497,13 +522,11 @@ def _draw_runs(
     going_on = np.isfinite(curves) & (steps < ends[:, None])
     curves = np.where(going_on, curves, np.nan)
     several = len(curves) > 1
-    few = several and len(curves) <= _THIN_LINES
     # Medians are over all seeds: once half of them have diverged, there is none.
     kept = 2 * going_on.sum(axis=0) > len(curves)
     low, middle, high = _band(np.where(going_on, curves, np.inf)[:, kept])
-    if few:
-        for curve in curves:
-            ax.plot(steps, curve, **{**style, "linewidth": 0.5, "alpha": 0.6})
+    if len(curves) <= _THIN_LINES:
+        _draw_spread(ax, steps, curves, style)
     elif several:
         high = np.where(np.isfinite(high), high, middle)
         ax.fill_between(steps[kept], low, high, alpha=0.2, linewidth=0, color=style["color"])
@@ -555,6 +578,9 @@ def plot_effects(
 ) -> Figure:
     """Effects with their 95 % intervals, one row each: a forest plot.
 
+    Behind an interval a pale bar spans what the halves of the learning rates' grid give alone, of
+    effects that have ``halves``.
+
     Args:
         series: Label → effects, as many in each; those at one position share a row, which has the
             first one's name. In the place of one without a value its note is written.
@@ -587,6 +613,11 @@ def plot_effects(
             words = effect.note.split(";")[0] or "no value"
             ax.annotate(words, (reference, place), xytext=(4, 0), fontsize=7, color=colour,
                         textcoords="offset points", va="center")  # fmt: skip
+        for place, effect in zip(places[drawn], np.array(effects, object)[drawn], strict=True):
+            halves = [half for half in getattr(effect, "halves", ()) if 0 < half < np.inf]
+            if halves:  # behind the interval
+                ax.hlines(place, min(halves), max(halves), color=colour, linewidth=6, alpha=0.25)
+                shown += halves
         valid = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
         ax.hlines(places[valid], *ends[valid].T, color=colour, linewidth=1.6)
         shown += [*values[drawn], *ends[valid].ravel()]
@@ -616,7 +647,7 @@ def plot_curves(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Curves on logarithmic axes: medians over runs, with their quartiles as bands.
+    """Curves on logarithmic axes: medians over runs, behind them few runs' own or quartiles.
 
     Args:
         panels: Title → label → (x, curves), with x of shape (T,) and curves (runs, T). What is not
@@ -643,14 +674,11 @@ def plot_curves(
         everywhere = []
         for position, (label, (x, curves)) in enumerate(panels[name].items()):
             valid = np.where(np.isfinite(curves), curves, np.inf)
-            low, middle, high = _band(np.asarray(valid, float))
+            middle = np.median(np.asarray(valid, float), axis=0)
             drawn = (x > 0) & (middle > 0) & np.isfinite(middle)
             style = _style(position % len(COLOURS), position // len(COLOURS))
-            low, middle, high = (np.where(drawn, c, np.nan) for c in (low, middle, high))
-            ax.plot(x, middle, label=label, **style)
-            ax.fill_between(
-                x, low, np.minimum(high, 1e300), alpha=0.2, linewidth=0, color=style["color"]
-            )
+            _draw_spread(ax, x[drawn], np.asarray(valid, float)[:, drawn], style)
+            ax.plot(x, np.where(drawn, middle, np.nan), label=label, **style)
             everywhere.append(x[x > 0])
         _log_axes(ax, np.concatenate(everywhere))
         ax.set_title(name, fontsize=10)
