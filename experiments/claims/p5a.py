@@ -270,8 +270,8 @@ def _test(lab: Laboratory) -> Finding:
             + ". A number like 65,000 is one draw from such a distribution. The earliest of "
             f"{lab.pick(8, 400, 1000)} seeds of depth 8 moves after {earliest:.2g} steps.",
         ),
-        sensitivity="A plateau lasts in inverse proportion to the learning rate: depth 4's is the one "
-        "at which a few networks move first and go on, depth 8's the highest of all. The median "
+        sensitivity="A plateau lasts in inverse proportion to the learning rate: depth 4's is the "
+        "one at which a few networks move first and go on, depth 8's the highest of all. The median "
         "would be 65,000 at the rates "
         + ", ".join(
             f"{np.median(m.steps) * m.rate / _MOVES:.2g} ({m.name})"
