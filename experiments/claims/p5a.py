@@ -271,8 +271,8 @@ def _test(lab: Laboratory) -> Finding:
             f"{lab.pick(8, 400, 1000)} seeds of depth 8 moves after {earliest:.2g} steps.",
         ),
         sensitivity="A plateau lasts in inverse proportion to the learning rate: depth 4's is the "
-        "one at which a few networks move first and go on, depth 8's the highest of all. The median "
-        "would be 65,000 at the rates "
+        "one at which a few networks move first and go on, depth 8's the highest of all. The "
+        "median would be 65,000 at the rates "
         + ", ".join(
             f"{np.median(m.steps) * m.rate / _MOVES:.2g} ({m.name})"
             for m in found.law
@@ -285,8 +285,8 @@ def _test(lab: Laboratory) -> Finding:
             "The numbers 65,000 and 100,000 are known from memory, and neither the loss nor the "
             "learning rate that the paper used for them is known. Which seeds are trained and of "
             "which the law is asked was decided by what long runs cost. The rate decides, in "
-            "proportion, and the table has all of the paper's. Two other rules for its choice were "
-            "tried and given up, which went by the seeds that move first: those survive rates at "
+            "proportion, and the table has all of the paper's. Other rules for its choice, which "
+            "went by the seeds that move first, were tried and given up: those survive rates at "
             "which others do not.",
         ),
         tables={
