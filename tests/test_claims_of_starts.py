@@ -11,9 +11,7 @@ from experiments.claims import f1, f2, f3, p1, p2, p5a
 from experiments.claims.criteria import Direction, Size, Verdict, judge
 from experiments.claims.toolkit.bands import Bands, Grid, fast_band, grid_of
 from experiments.claims.toolkit.drawing import colour_of
-from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.measures import median_of
-from experiments.claims.toolkit.plateaus import escapes
 from experiments.claims.toolkit.theory import end_to_end_starts
 from implicit_accel import Loss, SweepConfig, gas_like
 from implicit_accel.data.problems import make_problem
@@ -231,14 +229,6 @@ def test_p5a_size_and_direction_are_two_answers(rng):
     verdict = judge(p5a.parts([first_moves(rng, 200_000)], [first_moves(rng, INF, depth=8)]))
     assert verdict.directions == {Direction.AS_CLAIMED}
     assert verdict.size == Size.LARGER
-
-
-def test_the_rate_is_one_at_which_depth_4_trains(tmp_path):
-    lab = Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
-    problem = make_problem(gas_like())
-    config = SweepConfig(depths=(4,), losses=(Loss(2),), num_seeds=8)
-    rate = p5a.usable_rate(lab, problem, Loss(2), escapes(lab, problem, config))
-    assert rate in p5a.PAPERS_RATES
 
 
 # F1, F2, F3

@@ -1,4 +1,4 @@
-"""Networks of depths 4 and 8, and when they first move: P5b's, and the paper's rates."""
+"""Networks of depths 4 and 8, and when they first move: what P5a and P5b share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def deep_rates(lab: Laboratory, init: str) -> tuple[float, ...]:
     return lab.pick(PAPERS_RATES[4:8], *[PAPERS_RATES[6:] if init == "near_zero" else fine] * 2)
 
 
-def _run(lab: Laboratory, problem: Problem, init: str) -> xr.Dataset:
+def deep_run(lab: Laboratory, problem: Problem, init: str) -> xr.Dataset:
+    """Depths 4 and 8 from an initialisation, ℓ2 and ℓ4, on one problem: its results."""
     config = SweepConfig(
         depths=(4, 8), losses=(Loss(2), Loss(4)), inits=(init,),
         learning_rates=deep_rates(lab, init),
@@ -35,7 +36,7 @@ def _run(lab: Laboratory, problem: Problem, init: str) -> xr.Dataset:
 
 def deep_runs(lab: Laboratory, init: str) -> dict[str, xr.Dataset]:
     """Depths 4 and 8 from an initialisation, on every problem: results by its name."""
-    return {name: _run(lab, problem, init) for name, problem in lab.problems().items()}
+    return {name: deep_run(lab, problem, init) for name, problem in lab.problems().items()}
 
 
 def first_moves(results: xr.Dataset, model: int) -> tuple[np.ndarray, float]:
@@ -81,7 +82,7 @@ def moves_figure(lab: Laboratory) -> Figure:
     name, problem = lab.first_problem()
     panels = {}
     for init in ("near_zero", "identity"):
-        results = _run(lab, problem, init)
+        results = deep_run(lab, problem, init)
         for loss in ("l2", "l4"):
             lines = {}
             for depth in (4, 8):
