@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
@@ -163,6 +163,19 @@ def _log_axes(ax: Axes, x: np.ndarray) -> None:
     ax.set_xlim(x.min() / margin, x.max() * margin)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    if x.max() < 80 * x.min():  # Matplotlib's own would label every tick, one over the other
+        few_ticks(ax)
+
+
+def few_ticks(ax: Axes) -> None:
+    """Plain numbers on a logarithmic x-axis, as many as have room."""
+    low, high = ax.get_xlim()
+    if high < 8 * low:  # powers of ten would leave a tick or none
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.claims.criteria import Effect
-from implicit_accel.plotting import COLOURS
+from implicit_accel.plotting import COLOURS, few_ticks
 
 # Around text that lies on lines.
 _HALO = withStroke(linewidth=2.5, foreground="white")
@@ -163,14 +162,3 @@ def draw_ratios(
                     ha=side, va="center", color="0.3")  # fmt: skip
     ax.set_xlabel(xlabel)
     few_ticks(ax)
-
-
-def few_ticks(ax: Axes) -> None:
-    """Plain numbers on a logarithmic x-axis, as many as have room."""
-    low, high = ax.get_xlim()
-    if high < 8 * low:  # powers of ten would leave a tick or none
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    else:
-        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
