@@ -23,7 +23,13 @@ from rich.table import Table
 
 from experiments import cli, compilation
 from experiments.claims.criteria import Claim
-from experiments.claims.toolkit.findings import Entry, load_finding, save_finding
+from experiments.claims.toolkit.findings import (
+    FINDINGS_FILE,
+    Entry,
+    load_finding,
+    save_finding,
+    save_findings,
+)
 from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from experiments.claims.toolkit.registry import find_claims
 from experiments.claims.toolkit.report import (
@@ -200,6 +206,7 @@ def main() -> None:
         for claim in CLAIMS:
             stored = load_finding(claim, folder / claim.id, scale.value)
             entries += [] if stored is None else [stored]
+        save_findings(entries, folder / FINDINGS_FILE, scale.value)
         write_report(
             entries,
             folder,
@@ -209,7 +216,9 @@ def main() -> None:
         )
     chosen = {claim.id for claim in claims}
     print_overview([entry for entry in entries if entry.claim.id in chosen], scale, console)
-    console.print(f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, a folder for each claim")
+    console.print(
+        f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, {FINDINGS_FILE}, a folder for each claim"
+    )
 
 
 if __name__ == "__main__":

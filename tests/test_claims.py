@@ -29,7 +29,12 @@ from experiments.claims.criteria import (
     shortfall,
     within,
 )
-from experiments.claims.toolkit.findings import load_finding, save_finding
+from experiments.claims.toolkit.findings import (
+    load_finding,
+    load_findings,
+    save_finding,
+    save_findings,
+)
 from experiments.claims.toolkit.measures import compare, median_of, share_of
 from experiments.claims.toolkit.registry import find_claims
 from experiments.claims.toolkit.report import page, write_report
@@ -226,6 +231,20 @@ def test_findings_are_stored_and_read_back(tmp_path):
         path.write_text(damaged)
         with pytest.raises(DataError, match="damaged"):
             load_finding(claim(), tmp_path / "X1", "standard")
+
+
+def test_all_findings_are_stored_in_one_file_too(tmp_path):
+    entries = [save_finding(claim(id=i), finding(), tmp_path / i, "standard", 1) for i in "XY"]
+    save_findings(entries, tmp_path / "findings.json", "standard")
+    loaded = load_findings(tmp_path / "findings.json")
+    assert list(loaded) == ["X", "Y"]
+    for found in loaded.values():
+        assert found.verdict.direction == "1 of 2 as claimed, 1 undecided"
+        assert [e.name for e in found.effects] == [e.name for e in finding().effects]
+    for damaged in ("", "[]", '{"format": "another"}'):
+        (tmp_path / "findings.json").write_text(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            load_findings(tmp_path / "findings.json")
 
 
 def test_a_report_takes_in_no_file_from_elsewhere(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from implicit_accel.files import atomic_path
 from implicit_accel.results import save_json
 
 FINDING_FILE = "finding.json"
+FINDINGS_FILE = "findings.json"
 
 _FORMAT = "implicit_accel finding 3"
 _BITMAP_DPI = 110
@@ -83,7 +85,14 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
     for title, table in finding.tables.items():
         with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    stored = {
+    save_json(_stored(claim, finding, scale, seconds, figures), folder / FINDING_FILE)
+    return Entry(claim, finding, tuple(figures), seconds)
+
+
+def _stored(
+    claim: Claim, finding: Finding, scale: str, seconds: float, figures: Sequence[Path]
+) -> dict[str, Any]:
+    return {
         "format": _FORMAT,
         "claim": claim.id,
         "scale": scale,
@@ -97,8 +106,27 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
         "tables": {title: _json_table(table) for title, table in finding.tables.items()},
         "figures": [path.name for path in figures],
     }
-    save_json(stored, folder / FINDING_FILE)
-    return Entry(claim, finding, tuple(figures), seconds)
+
+
+def save_findings(entries: Sequence[Entry], path: Path, scale: str) -> None:
+    """Writes what was found about all claims into one file, atomically: a list, as for each."""
+    listed = [_stored(e.claim, e.finding, scale, e.seconds, e.figures) for e in entries]
+    save_json({"format": _FORMAT, "findings": listed}, path)
+
+
+def load_findings(path: Path) -> dict[str, Finding]:
+    """Reads what `save_findings` wrote, by the claim's id; figures are not part of it.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        if stored["format"] != _FORMAT:
+            raise ValueError(f"format {stored['format']!r}")
+        return {str(each["claim"]): _finding(each) for each in stored["findings"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); run the claims again") from None
 
 
 def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
@@ -114,20 +142,7 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
         stored = json.loads(path.read_text())
         if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
             return None
-        finding = Finding(
-            verdict=Verdict(tuple(map(_judged, stored["verdict"]))),
-            effects=tuple(map(_effect, stored["effects"])),
-            summary=str(stored["summary"]),
-            cause=_cause(stored["cause"]),
-            sensitivity=str(stored["sensitivity"]),
-            caveats=tuple(map(str, stored["caveats"])),
-            tables={
-                str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
-                    {"inf": math.inf, "-inf": -math.inf}
-                )
-                for title, table in stored["tables"].items()
-            },
-        )
+        finding = _finding(stored)
         figures = [folder / Path(str(name)).name for name in stored["figures"]]
         seconds = float(stored["seconds"])
         if not 0 <= seconds < math.inf:
@@ -137,6 +152,23 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
     # The page carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
     return Entry(claim, finding, plain, seconds)
+
+
+def _finding(stored: dict[str, Any]) -> Finding:
+    return Finding(
+        verdict=Verdict(tuple(map(_judged, stored["verdict"]))),
+        effects=tuple(map(_effect, stored["effects"])),
+        summary=str(stored["summary"]),
+        cause=_cause(stored["cause"]),
+        sensitivity=str(stored["sensitivity"]),
+        caveats=tuple(map(str, stored["caveats"])),
+        tables={
+            str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
+                {"inf": math.inf, "-inf": -math.inf}
+            )
+            for title, table in stored["tables"].items()
+        },
+    )
 
 
 def _json_effect(effect: Effect) -> dict[str, Any]:
