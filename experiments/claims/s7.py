@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.claims.criteria import Cause, Claim, Effect, Finding, Verdict, above, below, judge
+from experiments.claims.toolkit.depth_grid import quantity_of
 from experiments.claims.toolkit.laboratory import Laboratory
 from experiments.claims.toolkit.measures import effects_table, model_number
 from experiments.claims.toolkit.student import (
@@ -237,7 +238,11 @@ def _test(lab: Laboratory) -> Finding:
     return Finding(
         verdict=_judge(student, paper),
         effects=tuple(
-            replace(effect, name=f"{name}, the {whose} setting, depth {depth}")
+            replace(
+                effect,
+                name=f"{name}, the {whose} setting, depth {depth}",
+                quantity=quantity_of(name, "l4", depth) if whose == "paper's" else "",
+            )
             for whose, effects in (("paper's", paper), ("student project's", student))
             for effect, depth in zip(effects, (2, 3), strict=True)
         ),

@@ -49,9 +49,14 @@ def _compared(results: xr.Dataset, loss: str, depth: int, name: str, *, inverse:
     pair = [model_number(results, loss_name=loss, depth=d) for d in (depth, 1)]
     model, base = reversed(pair) if inverse else pair
     label = f"{name}, ℓ{loss[1:]}, depth {depth}" + (": times slower" if inverse else "")
-    what = "slow-down" if inverse else "speed-up"
-    quantity = f"{what}, {name}, {loss}, depth {depth}, near zero 0.01, width 1, to {_TARGET:.0%}"
+    quantity = quantity_of(name, loss, depth, inverse=inverse)
     return compare(results, model, base, name=label, quantity=quantity)
+
+
+def quantity_of(name: str, loss: str, depth: int, *, inverse: bool = False) -> str:
+    """What these speed-ups are called wherever they are measured, see `Effect.quantity`."""
+    what = "slow-down" if inverse else "speed-up"
+    return f"{what}, {name}, {loss}, depth {depth}, near zero 0.01, width 1, to {_TARGET:.0%}"
 
 
 def elsewhere(effects: list[Effect]) -> str:
