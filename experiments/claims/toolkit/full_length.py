@@ -48,6 +48,9 @@ LABELS = FIGURES[FIGURE] | {THREE: "GD, depth 3"}
 # Targets, as shares of the zero predictor's excess loss.
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 
+# Where the authors' curves end.
+_FIGURE_STEPS = 1_000_000
+
 # How far back from the end power laws are fitted: a decade and a half.
 _TAIL = 10**1.5
 
@@ -257,7 +260,11 @@ def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
         "(grey)", size=(7.2, 4.6),
     )  # fmt: skip
     ax = axes[0, 0]
-    ax.set(xlim=(max(found.num_steps / 1e4, 1), found.num_steps), xlabel="step", ylabel="loss")
+    ax.set(
+        xlim=(max(found.num_steps / 1e4, 1), max(found.num_steps, _FIGURE_STEPS)),
+        xlabel="step",
+        ylabel="loss",
+    )
     draw_authors(ax, FIGURE)
     for curve in curves:
         rate, excess = found.best(curve)
