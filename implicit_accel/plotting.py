@@ -346,7 +346,7 @@ def _draw_spread(ax: Axes, x: np.ndarray, curves: np.ndarray, style: Mapping[str
         return
     if len(curves) <= _THIN_LINES:
         for curve in np.where(np.isfinite(curves), curves, np.nan):
-            ax.plot(x, curve, color=style["color"], linewidth=0.5, alpha=0.6)
+            ax.plot(x, curve, color=style["color"], linewidth=0.5, alpha=0.3)
         return
     low, middle, high = _band(np.where(np.isnan(curves), np.inf, curves))
     low, high = (np.where(np.isfinite(middle), c, np.nan) for c in (low, high))
