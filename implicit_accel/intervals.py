@@ -102,36 +102,55 @@ def of_share(happened: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(test.statistic, float(found.low), float(found.high), confidence)
 
 
-def of_measure(
-    measure: Callable[[np.ndarray], float], repeats: int, confidence: float = CONFIDENCE
-) -> Interval:
-    """Any measure of some repeats, by the percentile bootstrap over them.
+@dataclass(frozen=True)
+class Bootstrap:
+    """An estimate with its resamples, drawn once for intervals of every confidence.
 
-    The quantiles asked for are moved outwards, as a t-distribution's are beyond a normal's: without
-    that, a bootstrap of few repeats is too narrow (Hesterberg 2015, "expanded percentiles").
+    Attributes:
+        value: The estimate.
+        draws: (resamples,) estimates; NaN draws widen both ends.
+        size: How many seeds were resampled. Of fewer than `FEWEST` the draws' range is told.
+    """
+
+    value: float
+    draws: np.ndarray
+    size: int
+
+    def at(self, confidence: float = CONFIDENCE) -> Interval:
+        """The percentile interval, which holds the estimate in any case.
+
+        The quantiles asked for are moved outwards, as a t-distribution's are beyond a normal's:
+        without that, a bootstrap of few seeds is too narrow (Hesterberg 2015, "expanded
+        percentiles").
+
+        Args:
+            confidence: Between 0 and 1.
+        """
+        if self.size < FEWEST:
+            low, high = float(self.draws.min()), float(self.draws.max())
+            return Interval(self.value, low, high, math.nan)
+        n = self.size
+        t = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
+        tails = float(scipy.stats.norm.sf(t)), float(scipy.stats.norm.cdf(t))
+        # Drawn values: between a number and infinity there is no interpolating.
+        low, high = (
+            float(np.quantile(np.where(np.isnan(self.draws), end, self.draws), tail,
+                              method="inverted_cdf"))
+            for end, tail in zip((-np.inf, np.inf), tails, strict=True)
+        )  # fmt: skip
+        return Interval(self.value, min(low, self.value), max(high, self.value), confidence)
+
+
+def of_measure(measure: Callable[[np.ndarray], float], repeats: int) -> Bootstrap:
+    """Any measure of some repeats, resampled.
 
     Args:
         measure: Of the chosen repeats, by number, to a number (or ±inf).
         repeats: How many there are.
-        confidence: Between 0 and 1.
     """
-    value = measure(np.arange(repeats))
     rng = np.random.default_rng(0)
-    draws = np.array([measure(rng.integers(repeats, size=repeats)) for _ in range(_RESAMPLES // 2)])
-    if repeats < FEWEST:
-        return Interval(value, float(draws.min()), float(draws.max()), math.nan)
-    low, high = _percentiles(draws, repeats, confidence)
-    return Interval(value, low, high, confidence)
-
-
-def _percentiles(draws: np.ndarray, n: int, confidence: float) -> tuple[float, float]:
-    """The expanded percentiles of bootstrap draws over n values; NaN draws widen both ends."""
-    t = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
-    tail = float(scipy.stats.norm.sf(t))
-    # Drawn values: between a number and infinity there is no interpolating.
-    low = np.quantile(np.where(np.isnan(draws), -np.inf, draws), tail, method="inverted_cdf")
-    high = np.quantile(np.where(np.isnan(draws), np.inf, draws), 1 - tail, method="inverted_cdf")
-    return float(low), float(high)
+    draws = [measure(rng.integers(repeats, size=repeats)) for _ in range(_RESAMPLES // 2)]
+    return Bootstrap(measure(np.arange(repeats)), np.array(draws), repeats)
 
 
 @dataclass(frozen=True)
@@ -207,45 +226,55 @@ class Side:
         """(1, S) all seeds, as a set that chooses."""
         return np.arange(self.num_seeds)[None]
 
+    @property
+    def at_best(self) -> np.ndarray:
+        """(S,) steps at the rate that all seeds choose."""
+        return self.at(self.best(self.everyone), self.everyone)[0]
+
     def half(self, parity: int) -> Side:
         """The side with every second rate alone, from the first or from the second on."""
         chosen = slice(parity, None, 2)
         return Side(self.rates[chosen], self.steps[chosen], self.lost[chosen], self.num_steps)
 
 
-def of_speed_up(base: Side, model: Side, confidence: float = CONFIDENCE) -> Interval:
+def speed_up(base: Side, model: Side) -> float:
     """Median steps of one model over another's, each at its own best learning rate.
 
-    *Cross-fitting.* Half of the seeds choose the rate by which the other half is judged, and the
-    other way round: a rate that is lucky with the seeds it was chosen by gains nothing. The value
-    is the median over random halvings.
-
-    *The interval* is the bootstrap's, about that value: every resample decides anew which rates
-    are usable, chooses anew, and takes all rates, every second, or every other second one: what
-    seeds, choice and the grid's resolution leave open is in it.
+    Half of the seeds choose the rate by which the other half is judged, and the other way round: a
+    rate that is lucky with the seeds it was chosen by gains nothing. The value is the median over
+    random halvings. Fewer than `FEWEST` seeds all choose, and are judged.
 
     Args:
         base: The model compared with.
         model: The model; its seeds and rates need not be the base's.
-        confidence: Between 0 and 1.
 
     Returns:
-        The ratio, above 1 if the model is faster. With fewer than `FEWEST` seeds the range of
-        ratios that pairs of seeds give at the rates that all seeds choose.
+        The ratio, above 1 if the model is faster.
     """
-    sides = base, model
-    seeds = min(side.num_seeds for side in sides)
-    if seeds < FEWEST:
-        at_best = [side.at(side.best(side.everyone), side.everyone)[0] for side in sides]
-        ratios = at_best[0][:, None] / at_best[1][None, :]
-        value = float(np.median(at_best[0]) / np.median(at_best[1]))
-        return Interval(value, float(ratios.min()), float(ratios.max()), math.nan)
+    if min(base.num_seeds, model.num_seeds) < FEWEST:
+        return float(np.median(base.at_best) / np.median(model.at_best))
     rng = np.random.default_rng(0)
-    halved = [_cross_fitted(side, rng) for side in sides]
-    value = float(halved[0] / halved[1])
-    drawn = [_resampled(side, rng) for side in sides]
-    low, high = _percentiles(drawn[0] / drawn[1], seeds, confidence)
-    return Interval(value, min(value * low, value), max(value * high, value), confidence)
+    return _cross_fitted(base, rng) / _cross_fitted(model, rng)
+
+
+def of_speed_up(base: Side, model: Side) -> Bootstrap:
+    """The speed-up of a model over another, resampled about its cross-fitted value.
+
+    Every resample decides anew which rates are usable, chooses anew, and takes all rates, every
+    second, or every other second one: what seeds, choice and the grid's resolution leave open is
+    in it. Of fewer than `FEWEST` seeds the draws are the ratios that pairs of seeds give.
+
+    Args:
+        base: The model compared with.
+        model: The model; its seeds and rates need not be the base's.
+    """
+    value, seeds = speed_up(base, model), min(base.num_seeds, model.num_seeds)
+    if seeds < FEWEST:
+        ratios = base.at_best[:, None] / model.at_best[None, :]
+        return Bootstrap(value, ratios.ravel(), seeds)
+    rng = np.random.default_rng(1)
+    drawn = [_resampled(side, rng) for side in (base, model)]
+    return Bootstrap(value, value * drawn[0] / drawn[1], seeds)
 
 
 def _cross_fitted(side: Side, rng: np.random.Generator) -> float:
@@ -264,5 +293,4 @@ def _resampled(side: Side, rng: np.random.Generator) -> np.ndarray:
     # 0 and 1: every second rate from there on; 2: all.
     grid = rng.integers(3, size=_RESAMPLES) if L >= FEWEST else np.full(_RESAMPLES, 2)
     allowed = (grid[:, None] == 2) | (np.arange(L)[None] % 2 == grid[:, None])
-    here = np.median(side.at(side.best(side.everyone), side.everyone))
-    return np.median(side.at(side.best(drawn, allowed), drawn), axis=1) / here
+    return np.median(side.at(side.best(drawn, allowed), drawn), axis=1) / np.median(side.at_best)

@@ -5,7 +5,6 @@ Everything here takes results of any axes, see `implicit_accel.results.by_model`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,17 +12,12 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
+from implicit_accel.intervals import MOST_DIVERGED, of_share
 from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
 
 BEST_BY = ("target", "stable", "final")
 
 _RESAMPLES = 4000
-
-# Beyond which, on each side, the normal distribution has 2.5 %.
-_NORMAL_QUANTILE = 1.959963984540054
-
-# A learning rate is usable if at least this share of its runs does not diverge before the target.
-_USABLE_SHARE = 0.9
 
 
 def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
@@ -76,23 +70,7 @@ def lost(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
 def usable(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
     """(model, learning_rate) whether a rate was tried and hardly any of its runs is `lost`."""
     share = np.mean(lost(results, best_by), axis=2)
-    return trained(results) & (share <= 1 - _USABLE_SHARE + 1e-9)
-
-
-def proportion_interval(happened: int, count: int) -> tuple[float, float]:
-    """The ends of Wilson's 95 % interval of a probability.
-
-    Args:
-        happened: How often it happened.
-        count: Of how many times, at least once.
-    """
-    share, pull = happened / count, _NORMAL_QUANTILE**2 / count
-    middle = (share + pull / 2) / (1 + pull)
-    spread = math.sqrt(share * (1 - share) / count + pull / (4 * count))
-    reach = _NORMAL_QUANTILE / (1 + pull) * spread
-    # Where it never or always happened the end is exact, whatever the roots' rounding.
-    low = 0.0 if happened == 0 else middle - reach
-    return low, 1.0 if happened == count else middle + reach
+    return trained(results) & (share <= MOST_DIVERGED + 1e-9)
 
 
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
@@ -348,7 +326,8 @@ def _divergence(lost_runs: np.ndarray, diverged: np.ndarray, best: int) -> dict[
     if best < 0:
         return dict.fromkeys(names, np.nan) | {"num_diverged_later": 0}
     happened, count = int(lost_runs[best].sum()), lost_runs.shape[1]
-    found = (happened / count, *proportion_interval(happened, count))
+    share = of_share(np.arange(count) < happened)
+    found = share.value, share.low, share.high
     later = int(diverged[best].sum()) - happened
     return dict(zip(names, found, strict=True)) | {"num_diverged_later": later}
 

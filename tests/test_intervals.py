@@ -91,7 +91,7 @@ def test_ratios_of_spreads_are_covered(seeds):
             spreads = [np.std(x[:, chosen], axis=1, ddof=1).mean() for x in (a, b)]
             return float(spreads[0] / spreads[1])
 
-        found = of_measure(ratio, seeds)
+        found = of_measure(ratio, seeds).at()
         hits += found.low <= 2 <= found.high
     assert covers(hits, 150)
 
@@ -127,7 +127,7 @@ def test_speed_ups_are_covered_with_the_choice_of_the_rate_in_them(seeds, edge, 
         shifts = rng.uniform(0, 0.02, size=2)
         base = model(rng, seeds, steps=1000, edge=edge, noise=noise, offset=shifts[0])
         deep = model(rng, seeds, steps=250, edge=0.05, noise=0.1, offset=shifts[1])
-        found = of_speed_up(base, deep)
+        found = of_speed_up(base, deep).at()
         values.append(found.value / truth)
         hits += found.low <= truth <= found.high
     assert covers(hits, draws)

@@ -105,7 +105,7 @@ def resampled(
 ) -> Effect:
     """A measure of some repeats, see `intervals.of_measure`; otherwise as `median_of`."""
     design = Design(Kind.MEASURE, repeats, least, most)
-    return _effect(name, lambda c: intervals.of_measure(measure, repeats, c), unit, note, design)
+    return _effect(name, intervals.of_measure(measure, repeats).at, unit, note, design)
 
 
 def level_of(results: xr.Dataset, model: int, share: float) -> float:
@@ -221,15 +221,11 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
         return Effect(name, math.nan, note="neither reached the target")
     halves: tuple[float, ...] = ()
     if min(len(base.rates), len(model.rates)) >= intervals.FEWEST:
-        halves = tuple(intervals.of_speed_up(base.half(i), model.half(i)).value for i in (0, 1))
-    fewest = [
-        float(np.median(side.at(side.best(side.everyone), side.everyone))) for side in (base, model)
-    ]
+        halves = tuple(intervals.speed_up(base.half(i), model.half(i)) for i in (0, 1))
+    fewest = [float(np.median(side.at_best)) for side in (base, model)]
     design = Design(
         Kind.SPEED_UP, min(base.num_seeds, model.num_seeds),
         least=fewest[0] / model.num_steps, most=base.num_steps / fewest[1],
     )  # fmt: skip
-    effect = _effect(
-        name, lambda c: intervals.of_speed_up(base, model, c), "×", "; ".join(notes), design
-    )
+    effect = _effect(name, intervals.of_speed_up(base, model).at, "×", "; ".join(notes), design)
     return replace(effect, halves=halves)
