@@ -378,7 +378,7 @@ def plot_speed_up(
         xlabel = f"final excess loss of {base} over the model's"
     else:
         title = f"How many times fewer steps than {base}"
-        xlabel = f"speed-up over {base}: slower | faster to the target"
+        xlabel = f"speed-up over {base}: slower | faster"
     if base == "depth 1" and not final:
         title = "How many times fewer steps than one layer"
 
