@@ -18,7 +18,7 @@ from benchmarks import limits
 from benchmarks.contenders import ours
 from benchmarks.run import prepare_data, spread
 from benchmarks.workloads import WORKLOADS
-from experiments import cli
+from implicit_accel.experiments import cli
 from implicit_accel.results import save_json
 
 _GROUPS = cli.FlagGroups()

@@ -61,7 +61,7 @@ def ours(datasets: list[Path], num_seeds: int, folder: Path, programs: Path | No
     import jax
 
     if programs is not None:
-        from experiments import compilation
+        from implicit_accel.experiments import compilation
 
         compilation.keep_programs(str(programs))
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

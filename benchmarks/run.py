@@ -31,11 +31,11 @@ from rich.table import Table
 from benchmarks import limits
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workloads import WORKLOADS, Workload
-from experiments import cli
 from implicit_accel import gas_like, load_abalone, load_gas
 from implicit_accel.data.problems import make_problem
 from implicit_accel.engine.layout import largest_block
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.experiments import cli
 from implicit_accel.files import atomic_path
 from implicit_accel.results import save_json
 

@@ -1,6 +1,9 @@
-"""The programs: flags → frozen configuration → library → files."""
+"""The programs of `implicit_accel.experiments`, run from a clone: ``python -m experiments.sweep``.
 
-import os
+They live in the package, so that an installation brings no package of so general a name; this
+folder only makes them found under their short one. Import them from the package.
+"""
 
-# Figures go to files: whatever backend a notebook or a shell has chosen, none is needed.
-os.environ.pop("MPLBACKEND", None)
+import implicit_accel.experiments
+
+__path__ = implicit_accel.experiments.__path__

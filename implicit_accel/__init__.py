@@ -7,6 +7,8 @@ results, timing = run_sweep(problem, SweepConfig(depths=(1, 2, 3), num_steps=200
 print(summarise(results))
 """
 
+from importlib.metadata import version as _version
+
 from implicit_accel import observables
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
@@ -37,6 +39,9 @@ from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.loss_task import LossTask, from_loss
 from implicit_accel.theory.predict import predict
 
+# One version: the one that the package was installed with, from pyproject.toml.
+__version__ = _version("implicit-accel")
+
 __all__ = [
     "INITIALISERS",
     "OPTIMIZERS",
@@ -60,6 +65,7 @@ __all__ = [
     "Trajectory",
     "TutorialCNN",
     "UserError",
+    "__version__",
     "from_loss",
     "gas_like",
     "load_abalone",

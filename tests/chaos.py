@@ -52,7 +52,7 @@ def start(
     )  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.sweep", *flags],
+        [sys.executable, "-m", "implicit_accel.experiments.sweep", *flags],
         env=os.environ | {"PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -47,8 +47,6 @@ import xarray as xr
 from absl import flags
 
 import implicit_accel as ia
-from experiments import cli
-from experiments.user_task import parse_axis
 from implicit_accel.data import download
 from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
@@ -57,6 +55,8 @@ from implicit_accel.data.sources.gas import _parse_gas
 from implicit_accel.engine.train import Snapshot, Training
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Identity, Plan
+from implicit_accel.experiments import cli
+from implicit_accel.experiments.user_task import parse_axis
 from implicit_accel.fields import each
 from implicit_accel.files import seal
 from implicit_accel.linear.config import (
@@ -222,7 +222,7 @@ def mutated(
 
 def sweep_program() -> Any:
     """The module with the sweep's flags: where other programs' flags are, it cannot be imported."""
-    return importlib.import_module("experiments.sweep")
+    return importlib.import_module("implicit_accel.experiments.sweep")
 
 
 @functools.cache

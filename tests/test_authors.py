@@ -13,9 +13,26 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_reproduction import lab  # noqa: F401 - a fixture
 
-from experiments.claims import p8
-from experiments.claims.toolkit.authors import FIGURES, authors_curves, distance, draw_authors
-from experiments.claims.toolkit.candidates import (
+from implicit_accel import (
+    DataError,
+    Dataset,
+    Layers,
+    Loss,
+    Optimizer,
+    Problem,
+    Target,
+    UserError,
+    gas_like,
+    load_gas,
+)
+from implicit_accel.experiments.claims import p8
+from implicit_accel.experiments.claims.toolkit.authors import (
+    FIGURES,
+    authors_curves,
+    distance,
+    draw_authors,
+)
+from implicit_accel.experiments.claims.toolkit.candidates import (
     BATCH_ROWS,
     FEATURES,
     LABELS,
@@ -29,7 +46,7 @@ from experiments.claims.toolkit.candidates import (
     scale_labels,
     zero_loss,
 )
-from experiments.claims.toolkit.scoring import (
+from implicit_accel.experiments.claims.toolkit.scoring import (
     FRAME_TOP,
     PAPER_RATES,
     at_rates,
@@ -37,19 +54,7 @@ from experiments.claims.toolkit.scoring import (
     flow_of,
     rescaled,
 )
-from experiments.claims.toolkit.stiff import Flow, follow_l4
-from implicit_accel import (
-    DataError,
-    Dataset,
-    Layers,
-    Loss,
-    Optimizer,
-    Problem,
-    Target,
-    UserError,
-    gas_like,
-    load_gas,
-)
+from implicit_accel.experiments.claims.toolkit.stiff import Flow, follow_l4
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.sweep import train
 

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from test_statistics import INF, NAN, made
 
-from experiments import claims
-from experiments.claims.criteria import (
+from implicit_accel import DataError, UserError
+from implicit_accel.experiments import claims
+from implicit_accel.experiments.claims.criteria import (
     Cause,
     Claim,
     Design,
@@ -29,16 +30,15 @@ from experiments.claims.criteria import (
     shortfall,
     within,
 )
-from experiments.claims.toolkit.findings import (
+from implicit_accel.experiments.claims.toolkit.findings import (
     load_finding,
     load_findings,
     save_finding,
     save_findings,
 )
-from experiments.claims.toolkit.measures import compare, median_of, share_of
-from experiments.claims.toolkit.registry import find_claims
-from experiments.claims.toolkit.report import page, write_report
-from implicit_accel import DataError, UserError
+from implicit_accel.experiments.claims.toolkit.measures import compare, median_of, share_of
+from implicit_accel.experiments.claims.toolkit.registry import find_claims
+from implicit_accel.experiments.claims.toolkit.report import page, write_report
 
 YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
 NEVER = Effect("never", INF, INF, INF)
@@ -334,7 +334,7 @@ def test_claims_say_what_they_are():
 
 
 CLAIM_FILE = """
-from experiments.claims.criteria import Claim
+from implicit_accel.experiments.claims.criteria import Claim
 CLAIM = Claim(
     id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
     paper_hours=1.0,
@@ -354,7 +354,7 @@ def claim_file(tmp_path, monkeypatch):
 
     yield write
     for name in written:
-        sys.modules.pop(f"experiments.claims.{name}", None)
+        sys.modules.pop(f"implicit_accel.experiments.claims.{name}", None)
         if hasattr(claims, name):
             delattr(claims, name)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.claims import s1, s2, s3, s4, s5
-from experiments.claims.criteria import Direction, Size, judge
-from experiments.claims.toolkit import bursts, records, student
-from experiments.claims.toolkit.laboratory import Laboratory, Scale
 from implicit_accel import gas_like
+from implicit_accel.experiments.claims import s1, s2, s3, s4, s5
+from implicit_accel.experiments.claims.criteria import Direction, Size, judge
+from implicit_accel.experiments.claims.toolkit import bursts, records, student
+from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
 
 INF = math.inf
 SEVEN = ("-", "1", "10", "64", "1x1", "10x10", "64x64")

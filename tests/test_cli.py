@@ -13,8 +13,8 @@ import pytest
 from test_programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
-from experiments import cli
 from implicit_accel import UserError, summarise
+from implicit_accel.experiments import cli
 
 HOSTILE = "<script>$x_&\x1b[31m\u202e"
 SMALL = ["--num_steps", "20", "--num_seeds", "1", "--learning_rates", "0.1", "--losses", "l2"]

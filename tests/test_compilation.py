@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_programs import expect_usage_error, run
 
-from experiments.compilation import ProgramCount, Programs, counted_programs
+from implicit_accel.experiments.compilation import ProgramCount, Programs, counted_programs
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--num_steps", "50", "--num_seeds", "1", "--learning_rates", "0.1,0.2"]
@@ -20,7 +20,7 @@ import sys, warnings
 warnings.simplefilter("error")
 import jax, jax.numpy as jnp, numpy as np
 from absl import flags
-from experiments import compilation
+from implicit_accel.experiments import compilation
 flags.FLAGS(sys.argv)
 compilation.keep_programs(compilation.asked_for())
 x = np.linspace(0, 3, 1001)
@@ -121,7 +121,7 @@ def test_damage_changes_no_result(tmp_path):
 
 def test_another_machine_has_its_own_programs(tmp_path, monkeypatch):
     Programs(tmp_path).put("key", b"here")
-    monkeypatch.setattr("experiments.compilation._machine", lambda: "another")
+    monkeypatch.setattr("implicit_accel.experiments.compilation._machine", lambda: "another")
     assert Programs(tmp_path).get("key") is None
     Programs(tmp_path).put("key", b"there")
     assert Programs(tmp_path).get("key") == b"there"

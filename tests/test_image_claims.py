@@ -9,10 +9,10 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.claims import f4, p6, s6
-from experiments.claims.criteria import Direction
-from experiments.claims.toolkit.authors import authors_curves
-from experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.experiments.claims import f4, p6, s6
+from implicit_accel.experiments.claims.criteria import Direction
+from implicit_accel.experiments.claims.toolkit.authors import authors_curves
+from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.theory.decay import momentum_time
 

@@ -9,7 +9,7 @@ from test_flow import problem_of
 from test_programs import expect_usage_error, run
 
 import implicit_accel as ia
-from experiments.predictions import as_text
+from implicit_accel.experiments.predictions import as_text
 from implicit_accel.theory.predict import LARGEST_STABLE, PAST_EDGE, predict
 
 CONFIG = {"num_seeds": 3, "num_steps": 3000, "precision": "float64"}

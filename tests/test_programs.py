@@ -315,7 +315,7 @@ def test_another_measure_of_best_redraws_a_finished_run(tmp_path):
 # A program that gives the others up sooner than a user would like.
 _IMPATIENT = """
 import runpy, sys
-from experiments import cluster
+from implicit_accel.experiments import cluster
 cluster.PATIENCE = 15.0
 runpy.run_module("experiments." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """

@@ -46,7 +46,7 @@ _PROGRAM = """
 import runpy, sys
 from implicit_accel.data import sources
 sources.__path__.append(sys.argv.pop(1))
-runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)
+runpy.run_module("implicit_accel.experiments.sweep", run_name="__main__", alter_sys=True)
 """
 
 

@@ -10,12 +10,12 @@ from oracles import loss_and_gradient
 from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
-from experiments.claims import f3, p1
-from experiments.claims.toolkit import student, very_deep
-from experiments.claims.toolkit.laboratory import Laboratory, Scale
-from experiments.claims.toolkit.registry import find_claims
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
 from implicit_accel.data.problems import make_problem
+from implicit_accel.experiments.claims import f3, p1
+from implicit_accel.experiments.claims.toolkit import student, very_deep
+from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.experiments.claims.toolkit.registry import find_claims
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.theory.balance import balancedness

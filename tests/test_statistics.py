@@ -8,8 +8,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cli import answers
 from implicit_accel import UserError, select, summarise
+from implicit_accel.experiments.cli import answers
 from implicit_accel.results import FORMAT, by_model, model_labels
 from implicit_accel.statistics import (
     best_learning_rates,

@@ -11,7 +11,7 @@ import pytest
 # A program that does not look whether it is asked to stop, as in a long compiled call.
 _DEAF = """
 import sys, time
-from experiments.stopping import watched_signals
+from implicit_accel.experiments.stopping import watched_signals
 def say(text): print(text, flush=True)
 with watched_signals(say) as stop:
     say("listening")
@@ -58,7 +58,7 @@ def test_the_first_signal_only_asks():
 # Python drops what is raised here: neither the interpreter nor the program hears of it.
 _FINALIZER = """
 import signal, sys, time, weakref
-from experiments.stopping import Stopped, stop_on_signals
+from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 stop_on_signals()
 class Thing: pass
 def called(reference):

@@ -1,0 +1,154 @@
+"""The two figures of the 2018 paper's authors, digitised, and how far a run is from a curve."""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from implicit_accel.errors import DataError, UserError
+
+# Curves as the figures' legends call them, by figure; the names are those of the file.
+FIGURES: dict[str, dict[str, str]] = {
+    "l4_ethanol": {
+        "gradient_descent_depth_1": "GD, depth 1",
+        "gradient_descent_depth_2": "GD, depth 2",
+        "adagrad_depth_1": "AdaGrad",
+        "adadelta_depth_1": "AdaDelta",
+    },
+    "mnist_cnn": {"original": "original", "overparameterised": "overparameterised"},
+}
+
+_COLUMNS = ("figure", "curve", "iteration", "loss", "loss_low", "loss_high")
+# A reading this many times above all that a falling curve has shown before is the legend's or an
+# arrow's ink: there are three in each of two curves of the first figure, side by side, and two in
+# the second.
+_MISREAD = 3.0
+
+
+def authors_curves(figure: str, *, path: Path | None = None) -> dict[str, pd.DataFrame]:
+    """The curves of one of the authors' figures, read off their blog post.
+
+    Readings that cannot be the curve's are left out: those more than three times above its lowest
+    loss before.
+
+    Args:
+        figure: ``l4_ethanol`` (the loss against iterations, 10⁶ of them) or ``mnist_cnn`` (the
+            batch's loss against iterations).
+        path: A file of the same form, in place of the one that comes with the project.
+
+    Returns:
+        By the curve's name, in the order of `FIGURES`: a table with ``iteration`` (whole numbers
+        above 0, increasing), ``loss`` and the drawn line's edges ``loss_low`` and ``loss_high``
+        (above 0).
+
+    Raises:
+        UserError: If there is no such figure.
+        DataError: If the file is not such a table.
+    """
+    if figure not in FIGURES:
+        raise UserError(f"figure {figure!r}: choose from {', '.join(FIGURES)}")
+    source = path or resources.files(__name__.rpartition(".")[0]) / "authors_figures.csv"
+    table = _read(source)
+    found = {}
+    for name in FIGURES[figure]:
+        chosen = (table["figure"] == figure) & (table["curve"] == name)
+        rows = table.iloc[np.flatnonzero(chosen)].reset_index(drop=True)
+        if not len(rows):
+            raise DataError(f"{source}: no readings of figure {figure}, curve {name}")
+        if not (np.diff(rows["iteration"]) > 0).all():
+            raise DataError(f"{source}: iterations of {figure}, {name} do not increase")
+        loss = rows["loss"].to_numpy()
+        kept = loss <= _MISREAD * np.minimum.accumulate(loss)
+        found[name] = rows.iloc[np.flatnonzero(kept)][list(_COLUMNS[2:])].reset_index(drop=True)
+    return found
+
+
+def _read(source: Path | Traversable) -> pd.DataFrame:
+    """The file as a table of checked columns."""
+    try:
+        with source.open(encoding="utf-8") as file:
+            table = pd.read_csv(file, comment="#")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: not a table of curves ({error})") from None
+    missing = [name for name in _COLUMNS if name not in table]
+    if missing:
+        raise DataError(f"{source}: no column {', '.join(missing)}")
+    for name in _COLUMNS[2:]:
+        values = np.asarray(pd.to_numeric(table[name], errors="coerce"), float)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if bad.size:
+            raise DataError(
+                f"{source}: {name} of reading {bad[0] + 1} is {table[name].iloc[bad[0]]!r}; it "
+                "must be a number above 0"
+            )
+        table[name] = values
+    return table
+
+
+def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> float:
+    """How far a run is from a curve: the RMS of ``log₁₀(loss / the curve's)``.
+
+    Over those of the curve's iterations that the run covers; between its recorded steps its loss is
+    interpolated with both axes logarithmic.
+
+    Args:
+        steps: (T,) increasing numbers; those not above 0 are not looked at.
+        losses: (T,) the run's losses, above 0; not finite from a divergence on.
+        curve: With columns ``iteration`` and ``loss``.
+
+    Returns:
+        The distance, 0.30 for a factor of two; inf where the run diverges before the last covered
+        iteration, NaN where it covers none.
+    """
+    steps, losses = np.asarray(steps, float), np.asarray(losses, float)
+    later = steps > 0
+    steps, losses = steps[later], losses[later]
+    iterations = np.asarray(curve["iteration"], float)
+    if not steps.size:
+        return np.nan
+    covered = (iterations >= steps[0]) & (iterations <= steps[-1])
+    if not covered.any():
+        return np.nan
+    # Up to the first record at or after the last iteration compared.
+    used = slice(int(np.searchsorted(steps, iterations[covered][-1])) + 1)
+    if not (np.isfinite(losses[used]) & (losses[used] > 0)).all():
+        return np.inf
+    ours = np.interp(np.log(iterations[covered]), np.log(steps[used]), np.log10(losses[used]))
+    return float(
+        np.sqrt(np.mean((ours - np.log10(np.asarray(curve["loss"], float)[covered])) ** 2))
+    )
+
+
+def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool = True) -> None:
+    """Draws the authors' curves under whatever else an axes shows: thin, each named at its end.
+
+    Args:
+        ax: Whose axes become logarithmic: the loss's always, the iterations' if ``log_steps``.
+        figure: See `authors_curves`.
+        colour: Of the lines and names.
+        log_steps: Whether iterations are on a logarithmic axis.
+
+    Raises:
+        UserError: If there is no such figure.
+    """
+    curves = authors_curves(figure)
+    last = {name: float(curve["loss"].iloc[-1]) for name, curve in curves.items()}
+    below, height = 0.0, 0
+    for name in sorted(curves, key=last.__getitem__):
+        x, y = curves[name]["iteration"].to_numpy(), curves[name]["loss"].to_numpy()
+        ax.plot(x, y, color=colour, linewidth=0.9, zorder=1.5)
+        # Curves that end together have their names one above the other.
+        height = height + 8 if last[name] < 1.15 * below else 0
+        below = last[name]
+        ax.annotate(
+            FIGURES[figure][name], (x[-1], y[-1]), xytext=(4, height - 2),
+            textcoords="offset points", fontsize=6.5, color=colour, annotation_clip=False,
+        )  # fmt: skip
+    ax.set_yscale("log")
+    if log_steps:
+        ax.set_xscale("log")

@@ -1,0 +1,258 @@
+"""What was found about a claim, on disk: figures, tables and a JSON file that is read again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from implicit_accel.errors import DataError
+from implicit_accel.experiments.claims.criteria import (
+    Cause,
+    Claim,
+    Design,
+    Direction,
+    Effect,
+    Finding,
+    Judged,
+    Kind,
+    Part,
+    Range,
+    Size,
+    Verdict,
+)
+from implicit_accel.files import atomic_path
+from implicit_accel.results import save_json
+
+FINDING_FILE = "finding.json"
+FINDINGS_FILE = "findings.json"
+
+_FORMAT = "implicit_accel finding 3"
+_BITMAP_DPI = 110
+
+_NUMBERS = ("value", "low", "high")
+
+ANSWERS = ("direction", "size", "cause")
+"""What a verdict answers, in the order of `Entry.answers`."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim with what was found, as the report shows it.
+
+    Attributes:
+        claim: The claim.
+        finding: What was found; its figures are not kept here.
+        figures: Files of the figures, the first beside the number.
+        seconds: What the experiment took when its results were made.
+    """
+
+    claim: Claim
+    finding: Finding
+    figures: tuple[Path, ...]
+    seconds: float
+
+    @property
+    def answers(self) -> tuple[str, str, str]:
+        """The verdict's direction, size and cause, in words; empty where nothing is to say."""
+        finding = self.finding
+        if finding.cause is not None:
+            cause = ", ".join(finding.cause.claims)
+        else:
+            # What theory claims of itself is not explained by a claim of theory.
+            own = self.claim.id.startswith("T")
+            cause = "" if own or finding.verdict.holds else "unexplained"
+        return finding.verdict.direction, finding.verdict.size, cause
+
+
+def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
+    """Writes a claim's figures (PNG and PDF), tables (CSV) and finding into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for name, figure in finding.figures.items():
+        assert isinstance(figure, Figure)
+        for extension in ("png", "pdf"):
+            path = folder / f"{name}.{extension}"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=_BITMAP_DPI, format=extension)
+        figures.append(folder / f"{name}.png")
+    for title, table in finding.tables.items():
+        with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    save_json(_stored(claim, finding, scale, seconds, figures), folder / FINDING_FILE)
+    return Entry(claim, finding, tuple(figures), seconds)
+
+
+def _stored(
+    claim: Claim, finding: Finding, scale: str, seconds: float, figures: Sequence[Path]
+) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "claim": claim.id,
+        "scale": scale,
+        "seconds": seconds,
+        "verdict": [_json_judged(judged) for judged in finding.verdict.parts],
+        "effects": [_json_effect(effect) for effect in finding.effects],
+        "summary": finding.summary,
+        "cause": None if finding.cause is None else asdict(finding.cause),
+        "sensitivity": finding.sensitivity,
+        "caveats": list(finding.caveats),
+        "tables": {title: _json_table(table) for title, table in finding.tables.items()},
+        "figures": [path.name for path in figures],
+    }
+
+
+def save_findings(entries: Sequence[Entry], path: Path, scale: str) -> None:
+    """Writes what was found about all claims into one file, atomically: a list, as for each."""
+    listed = [_stored(e.claim, e.finding, scale, e.seconds, e.figures) for e in entries]
+    save_json({"format": _FORMAT, "findings": listed}, path)
+
+
+def load_findings(path: Path) -> dict[str, Finding]:
+    """Reads what `save_findings` wrote, by the claim's id; figures are not part of it.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        if stored["format"] != _FORMAT:
+            raise ValueError(f"format {stored['format']!r}")
+        return {str(each["claim"]): _finding(each) for each in stored["findings"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); run the claims again") from None
+
+
+def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
+    """Reads what `save_finding` wrote at this scale; None if there is nothing.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    path = folder / FINDING_FILE
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
+            return None
+        finding = _finding(stored)
+        figures = [folder / Path(str(name)).name for name in stored["figures"]]
+        seconds = float(stored["seconds"])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} seconds")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); run the claim again") from None
+    # The page carries the figures' bytes: a link might bring in a file that is none of them.
+    plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
+    return Entry(claim, finding, plain, seconds)
+
+
+def _finding(stored: dict[str, Any]) -> Finding:
+    return Finding(
+        verdict=Verdict(tuple(map(_judged, stored["verdict"]))),
+        effects=tuple(map(_effect, stored["effects"])),
+        summary=str(stored["summary"]),
+        cause=_cause(stored["cause"]),
+        sensitivity=str(stored["sensitivity"]),
+        caveats=tuple(map(str, stored["caveats"])),
+        tables={
+            str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
+                {"inf": math.inf, "-inf": -math.inf}
+            )
+            for title, table in stored["tables"].items()
+        },
+    )
+
+
+def _json_effect(effect: Effect) -> dict[str, Any]:
+    """All that is stored of an effect: JSON has no NaN and no infinity, see `_json_number`."""
+    design = effect.design
+    ends = map(_json_number, (design.least, design.most))
+    return {
+        "name": effect.name,
+        **{name: _json_number(getattr(effect, name)) for name in _NUMBERS},
+        "unit": effect.unit,
+        "note": effect.note,
+        "confidence": _json_number(effect.confidence),
+        "design": [design.kind.value, design.seeds, *ends],
+        "halves": [_json_number(value) for value in effect.halves],
+        "quantity": effect.quantity,
+    }
+
+
+def _effect(stored: dict[str, Any]) -> Effect:
+    kind, seeds, least, most = stored["design"]
+    return Effect(
+        str(stored["name"]),
+        *(_number(stored[name]) for name in _NUMBERS),
+        unit=str(stored["unit"]),
+        note=str(stored["note"]),
+        confidence=_number(stored["confidence"]),
+        design=Design(Kind(kind), int(seeds), _number(least), _number(most)),
+        halves=tuple(map(_number, stored["halves"])),
+        quantity=str(stored["quantity"]),
+    )
+
+
+def _json_judged(judged: Judged) -> dict[str, Any]:
+    part = judged.part
+    return {
+        "effect": _json_effect(part.effect),
+        "claimed": _json_range(part.claimed),
+        "claimed_size": None if part.size is None else _json_range(part.size),
+        "direction": judged.direction.value,
+        "size": judged.size.value,
+    }
+
+
+def _judged(stored: dict[str, Any]) -> Judged:
+    size = stored["claimed_size"]
+    part = Part(
+        _effect(stored["effect"]),
+        _range(stored["claimed"]),
+        None if size is None else _range(size),
+    )
+    return Judged(part, Direction(stored["direction"]), Size(stored["size"]))
+
+
+def _json_range(where: Range) -> list[Any]:
+    return [_json_number(where.low), _json_number(where.high), where.closed]
+
+
+def _range(stored: list[Any]) -> Range:
+    low, high, closed = stored
+    return Range(_number(low), _number(high), bool(closed))
+
+
+def _cause(stored: dict[str, Any] | None) -> Cause | None:
+    return None if stored is None else Cause(tuple(map(str, stored["claims"])), str(stored["why"]))
+
+
+def _number(stored: float | str | None) -> float:
+    return math.nan if stored is None else float(stored)
+
+
+def _json_number(value: float) -> float | str | None:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return None if math.isnan(value) else value
+
+
+def _json_table(table: pd.DataFrame) -> dict[str, Any]:
+    rows = [
+        [_json_number(v) if isinstance(v, float) else v for v in row]
+        for row in table.to_numpy().tolist()
+    ]
+    return {"columns": list(map(str, table.columns)), "data": rows}
+
+
+def _file_name(title: str) -> str:
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
+    return "_".join(words)

@@ -1,0 +1,164 @@
+"""The report's first page, for a reader who knows neither paper: four questions, four figures.
+
+Every number in it is an effect of a finding; what a finding does not hold is not told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from implicit_accel.experiments.claims.criteria import Direction, Effect
+from implicit_accel.experiments.claims.toolkit.findings import Entry
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A question with its answer.
+
+    Attributes:
+        question: Its heading.
+        sentences: The answer.
+        figure: What shows it; None without.
+        caption: What the figure shows, in a sentence.
+    """
+
+    question: str
+    sentences: tuple[str, ...]
+    figure: Path | None = None
+    caption: str = ""
+
+
+def tell(entries: Sequence[Entry]) -> tuple[Chapter, ...]:
+    """The story, as far as these claims tell it.
+
+    Args:
+        entries: The claims of a report.
+
+    Returns:
+        Its chapters in order; none if there is nothing to answer the first question with.
+    """
+    found = {entry.claim.id: entry for entry in entries}
+    chapters = [
+        Chapter("What was claimed?", _CLAIMED),
+        _what_holds(found),
+        _why_opposite(found),
+        _what_depth_does(found),
+        _a_network(found),
+    ]
+    told = tuple(chapter for chapter in chapters if chapter is not None and chapter.sentences)
+    return told if len(told) > 1 else ()
+
+
+_CLAIMED = (
+    "A product of matrices is a matrix: stacking linear layers adds nothing that a single layer "
+    "cannot express.",
+    "Arora, Cohen & Hazan (2018) showed that it changes how gradient descent gets there: the "
+    "product moves with a learning rate that grows with the weights and a memory of where it "
+    "came from. On ℓp regression with p > 2 that made training faster, 'by orders of magnitude'; "
+    "on ℓ2 slightly slower.",
+    "Levy & Wang (2024) ran it again on the same data and saw no acceleration.",
+)
+
+
+def _effect(found: dict[str, Entry], claim: str, words: str = "") -> Effect | None:
+    """A claim's first effect whose name holds some words."""
+    effects = found[claim].finding.effects if claim in found else ()
+    return next((effect for effect in effects if words in effect.name), None)
+
+
+def _figure(found: dict[str, Entry], claim: str, name: str) -> Path | None:
+    figures = found[claim].figures if claim in found else ()
+    return next((path for path in figures if path.stem.startswith(name)), None)
+
+
+def _tally(found: dict[str, Entry]) -> str:
+    """How many claims of others hold, part by part."""
+    judged = {i: e.finding.verdict for i, e in found.items() if not i.startswith("T")}
+    parts = Counter(j.direction for verdict in judged.values() for j in verdict.parts)
+    whole = sum(v.directions == {Direction.AS_CLAIMED} for v in judged.values())
+    return (
+        f"Of {len(judged)} claims of the literature {whole} have the direction that was claimed in "
+        f"every part; of their {sum(parts.values())} parts {parts[Direction.AS_CLAIMED]} are as "
+        f"claimed, {parts[Direction.OPPOSITE]} opposite, {parts[Direction.UNDECIDED]} undecided."
+    )
+
+
+def _what_holds(found: dict[str, Entry]) -> Chapter | None:
+    late, early = (_effect(found, "P3b", words) for words in ("times sooner", "ℓ4, depth 2"))
+    slow = _effect(found, "P3a")
+    if late is None or early is None or slow is None:
+        return None
+    return Chapter(
+        "What holds?",
+        (
+            "The direction, on both losses, and on ℓ4 the more the longer one trains. To a tenth "
+            f"of the zero predictor's excess loss depth 2 is {early} as fast as one layer; at the "
+            f"loss that one layer has after the authors' million steps it is {late} sooner.",
+            f"On ℓ2 one layer is faster than depth 2, by {slow}.",
+            "The size does not: a hundredfold ratio of steps is nowhere within a million steps, "
+            "in our runs or in the authors' own figure.",
+            _tally(found),
+        ),
+        _figure(found, "P3b", "speed_up"),
+        "Depth's speed-up on ℓ4 against the target (left) and the horizon (right).",
+    )
+
+
+def _why_opposite(found: dict[str, Entry]) -> Chapter | None:
+    theirs, papers = (
+        _effect(found, "S7", f"{whose} setting, depth 2")
+        for whose in ("the student project's", "the paper's")
+    )
+    if theirs is None or papers is None:
+        return None
+    why = found["S7"].finding.cause
+    return Chapter(
+        "Why did the student project see the opposite?",
+        (
+            f"Both are right about what they ran. In the student project's setting depth 2 is "
+            f"{theirs} as fast as one layer, in the paper's {papers}.",
+            "It compared depths on ℓ2, where depth does not help; over a hundred epochs, in which "
+            "one layer's slow end is out of sight; and with learning rates that end below what "
+            "its deeper networks bear.",
+            *((f"Theory says so beforehand: {why.why}",) if why is not None else ()),
+        ),
+        _figure(found, "S7", "stations"),
+        "From the student project's setting to the paper's, one change at a time.",
+    )
+
+
+def _what_depth_does(found: dict[str, Entry]) -> Chapter | None:
+    rule = _effect(found, "T9")
+    if rule is None:
+        return None
+    return Chapter(
+        "What does depth really do?",
+        (
+            "On ℓ4 the loss is sharpest at the start: one layer's learning rate is bound by its "
+            "first steps, and too small ever after. A deep network's effective rate begins small "
+            "and grows with its weights, as the sharpness falls.",
+            f"The rule that does this to a single layer is as fast as the network ({rule} of its "
+            "speed); an oracle that always uses the largest stable rate is hardly faster.",
+        ),
+        _figure(found, "T9", "taken_apart"),
+        "The end-to-end rule's parts alone and together, the network, and an oracle.",
+    )
+
+
+def _a_network(found: dict[str, Entry]) -> Chapter | None:
+    faster = _effect(found, "P6")
+    if faster is None:
+        return None
+    return Chapter(
+        "And the convolutional network?",
+        (
+            "The published curves are met, and they show a sum of cross-entropy and weight decay. "
+            "Where the product of the new factors is what is decayed, the sum falls faster "
+            f"({faster}), because decay does; the network does not learn faster for it.",
+        ),
+        _figure(found, "P6", ""),
+        "The regularised sum with the authors' curves, and its two parts.",
+    )

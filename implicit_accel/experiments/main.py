@@ -1,0 +1,52 @@
+"""The installed command: ``implicit-accel sweep`` is ``python -m experiments.sweep``."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import implicit_accel
+
+PROGRAMS = {
+    "sweep": "train a model over a whole grid at once, and compare how fast it trains",
+    "predict": "what theory says of a sweep, before any training",
+    "reproduce": "test the claims of the literature, each by an experiment that judges itself",
+    "plot": "redraw the figures of a finished run",
+}
+
+COMMAND = "implicit-accel"
+
+
+def usage() -> str:
+    """What there is to run."""
+    width = max(map(len, PROGRAMS))
+    lines = [f"  {name:{width}}  {what}" for name, what in PROGRAMS.items()]
+    return "\n".join(
+        [
+            f"{COMMAND} {implicit_accel.__version__}: {COMMAND} PROGRAM --flags, one of",
+            *lines,
+            f"{COMMAND} PROGRAM --help tells of a program's flags.",
+        ]
+    )
+
+
+def main() -> None:
+    """Runs the program that is named first, as its module would be run. Exit codes as there."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
+        print(usage())
+        sys.exit(0)
+    if arguments[0] in ("--version", "-V"):
+        print(implicit_accel.__version__)
+        sys.exit(0)
+    program = arguments[0]
+    if program not in PROGRAMS:
+        known = ", ".join(PROGRAMS)
+        print(f"error: there is no program {program[:100]!r}: choose from {known}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"{COMMAND} {program}", *arguments[1:]]
+    runpy.run_module(f"implicit_accel.experiments.{program}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Redraws the figures of a finished run, without training.
+
+python -m experiments.plot --run outputs/gas_like
+python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from implicit_accel.errors import UserError
+from implicit_accel.experiments import cli
+from implicit_accel.loading import load_run
+from implicit_accel.plotting import save_figures
+from implicit_accel.results import FIGURES_FOLDER
+from implicit_accel.statistics import BEST_BY, summarise
+
+_FORMATS = ("png", "pdf", "svg")
+
+_GROUPS = cli.FlagGroups()
+_RUN = flags.DEFINE_string("run", None, "Output folder of a sweep.")
+_FIGURES = flags.DEFINE_string(
+    "figures_dir", None, "Where the figures go; the run's own figures/ unless given."
+)
+_PLOT_FORMATS = flags.DEFINE_list(
+    "formats", ["png", "pdf"], f"File formats: {', '.join(_FORMATS)}."
+)
+_BEST_BY = flags.DEFINE_enum(
+    "best_by",
+    "target",
+    BEST_BY,
+    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
+    "which do not diverge later; or the smallest final excess loss.",
+)
+_GROUPS.add("Flags", _RUN, _FIGURES, _PLOT_FORMATS, _BEST_BY)
+
+
+def main() -> None:
+    """Loads, prints the table, draws."""
+    if _RUN.value is None:
+        raise UserError("--run is missing: give the output folder of a sweep")
+    formats = tuple(_PLOT_FORMATS.value)
+    unknown = [f for f in formats if f not in _FORMATS]
+    if unknown or not formats:
+        raise UserError(f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}")
+    results = load_run(_RUN.value)
+    console = cli.make_console()
+    cli.print_summary(summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console)
+    run = Path(_RUN.value)
+    folder = run if run.is_dir() else run.parent
+    figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER
+    try:
+        paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
+    except OSError as error:
+        raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
+    console.print(f"{len(paths)} figures in {figures}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, _GROUPS, __doc__ or "")

@@ -1,0 +1,100 @@
+"""Predictions of a sweep, as the programs make, print and save them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import Experiment
+from implicit_accel.experiments import cli
+from implicit_accel.files import atomic_path
+from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.theory.predict import Predictions, predict
+
+# From here on a number's size is all that one reads of it.
+_LARGE = 1e9
+
+PREDICTION_FILE = "prediction.csv"
+
+
+def predictions(experiment: Experiment, log: Console) -> Predictions:
+    """Predicts what flags ask for, with a bar.
+
+    Raises:
+        UserError: If it is no sweep of linear networks.
+    """
+    if not isinstance(experiment, LinearSweep):
+        raise UserError("predictions are of linear networks on a dataset, not of a --task")
+    with cli.progress_bar(log, "gradient flows") as report:
+        return predict(
+            experiment.problem,
+            experiment.config,
+            progress=lambda share: report(round(1000 * share), 1000),
+        )
+
+
+def as_text(value: float, form: str = ".3g") -> str:
+    """A number for a table; a dash for none."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "never"
+    return format(value, form if abs(value) < _LARGE else ".3g")
+
+
+def print_predictions(table: pd.DataFrame, title: str, console: Console) -> None:
+    """The table of a grid's predictions."""
+    shown = Table(title=title, title_justify="left", caption_justify="left")
+    for name in (
+        "model", "largest stable\nlearning rate", "best of the grid", "steps to target\nat it",
+        "speed-up over\ndepth 1", "unstable after", "note",
+    ):  # fmt: skip
+        shown.add_column(name, justify="left" if name in ("model", "note") else "right")
+    for row in table.to_dict("records"):
+        shown.add_row(
+            row["model"],
+            as_text(row["largest_stable_rate"]),
+            as_text(row["best_rate"]),
+            as_text(row["steps"], ",.0f"),
+            as_text(row["speed_up"]),
+            as_text(row["unstable_after"], ",.0f"),
+            row["note"],
+        )
+    shown.caption = (
+        "Predicted, not trained; medians over seeds. Steps are the gradient flow's time over the "
+        "learning rate. Unstable after: the step at which the sharpness exceeds the threshold."
+    )
+    console.print(shown)
+
+
+def print_beside(table: pd.DataFrame, console: Console) -> None:
+    """Predicted beside measured."""
+    shown = Table(title="Predicted and measured, at the best rate measured", title_justify="left")
+    for name in (
+        "model", "learning rate", "largest stable\nrate predicted", "steps\npredicted",
+        "steps\nmeasured", "error", "unstable after\npredicted", "diverged at\nmeasured", "note",
+    ):  # fmt: skip
+        shown.add_column(name, justify="left" if name in ("model", "note") else "right")
+    for row in table.to_dict("records"):
+        error = row["error"]
+        shown.add_row(
+            row["model"],
+            as_text(row["learning_rate"]),
+            as_text(row["largest_stable_rate"]),
+            as_text(row["predicted_steps"], ",.0f"),
+            as_text(row["measured_steps"], ",.0f"),
+            "-" if not math.isfinite(error) else f"{100 * error:+.1f} %",
+            as_text(row["predicted_instability"], ",.0f"),
+            as_text(row["measured_divergence"], ",.0f"),
+            row["note"],
+        )
+    console.print(shown)
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table, or nothing."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)

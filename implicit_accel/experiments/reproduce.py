@@ -1,0 +1,225 @@
+r"""Tests the claims of the literature, each by an experiment that judges itself.
+
+    python -m experiments.reproduce
+    python -m experiments.reproduce --claims P3b,F2,S2
+    python -m experiments.reproduce --scale smoke
+
+The output folder gets a folder for every claim, REPORT.md and report.html, one page to read in a
+browser. What has been trained is used again: a second call only redraws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import platform
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.experiments import cli, compilation
+from implicit_accel.experiments.claims.criteria import Claim
+from implicit_accel.experiments.claims.toolkit.findings import (
+    FINDINGS_FILE,
+    Entry,
+    load_finding,
+    save_finding,
+    save_findings,
+)
+from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.experiments.claims.toolkit.registry import find_claims
+from implicit_accel.experiments.claims.toolkit.report import (
+    MARKDOWN_FILE,
+    PAGE_FILE,
+    columns,
+    headline,
+    write_report,
+)
+from implicit_accel.files import remove_partial
+from implicit_accel.store.folder import RunFolder
+
+CLAIMS = find_claims()
+
+_NO_VERDICTS = "smoke: no verdicts"
+
+_GROUPS = cli.FlagGroups()
+_CLAIMS = flags.DEFINE_list(
+    "claims", ["all"], f"Which claims: {', '.join(claim.id for claim in CLAIMS)}; or all."
+)
+_SCALE = flags.DEFINE_enum_class(
+    "scale",
+    Scale.STANDARD,
+    Scale,
+    "smoke: minutes, shows that everything works, without verdicts; standard: about two "
+    "hours on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "Where results and report go; unless given outputs/reproduction, with the scale behind it if "
+    "it is not standard.",
+)
+_ESTIMATE = flags.DEFINE_bool(
+    "estimate", False, "Only print what the papers' full lengths would cost, and end."
+)
+_GROUPS.add("What", _CLAIMS, _SCALE, _OUTPUT_DIR, _ESTIMATE)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with the data files; else $IMPLICIT_ACCEL_DATA_DIR and the cache."
+)
+_DOWNLOAD = flags.DEFINE_bool(
+    "download", False, "Download what is missing. Without it, stand-ins take the place of data."
+)
+_GROUPS.add("Data", _DATA_DIR, _DOWNLOAD)
+compilation.add_flags(_GROUPS)
+
+
+def choose_claims() -> list[Claim]:
+    """The claims asked for, in the order of the report.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    known = {claim.id.lower(): claim for claim in CLAIMS}
+    wanted = [name.strip().lower() for name in _CLAIMS.value]
+    if not wanted:
+        raise UserError("--claims: the list is empty; name some, or all")
+    for name in wanted:
+        if name not in known and name != "all":
+            ids = ", ".join(claim.id for claim in CLAIMS)
+            raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
+    return [claim for claim in CLAIMS if "all" in wanted or claim.id.lower() in wanted]
+
+
+def print_estimate(claims: list[Claim], console: Console) -> None:
+    """About what the scale ``paper`` will take."""
+    table = Table(title="The papers' lengths, 2 CPU cores", title_justify="left")
+    table.add_column("claim")
+    table.add_column("hours", justify="right")
+    for claim in claims:
+        table.add_row(claim.id, f"{claim.paper_hours:.2g}")
+    table.add_row("at most, all of these", f"{sum(claim.paper_hours for claim in claims):.2g}")
+    console.print(table)
+    console.print(
+        "Estimated from the standard scale's times. Claims share what they train, so that some "
+        "take their hours only if they are the first. What is finished is kept, and a sweep that "
+        "was broken off goes on from its last checkpoint."
+    )
+
+
+def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
+    """What the report says of itself."""
+    minutes = sum(entry.seconds for entry in entries) / 60
+    judging = (
+        "Every claim has a criterion that was fixed before its results were looked at; where "
+        "a grid was enlarged after a first look, its caveats say so. A verdict has three answers: "
+        "the direction of what was claimed, its size where one is claimed, and the claim of theory "
+        "(T…) that shows the cause. The parts of a claim are counted, and judged by intervals that "
+        "hold together with 95 %."
+        if scale.has_verdicts
+        else f"{_NO_VERDICTS}. Such a run shows that everything works; it is far too short, and "
+        "its seeds are far too few, to judge by."
+    )
+    return [
+        f"{judging} Speed-ups are ratios "
+        "of steps to a target excess loss, each model at its own best learning rate. Intervals are "
+        "95 % over seeds; those of speed-ups are cross-fitted, and hold what the choice of the "
+        "rate and the grid's resolution leave open. Fewer than six seeds have a range and no "
+        "percentage.",
+        f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
+        f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
+        f"{cli.num_cores()} cores); the experiments took {minutes:.0f} min in all.",
+    ]
+
+
+def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None:
+    """What ran with its headline effects, and the verdicts if the scale has any."""
+    table = Table(title="Verdicts" if scale.has_verdicts else "Effects", title_justify="left")
+    for name in [name for name in columns(scale.has_verdicts) if name != "statement"]:
+        table.add_column(name)
+    for entry in entries:
+        answers = entry.answers if scale.has_verdicts else ()
+        table.add_row(entry.claim.id, *answers, headline(entry))
+    console.print(table)
+    if not scale.has_verdicts:
+        console.print(_NO_VERDICTS)
+
+
+def examine(claim: Claim, folder: Path, log: Console) -> Entry:
+    """Runs a claim's experiment, as far as its results are not there, and writes its folder."""
+    scale = _SCALE.value
+    with cli.progress_bar(log, claim.id) as report:
+        lab = Laboratory(
+            scale=scale,
+            folder=folder / claim.id,
+            shared=folder,
+            data_dir=_DATA_DIR.value,
+            download=_DOWNLOAD.value,
+            log=log.print,
+            progress=report,
+        )
+        began = time.monotonic()
+        finding = claim.test(lab)
+        seconds = time.monotonic() - began
+    try:
+        earlier = load_finding(claim, lab.folder, scale.value)
+    except DataError:
+        earlier = None  # it is written again below
+    if not lab.trained and earlier is not None:
+        seconds = earlier.seconds
+    return save_finding(claim, finding, lab.folder, scale.value, seconds)
+
+
+def main() -> None:
+    """Tests, writes, prints."""
+    claims = choose_claims()
+    scale = _SCALE.value
+    suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
+    folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
+    jax.config.update("jax_num_cpu_devices", cli.num_cores())
+    compilation.keep_programs(compilation.asked_for())
+    console, log = cli.make_console(), cli.make_console(stderr=True)
+    if _ESTIMATE.value:
+        print_estimate(claims, console)
+        return
+    if scale is Scale.PAPER:
+        print_estimate(claims, log)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(cli.output_folder(folder))
+        stack.enter_context(RunFolder(folder).locked())
+        remove_partial(folder, deep=False)
+        for claim in CLAIMS:
+            remove_partial(folder / claim.id)
+        for number, claim in enumerate(claims, 1):
+            began = time.monotonic()
+            entry = examine(claim, folder, log)
+            verdict = f"{entry.finding.verdict!s:30s} " if scale.has_verdicts else ""
+            log.print(
+                f"{number:2d} of {len(claims)}  {claim.id:4s} {verdict}"
+                f"{time.monotonic() - began:6.1f} s"
+            )
+        entries = []
+        for claim in CLAIMS:
+            stored = load_finding(claim, folder / claim.id, scale.value)
+            entries += [] if stored is None else [stored]
+        save_findings(entries, folder / FINDINGS_FILE, scale.value)
+        write_report(
+            entries,
+            folder,
+            title="When does depth accelerate? The claims and what became of them",
+            preamble=preamble(scale, entries),
+            verdicts=scale.has_verdicts,
+        )
+    chosen = {claim.id for claim in claims}
+    print_overview([entry for entry in entries if entry.claim.id in chosen], scale, console)
+    console.print(
+        f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, {FINDINGS_FILE}, a folder for each claim"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, _GROUPS, __doc__ or "")

@@ -1,0 +1,377 @@
+"""The flags of `experiments.sweep`, and the experiment that they ask for.
+
+What can be asked of a dataset, a problem or a grid is declared where it is used (see
+`implicit_accel.fields`): its flags are made from the declarations. The flags that are the
+program's own are defined here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from implicit_accel import statistics
+from implicit_accel.data.dataset import Dataset
+from implicit_accel.data.problems import Preparation, make_problem
+from implicit_accel.data.registry import find_sources, options_of
+from implicit_accel.errors import UserError
+from implicit_accel.experiment import AtOwnRates, Experiment, Identity, OwnRates
+from implicit_accel.experiments import cli, cluster, compilation
+from implicit_accel.experiments.user_task import attribute, load_task, parse_axis
+from implicit_accel.fields import Field, fields_of, read, with_details, write
+from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.sweep import LinearSweep, axes_of
+from implicit_accel.rates import TOLERANCE, at_own_rates, coarse_rates
+from implicit_accel.tasks.grid import TaskSweep
+from implicit_accel.theory.predict import early_stable_rates
+
+GROUPS = cli.FlagGroups()
+# Those of them that say what is trained and on what: of every program about linear networks.
+DECLARED_GROUPS = cli.FlagGroups()
+
+# The kind of flag by the type of its default.
+_DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    type(None): flags.DEFINE_string,
+}
+
+
+def define(name: str, field: Field) -> flags.FlagHolder:
+    """Makes the flag of a declared setting."""
+    default: Any = field.default
+    if field.choices:
+        return flags.DEFINE_enum(name, default, field.choices, field.help)
+    if isinstance(default, tuple):
+        return flags.DEFINE_list(name, list(default), field.help)
+    return _DEFINE[type(default)](name, default, field.help)
+
+
+SOURCES = find_sources()
+
+DATASET = flags.DEFINE_enum(
+    "dataset",
+    "gas_like",
+    list(SOURCES),
+    "; ".join(f"{source.name}: {source.help}" for source in SOURCES.values()) + ".",
+)
+GROUPS.add("Data", DATASET)
+DECLARED_GROUPS.add("Data", DATASET)
+
+_OPTIONS = {
+    name: dataclasses.replace(option, heading="Data")
+    for name, option in options_of(SOURCES).items()
+}
+_DECLARED = with_details(_OPTIONS | fields_of(Preparation) | fields_of(SweepConfig))
+_AUTO = "auto"
+# A program's: a `SweepConfig` of its own has no search behind it.
+_DECLARED["learning_rates"] = dataclasses.replace(
+    _DECLARED["learning_rates"],
+    help=_DECLARED["learning_rates"].help + " Or auto: rates are found. Each model is trained at a "
+    "few around its stable one, then further out where its best lies at the end of its rates, and "
+    "closer around its best, round after round, until, as far as its neighbours tell, no rate "
+    f"there is better by more than {TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or "
+    "another --best_by, go on from the rates there are.",
+)
+_HOLDERS = {name: define(name, field) for name, field in _DECLARED.items()}
+for _name, _field in _DECLARED.items():
+    GROUPS.add(_field.heading, _HOLDERS[_name])
+    DECLARED_GROUPS.add(_field.heading, _HOLDERS[_name])
+
+BEST_BY = flags.DEFINE_enum(
+    "best_by",
+    "target",
+    statistics.BEST_BY,
+    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
+    "which do not diverge later; or the smallest final excess loss.",
+)
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "This run's own folder; unless given, outputs/<dataset>, with a code of the settings behind it "
+    "if they are not the defaults.",
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replace a finished run, or one with other settings; it is kept until the new run has its "
+    "first checkpoint.",
+)
+CHECKPOINT_EVERY = flags.DEFINE_float(
+    "checkpoint_every",
+    60.0,
+    "Seconds between checkpoints, from which the same command goes on; more if writing one takes "
+    "over 2 % of that. 0: as often as can be.",
+    lower_bound=0.0,
+)
+GROUPS.add("Results", BEST_BY, OUTPUT_DIR, CHECKPOINT_EVERY, OVERWRITE)
+
+PREDICT = flags.DEFINE_bool(
+    "predict",
+    False,
+    "Put what theory predicts (see experiments.predict) beside what is measured: a table, "
+    "prediction.csv, dashed curves.",
+)
+GROUPS.add("Results", PREDICT)
+
+DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "How many of this process's devices share the runs; all unless given. On a CPU a device is a "
+    "core.",
+    lower_bound=1,
+)
+MEMORY_LIMIT = flags.DEFINE_string(
+    "memory_limit",
+    None,
+    "Memory for runs in training, like 4GiB; larger grids are trained in several pieces. 60 % of "
+    "the device's or machine's unless given.",
+)
+GROUPS.add("Machine", DEVICES, MEMORY_LIMIT)
+compilation.add_flags(GROUPS)
+cluster.add_flags(GROUPS)
+
+TASK = flags.DEFINE_string(
+    "task",
+    None,
+    "A model of your own instead of a dataset: file.py:name, where name is what from_loss made, or "
+    "a function that makes it. The file is run. Of the settings above, learning rates, seeds, "
+    "steps, optimizers, precision and what is recorded are for tasks too.",
+)
+AXES = flags.DEFINE_list(
+    "axes",
+    [],
+    "Further axes of a task's grid, their values separated by colons: "
+    "width_scale=0.5:1:2,activation=tanh:relu. Numbers change no program, words do.",
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "A task's mini-batches; all rows unless given."
+)
+TASK_OPTIMIZER = flags.DEFINE_string(
+    "task_optimizer",
+    None,
+    "A function in the task's file that makes an optax transformation of the hyper-parameters, in "
+    "place of --optimizers.",
+)
+GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
+
+
+def given() -> dict[str, Any]:
+    """What the command line gives for the declared settings; without rates if it asks for auto."""
+    values = {name: holder.value for name, holder in _HOLDERS.items()}
+    if is_searched():
+        del values["learning_rates"]
+    return values
+
+
+def is_searched() -> bool:
+    """Whether learning rates are to be searched for.
+
+    Raises:
+        UserError: If some are given as well.
+    """
+    items = [item.strip() for item in _HOLDERS["learning_rates"].value]
+    if _AUTO in items and len(items) > 1:
+        raise UserError("--learning_rates: auto finds the rates, give it alone")
+    return items == [_AUTO]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for learning rates, see `implicit_accel.rates`.
+
+    Attributes:
+        grid_of: Gives the experiment that trains all models at given rates.
+        coarse: Each model's rates to begin with.
+    """
+
+    grid_of: Callable[[tuple[float, ...]], Experiment]
+    coarse: OwnRates
+
+    def first(self, begun: Identity | None = None) -> AtOwnRates:
+        """What to train first: what has been begun, and coarse rates for models that are new."""
+        known = {} if begun is None else begun.rates_by_model()
+        models = at_own_rates(self.grid_of, self.coarse).identity.rates_by_model()
+        rates = tuple(known.get(model, coarse) for model, coarse in models.items())
+        return at_own_rates(self.grid_of, rates)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the flags ask for.
+
+    Attributes:
+        grid: What to train; its learning rates mean nothing where there is a search.
+        name: Of the default folder.
+        title: Of the table.
+        described: What is trained on, in a line.
+        about: The same for ``config.json``.
+        usual: The identity that the defaults would have: its folder needs no code in its name.
+        search: For learning rates; None where they are given.
+    """
+
+    grid: Experiment
+    name: str
+    title: str
+    described: str
+    about: dict[str, Any]
+    usual: Identity | None = None
+    search: Search | None = None
+
+    def experiment(self, begun: Identity | None = None) -> Experiment:
+        """What to train; where rates are searched for, first of all.
+
+        Args:
+            begun: Of the run to go on with.
+        """
+        return self.grid if self.search is None else self.search.first(begun)
+
+
+def build(console: Console) -> Asked:
+    """The experiment that the flags ask for.
+
+    Args:
+        console: Where a download shows its progress.
+
+    Raises:
+        UserError: If a flag's value is not allowed, or data cannot be had; the message says how to
+            get them.
+    """
+    if TASK.value is not None:
+        return _build_task(TASK.value)
+    for holder in (AXES, BATCH_SIZE, TASK_OPTIMIZER):
+        if flags.FLAGS[holder.name].present:
+            raise UserError(f"--{holder.name} goes with --task")
+    config = SweepConfig(**read(fields_of(SweepConfig), given()))
+    preparation = Preparation(**read(fields_of(Preparation), given()))
+    dataset = load_dataset(console)
+    problem = make_problem(dataset, **dataclasses.asdict(preparation))
+    options = SOURCES[DATASET.value].options
+    experiment = LinearSweep(
+        problem,
+        config,
+        _data_settings(read(options, given()), preparation),
+        fingerprint=dataset.fingerprint,
+    )
+    usual = Identity(
+        _data_settings(read(options, {}), Preparation()) | SweepConfig().settings(),
+        axes_of(SweepConfig()),
+        SweepConfig().num_steps,
+        dataset.fingerprint,
+    )
+    search = None
+    if is_searched():
+        coarse = tuple(map(coarse_rates, early_stable_rates(problem, config)))
+        search = Search(experiment.at_learning_rates, coarse)
+    about = {
+        "dataset": {
+            "name": dataset.name,
+            "title": dataset.title,
+            "source": dataset.source,
+            "is_stand_in": dataset.is_stand_in,
+            "fingerprint": dataset.fingerprint,
+            "num_rows": len(dataset.features),
+            "features": list(dataset.feature_names),
+            "targets": list(dataset.target_names),
+        }
+    }
+    described = f"{len(problem.features):,} rows, {problem.num_features} features"
+    return Asked(experiment, dataset.name, dataset.title, described, about, usual, search)
+
+
+def _data_settings(options: Mapping[str, Any], preparation: Preparation) -> dict[str, Any]:
+    return (
+        {"dataset": DATASET.value}
+        | write(SOURCES[DATASET.value].options, options)
+        | write(fields_of(Preparation), vars(preparation))
+    )
+
+
+# What of a grid's settings a task has too.
+_FOR_TASKS = (
+    "learning_rates", "num_seeds", "first_seed", "num_steps", "optimizers", "optimizer_settings",
+    "weight_decays", "records_per_decade", "observations_per_decade", "precision", "target",
+    "record",
+)  # fmt: skip
+
+
+def _build_task(place: str) -> Asked:
+    for name in (DATASET.name, *_HOLDERS):
+        if name not in _FOR_TASKS and flags.FLAGS[name].present:
+            raise UserError(f"--{name} goes with a dataset, not with --task")
+    module, task = load_task(place)
+    declared = fields_of(SweepConfig)
+    record = read({"record": declared["record"]}, given())["record"]
+    fields = {n: f for n, f in declared.items() if n in _FOR_TASKS and n != "record"}
+    config = SweepConfig(**read(fields, given()))
+    target = config.target.value if flags.FLAGS["target"].present else None
+    if config.target.relative and target is not None:
+        raise UserError("--target: a task's is an excess loss like 1e-3, not a share")
+    axes: dict[str, Any] = {"learning_rate": config.learning_rates, "seed": tuple(config.seeds)}
+    if flags.FLAGS["weight_decays"].present:
+        axes["weight_decay"] = config.weight_decays
+    optimizer: Any = config.optimizers[0]
+    if TASK_OPTIMIZER.value is not None:
+        if flags.FLAGS["optimizers"].present:
+            raise UserError("--task_optimizer takes the place of --optimizers: give one of them")
+        optimizer = attribute(module, TASK_OPTIMIZER.value, "--task_optimizer")
+    elif len(config.optimizers) > 1:
+        by_name = {o.name: o for o in config.optimizers}
+        axes["optimizer"] = tuple(by_name)
+        optimizer = lambda hp: by_name[hp["optimizer"]].build(  # noqa: E731
+            hp["learning_rate"], hp.get("weight_decay")
+        )
+    for text in AXES.value:
+        name, values = parse_axis(text)
+        if name in axes:
+            raise UserError(f"--axes: {name} is an axis already")
+        axes[name] = values
+
+    def grid_of(rates: tuple[float, ...]) -> Experiment:
+        return TaskSweep(
+            task,
+            axes=axes | {"learning_rate": rates},
+            optimizer=optimizer,
+            num_steps=config.num_steps,
+            batch_size=BATCH_SIZE.value,
+            target=target,
+            record=record,
+            records_per_decade=config.records_per_decade,
+            observations_per_decade=config.observations_per_decade,
+            precision=config.precision,
+        )
+
+    experiment = grid_of(config.learning_rates)
+    search = None
+    if is_searched():
+        runs_of_model = len(config.learning_rates) * config.num_seeds
+        search = Search(grid_of, (coarse_rates(),) * (experiment.num_runs // runs_of_model))
+    about = {"task": {"place": place, "name": task.name, "fingerprint": task.fingerprint()}}
+    described = f"{task.num_rows:,} rows"
+    return Asked(experiment, task.name, task.name, described, about, search=search)
+
+
+def load_dataset(console: Console) -> Dataset:
+    """The dataset that the flags ask for.
+
+    Raises:
+        UserError: If a flag belongs to another dataset, or the dataset cannot be had; the message
+            says how to get it.
+    """
+    chosen = SOURCES[DATASET.value]
+    for name in _OPTIONS:
+        if name not in chosen.options and flags.FLAGS[name].present:
+            owners = [source.name for source in SOURCES.values() if name in source.options]
+            raise UserError(
+                f"--{name} goes with --dataset {' or '.join(owners)}, not {chosen.name}"
+            )
+    options = read(chosen.options, given())
+    with cli.progress_bar(console, "downloading") as report:
+        return chosen.load(**options, progress=report)

@@ -1,0 +1,355 @@
+r"""Trains a model over a whole grid at once and compares how fast it trains.
+
+    python -m experiments.sweep
+    python -m experiments.sweep --dataset gas --losses l2,l4 --depths 1,2,3
+    python -m experiments.sweep --dataset abalone --optimizers sgd,adam \
+        --learning_rates log:1e-4:0.5:20 --num_seeds 10 --num_steps 5000
+    python -m experiments.sweep --dataset csv --csv_path my.csv --csv_target price
+    python -m experiments.sweep --task my_model.py:task --axes width_scale=0.5:1:2
+
+The grid is the product of all the lists. Every run of it is trained in one compiled program;
+the output folder gets results.nc, summary.csv, config.json and figures/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import pandas as pd
+import xarray as xr
+from rich.console import Console
+
+from implicit_accel import rates
+from implicit_accel.engine.layout import Share
+from implicit_accel.engine.train import Device, Timing
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.experiment import RATES, Experiment, Identity
+from implicit_accel.experiments import cli, cluster, compilation
+from implicit_accel.experiments.predictions import (
+    PREDICTION_FILE,
+    predictions,
+    print_beside,
+    save_table,
+)
+from implicit_accel.experiments.settings import (
+    BEST_BY,
+    CHECKPOINT_EVERY,
+    DEVICES,
+    GROUPS,
+    MEMORY_LIMIT,
+    OUTPUT_DIR,
+    OVERWRITE,
+    PREDICT,
+    Asked,
+    build,
+)
+from implicit_accel.experiments.stopping import watched_signals
+from implicit_accel.files import remove_partial
+from implicit_accel.loading import load_run
+from implicit_accel.rates import next_own_rates
+from implicit_accel.results import (
+    CONFIG_FILE,
+    FIGURES_FOLDER,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    model_labels,
+)
+from implicit_accel.statistics import summarise
+from implicit_accel.store.folder import RunFolder
+from implicit_accel.store.training import StoredTraining
+from implicit_accel.theory.predict import Predictions
+
+_GO_ON = "stopped at a checkpoint: the same command goes on from there"
+
+# What --devices may ask of a CPU with fewer cores.
+_MOST_CPU_DEVICES = 16
+
+
+def choose_folder(asked: Asked) -> RunFolder:
+    """The run's folder: the one asked for, or one in ``outputs/``.
+
+    Without ``--output_dir``, a run that this command goes on with is looked for; a new one gets
+    a folder of its own, so that two runs do not meet in one.
+    """
+    if OUTPUT_DIR.value:
+        return RunFolder(Path(OUTPUT_DIR.value))
+    outputs, identity = Path("outputs"), asked.experiment().identity
+    plain = RunFolder(outputs / asked.name)
+    if (asked.usual is None or not asked.usual.differences(identity)) and (
+        (stored := plain.stored()) is None or not stored.differences(identity)
+    ):
+        return plain
+    for path in sorted(outputs.glob(f"{asked.name}-*")):
+        stored = RunFolder(path).stored()
+        if stored is not None and not stored.differences(identity):
+            return RunFolder(path)
+    return RunFolder(outputs / f"{asked.name}-{identity.code()}")
+
+
+def memory_limit(devices: Sequence[Device]) -> int:
+    """Bytes that runs in training may take."""
+    if MEMORY_LIMIT.value is not None:
+        return cli.parse_bytes(MEMORY_LIMIT.value)
+    stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
+    available = stats["bytes_limit"] * len(devices) if stats else cli.host_memory()
+    return int(0.6 * available)
+
+
+def choose_devices() -> list[Device]:
+    """This process's devices.
+
+    Raises:
+        UserError: If there are fewer than asked for.
+    """
+    devices = jax.local_devices()
+    if DEVICES.value is not None and DEVICES.value > len(devices):
+        raise UserError(f"--devices {DEVICES.value}: this process has {len(devices)}")
+    return devices[: DEVICES.value]
+
+
+def report_results(
+    results: xr.Dataset, folder: Path, predicted: Predictions | None
+) -> pd.DataFrame:
+    """Writes the summary and the figures of a run; returns the table."""
+    # Imported here: errors and --help come half a second sooner without matplotlib.
+    from implicit_accel.plotting import save_figures
+
+    table = summarise(results, best_by=BEST_BY.value)
+    save_table(table, folder / SUMMARY_FILE)
+    if predicted is not None:
+        beside = predicted.beside(results, best_by=BEST_BY.value)
+        save_table(beside, folder / PREDICTION_FILE)
+    save_figures(
+        results,
+        folder / FIGURES_FOLDER,
+        best_by=BEST_BY.value,
+        predicted=None if predicted is None else predicted.curve,
+    )
+    return table
+
+
+def print_results(
+    table: pd.DataFrame, results: xr.Dataset, predicted: Predictions | None, title: str,
+    console: Console,
+) -> None:  # fmt: skip
+    """The table, and the predictions beside it where they were asked for."""
+    cli.print_summary(table, title, console)
+    if predicted is not None:
+        print_beside(predicted.beside(results, best_by=BEST_BY.value), console)
+
+
+def is_finished(folder: RunFolder, asked: Asked) -> bool:
+    """Whether the folder holds what is asked for, whatever rates a search has found."""
+    stored, identity = folder.finished(), asked.experiment().identity
+    if asked.search is None:
+        return stored == identity
+    return stored is not None and not stored.differences(identity, may_extend=False)
+
+
+def show_finished(
+    folder: RunFolder, asked: Asked, predicted: Predictions | None, console: Console
+) -> bool:
+    """Prints a finished run's table and redraws its figures.
+
+    Returns:
+        False if its results are damaged, or its search is not over: by another --best_by.
+    """
+    try:
+        results = load_run(folder.path)
+    except DataError as error:
+        if folder.manifest() is None:
+            raise
+        console.print(f"{error}: put together again from the checkpoints")
+        return False
+    if asked.search is not None and any(next_own_rates(results, best_by=BEST_BY.value)):
+        return False
+    with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
+        remove_partial(folder.path)
+        table = report_results(results, folder.path, predicted)
+    print_results(table, results, predicted, asked.title, console)
+    console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
+    return True
+
+
+def train(
+    experiment: Experiment,
+    folder: RunFolder,
+    process: Share,
+    devices: Sequence[Device],
+    log: Console,
+) -> StoredTraining:
+    """Trains this process's share; process 0 waits for the others.
+
+    Raises:
+        Stopped: If a signal asked for it; the state is saved.
+    """
+    with watched_signals(log.print) as stop:
+        training = StoredTraining(
+            folder,
+            experiment,
+            devices=devices,
+            process=process,
+            memory_limit=memory_limit(devices),
+            checkpoint_every=CHECKPOINT_EVERY.value,
+            wanted=stop,
+            log=log.print,
+        )
+        with cluster.sign_of_life(folder.checkpoints, process):
+            for unit in training.units:
+                searched = experiment.identity.rates is not None
+                title = f"round {unit.part + 1}" if searched else training.title(unit)
+                with cli.progress_bar(log, title) as report:
+                    for segment in training.train(unit):
+                        report(segment.done, segment.total)
+                        stop.obey(_GO_ON)
+            if process.index == 0:
+                cluster.wait_for_others(
+                    folder.checkpoints,
+                    process,
+                    training.unfinished_processes,
+                    log.print,
+                    lambda: stop.obey(_GO_ON),
+                )
+    return training
+
+
+def search(
+    asked: Asked,
+    folder: RunFolder,
+    devices: Sequence[Device],
+    log: Console,
+    begun: Identity | None,
+) -> tuple[StoredTraining, dict[str, object]]:
+    """Trains round after round until every model's best learning rate is settled.
+
+    Args:
+        asked: With a search.
+        folder: The run's, locked.
+        devices: This process's.
+        log: For progress.
+        begun: Of the run to go on with.
+
+    Returns:
+        The training of all rounds, and what to say of them in ``config.json``.
+    """
+    assert asked.search is not None
+    trained: list[StoredTraining] = []
+
+    def run(experiment: Experiment) -> xr.Dataset:
+        trained.append(train(experiment, folder, Share(), devices, log))
+        return trained[-1].results()[0]
+
+    first = asked.search.first(begun)
+    results, _ = rates.search(asked.search.grid_of, run, first.rates, best_by=BEST_BY.value)
+    # Of earlier calls too.
+    rounds = rates.history(results, trained[-1].rounds, best_by=BEST_BY.value)
+    about = {
+        "best_by": BEST_BY.value,
+        "tolerance": rates.TOLERANCE,
+        "models": model_labels(results),
+        "rounds": [dataclasses.asdict(r) for r in rounds],
+    }
+    return trained[-1], {"search": about}
+
+
+def describe(
+    asked: Asked, experiment: Experiment, process: Share, devices: Sequence[Device]
+) -> str:
+    """What is about to be trained, in two lines."""
+    count = len(devices)
+    lengths = " x ".join(
+        f"{len(values):,} {name.replace('_', ' ')}{'s' if len(values) > 1 else ''}"
+        for name, values in experiment.axes.items()
+        if name != RATES or asked.search is None
+    )
+    if asked.search is None:
+        lengths += " ="
+    else:
+        lengths += ", at learning rates that are searched for: first"
+    return (
+        f"{asked.title}: {asked.described}\n"
+        f"{lengths} {experiment.num_runs:,} runs of {experiment.num_steps:,} steps on "
+        f"{count} {devices[0].platform} device{'s' if count > 1 else ''}"
+        + (f", process {process.index} of {process.count}" if process.count > 1 else "")
+    )
+
+
+def main() -> None:
+    """Flags, configuration, library, table."""
+    if MEMORY_LIMIT.value is not None:
+        cli.parse_bytes(MEMORY_LIMIT.value)
+    console, log = cli.make_console(), cli.make_console(stderr=True)
+    asked = build(log)
+    if asked.search is not None and cluster.is_one_of_many():
+        raise UserError(
+            "--learning_rates auto: a search is one process's work, with all of its devices; give "
+            "several processes a grid, like --learning_rates log:1e-3:3:29"
+        )
+    identity, overwrite = asked.experiment().identity, OVERWRITE.value
+    folder = choose_folder(asked)
+    finished = not overwrite and is_finished(folder, asked)
+    if not finished:
+        folder.check(identity, overwrite=overwrite)
+    predicted = predictions(asked.grid, log) if PREDICT.value else None
+    if finished and show_finished(folder, asked, predicted, console):
+        return
+
+    # One host-platform device per core: each runs its own blocks of runs in its cache.
+    # More may be asked for, to try what several devices do; but not without bound.
+    most = max(cli.num_cores(), _MOST_CPU_DEVICES)
+    jax.config.update("jax_num_cpu_devices", min(DEVICES.value or cli.num_cores(), most))
+    compilation.keep_programs(compilation.asked_for())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(cli.output_folder(folder.path))
+        programs = stack.enter_context(compilation.counted_programs())
+        # Every process looks after the folder before any of them trains: `join` waits for all.
+        with folder.locked(patience=cluster.PATIENCE if cluster.is_one_of_many() else 0):
+            folder.settle(identity, overwrite=overwrite)
+        process = cluster.join()
+        if process.index == 0:
+            stack.enter_context(folder.locked())
+        devices = choose_devices()
+        begun = folder.manifest()
+        begun = None if begun is None else begun.identity
+        experiment = asked.experiment(begun)
+        log.print(describe(asked, experiment, process, devices))
+        found: dict[str, object] = {}
+        if asked.search is None:
+            training = train(experiment, folder, process, devices, log)
+        else:
+            training, found = search(asked, folder, devices, log, begun)
+        if process.index > 0:
+            log.print(f"process {process.index} of {process.count}: share finished")
+            return
+        results, timing = training.results()
+        about = (
+            {"command": cli.command("sweep"), "compilations": programs.compiled}
+            | asked.about
+            | found
+        )
+        table = report_results(results, folder.path, predicted)
+        folder.finish(results, about | training.about(timing), training.identity)
+    print_results(table, results, predicted, asked.title, console)
+    console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
+
+
+def costs(programs: compilation.ProgramCount, timing: Timing) -> str:
+    """What training took, in a line."""
+    rate = timing.run_steps / timing.train_seconds if timing.train_seconds else 0
+    return (
+        f"{programs} ({timing.compile_seconds:.1f} s), training {timing.train_seconds:.1f} s: "
+        f"{rate:,.0f} run-steps/s."
+    )
+
+
+def where(folder: RunFolder) -> str:
+    """What lies where, in a line."""
+    return f"{folder.path}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/"
+
+
+if __name__ == "__main__":
+    cli.run(main, GROUPS, __doc__ or "")
