@@ -1,0 +1,101 @@
+"""A real browser for the tests of pages: Chromium, which no request leaves.
+
+Where no Chromium is installed (Debian's package, ``$CHROMIUM``, or one on the path) these tests are
+skipped; ``.ci/run`` installs one where it may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+WIDE, NARROW = (1400, 900), (400, 800)
+
+
+def find_chromium() -> str | None:
+    """The browser to use; None if there is none."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+
+
+@dataclass
+class Visit:
+    """A page that is open, and what it did that it should not have.
+
+    Attributes:
+        page: Playwright's page.
+        requests: Addresses that it asked for, less its own.
+        errors: What it wrote to the console as an error, and exceptions that nobody caught.
+    """
+
+    page: playwright.Page
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Makes sure that nothing left the page and nothing failed."""
+        assert self.requests == []
+        assert self.errors == []
+
+
+@contextlib.contextmanager
+def visit(
+    path: Path,
+    *,
+    size: tuple[int, int] = WIDE,
+    fragment: str = "",
+    dark: bool = False,
+    javascript: bool = True,
+    media: str = "screen",
+) -> Iterator[Visit]:
+    """Opens a file in Chromium, without a network; `Visit.check` is called at the end.
+
+    Args:
+        path: The page.
+        size: Of the window, in pixels: width, height.
+        fragment: Behind the address's ``#``.
+        dark: Whether the user prefers dark colours.
+        javascript: Whether scripts run.
+        media: ``screen`` or ``print``.
+    """
+    address = path.resolve().as_uri()
+    with playwright.sync_playwright() as driver:
+        # Root, as in containers, has no sandbox of Chromium's.
+        browser = driver.chromium.launch(
+            executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=javascript,
+            accept_downloads=True,
+        )
+        page = context.new_page()
+        page.emulate_media(media=media)  # pyright: ignore[reportArgumentType]
+        opened = Visit(page)
+
+        def asked(request: playwright.Request) -> None:
+            if request.url.split("#")[0] != address and not request.url.startswith(
+                ("data:", "blob:")
+            ):
+                opened.requests.append(request.url)
+
+        page.on("request", asked)
+        page.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: opened.errors.append(str(error)))
+        page.goto(address + (f"#{fragment}" if fragment else ""))
+        yield opened
+        opened.check()
+        browser.close()
