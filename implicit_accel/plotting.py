@@ -362,7 +362,7 @@ def _rates(results: xr.Dataset) -> np.ndarray:
 def plot_speed_up(
     results: xr.Dataset, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
 ) -> Figure:
-    """Each model's comparison with its baseline, with 95 % bootstrap intervals.
+    """Each model's comparison with its baseline, with 95 % intervals, or the range of few seeds.
 
     Compared are steps to the target or, with ``best_by="final"``, final excess losses, see
     `summarise`. Arrows are bounds: one of the two models did not reach the target within the run's

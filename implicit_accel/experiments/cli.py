@@ -31,6 +31,7 @@ from rich.table import Table
 from implicit_accel.errors import UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
+from implicit_accel.intervals import FEWEST
 from implicit_accel.results import coordinate_label
 from implicit_accel.statistics import bounded, compares_final
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER
@@ -420,7 +421,7 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
         ("best learning rate", "right"),
         ("final excess loss\n[quartiles]", "right"),
         ("steps to target\n[quartiles]", "right"),
-        (f"{compared}[95 % interval]", "right"),
+        (f"{compared}{_spread_words(table)}", "right"),
         ("diverged at it, %\n[95 % interval]", "right"),
         ("diverged\nat all rates", "right"),
     ):
@@ -483,7 +484,7 @@ def _cells(table: pd.DataFrame, m: int) -> list[str]:
     else:
         ratio = f"{bound} {value:.3g}".strip()
         if not bound and pd.notna(low):
-            ratio += f"  [{low:.3g}, {high:.3g}]"
+            ratio += f"  {_spread(table, low, high)}"
     if pd.notna(row["best_learning_rate"]):
         rate = f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
     else:
@@ -508,6 +509,21 @@ def _divergence(row: pd.Series) -> str:
         return "-"
     later = int(row["num_diverged_later"])
     return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
+
+
+def _is_range(table: pd.DataFrame) -> bool:
+    """Whether comparisons come with the range over seeds, too few for an interval."""
+    return int(table["num_seeds"].iloc[0]) < FEWEST
+
+
+def _spread_words(table: pd.DataFrame) -> str:
+    return "(range over seeds)" if _is_range(table) else "[95 % interval]"
+
+
+def _spread(table: pd.DataFrame, low: float, high: float) -> str:
+    """The ends as the table shows them: ``[3.9, 4.4]``, or ``(3.9 to 4.4)`` over few seeds."""
+    ends = f"{low:.3g}", f"{high:.3g}"
+    return f"({ends[0]} to {ends[1]})" if _is_range(table) else f"[{ends[0]}, {ends[1]}]"
 
 
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
@@ -558,8 +574,12 @@ def _no_help(model: str, other: str) -> str:
     return f"{what}: the best {other} model, {model},"
 
 
-def _between(low: float, high: float) -> str:
-    return f" (95 % interval {low:.3g} to {high:.3g})" if pd.notna(low) else ""
+def _between(table: pd.DataFrame, low: float, high: float) -> str:
+    if pd.isna(low):
+        return ""
+    if _is_range(table):
+        return f" ({low:.3g} to {high:.3g} over {table['num_seeds'].iloc[0]} seeds)"
+    return f" (95 % interval {low:.3g} to {high:.3g})"
 
 
 def _inverse(value: float) -> float:
@@ -580,13 +600,13 @@ def _steps_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     if low <= 1 <= high:
         return (
             f"no clear difference: {model} is {value:.3g}x as fast as "
-            f"{baseline}{_between(low, high)}"
+            f"{baseline}{_between(table, low, high)}"
         )
     if value >= 1:
-        return f"{model} is {value:.3g}x faster than {baseline}{_between(low, high)}"
+        return f"{model} is {value:.3g}x faster than {baseline}{_between(table, low, high)}"
     return (
         f"{_no_help(model, other)} needs {1 / value:.3g}x the steps of {baseline}"
-        f"{_between(_inverse(high), _inverse(low))}"
+        f"{_between(table, _inverse(high), _inverse(low))}"
     )
 
 
@@ -605,14 +625,14 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     if not bound and low <= 1 <= high:
         return (
             f"no clear difference: {model} ends at an excess loss {_inverse(value):.3g}x that of "
-            f"{baseline}{_between(_inverse(high), _inverse(low))}"
+            f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
         )
     if value >= 1:
         return (
             f"{model} ends at an excess loss {least}{value:.3g}x lower than {baseline}"
-            f"{_between(low, high)}"
+            f"{_between(table, low, high)}"
         )
     return (
         f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
-        f"{baseline}{_between(_inverse(high), _inverse(low))}"
+        f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
     )

@@ -1,0 +1,55 @@
+"""Puts a reproduction into the documents: python docs/publish.py outputs/reproduction.
+
+The report, its figures and its findings go to docs/reproduction, the verdicts and the sentences on
+S7 into README.md. Figures are reduced to 256 colours, which their few need.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "reproduction"
+
+_FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+_SENTENCE = re.compile(r"\(\d\) (.*?\.)(?= \(\d\) |$)")
+
+
+def publish(source: Path) -> None:
+    """Copies what is shown of a reproduction.
+
+    Args:
+        source: Its folder, with REPORT.md and findings.json.
+    """
+    report = (source / "REPORT.md").read_text()
+    shown = sorted(set(_FIGURE.findall(report)))
+    for old in TARGET.rglob("*.png"):
+        old.unlink()
+    for name in shown:
+        (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source / name) as picture:
+            colours = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        colours.save(TARGET / name, optimize=True)
+    (TARGET / "REPORT.md").write_text(report)
+    shutil.copyfile(source / "findings.json", TARGET / "findings.json")
+    rows = [line for line in report.splitlines() if line.startswith(("| [", "| claim", "| ---"))]
+    table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
+    _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
+    summary = json.loads((source / "S7" / "finding.json").read_text())["summary"]
+    found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
+    _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
+
+
+def _replace(name: str, text: str) -> None:
+    """Puts a text between the two comments with a name in README.md."""
+    readme, mark = ROOT / "README.md", f"<!-- {name} -->"
+    before, _, after = readme.read_text().split(mark)
+    readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]))
