@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel import UserError, select, summarise
-from implicit_accel.experiments.cli import answers
 from implicit_accel.results import FORMAT, by_model, model_labels
 from implicit_accel.statistics import (
     best_learning_rates,
@@ -18,6 +17,7 @@ from implicit_accel.statistics import (
     ratio_of_medians,
     valid_steps,
 )
+from implicit_accel.summary import answers
 
 INF, NAN = np.inf, np.nan
 
@@ -363,7 +363,7 @@ def test_few_seeds_have_a_range_and_no_percentage():
     results = made([[[40, 50, 60]], [[10, 20, 25]]], np.ones((2, 1, 3)))
     table = summarise(results)
     assert table.loc[1, ["speed_up", "speed_up_low", "speed_up_high"]].tolist() == [2.5, 1.6, 6]
-    assert answers(table) == ["→ depth 2 is 2.5x faster than depth 1 (1.6 to 6 over 3 seeds)."]
+    assert answers(table) == ["depth 2 is 2.5x faster than depth 1 (1.6 to 6 over 3 seeds)."]
 
 
 def test_an_absent_effect_is_rarely_declared():
