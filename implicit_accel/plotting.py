@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -588,19 +589,22 @@ def plot_effects(
     xlabel: str,
     reference: float = 1.0,
     log: bool = True,
+    remark: Callable[[Interval], str] | None = None,
 ) -> Figure:
     """Effects with their 95 % intervals, one row each: a forest plot.
 
     Behind an interval a pale bar spans what the halves of the learning rates' grid give alone, of
-    effects that have ``halves``.
+    effects that have ``halves``. One that is a ``bound`` is an arrow.
 
     Args:
         series: Label → effects, as many in each; those at one position share a row, which has the
-            first one's name. In the place of one without a value its note is written.
+            first one's name. In the place of one without a value its note is written. A series
+            named after a depth ("depth 2") has that depth's colour.
         title: Of the figure.
         xlabel: What the effects measure.
         reference: Where a line marks "no effect".
         log: Whether the axis is logarithmic; effects that are not above 0 are then left out.
+        remark: What is written beside each effect, at the right.
 
     Returns:
         The figure.
@@ -616,16 +620,25 @@ def plot_effects(
         ax.set_xscale("log")
     shown = [reference]
     for number, (label, effects) in enumerate(zip(series, columns, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
+        depth = re.fullmatch(r"depth ([1-9])", label)
+        colour = COLOURS[((int(depth[1]) - 1) if depth else number) % len(COLOURS)]
         places = np.arange(len(effects)) + (number - (len(columns) - 1) / 2) * 0.62 / len(columns)
         values = np.array([effect.value for effect in effects], float)
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
         drawn = np.isfinite(values) & ((values > 0) | (not log))
-        ax.plot(values[drawn], places[drawn], "o", color=colour, markersize=4.5, label=label)
+        bounds = np.array([getattr(effect, "bound", "") or "o" for effect in effects])
+        ax.plot([], [], "o", color=colour, markersize=4.5, label=label)
+        for marker in dict.fromkeys(bounds[drawn]):
+            chosen = drawn & (bounds == marker)
+            ax.plot(values[chosen], places[chosen], marker, color=colour, markersize=4.5)
+        for place, effect in zip(places, effects, strict=True):
+            if remark is not None and np.isfinite(effect.value):
+                ax.annotate(remark(effect), (1.01, place), xycoords=("axes fraction", "data"),
+                            fontsize=7, color=colour, va="center")  # fmt: skip
         for place, effect in zip(places[~drawn], np.array(effects, object)[~drawn], strict=True):
-            words = effect.note.split(";")[0] or "no value"
-            ax.annotate(words, (reference, place), xytext=(4, 0), fontsize=7, color=colour,
-                        textcoords="offset points", va="center")  # fmt: skip
+            words = effect.note.split("; ")[-1] or "no value"
+            ax.annotate(words, (0.99, place), xycoords=("axes fraction", "data"), fontsize=7,
+                        color=colour, va="center", ha="right")  # fmt: skip
         for place, effect in zip(places[drawn], np.array(effects, object)[drawn], strict=True):
             halves = [half for half in getattr(effect, "halves", ()) if 0 < half < np.inf]
             if halves:  # behind the interval
