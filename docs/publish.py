@@ -1,7 +1,8 @@
-"""Puts a reproduction into the documents: python docs/publish.py outputs/reproduction.
+"""Puts results into the documents: python docs/publish.py outputs/reproduction outputs/gas.
 
 The report, its figures and its findings go to docs/reproduction, the verdicts and the sentences on
-S7 into README.md. Figures are reduced to 256 colours, which their few need.
+S7 into README.md, and so does the table of a sweep. Figures are reduced to 256 colours, which their
+few need.
 """
 
 import json
@@ -11,6 +12,9 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+
+from implicit_accel import load_run, summarise
+from implicit_accel.summary import caption, cells, columns
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reproduction"
@@ -44,6 +48,17 @@ def publish(source: Path) -> None:
     _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
 
 
+def publish_sweep(run: Path) -> None:
+    """Writes a finished sweep's table into README.md."""
+    results = load_run(run)
+    table = summarise(results)
+    names = [name.replace("\n", " ") for name in columns(table)]
+    rows = [names, ["---", *["---:"] * (len(names) - 1)]]
+    rows += [cells(table, m) for m in range(len(table))]
+    lines = ["| " + " | ".join(cell.replace("[", "\\[") for cell in row) + " |" for row in rows]
+    _replace("sweep", "\n".join([*lines, "", f"{results.attrs['title']}. {caption(table)}"]))
+
+
 def _replace(name: str, text: str) -> None:
     """Puts a text between the two comments with a name in README.md."""
     readme, mark = ROOT / "README.md", f"<!-- {name} -->"
@@ -53,3 +68,4 @@ def _replace(name: str, text: str) -> None:
 
 if __name__ == "__main__":
     publish(Path(sys.argv[1]))
+    publish_sweep(Path(sys.argv[2]))
