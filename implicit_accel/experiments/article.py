@@ -1,12 +1,12 @@
-r"""Writes a replication article (PDF) from the findings of a reproduction.
+"""Writes a replication article (PDF) from the findings of a reproduction.
 
     python -m experiments.article
-    python -m experiments.article --reproduction outputs/reproduction-paper --output_dir outputs/mine
-    python -m experiments.article --sources outputs/mine --output_dir outputs/mine
+    python -m experiments.article --reproduction outputs/reproduction-paper
+    python -m experiments.article --sources outputs/article
 
-Every number and every verdict in it is a finding's. Beside article.pdf the folder holds all that it is
-made of: article.typ, the text in Typst's markup, and its layout, references, data and figures. An
-author goes on from there, and sets it again with --sources, or with Typst itself.
+Every number and every verdict in it is a finding's. Beside article.pdf the folder holds all that it
+is made of: article.typ, the text in Typst's markup, and its layout, references, data and figures.
+An author goes on from there, and sets it again with --sources, or with Typst itself.
 """
 
 from __future__ import annotations

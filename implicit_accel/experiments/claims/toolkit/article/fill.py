@@ -27,7 +27,6 @@ from implicit_accel.experiments.claims.toolkit.sources import RECOLLECTED
 
 _LONGEST = 20_000
 
-# Whose claims they are, by the first letter of their ids.
 GROUPS = {
     "P": "Arora, Cohen & Hazan 2018",
     "F": "Arora, Cohen, Golowich & Hu 2019",
@@ -35,8 +34,6 @@ GROUPS = {
     "T": "Theory",
 }
 """By the first letter of a claim's id: who makes it."""
-
-MIXED, UNTESTED = "mixed", "untested"
 
 
 def check(scale: str, entries: Sequence[Entry], claims: Sequence[Claim], folder: Path) -> None:
@@ -78,8 +75,8 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
     Returns:
         What ``article.json`` holds; the names of figures' files are added by whoever copies them.
     """
-    seeds = sorted({e.design.seeds for e in _all_effects(entries) if e.design.kind != Kind.VALUE})
-    literature = [entry for entry in entries if not _is_theory(entry)]
+    designs = [effect.design for entry in entries for effect in entry.finding.effects]
+    seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]
     return {
         "version": implicit_accel.__version__,
         "scale": _text(scale),
@@ -87,16 +84,15 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "fewest": str(intervals.FEWEST),
         "most_diverged": f"{100 * intervals.MOST_DIVERGED:g} %",
         "minutes": f"{sum(entry.seconds for entry in entries) / 60:,.0f}",
-        "seeds": [str(seeds[0]), str(seeds[-1])] if seeds else ["0", "0"],
+        "fewest_seeds": str(min(seeds)),
+        "most_seeds": str(max(seeds)),
         "groups": [
             {"letter": letter, "who": who, "ids": [e.claim.id for e in own]}
             for letter, who in GROUPS.items()
             if (own := [e for e in entries if e.claim.id.startswith(letter)])
         ],
         "tally": {
-            "all": _tally(entries),
-            "literature": _tally(literature),
-            "theory": _tally([entry for entry in entries if _is_theory(entry)]),
+            "literature": _tally([e for e in entries if not e.claim.id.startswith("T")]),
             **{k: _tally([e for e in entries if e.claim.id.startswith(k)]) for k in GROUPS},
         },
         "claims": {entry.claim.id: _claim(entry) for entry in entries},
@@ -108,18 +104,8 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def overall(verdict: Verdict) -> str:
-    """One word on the direction of a whole claim."""
-    if not verdict.parts:
-        return UNTESTED
-    return MIXED if len(verdict.directions) > 1 else str(next(iter(verdict.directions)))
-
-
-def _is_theory(entry: Entry) -> bool:
-    return entry.claim.id.startswith("T")
-
-
-def _all_effects(entries: Sequence[Entry]) -> list[Effect]:
-    return [effect for entry in entries for effect in entry.finding.effects]
+    """One answer on the direction of a whole claim; "mixed" if its parts disagree."""
+    return str(next(iter(verdict.directions))) if len(verdict.directions) == 1 else "mixed"
 
 
 def _tally(entries: Sequence[Entry]) -> dict[str, str]:
@@ -127,10 +113,10 @@ def _tally(entries: Sequence[Entry]) -> dict[str, str]:
     parts = [judged for entry in entries for judged in entry.finding.verdict.parts]
     directions = Counter(judged.direction for judged in parts)
     sizes = Counter(j.size for j in parts if j.size != Size.NOT_COMPARABLE)
-    whole = Counter(overall(entry.finding.verdict) for entry in entries)
+    whole = [e for e in entries if e.finding.verdict.directions == {Direction.AS_CLAIMED}]
     return {
         "claims": str(len(entries)),
-        "whole": str(whole[Direction.AS_CLAIMED]),
+        "whole": str(len(whole)),
         "replicated": str(sum(entry.finding.verdict.holds for entry in entries)),
         "parts": str(len(parts)),
         "held": str(directions[Direction.AS_CLAIMED]),
@@ -145,7 +131,6 @@ def _tally(entries: Sequence[Entry]) -> dict[str, str]:
 def _claim(entry: Entry) -> dict[str, Any]:
     claim, finding = entry.claim, entry.finding
     direction, size, cause = map(_text, entry.answers)
-    cause_text = "" if finding.cause is None else _text(finding.cause.why)
     return {
         "statement": _text(claim.statement),
         "source": _text(claim.source),
@@ -155,7 +140,7 @@ def _claim(entry: Entry) -> dict[str, Any]:
         "direction": direction,
         "size": size,
         "cause": cause,
-        "why": cause_text,
+        "why": "" if finding.cause is None else _text(finding.cause.why),
         "caveats": [_text(caveat) for caveat in finding.caveats],
         "effects": _effects(entry),
         "parts": [_part(judged) for judged in finding.verdict.parts],
@@ -163,7 +148,7 @@ def _claim(entry: Entry) -> dict[str, Any]:
 
 
 def _effects(entry: Entry) -> list[dict[str, str]]:
-    """The finding's effects, then what is judged beside them; each with its direction, if judged."""
+    """The finding's effects, then others that are judged; each with its answers, if judged."""
     judged = {j.part.effect.name: j for j in entry.finding.verdict.parts}
     effects = {e.name: e for e in entry.finding.effects}
     effects |= {name: j.part.effect for name, j in judged.items() if name not in effects}
@@ -183,7 +168,6 @@ def _effect(effect: Effect) -> dict[str, str]:
         "name": _text(effect.name),
         "text": _text(effect),
         "alone": _text(alone),
-        "seeds": str(effect.design.seeds),
     }
 
 
