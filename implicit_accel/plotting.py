@@ -65,7 +65,7 @@ def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
             if name == "loss_name" and _is_linear(results):
                 words.append(rf"$\ell_{{{str(value).removeprefix('l')}}}$ loss")
             elif name in varied or name == "loss_name":
-                words.append(_text(coordinate_label(name, value)))
+                words.append(plain(coordinate_label(name, value)))
         yield ", ".join(filter(None, words)), models
 
 
@@ -73,14 +73,14 @@ def _is_linear(results: xr.Dataset) -> bool:
     return "axes" not in results.attrs
 
 
-def _text(label: str) -> str:
+def plain(label: str) -> str:
     """A label that starts no formula, and that no legend leaves out."""
     return label.replace("$", r"\$").lstrip("_")
 
 
 def _line_label(results: xr.Dataset, m: int) -> str:
     if not _is_linear(results):
-        return _text(model_labels(results)[m])
+        return plain(model_labels(results)[m])
     depth, hidden = results["depth"].values[m], str(results["hidden_widths"].values[m])
     widths = set(hidden.split("x"))
     if depth == 1:
@@ -373,7 +373,7 @@ def plot_speed_up(
     table = summarise(results, best_by=best_by, baseline=baseline)
     final = compares_final(table)
     base = table.attrs["baseline"] or {"depth": 1}
-    base = _text(", ".join(coordinate_label(name, value) for name, value in base.items()))
+    base = plain(", ".join(coordinate_label(name, value) for name, value in base.items()))
     if final:
         title = "How many times lower the final excess loss is"
         xlabel = f"final excess loss of {base} over the model's"
@@ -491,11 +491,11 @@ def plot_observable(
                     label=reference_label)  # fmt: skip
         _scales(ax, steps)
         ax.set_xlabel("step")
-        words = _text(str(results[name].attrs.get("long_name", name.replace("_", " "))))
+        words = plain(str(results[name].attrs.get("long_name", name.replace("_", " "))))
         ax.set_ylabel(textwrap.fill(words, 36))
         _legend(ax)
 
-    title = _text(name.replace("_", " ")).capitalize()
+    title = plain(name.replace("_", " ")).capitalize()
     return _figure(results, f"{title} at each model's best learning rate", draw)
 
 
@@ -748,7 +748,6 @@ def save_figures(
     Raises:
         UserError: As `summarise`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "excess_loss": plot_excess_loss(results, best_by=best_by, predicted=predicted),
         "learning_rates": plot_learning_rates(results),
@@ -762,6 +761,14 @@ def save_figures(
             reference=functools.partial(_threshold, name) if name in _OF_OPTIMIZERS else None,
             reference_label="stability threshold",
         )  # fmt: skip
+    return write_figures(figures, folder, formats)
+
+
+def write_figures(
+    figures: Mapping[str, Figure], folder: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Writes figures by their names into a folder, made if it is not there; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         for extension in formats:

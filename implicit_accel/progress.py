@@ -18,9 +18,8 @@ from rich.progress import (
 class ProgressBar:
     """What `run` takes as ``progress``: called with what is done and all there is, it shows a bar.
 
-    It appears at the first report and rests when all is done; a report of a second piece of
-    work begins anew. As a context manager, which `run` enters, it also rests when the work is
-    broken off.
+    It appears at the first report and rests when all is done; a report of further work begins anew.
+    As a context manager, which `run` enters, it also rests when work is broken off.
 
     Args:
         what: Written before the bar.

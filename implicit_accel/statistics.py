@@ -224,10 +224,10 @@ def summarise(
     runs = by_model(results)
     best = best_learning_rates(runs, best_by)
     all_steps = valid_steps(runs, stable=best_by == "stable")
-    steps = _at(best, all_steps)
-    final = _at(best, final_excess(runs))
+    steps = at_best(best, all_steps)
+    final = at_best(best, final_excess(runs))
     held_out = "held_out_loss" in runs
-    final_held_out = _at(best, runs["held_out_loss"].values[..., -1]) if held_out else final
+    final_held_out = at_best(best, runs["held_out_loss"].values[..., -1]) if held_out else final
     diverged = np.isfinite(runs["divergence_step"].values)
     lost_runs, tried = lost(runs, best_by), trained(runs)
     rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
@@ -311,8 +311,16 @@ def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
     return value, ""
 
 
-def _at(best: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(model, learning_rate, seed) values at the best rates, (model, seed); inf without one."""
+def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values at each model's best learning rate.
+
+    Args:
+        best: (model,) from `best_learning_rates`.
+        values: (model, learning_rate, seed).
+
+    Returns:
+        (model, seed); inf without a best rate.
+    """
     chosen = values[np.arange(len(best)), best].astype(float)
     return np.where(best[:, None] < 0, np.inf, chosen)
 

@@ -233,3 +233,8 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
         f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
         f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
     )
+
+
+def is_summary(table: pd.DataFrame) -> bool:
+    """Whether a table is one of `summarise`."""
+    return {"model", "baseline", "best_learning_rate", "grid_edge", "num_reached"} <= {*table}
