@@ -19,8 +19,8 @@ from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
 from implicit_accel.experiments.claims.toolkit.very_deep import (
     deep_rates,
     deep_runs,
+    identity_figure,
     moves,
-    moves_figure,
 )
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
@@ -57,8 +57,8 @@ def _measure(deep: dict[str, xr.Dataset], one: dict[str, xr.Dataset]) -> list[Ef
 
 def _test(lab: Laboratory) -> Finding:
     first_moves = moves(lab, "identity")
-    effects = _measure(deep_runs(lab, "identity"), _one_layer(lab))
-    first = next(iter(lab.problems()))
+    one, first = _one_layer(lab), next(iter(lab.problems()))
+    effects = _measure(deep_runs(lab, "identity"), one)
     on_first = [first_moves[first, loss, depth][0] for loss, depth in _CASES]
     l4 = [e for e in effects[:4] if "ℓ4" in e.name]
     parts = [*(below(e, 1000) for e in on_first), *(above(e, 1.0) for e in l4)]
@@ -82,7 +82,7 @@ def _test(lab: Laboratory) -> Finding:
             "Speed-up over one layer": effects_table(effects),
             "First moves from the identity": effects_table([e for e, _ in first_moves.values()]),
         },
-        figures={"very_deep": moves_figure(lab)},
+        figures={"very_deep": identity_figure(lab, one[first])},
     )
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
 from implicit_accel.experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS, few_ticks
@@ -80,6 +81,38 @@ def draw_seeds(
     known = np.flatnonzero(np.isfinite(middle) & (x >= ax.get_xlim()[0]) & (x <= ax.get_xlim()[1]))
     if label and len(known):
         label_end(ax, float(x[known[-1]]), float(middle[known[-1]]), label, str(style["color"]))
+
+
+def untangle(ax: Axes, gap: float = 9.0) -> None:
+    """Moves the texts beside lines' ends apart, up and down, until no two are on one another.
+
+    Args:
+        ax: Complete: its limits set, everything drawn.
+        gap: Points that two texts are apart, from middle to middle.
+    """
+    figure = ax.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # places are known only then
+    right = ax.get_window_extent().x1 - 1
+    texts = []
+    for text in ax.texts:
+        if isinstance(text, Annotation):
+            x, y = ax.transData.transform(text.xy)
+            if x > right - 0.25 * ax.get_window_extent().width:
+                texts.append((y * 72 / figure.dpi, text))
+    texts.sort(key=lambda pair: pair[0])
+    wanted = np.array([y for y, _ in texts])
+    # Each is as near as may be to where it belongs: pushed up by the ones below, then all of a
+    # heap moved down by half of that.
+    raised = wanted.copy()
+    for i in range(1, len(raised)):
+        raised[i] = max(raised[i], raised[i - 1] + gap)
+    lowered = wanted.copy()
+    for i in range(len(lowered) - 2, -1, -1):
+        lowered[i] = min(lowered[i], lowered[i + 1] - gap)
+    for place, y, (_, text) in zip((raised + lowered) / 2, wanted, texts, strict=True):
+        text.set_verticalalignment("center")
+        text.xyann = (4, place - y)
 
 
 def label_end(ax: Axes, x: float, y: float, text: str, colour: str) -> None:

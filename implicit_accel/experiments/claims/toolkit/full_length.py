@@ -28,6 +28,7 @@ from implicit_accel.experiments.claims.toolkit.drawing import (
     draw_seeds,
     label_end,
     make_figure,
+    untangle,
 )
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import side_of, speed_up
@@ -47,7 +48,7 @@ _CURVES: dict[str, tuple[Optimizer, int, tuple[float, ...]]] = {
     "gradient_descent_depth_2": (Optimizer("sgd"), 2, (5e-4, 1e-3, 2e-3)),
     "gradient_descent_depth_3": (Optimizer("sgd"), 3, (5e-4, 1e-3)),
     "adagrad_depth_1": (Optimizer("adagrad"), 1, (0.1, 0.5)),
-    "adadelta_depth_1": (Optimizer("adadelta"), 1, (0.5,)),
+    "adadelta_depth_1": (Optimizer("adadelta"), 1, (5e-3, 1e-2)),
 }
 
 ONE, TWO, THREE, ADAGRAD, ADADELTA = _CURVES
@@ -60,6 +61,9 @@ SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 
 # Where the authors' curves end.
 _FIGURE_STEPS = 1_000_000
+
+# Of the losses in the authors' figure.
+_HIGHEST = 4.74
 
 # How far back from the end power laws are fitted: a decade and a half.
 _TAIL = 10**1.5
@@ -147,17 +151,20 @@ def to_last(found: FullLength, curve: str, base: str, horizon: int | None = None
     horizon = horizon or found.num_steps
     _, excess = found.best(base, at=horizon)
     place = min(int(np.searchsorted(found.steps(base), horizon)), excess.shape[1] - 1)
-    share = 1.000001 * float(np.median(excess[:, place])) / found.zero_excess
+    last = float(np.median(excess[:, place]))
+    label = (
+        f"{found.name}, ℓ4, {LABELS[curve]}: times sooner at the loss of {LABELS[base]} after "
+        f"{horizon:,} steps"
+    )
+    if not math.isfinite(last):
+        return Effect(label, math.nan, note=f"{LABELS[base]} diverges at every rate tried")
+    share = 1.000001 * last / found.zero_excess
     own = side_of(found.runs[curve], 0, share)
     # The other is there at the horizon by definition, whatever its seeds.
     there = replace(
         own, rates=np.array([1.0]), steps=np.full((1, own.num_seeds), float(horizon)),
         lost=np.zeros((1, own.num_seeds), bool),
     )  # fmt: skip
-    label = (
-        f"{found.name}, ℓ4, {LABELS[curve]}: times sooner at the loss of {LABELS[base]} after "
-        f"{horizon:,} steps"
-    )
     effect = speed_up(label, there, own)
     most = float(horizon)
     return replace(effect, design=Design(Kind.SPEED_UP, own.num_seeds, 0.0, most))
@@ -282,9 +289,12 @@ def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
         draw_seeds(
             ax, found.steps(curve), excess + found.optimum(), label=label, style=_style(curve)
         )
+    # What diverges leaves the axes.
+    ax.set_ylim(top=3 * max(found.zero_excess + found.optimum(), _HIGHEST))
     ax.axhline(found.optimum(), color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
     ax.annotate("our optimum", (ax.get_xlim()[0], found.optimum()), xytext=(4, 3), fontsize=7,
                 textcoords="offset points", color="0.4")  # fmt: skip
+    untangle(ax)
     return figure
 
 
@@ -321,6 +331,8 @@ def speed_up_figure(found: FullLength, theory: pd.DataFrame) -> Figure:
     left.set_xlabel("target: excess loss left, % of the zero predictor's")
     _speed_up_axis(right, "times sooner at one layer's loss   later | sooner")
     right.set_xlabel("horizon: one layer's steps")
+    for ax in (left, right):
+        untangle(ax)
     return figure
 
 

@@ -8,11 +8,16 @@ from matplotlib.figure import Figure
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.experiments.claims.criteria import Effect
+from implicit_accel.experiments.claims.toolkit.drawing import (
+    colour_of,
+    draw_seeds,
+    make_figure,
+    untangle,
+)
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import median_of, model_number
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
-from implicit_accel.plotting import plot_curves
 
 PAPERS_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1)
 
@@ -77,21 +82,33 @@ def moves(lab: Laboratory, init: str) -> Moves:
     return found
 
 
-def moves_figure(lab: Laboratory) -> Figure:
-    """Curves on the first problem, from both initialisations."""
+def identity_figure(lab: Laboratory, one: xr.Dataset) -> Figure:
+    """Curves on the first problem: from the identity, from near zero, and one layer.
+
+    Args:
+        lab: The laboratory.
+        one: One layer's runs on that problem.
+    """
     name, problem = lab.first_problem()
-    panels = {}
-    for init in ("near_zero", "identity"):
-        results = deep_run(lab, problem, init)
-        for loss in ("l2", "l4"):
-            lines = {}
-            for depth in (4, 8):
-                m = model_number(results, loss_name=loss, depth=depth)
-                _, rate = first_moves(results, m)
-                curves = results["excess_loss"].sel(learning_rate=rate).values[m]
-                lines[rf"depth {depth}, $\eta$ = {rate:g}"] = (results["step"].values, curves)
-            panels[rf"$\ell_{loss[1:]}$, {init.replace('_', '-')} start"] = lines
-    return plot_curves(
-        panels, title=f"Very deep networks, {name}, at the rate that moves first",
-        xlabel="step", ylabel=r"excess loss $L - L^*$",
-    )  # fmt: skip
+    starts = {init: deep_run(lab, problem, init) for init in ("near_zero", "identity")}
+    figure, axes = make_figure(
+        1, 2, title=f"Very deep networks on {name}, each at the rate with the lowest last loss"
+    )
+    for ax, loss in zip(axes[0], ("l2", "l4"), strict=True):
+        steps = one["step"].values
+        ax.set(xscale="log", yscale="log", xlim=(max(steps[1], 1), steps[-1]), xlabel="step",
+               title=rf"$\ell_{loss[1:]}$")  # fmt: skip
+        lines = [(one, 1, "one layer", "-")]
+        lines += [(starts["identity"], n, f"depth {n}, identity", "-") for n in (4, 8)]
+        lines += [(starts["near_zero"], n, f"depth {n}, near zero", ":") for n in (4, 8)]
+        for results, depth, label, line in lines:
+            excess = results["excess_loss"].values[
+                model_number(results, loss_name=loss, depth=depth)
+            ].astype(float)  # fmt: skip
+            excess = np.where(np.isfinite(excess), excess, np.inf)
+            best = int(np.argmin(np.median(excess[..., -1], axis=1)))
+            style = {"color": colour_of(depth), "linestyle": line}
+            draw_seeds(ax, results["step"].values, excess[best], label=label, style=style)
+        untangle(ax)
+    axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
+    return figure
