@@ -44,8 +44,10 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 170
 nb_output_stderr = "warn"
 nb_merge_streams = True
-# As the tests do: neither the user's cache of programs nor a progress bar has a part in a page.
+# As in the tests, a user's cache of programs has no part in what is shown.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Nor have XLA's remarks on how long a busy machine took to compile.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 # --- The reference, from docstrings --------------------------------------------------------------
 

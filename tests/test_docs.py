@@ -17,13 +17,6 @@ def test_every_test_that_a_promise_names_exists():
     assert named - there == set()
 
 
-def test_links_between_documents_lead_somewhere():
-    for path in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
-            if "://" not in target:
-                assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
 def test_the_readme_shows_the_verdicts_of_the_report():
     report = (REPOSITORY / "docs" / "reproduction" / "REPORT.md").read_text()
     verdicts = [line for line in report.splitlines() if line.startswith("| [")]
