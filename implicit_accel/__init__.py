@@ -10,6 +10,7 @@ print(summarise(results))
 from importlib.metadata import version as _version
 
 from implicit_accel import observables
+from implicit_accel.comparison import compare, differences
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import SCALINGS, Problem, make_problem
@@ -17,10 +18,13 @@ from implicit_accel.data.sources.abalone import load_abalone
 from implicit_accel.data.sources.csv_file import load_csv
 from implicit_accel.data.sources.gas import load_gas
 from implicit_accel.data.sources.gas_like import gas_like
+from implicit_accel.devices import use_cpu_devices
 from implicit_accel.engine.train import Timing
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.exports import save_tidy, to_rliable, to_tidy
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN
 from implicit_accel.images.task import ClassifierConfig, train_classifiers
+from implicit_accel.latex import to_latex
 from implicit_accel.linear.config import SweepConfig, Target
 from implicit_accel.linear.end_to_end import (
     scale_by_end_to_end,
@@ -31,7 +35,9 @@ from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
 from implicit_accel.linear.sweep import Trajectory, train
 from implicit_accel.loading import load_run
+from implicit_accel.notebook import Summary
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
+from implicit_accel.progress import progress_bar
 from implicit_accel.results import select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
@@ -59,6 +65,7 @@ __all__ = [
     "Optimum",
     "Problem",
     "SmallCNN",
+    "Summary",
     "SweepConfig",
     "Target",
     "Timing",
@@ -66,6 +73,8 @@ __all__ = [
     "TutorialCNN",
     "UserError",
     "__version__",
+    "compare",
+    "differences",
     "from_loss",
     "gas_like",
     "load_abalone",
@@ -78,14 +87,20 @@ __all__ = [
     "observables",
     "optimum",
     "predict",
+    "progress_bar",
     "run",
     "run_sweep",
+    "save_tidy",
     "scale_by_end_to_end",
     "scale_by_unbalanced_end_to_end",
     "select",
     "static",
     "summarise",
     "sweep",
+    "to_latex",
+    "to_rliable",
+    "to_tidy",
     "train",
     "train_classifiers",
+    "use_cpu_devices",
 ]

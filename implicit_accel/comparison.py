@@ -64,7 +64,8 @@ def compare(
         A row per sweep and model: ``run``, its name; the columns of `summarise`; and
         ``over_first``, with ``over_first_low`` and ``over_first_high``: how many times fewer steps
         (or, with ``best_by="final"``, how many times lower a final excess loss) than in the first
-        sweep that has the model, with the bootstrap interval over seeds. It is 1 in that sweep.
+        sweep that has the model, with the bootstrap interval over seeds. It is 1 in that sweep, inf
+        where the model arrives in the other one only, 0 where in the first only, NaN where in none.
 
     Raises:
         UserError: As `summarise`, or if there is no sweep.
@@ -85,10 +86,11 @@ def compare(
             final_excess(results) if final else valid_steps(results, stable=best_by == "stable")
         )
         for m, (label, own) in enumerate(zip(labels, at_best(best, values), strict=True)):
-            ratio = (1.0, math.nan, math.nan)
-            if label in first:
-                ratio = ratio_of_medians(first[label], own, least=0 if final else 1)
-            first.setdefault(label, own)
+            there = first.setdefault(label, own)
+            if there is own:
+                ratio = (1.0 if np.isfinite(np.median(own)) else math.nan, math.nan, math.nan)
+            else:
+                ratio = ratio_of_medians(there, own, least=0 if final else 1)
             table.loc[m, ["over_first", "over_first_low", "over_first_high"]] = ratio
         table.insert(0, "run", name)
         tables.append(table)
@@ -100,6 +102,14 @@ def compare(
 def of_run(table: pd.DataFrame, run: str) -> pd.DataFrame:
     """One sweep's summary out of a table of `compare`."""
     return table.loc[table["run"] == run].reset_index(drop=True)
+
+
+def with_ends(
+    table: pd.DataFrame, m: int, name: str, ends: tuple[str, str] = ("_low", "_high")
+) -> tuple[float, float, float]:
+    """A column's value in a row, and the ends of its interval."""
+    value, low, high = (float(table[f"{name}{end}"].iloc[m]) for end in ("", *ends))
+    return value, low, high
 
 
 def differences(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from implicit_accel import summary
@@ -93,17 +93,7 @@ def _shown(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return names, [[_cell(row, name) for name in names] for row in table.to_dict("records")]
 
 
-def _cell(row: dict, name: str) -> str:
-    text = _number(row[name])
-    for pair in _ENDS:
-        between = [row.get(f"{name}{end}") for end in pair]
-        if all(isinstance(end, float) and not np.isnan(end) for end in between):
-            return f"{text} [{', '.join(map(_number, between))}]"
-    return text
-
-
-def _number(value: object) -> str:
-    """A number as tables show it; a dash for none."""
-    if not isinstance(value, float):
-        return str(value)
-    return "-" if np.isnan(value) else "∞" if value == np.inf else f"{value:.3g}"
+def _cell(row: dict[Hashable, Any], name: str) -> str:
+    pairs = (tuple(f"{name}{end}" for end in pair) for pair in _ENDS)
+    ends = next((pair for pair in pairs if set(pair) <= {*row}), ())
+    return summary.with_interval(row[name], *(float(row[end]) for end in ends))

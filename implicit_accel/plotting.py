@@ -215,7 +215,7 @@ def plot_excess_loss(
             # The median run has diverged once half of the runs have.
             end = np.median(np.where(np.isnan(diverged[m, best[m]]), np.inf, diverged[m, best[m]]))
             shown = (steps > 0) & (steps < end)  # a log axis has no place for step 0
-            curves = _shown_runs(results, m, int(best[m]))[:, shown]
+            curves = shown_runs(results, m, int(best[m]))[:, shown]
             middle = np.median(curves, axis=0)
             _draw_spread(ax, steps[shown], curves, style)
             ax.plot(steps[shown], middle, label=label + _rate_label(results, best[m]), **style)
@@ -251,7 +251,7 @@ def _rate_label(results: xr.Dataset, rate: int) -> str:
     return rf", $\eta$ = {value:.3g}" if np.isfinite(value) else ""
 
 
-def _shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
+def shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
     """Excess losses (seed, step) of the runs that a curve is made of, see `plot_excess_loss`."""
     runs = results.isel(model=m, learning_rate=rate)
     curves = resolved(runs).values

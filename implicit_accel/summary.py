@@ -5,6 +5,7 @@ Programs print them, and pages show them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -238,3 +239,13 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
 def is_summary(table: pd.DataFrame) -> bool:
     """Whether a table is one of `summarise`."""
     return {"model", "baseline", "best_learning_rate", "grid_edge", "num_reached"} <= {*table}
+
+
+def with_interval(value: object, low: float = math.nan, high: float = math.nan) -> str:
+    """A value as tables show it, its interval behind it if it has one: ``4.15 [4.13, 4.18]``."""
+    if not isinstance(value, float):
+        return str(value)
+    text, *ends = (
+        "-" if math.isnan(x) else "∞" if math.isinf(x) else f"{x:.3g}" for x in (value, low, high)
+    )
+    return text if "-" in ends else f"{text} [{', '.join(ends)}]"

@@ -24,10 +24,13 @@ from implicit_accel.errors import UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
 from implicit_accel.progress import ProgressBar
+from implicit_accel.statistics import BEST_BY
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+
+_FORMATS = ("png", "pdf", "svg")
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
@@ -100,7 +103,9 @@ def _default(value: object) -> str:
     return f"  (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
-def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoReturn:
+def run(
+    main: Callable[..., None], groups: FlagGroups, description: str, *, takes: str = ""
+) -> NoReturn:
     """Parses the command line and runs a program.
 
     Exit codes: 0 for success and ``--help``, 2 for bad input (one line on standard error, no
@@ -110,9 +115,11 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
     thread may end the process with a line of its own.
 
     Args:
-        main: The program; it reads its flags and raises `UserError` for bad input.
+        main: The program; it reads its flags and raises `UserError` for bad input. It is given the
+            list of words that are no flags, if it takes any.
         groups: The program's flags.
         description: What ``--help`` begins with.
+        takes: What a word that is no flag stands for; the program takes none unless given.
     """
     for stream in (sys.stdout, sys.stderr):
         # A file's name may hold bytes that are no text, a terminal may lack a character.
@@ -127,12 +134,12 @@ def run(main: Callable[[], None], groups: FlagGroups, description: str) -> NoRet
         _fail(str(error))
     except flags.Error as error:
         _fail(f"{str(error).strip()} (--help lists every flag)")
-    if rest[1:]:
+    if rest[1:] and not takes:
         _fail(
             f"unexpected {rest[1]!r}: flags are written --name=value, "
             "lists with commas and no spaces"
         )
-    _obeying_signals(main)
+    _obeying_signals((lambda: main(rest[1:])) if takes else main)
 
 
 def command(program: str) -> list[str]:
@@ -272,6 +279,37 @@ def limit_reached(error: BaseException | None) -> str | None:
                     return advice
         error = error.__cause__
     return None
+
+
+def define_formats() -> flags.FlagHolder:
+    """The flag for the file formats of figures, to be read with `formats`."""
+    return flags.DEFINE_list(
+        "formats", ["png", "pdf"], f"File formats of figures: {', '.join(_FORMATS)}."
+    )
+
+
+def formats(flag: flags.FlagHolder) -> tuple[str, ...]:
+    """The formats asked for, each once.
+
+    Raises:
+        UserError: If there are none, or one is unknown.
+    """
+    asked = tuple(dict.fromkeys(flag.value))
+    unknown = [name for name in asked if name not in _FORMATS]
+    if unknown or not asked:
+        raise UserError(f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}")
+    return asked
+
+
+def define_best_by() -> flags.FlagHolder:
+    """The flag for what makes a learning rate the best."""
+    return flags.DEFINE_enum(
+        "best_by",
+        "target",
+        BEST_BY,
+        "What makes a learning rate the best: fewest steps to the target; the same among stable "
+        "runs, which do not diverge later; or the smallest final excess loss.",
+    )
 
 
 _UNITS = {

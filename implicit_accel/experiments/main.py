@@ -13,6 +13,7 @@ PROGRAMS = {
     "reproduce": "test the claims of the literature, each by an experiment that judges itself",
     "plot": "redraw the figures of a finished run",
     "article": "write a replication article (PDF) from the findings of a reproduction",
+    "compare": "put several finished runs side by side",
 }
 
 COMMAND = "implicit-accel"

@@ -15,36 +15,23 @@ from implicit_accel.experiments import cli
 from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
 from implicit_accel.results import FIGURES_FOLDER
-from implicit_accel.statistics import BEST_BY, summarise
-
-_FORMATS = ("png", "pdf", "svg")
+from implicit_accel.statistics import summarise
 
 _GROUPS = cli.FlagGroups()
 _RUN = flags.DEFINE_string("run", None, "Output folder of a sweep.")
 _FIGURES = flags.DEFINE_string(
     "figures_dir", None, "Where the figures go; the run's own figures/ unless given."
 )
-_PLOT_FORMATS = flags.DEFINE_list(
-    "formats", ["png", "pdf"], f"File formats: {', '.join(_FORMATS)}."
-)
-_BEST_BY = flags.DEFINE_enum(
-    "best_by",
-    "target",
-    BEST_BY,
-    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
-    "which do not diverge later; or the smallest final excess loss.",
-)
-_GROUPS.add("Flags", _RUN, _FIGURES, _PLOT_FORMATS, _BEST_BY)
+_FORMATS = cli.define_formats()
+_BEST_BY = cli.define_best_by()
+_GROUPS.add("Flags", _RUN, _FIGURES, _FORMATS, _BEST_BY)
 
 
 def main() -> None:
     """Loads, prints the table, draws."""
     if _RUN.value is None:
         raise UserError("--run is missing: give the output folder of a sweep")
-    formats = tuple(_PLOT_FORMATS.value)
-    unknown = [f for f in formats if f not in _FORMATS]
-    if unknown or not formats:
-        raise UserError(f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}")
+    formats = cli.formats(_FORMATS)
     results = load_run(_RUN.value)
     console = cli.make_console()
     cli.print_summary(summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console)

@@ -15,7 +15,6 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from implicit_accel import statistics
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Preparation, make_problem
 from implicit_accel.data.registry import find_sources, options_of
@@ -85,13 +84,7 @@ for _name, _field in _DECLARED.items():
     GROUPS.add(_field.heading, _HOLDERS[_name])
     DECLARED_GROUPS.add(_field.heading, _HOLDERS[_name])
 
-BEST_BY = flags.DEFINE_enum(
-    "best_by",
-    "target",
-    statistics.BEST_BY,
-    "What makes a learning rate the best: fewest steps to the target; the same among stable runs, "
-    "which do not diverge later; or the smallest final excess loss.",
-)
+BEST_BY = cli.define_best_by()
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
@@ -119,7 +112,8 @@ PREDICT = flags.DEFINE_bool(
     "Put what theory predicts (see experiments.predict) beside what is measured: a table, "
     "prediction.csv, dashed curves.",
 )
-GROUPS.add("Results", PREDICT)
+FORMATS = cli.define_formats()
+GROUPS.add("Results", PREDICT, FORMATS)
 
 DEVICES = flags.DEFINE_integer(
     "devices",

@@ -40,6 +40,7 @@ from implicit_accel.experiments.settings import (
     BEST_BY,
     CHECKPOINT_EVERY,
     DEVICES,
+    FORMATS,
     GROUPS,
     MEMORY_LIMIT,
     OUTPUT_DIR,
@@ -128,6 +129,7 @@ def report_results(
         results,
         folder / FIGURES_FOLDER,
         best_by=BEST_BY.value,
+        formats=cli.formats(FORMATS),
         predicted=None if predicted is None else predicted.curve,
     )
     return table
@@ -283,6 +285,7 @@ def main() -> None:
     """Flags, configuration, library, table."""
     if MEMORY_LIMIT.value is not None:
         cli.parse_bytes(MEMORY_LIMIT.value)
+    cli.formats(FORMATS)
     console, log = cli.make_console(), cli.make_console(stderr=True)
     asked = build(log)
     if asked.search is not None and cluster.is_one_of_many():

@@ -109,6 +109,7 @@ def identity_figure(lab: Laboratory, one: xr.Dataset) -> Figure:
             best = int(np.argmin(np.median(excess[..., -1], axis=1)))
             style = {"color": colour_of(depth), "linestyle": line}
             draw_seeds(ax, results["step"].values, excess[best], label=label, style=style)
+        ax.set_ylim(top=3 * float(starts["identity"]["excess_loss"].sel(step=0).max()))
         untangle(ax)
     axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
     return figure

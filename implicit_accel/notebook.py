@@ -1,0 +1,158 @@
+"""Results in a notebook: ``runs.ia.summary()``, ``runs.ia.plot("speed_up")``.
+
+Importing `implicit_accel` gives every xarray dataset the accessor ``ia``.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import xarray as xr
+
+from implicit_accel import summary
+from implicit_accel.errors import UserError
+from implicit_accel.files import printable
+from implicit_accel.latex import to_latex
+from implicit_accel.statistics import summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Figures of every sweep; what was recorded along the runs has one too.
+PLOTS = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sweep's answer: a table and sentences, which a notebook shows as such.
+
+    Attributes:
+        table: From `summarise`.
+        title: What was fitted.
+    """
+
+    table: pd.DataFrame
+    title: str
+
+    @property
+    def answers(self) -> list[str]:
+        """The question answered in words, see `summary.answers`."""
+        return summary.answers(self.table)
+
+    def to_latex(self, *, caption: str | None = None, label: str = "") -> str:
+        """The table for a paper, see `latex.to_latex`."""
+        return to_latex(self.table, caption=caption, label=label)
+
+    def __str__(self) -> str:
+        """The table and the sentences, as plain text."""
+        rows = [summary.cells(self.table, m) for m in range(len(self.table))]
+        headings = [" ".join(name.split()) for name in summary.columns(self.table)]
+        shown = pd.DataFrame(rows, columns=pd.Index(headings), dtype=object)
+        lines = [self.title, shown.to_string(index=False), summary.caption(self.table)]
+        return "\n".join([*lines, *(f"→ {sentence}" for sentence in self.answers)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; whatever comes from data is text."""
+        said = [f"<p><strong>{html.escape(sentence)}</strong></p>" for sentence in self.answers]
+        headings = "".join(
+            f'<th scope="col">{html.escape(name).replace(chr(10), "<br>")}</th>'
+            for name in summary.columns(self.table)
+        )
+        rows = []
+        for m in range(len(self.table)):
+            model, *cells = map(html.escape, summary.cells(self.table, m))
+            rest = "".join(f"<td>{cell}</td>" for cell in cells)
+            rows.append(f'<tr><th scope="row" style="text-align:left">{model}</th>{rest}</tr>')
+        return (
+            f"<div>{''.join(said)}<table><caption>{html.escape(self.title)}</caption>"
+            f"<thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            f"<p>{html.escape(summary.caption(self.table))}</p></div>"
+        )
+
+
+@xr.register_dataset_accessor("ia")
+class Accessor:
+    """What can be asked of results: ``runs.ia``.
+
+    Args:
+        runs: Results of any axes.
+    """
+
+    def __init__(self, runs: xr.Dataset) -> None:
+        self._runs = runs
+
+    def summary(
+        self, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
+    ) -> Summary:
+        """The table that answers the question, and the answer in words.
+
+        Args:
+            best_by: What makes a learning rate the best, see `best_learning_rates`.
+            baseline: What models are compared with, see `summarise`.
+
+        Raises:
+            UserError: As `summarise`, or if the dataset holds no results.
+        """
+        runs = self._results()
+        table = summarise(runs, best_by=best_by, baseline=baseline)
+        return Summary(table, printable(str(runs.attrs["title"]), 160))
+
+    def plot(
+        self,
+        what: str = "excess_loss",
+        *,
+        best_by: str = "target",
+        baseline: Mapping[str, object] | None = None,
+    ) -> Figure:
+        """One of a sweep's figures, see `plotting`.
+
+        Args:
+            what: One of `PLOTS`, or the name of something that was recorded along the runs.
+            best_by: What makes a learning rate the best, where the figure depends on it.
+            baseline: Of ``speed_up``: what models are compared with, see `summarise`.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            UserError: If there is no such figure, or the dataset holds no results.
+        """
+        # Imported here: without figures, the package does without matplotlib.
+        from implicit_accel import plotting
+
+        runs = self._results()
+        makers = {
+            "excess_loss": functools.partial(plotting.plot_excess_loss, best_by=best_by),
+            "learning_rates": plotting.plot_learning_rates,
+            "steps_to_target": plotting.plot_steps_to_target,
+            "speed_up": functools.partial(
+                plotting.plot_speed_up, best_by=best_by, baseline=baseline
+            ),
+        }
+        recorded = plotting.observed(runs)
+        for name in recorded:
+            makers[name] = functools.partial(plotting.plot_observable, name=name, best_by=best_by)
+        if what not in makers:
+            raise UserError(f"{what!r} has no figure: choose from {', '.join(makers)}")
+        figure = makers[what](runs)
+        # Notebooks show figures of matplotlib.pyplot by themselves, others by this method.
+        setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010
+        return figure
+
+    def _results(self) -> xr.Dataset:
+        missing = {"loss", "excess_loss", "steps_to_target", "divergence_step"} - {*self._runs}
+        if missing or "title" not in self._runs.attrs:
+            raise UserError("this dataset does not hold a sweep's results: ask those of run_sweep")
+        return self._runs
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=100)
+    return data.getvalue()
