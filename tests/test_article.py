@@ -227,7 +227,7 @@ def test_counts_are_those_of_the_verdicts(folder):
     assert f"oftheir{parts}parts{parts - lost}areasclaimed,{lost}oppositeand0undecided" in text
     for words, who in (("originalpaper's", "P"), ("studentproject's", "S")):
         number = sum(i.startswith(who) for i in found)
-        assert re.search(f"{words}{number}claims?{number - 1}", text.replace("’", "'"))
+        assert re.search(f"{words}{number}(claims|itis){number - 1}", text.replace("’", "'"))
 
 
 # --------------------------------------------------------------------------------- the verdicts
@@ -301,7 +301,7 @@ _NAMES = st.lists(st.text(_SIGNS, min_size=1, max_size=40), min_size=1, max_size
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(names=_NAMES)
 def test_names_from_findings_are_text_and_never_markup(names, folder):

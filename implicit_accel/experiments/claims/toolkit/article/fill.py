@@ -166,8 +166,8 @@ def _effect(effect: Effect) -> dict[str, str]:
     alone = Effect("", effect.value, unit=effect.unit)
     return {
         "name": _text(effect.name),
-        "text": _text(effect),
-        "alone": _text(alone),
+        "text": _text(effect).replace("-", "−"),
+        "alone": _text(alone).replace("-", "−"),
     }
 
 
