@@ -13,6 +13,7 @@ PROGRAMS = {
     "reproduce": "test the claims of the literature, each by an experiment that judges itself",
     "plot": "redraw the figures of a finished run",
     "compare": "put several finished runs side by side",
+    "selftest": "check that this installation computes what it should",
 }
 
 COMMAND = "implicit-accel"
