@@ -14,6 +14,7 @@ PROGRAMS = {
     "plot": "redraw the figures of a finished run",
     "article": "write a replication article (PDF) from the findings of a reproduction",
     "compare": "put several finished runs side by side",
+    "selftest": "check that this installation computes what it should",
 }
 
 COMMAND = "implicit-accel"
