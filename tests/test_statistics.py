@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel import UserError, select, summarise
-from implicit_accel.experiments.cli import answers
 from implicit_accel.results import FORMAT, by_model, model_labels
 from implicit_accel.statistics import (
     best_learning_rates,
@@ -19,6 +18,7 @@ from implicit_accel.statistics import (
     speed_up,
     valid_steps,
 )
+from implicit_accel.summary import answers
 
 INF, NAN = np.inf, np.nan
 

@@ -1,0 +1,224 @@
+"""A summary table in words: the cells that are shown of it, and the answer in sentences.
+
+Programs print them, and pages show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from implicit_accel.files import printable
+from implicit_accel.results import coordinate_label
+from implicit_accel.statistics import bounded, compares_final
+
+
+def columns(table: pd.DataFrame) -> list[str]:
+    """What is above the `cells` of a table from `summarise`; some in two lines."""
+    base = _baseline_words(table)
+    compared = (
+        f"final excess loss of {base}\nover the model's " if compares_final(table)
+        else f"speed-up over {base}\n"
+    )  # fmt: skip
+    return [
+        "model",
+        "best learning rate",
+        "final excess loss\n[quartiles]",
+        "steps to target\n[quartiles]",
+        f"{compared}[95 % interval]",
+        "diverged at it, %\n[95 % interval]",
+        "diverged\nat all rates",
+    ]
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What was run, and what a reader of the cells must know."""
+    return " ".join([_what_was_run(table), *_notes(table)])
+
+
+def _baseline_words(table: pd.DataFrame) -> str:
+    """What models are compared with: ``depth 1``."""
+    wanted = table.attrs.get("baseline", {})
+    words = (coordinate_label(name, value) for name, value in wanted.items())
+    return printable(", ".join(words)) or "a baseline"
+
+
+def _what_was_run(table: pd.DataFrame) -> str:
+    losses: Sequence[str] = (
+        table["loss_name"].tolist() if "loss_name" in table else [""] * len(table)
+    )
+    seeds, steps = int(table["num_seeds"].iloc[0]), int(table["num_steps"].iloc[0])
+    targets = dict.fromkeys(
+        f"{loss} {target:.3g}".strip() for loss, target in zip(losses, table["target"], strict=True)
+    )
+    return (
+        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. "
+        f"Target excess loss: {', '.join(targets)}."
+    )
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    """What a reader of the table must know."""
+    notes = []
+    if set(table["grid_edge"]) != {""}:
+        notes.append("* at the edge of the grid of learning rates: widen it.")
+    reached = np.isfinite(table["steps_to_target"].to_numpy(float))
+    if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
+        notes.append(
+            "Final loss 'diverged': by the last step, after the target "
+            "(--best_by stable avoids it)."
+        )
+    if np.any(table["final_excess"] <= table["resolution"]):
+        notes.append("'<': smaller than the precision resolves.")
+    if np.any(table["target"] < table["resolution"]):
+        notes.append("The target is below what the precision resolves: use --precision float64.")
+    return notes
+
+
+def cells(table: pd.DataFrame, m: int) -> list[str]:
+    """A model's row as it is shown, under `columns`."""
+    row = table.iloc[m]
+    value, bound = bounded(table, m)
+    low, high = _interval(table, m)
+    if row["baseline"] == row["model"]:
+        ratio = "1 (baseline)"
+    elif pd.isna(value):
+        ratio = "-"
+    else:
+        ratio = f"{bound} {value:.3g}".strip()
+        if not bound and pd.notna(low):
+            ratio += f"  [{low:.3g}, {high:.3g}]"
+    if pd.notna(row["best_learning_rate"]):
+        rate = f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
+    else:
+        lost = np.isinf(row["final_excess"]) and np.isinf(row["steps_to_target"])
+        rate = "every rate diverges" if lost else "-"
+    return [
+        str(row["model"]),
+        rate,
+        _with_quartiles(row, "final_excess", "{:.3g}"),
+        _with_quartiles(row, "steps_to_target", "{:.0f}"),
+        ratio,
+        _divergence(row),
+        f"{row['num_diverged']} of {row['num_runs']}",
+    ]
+
+
+def _divergence(row: pd.Series) -> str:
+    """The probability of divergence at the chosen rate: ``0 [0, 43], 5 later``."""
+    ends = ("", "_low", "_high")
+    share, low, high = (100 * float(row[f"diverged_share{end}"]) for end in ends)
+    if not np.isfinite(share):
+        return "-"
+    later = int(row["num_diverged_later"])
+    return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
+
+
+def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
+    """The ends of the 95 % interval of a model's comparison with its baseline."""
+    compared = "final_ratio" if compares_final(table) else "speed_up"
+    return float(table[f"{compared}_low"].iloc[m]), float(table[f"{compared}_high"].iloc[m])
+
+
+def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
+    def show(value: float) -> str:
+        if value == float("inf"):
+            return "never" if name == "steps_to_target" else "diverged"
+        below = name == "final_excess" and value <= float(row["resolution"])
+        return ("< " if below else "") + form.format(value)
+
+    middle, low, high = (show(float(row[name + end])) for end in ("", "_q25", "_q75"))
+    return middle if low == high == middle else f"{middle} [{low}, {high}]"
+
+
+def answers(table: pd.DataFrame) -> list[str]:
+    """The question answered in words: which model won, by how much, how surely.
+
+    One sentence for each group of models that share a baseline. They are compared by what their
+    learning rates were chosen by: steps to the target, or final excess losses.
+    """
+    sentences = []
+    by_depth = table.attrs.get("baseline") == {"depth": 1}
+    final = compares_final(table)
+    for baseline, group in table.groupby("baseline", sort=False):
+        others = group[group["model"] != baseline]
+        if not baseline or others.empty:
+            continue
+        best = int(others["final_excess" if final else "steps_to_target"].astype(float).idxmin())  # pyright: ignore[reportArgumentType]
+        verdict = (_final_verdict if final else _steps_verdict)(
+            table, best, str(baseline), "deeper" if by_depth else "other"
+        )
+        at_edge = group[group["grid_edge"] != ""]["model"].tolist()
+        note = (
+            f"; not at their best rate (edge of the grid): {', '.join(at_edge)}" if at_edge else ""
+        )
+        sentences.append(f"{verdict}{note}.")
+    return sentences
+
+
+def _no_help(model: str, other: str) -> str:
+    """How a sentence begins that says that no model is better than its baseline."""
+    what = "depth does not help" if other == "deeper" else "the baseline is best"
+    return f"{what}: the best {other} model, {model},"
+
+
+def _between(low: float, high: float) -> str:
+    return f" (95 % interval {low:.3g} to {high:.3g})" if pd.notna(low) else ""
+
+
+def _inverse(value: float) -> float:
+    return 1 / value if value else float("inf")
+
+
+def _steps_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> str:
+    """How the best other model's steps to the target compare with its baseline's."""
+    model = table["model"].iloc[m]
+    value, bound = bounded(table, m)
+    low, high = _interval(table, m)
+    if pd.isna(value):
+        return f"neither {baseline} nor any {other} model reached the target"
+    if bound == ">":
+        return f"{model} reached the target and {baseline} did not: at least {value:.3g}x faster"
+    if bound == "<":
+        return f"{baseline} reached the target and no {other} model did"
+    if low <= 1 <= high:
+        return (
+            f"no clear difference: {model} is {value:.3g}x as fast as "
+            f"{baseline}{_between(low, high)}"
+        )
+    if value >= 1:
+        return f"{model} is {value:.3g}x faster than {baseline}{_between(low, high)}"
+    return (
+        f"{_no_help(model, other)} needs {1 / value:.3g}x the steps of {baseline}"
+        f"{_between(_inverse(high), _inverse(low))}"
+    )
+
+
+def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> str:
+    """How the best other model's final excess loss compares with its baseline's."""
+    model = table["model"].iloc[m]
+    value, bound = bounded(table, m)
+    low, high = _interval(table, m)
+    least = "at least " if bound else ""
+    if pd.isna(value):
+        return f"neither {baseline} nor any {other} model ends at a finite loss"
+    if np.isinf(value):
+        return f"{model} ends at a finite loss and {baseline} diverges"
+    if value == 0:
+        return f"{baseline} ends at a finite loss and every {other} model diverges"
+    if not bound and low <= 1 <= high:
+        return (
+            f"no clear difference: {model} ends at an excess loss {_inverse(value):.3g}x that of "
+            f"{baseline}{_between(_inverse(high), _inverse(low))}"
+        )
+    if value >= 1:
+        return (
+            f"{model} ends at an excess loss {least}{value:.3g}x lower than {baseline}"
+            f"{_between(low, high)}"
+        )
+    return (
+        f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
+        f"{baseline}{_between(_inverse(high), _inverse(low))}"
+    )
