@@ -476,7 +476,9 @@ def explorer(
     if not key or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in key):
         raise UserError(f"explorer {key!r}: a key is made of letters, digits, '-', '_' and '.'")
     if not payloads:
-        raise UserError(f"explorer {key}: there are no results to explore; give one payload or more")
+        raise UserError(
+            f"explorer {key}: there are no results to explore; give one payload or more"
+        )
     shown = {"key": key, "command": command, "results": [*map(list, payloads.items())]}
     tables = "".join(
         f"<h4>{_safe(name)}</h4>{summary_table(data['summary'])}" for name, data in payloads.items()
