@@ -13,6 +13,7 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import compare, effects_table, model_number
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
@@ -57,7 +58,8 @@ def _measure(deep: dict[str, xr.Dataset], one: dict[str, xr.Dataset]) -> list[Ef
 
 def _test(lab: Laboratory) -> Finding:
     first_moves = moves(lab, "identity")
-    effects = _measure(deep_runs(lab, "identity"), _one_layer(lab))
+    deep = deep_runs(lab, "identity")
+    effects = _measure(deep, _one_layer(lab))
     first = next(iter(lab.problems()))
     on_first = [first_moves[first, loss, depth][0] for loss, depth in _CASES]
     l4 = [e for e in effects[:4] if "ℓ4" in e.name]
@@ -83,6 +85,10 @@ def _test(lab: Laboratory) -> Finding:
             "First moves from the identity": effects_table([e for e, _ in first_moves.values()]),
         },
         figures={"very_deep": moves_figure(lab)},
+        curves={
+            f"{name}, depths 4 and 8 from the identity": Curves(results)
+            for name, results in list(deep.items())[:1]
+        },
     )
 
 

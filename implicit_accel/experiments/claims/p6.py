@@ -26,12 +26,13 @@ from implicit_accel.experiments.claims.criteria import (
 )
 from implicit_accel.experiments.claims.toolkit.authors import authors_curves, distance, draw_authors
 from implicit_accel.experiments.claims.toolkit.drawing import draw_seeds, make_figure
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.images import images_and_notes
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, median_of
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.images.task import ClassifierConfig
-from implicit_accel.plotting import COLOURS, plot_effects
+from implicit_accel.plotting import COLOURS
 from implicit_accel.theory.decay import (
     initial_decay,
     momentum_time,
@@ -378,7 +379,7 @@ def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
     return figure
 
 
-def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Figure:
+def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Forest:
     """Speed-ups, a row for each reading."""
     series: dict[str, list[Effect]] = {}
     for measure, label in _MEASURES.items():
@@ -388,10 +389,11 @@ def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Fi
             else Effect(f"regularised: {reading}", math.nan, note="the same as the cross-entropy")
             for reading in _READINGS
         ]
-    return plot_effects(
-        series, title=f"Overparameterised against original, {num_steps:,} steps",
+    return Forest(
+        series,
+        title=f"Overparameterised against original, {num_steps:,} steps",
         xlabel="steps of the original over those of the overparameterised, to one loss",
-    )  # fmt: skip
+    )
 
 
 def _elsewhere(lab: Laboratory, data: ImageData) -> str:

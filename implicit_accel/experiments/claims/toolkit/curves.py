@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
 from implicit_accel.pages.explorer import Published, payload
 from implicit_accel.plotting import Predicted
-from implicit_accel.results import save_json
+from implicit_accel.results import by_model, save_json
 
 CURVES_FILE = "curves.json"
 
@@ -38,6 +39,20 @@ class Curves:
     best_by: str = "target"
 
 
+def joined(runs: Iterable[xr.Dataset]) -> xr.Dataset:
+    """Several sweeps' results as one's, each model at the learning rates that it was trained at.
+
+    Args:
+        runs: Of as many steps and seeds, recorded at the same steps.
+    """
+    by_models = [by_model(run) for run in runs]
+    together = xr.concat(
+        by_models, "model", join="outer", coords="minimal", compat="override",
+        data_vars="all", combine_attrs="override",
+    )  # fmt: skip
+    return together.assign_coords(model=np.arange(together.sizes["model"]))
+
+
 def save_curves(curves: Mapping[str, Curves], folder: Path) -> dict[str, dict[str, Any]]:
     """Writes what a page needs of some results into a claim's folder; no file for none.
 
@@ -52,8 +67,7 @@ def save_curves(curves: Mapping[str, Curves], folder: Path) -> dict[str, dict[st
     if not curves:
         path.unlink(missing_ok=True)
         return {}
-    # A claim has one budget, whatever it shows.
-    budget = _BUDGET // len(curves)
+    budget = max(_BUDGET // len(curves), _LEAST)
     payloads = {
         title: payload(
             shown.results, predicted=shown.predicted, published=shown.published,
@@ -65,8 +79,9 @@ def save_curves(curves: Mapping[str, Curves], folder: Path) -> dict[str, dict[st
     return payloads
 
 
-# Characters of JSON: with those of all claims the page is as small as it should be.
-_BUDGET = 120_000
+# Characters of JSON of a claim, and the least of each of its results: with those of all claims the
+# page is as small as it should be.
+_BUDGET, _LEAST = 90_000, 12_000
 
 
 def load_curves(folder: Path) -> dict[str, dict[str, Any]]:

@@ -243,7 +243,7 @@ class _Page:
         if rows is not None:
             key = f"#{_anchor(entry.claim.id)}"
             links = [
-                f"{key}&results={_quoted(title)}" if title in entry.curves else ""
+                f"{key}&of={_quoted(title)}" if title in entry.curves else ""
                 for title in rows.curves
             ]
             return f'<figure class="wide">{forest.table(rows, links)}</figure>'

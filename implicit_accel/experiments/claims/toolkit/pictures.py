@@ -61,6 +61,6 @@ def picture(path: Path, quality: Quality) -> Picture:
     # A palette keeps text and lines sharp, unlike a photograph's compression.
     few = smaller.quantize(quality.colours, dither=Image.Dither.NONE).convert("RGB")
     file = io.BytesIO()
-    few.save(file, "WEBP", lossless=True, quality=100, method=6)
+    few.save(file, "WEBP", lossless=True, quality=80, method=4)
     data = base64.b64encode(file.getvalue()).decode()
     return Picture(f"data:image/webp;base64,{data}", *full.size)
