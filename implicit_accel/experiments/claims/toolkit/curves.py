@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
@@ -39,18 +38,21 @@ class Curves:
     best_by: str = "target"
 
 
-def joined(runs: Iterable[xr.Dataset]) -> xr.Dataset:
+def joined(runs: Iterable[tuple[str, xr.Dataset]]) -> xr.Dataset:
     """Several sweeps' results as one's, each model at the learning rates that it was trained at.
 
     Args:
-        runs: Of as many steps and seeds, recorded at the same steps.
+        runs: What each one's optimizer is to be called, and its results; of as many steps and
+            seeds, recorded at the same steps.
     """
-    by_models = [by_model(run) for run in runs]
-    together = xr.concat(
-        by_models, "model", join="outer", coords="minimal", compat="override",
-        data_vars="all", combine_attrs="override",
+    named = [
+        found.assign_coords(optimizer=("model", [name] * found.sizes["model"]))
+        for name, found in ((name, by_model(run)) for name, run in runs)
+    ]
+    return xr.concat(
+        named, "model", join="outer", coords="minimal", compat="override", data_vars="all",
+        combine_attrs="override",
     )  # fmt: skip
-    return together.assign_coords(model=np.arange(together.sizes["model"]))
 
 
 def save_curves(curves: Mapping[str, Curves], folder: Path) -> dict[str, dict[str, Any]]:

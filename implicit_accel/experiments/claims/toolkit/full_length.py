@@ -172,7 +172,7 @@ def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Cu
         for name, read in authors_curves(FIGURE).items()
         if name in curves
     )
-    together = joined(found.runs[curve] for curve in curves)
+    together = joined((LABELS[c].split(",")[0], found.runs[c]) for c in curves)
     title = f"{found.name}, ℓ4, {found.num_steps:,} steps"
     return {title: Curves(together, published=published, best_by="final")}
 

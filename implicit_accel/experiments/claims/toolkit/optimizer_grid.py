@@ -75,7 +75,7 @@ def against(
 
 def optimizer_curves(name: str, runs: dict[str, xr.Dataset]) -> dict[str, Curves]:
     """What the page lets one explore: every optimizer and depth."""
-    return {_title(name): Curves(joined(runs.values()))}
+    return {_title(name): Curves(joined(runs.items()))}
 
 
 def _title(name: str) -> str:

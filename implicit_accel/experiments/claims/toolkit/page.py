@@ -114,7 +114,10 @@ class _Page:
         if found is not None:
             sentences = "".join(f'<p class="answer">{escape(s)}</p>' for s in found.sentences)
             links = [f"#{_anchor(claim)}" for claim in found.claims]
-            told = f"{sentences}{forest.table(found.forest, links)}"
+            told = (
+                f'<div class="opening"><div>{sentences}</div>'
+                f"<figure>{forest.table(found.forest, links)}</figure></div>"
+            )
         chapters = "".join(map(self._chapter, tell(self.entries)))
         story = (
             "<details><summary>The whole story, in five questions and four figures</summary>"
@@ -163,7 +166,8 @@ class _Page:
         return (
             f'<section id="verdicts"><h2>{heading}</h2>'
             '<form class="filters scripted" aria-label="Which claims the table shows">'
-            f'{choices}<label>words <input type="search" name="words" autocomplete="off"></label>'
+            f'{choices}<div><label for="filter-words">words</label>'
+            '<input id="filter-words" type="search" name="words" autocomplete="off"></div>'
             '<button type="reset">Show all</button>'
             '<button type="button" data-csv="verdicts.csv">Download as CSV</button>'
             '<p role="status"></p></form>'
@@ -175,8 +179,9 @@ class _Page:
         values = dict.fromkeys(filter(None, map(kind, self.entries)))
         options = "".join(f"<option>{escape(value)}</option>" for value in values)
         return (
-            f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select>'
-            "</label>"
+            f'<div><label for="filter-{name}">{name}</label>'
+            f'<select id="filter-{name}" name="{name}"><option value="">all</option>{options}'
+            "</select></div>"
         )
 
     def _row(self, entry: Entry) -> str:
@@ -227,12 +232,15 @@ class _Page:
                 f'<span class="soft">{escape(effect.name + note)}</span></p>'
             )
         if self.verdicts and finding.cause is not None:
-            shown_by = ", ".join(
-                f'<a href="#{_anchor(c)}">{escape(c)}</a>' for c in finding.cause.claims
-            )
+            shown_by = ", ".join(map(self._link, finding.cause.claims))
             why = escape(first_sentence(finding.cause.why))
             lines.append(f'<p class="why"><strong>Why:</strong> {why} ({shown_by})</p>')
         return f'<div class="lead">{"".join(lines)}</div>'
+
+    def _link(self, claim: str) -> str:
+        """A claim's name, as a link if the claim is here."""
+        there = any(claim == entry.claim.id for entry in self.entries)
+        return f'<a href="#{_anchor(claim)}">{escape(claim)}</a>' if there else escape(claim)
 
     def _figures(self, entry: Entry) -> str:
         drawn = "".join(self._figure(entry, path) for path in entry.figures)

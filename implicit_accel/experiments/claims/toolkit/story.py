@@ -76,14 +76,14 @@ def answer(entries: Sequence[Entry]) -> Answer | None:
             "With a loss that is steep far from its minimum, yes: on ℓ4 a network of depth 2 comes "
             f"to a tenth of the zero predictor's excess loss {_bare(early)} as fast as one layer, "
             f"and is {_bare(late)} sooner where one layer ends after the authors' million steps. "
-            "The claimed orders of magnitude are nowhere.",
-            f"On ℓ2, no: there one layer is {_bare(slow)} faster. That, few steps, and too small "
-            "learning rates are why a student project saw the opposite: in its setting depth 2 is "
-            f"{_bare(theirs)} as fast.",
+            "Orders of magnitude, as was claimed, it is nowhere.",
+            f"On ℓ2, no: there one layer is {_bare(slow)} as fast as depth 2. That, few steps and "
+            "too small learning rates are why a student project saw the opposite: in its setting "
+            f"depth 2 is {_bare(theirs)} as fast as one layer.",
             "The cause is the learning rate. On ℓ4 the loss is sharpest at the start, which holds "
             "one layer's rate back for good, while a deep network's effective rate grows with its "
-            f"weights; one layer with a rate that grows alike is {_bare(rule)} as fast as the "
-            "network.",
+            f"weights: one layer with a rate that grows alike is as fast as the network "
+            f"({_bare(rule)}).",
         ),
         *_picture(found),
     )
