@@ -128,7 +128,7 @@ def test_claims_are_grouped_headed_and_linked(report):
     questions = re.findall(r"<h2>(.*?)</h2>", html)
     assert questions == [
         "The answer", "All verdicts", "What does the loss do?", "What does the initialisation do?",
-        "What does theory say?", "What else was claimed?", "About this report",
+        "What does theory say?", "What else is there?", "About this report",
     ]  # fmt: skip
     assert "python -m experiments.reproduce --claims P3b" in html
     levels = [int(level) for level in re.findall(r"<h([1-6])\b", html)]

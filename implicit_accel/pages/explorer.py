@@ -166,7 +166,6 @@ class _Runs:
                 for label, base, cells in zip(self.labels, self.bases, self.cells, strict=True)
             ],
             "rates": rates.tolist() if known else None,
-            "best": self.best.tolist(),
             "diverged": _pack(diverged.sum(axis=-1)),
             "lost": _pack(lost(runs, self.best_by)[self.places].sum(axis=-1)),
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
@@ -247,7 +246,7 @@ class _Runs:
         excess = self.excess[self.places]
         with np.errstate(over="ignore"):  # of a run about to diverge
             relative = np.where(np.isfinite(excess), excess, np.nan)
-            relative /= self.target[self.places][:, None]
+            relative /= self.target[self.places][..., None]
         floor = (_each_run(self.runs, "resolution") / self.target)[self.places].max()
         start, lowest = np.nanmax(relative[..., 0]), np.nanmin(relative)
         low = float(np.clip(max(lowest, floor), _TARGETS[0], 1.0))
@@ -520,8 +519,11 @@ def assets() -> str:
     """The style and the scripts that a page with explorers needs, once; 0.9 MB."""
     colours = "".join(f"--series-{i}: {colour};" for i, colour in enumerate(COLOURS))
     style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
-    scripts = (vl_convert.javascript_bundle(), read_asset("state.js"), read_asset("explorer.js"))
-    return f"<style>{style}</style>" + "".join(map(script_element, scripts))
+    own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
+    # In a function of its own, else each of its thousands of names would be the page's.
+    vega = f"(() => {{{vl_convert.javascript_bundle()}}})();"
+    scripts = map(script_element, (vega, *own))
+    return f"<style>{style}</style>{''.join(scripts)}"
 
 
 def script_element(source: str) -> str:

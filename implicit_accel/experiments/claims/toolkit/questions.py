@@ -20,7 +20,7 @@ _QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 11))),
     ),
 }
-_OTHER = ("What else was claimed?", "other")
+_OTHER = ("What else is there?", "other")
 
 _SOURCES = {
     "P": "Arora, Cohen & Hazan 2018",
