@@ -505,16 +505,16 @@ def observed(results: xr.Dataset) -> list[str]:
 
 
 # Whose stability threshold each kind of sharpness is held against.
-_OF_OPTIMIZERS = {
+STABILITY_OF = {
     "sharpness": ("sgd", "momentum", "nesterov"),
     "preconditioned_sharpness": ("rmsprop", "adagrad", "adadelta", "adam", "adamw"),
 }
 
 
-def _threshold(name: str, runs: xr.Dataset) -> float:
+def threshold(name: str, runs: xr.Dataset) -> float:
     """The sharpness above which a model's optimizer is unstable; NaN where it is not known."""
     optimizer = str(runs["optimizer"].values) if "optimizer" in runs.coords else ""
-    if optimizer not in _OF_OPTIMIZERS[name]:
+    if optimizer not in STABILITY_OF[name]:
         return np.nan
     settings = json.loads(runs.attrs.get("optimizer_settings", "{}")).get(optimizer, {})
     momentum = settings.get("momentum", settings.get("b1", 0.9))
@@ -589,7 +589,7 @@ def plot_effects(
     xlabel: str,
     reference: float = 1.0,
     log: bool = True,
-    remark: Callable[[Interval], str] | None = None,
+    remark: Callable[[Any], str] | None = None,
 ) -> Figure:
     """Effects with their 95 % intervals, one row each: a forest plot.
 
@@ -758,7 +758,7 @@ def save_figures(
     for name in observed(results):
         figures[name] = plot_observable(
             results, name, best_by=best_by,
-            reference=functools.partial(_threshold, name) if name in _OF_OPTIMIZERS else None,
+            reference=functools.partial(threshold, name) if name in STABILITY_OF else None,
             reference_label="stability threshold",
         )  # fmt: skip
     return write_figures(figures, folder, formats)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from pages import read_page
 from test_statistics import INF, NAN, made
 
 from implicit_accel import DataError, UserError
@@ -38,7 +39,7 @@ from implicit_accel.experiments.claims.toolkit.findings import (
 )
 from implicit_accel.experiments.claims.toolkit.measures import compare, median_of, share_of
 from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.report import page, write_report
+from implicit_accel.experiments.claims.toolkit.report import write_report
 
 YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
 NEVER = Effect("never", INF, INF, INF)
@@ -259,15 +260,9 @@ def test_a_report_takes_in_no_file_from_elsewhere(tmp_path):
     assert loaded.figures == ()
 
 
-def test_reports_show_everything_as_text(tmp_path):
+def test_a_markdown_report_shows_everything_as_text(tmp_path):
     entry = save_finding(claim(), finding(), tmp_path / "X1", "standard", 3.5)
     write_report([entry], tmp_path, title="All <claims>", preamble=["One & two."])
-    text = (tmp_path / "report.html").read_text()
-    for raw in ("<script", "<b>", "<i>", "<img src=x>", "<td><td>", "<table>&gt;", "<claims>"):
-        assert raw not in text
-    assert "&lt;script&gt;" in text
-    assert text.count("data:image/png;base64,") == 1
-    assert "http" not in text.replace("http-equiv", "")  # nothing is loaded from elsewhere
     markdown = (tmp_path / "REPORT.md").read_text()
     assert "Depth \\<b>helps\\</b> \\| always." in markdown
     assert "![X1: a figure](X1/a_figure.png)" in markdown
@@ -310,8 +305,8 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
     )  # fmt: skip
     entry = save_finding(claim(), found, tmp_path / "X1", "smoke", 3.5)
     write_report([entry], tmp_path, title="t", preamble=["p"], verdicts=verdicts)
-    whole = (tmp_path / "report.html").read_text()
-    for text in ((tmp_path / "REPORT.md").read_text(), whole.split("</style>")[1]):
+    page = read_page((tmp_path / "report.html").read_text())
+    for text in ((tmp_path / "REPORT.md").read_text(), page.text):
         # What a verdict is said with: the word, its values, and the sentences that explain it.
         for trace in ("direction", "1 of 2 as claimed", "Opposite to", "Seen."):
             assert (trace in text) == verdicts, trace
@@ -320,12 +315,6 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
         assert "bad: 0.5×" in text
         if not verdicts:
             assert "good: 3×" in text
-
-
-def test_an_empty_report_and_hostile_ids(tmp_path):
-    assert "<tbody></tbody>" in page([], title="t", preamble=[])
-    entry = save_finding(claim(id='"><script>'), finding(), tmp_path, "standard", 0)
-    assert "<script" not in page([entry], title="t", preamble=[])
 
 
 def test_claims_say_what_they_are():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from oracles import loss_and_gradient
+from pages import read_page
 from test_programs import expect_usage_error, run
 from test_statistics import INF, made
 
@@ -195,12 +196,12 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     report = (folder / "REPORT.md").read_text()
     assert "stand-in" in report
     assert "smoke: no verdicts" in report
-    page = (folder / "report.html").read_text().split("</style>")[1]
-    for text in (report, page):
+    page = read_page((folder / "report.html").read_text())
+    for text in (report, page.text):
         assert not re.search("as claimed|undecided|Opposite to", text)
     for image in re.findall(r"!\[.*?\]\((.*?)\)", report):
         assert (folder / image).is_file()
-    assert "data:image/png;base64," in page
+    assert page.pictures
     finding = json.loads((folder / "P7" / "finding.json").read_text())
     assert {judged["direction"] for judged in finding["verdict"]} == {"as claimed"}
     trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}

@@ -387,7 +387,11 @@ class Finding:
         sensitivity: The choices that the verdict depends on, or that it was seen not to.
         caveats: What else a reader must know.
         tables: Title → data frame.
-        figures: File name → matplotlib figure; the first is shown beside the number.
+        figures: File name → matplotlib figure, or a forest plot (see `toolkit.forest`); the first
+            is the claim's picture.
+        captions: File name of a figure → what is seen in it, in a sentence; where there is none
+            the summary's first sentence says it.
+        curves: Title → results that the page lets its reader explore, see `toolkit.curves`.
     """
 
     verdict: Verdict
@@ -398,6 +402,8 @@ class Finding:
     caveats: tuple[str, ...] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

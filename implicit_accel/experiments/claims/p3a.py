@@ -12,6 +12,7 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
 )
 from implicit_accel.experiments.claims.toolkit.depth_grid import (
+    depth_curves,
     depth_figure,
     depth_runs,
     elsewhere,
@@ -47,6 +48,7 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity=elsewhere(effects[2:]),
         tables={"Slow-downs": effects_table(effects)},
         figures=depth_figure(runs, "l2"),
+        curves=depth_curves(runs, "l2"),
     )
 
 

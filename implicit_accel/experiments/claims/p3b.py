@@ -16,7 +16,12 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
-from implicit_accel.experiments.claims.toolkit.depth_grid import depth_runs, elsewhere, speed_ups
+from implicit_accel.experiments.claims.toolkit.depth_grid import (
+    depth_curves,
+    depth_runs,
+    elsewhere,
+    speed_ups,
+)
 from implicit_accel.experiments.claims.toolkit.full_length import (
     ONE,
     SHARES,
@@ -26,6 +31,7 @@ from implicit_accel.experiments.claims.toolkit.full_length import (
     authors_speed_up,
     extrapolated,
     full_length,
+    full_length_curves,
     horizons,
     power_law,
     speed_up_figure,
@@ -75,7 +81,8 @@ def _test(lab: Laboratory) -> Finding:
     late = [to_last(found, curve, ONE) for curve in (TWO, THREE)]
     by_horizon = [to_last(found, c, ONE, h) for c in (TWO, THREE) for h in horizons(found)]
     by_target = [to_target(found, c, ONE, share) for c in (TWO, THREE) for share in SHARES]
-    early = speed_ups(depth_runs(lab), "l4", (2, 3))
+    runs = depth_runs(lab)
+    early = speed_ups(runs, "l4", (2, 3))
     verdict = judge([above(e, 1.0, size=Range(low=_ORDERS_OF_MAGNITUDE)) for e in late])
     return Finding(
         verdict=verdict,
@@ -107,6 +114,11 @@ def _test(lab: Laboratory) -> Finding:
             "By gradient flow, depth 2": theory,
         },
         figures={"speed_up": speed_up_figure(found, theory)},
+        captions={
+            "speed_up": f"Depth's speed-up grows with how far one goes: depth 2 is {early[0]} "
+            f"faster to 10 % of the excess loss and {late[0]} sooner at one layer's last loss."
+        },
+        curves=full_length_curves(found, (ONE, TWO, THREE)) | depth_curves(runs, "l4"),
     )
 
 

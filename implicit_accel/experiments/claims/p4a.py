@@ -16,10 +16,12 @@ from implicit_accel.experiments.claims.toolkit.full_length import (
     ADADELTA,
     ADAGRAD,
     LABELS,
+    ONE,
     THREE,
     TWO,
     authors_speed_up,
     full_length,
+    full_length_curves,
     loss_figure,
     to_last,
 )
@@ -28,6 +30,7 @@ from implicit_accel.experiments.claims.toolkit.measures import effects_table
 from implicit_accel.experiments.claims.toolkit.optimizer_grid import (
     LENGTHENED,
     against,
+    optimizer_curves,
     optimizer_figure,
     optimizer_runs,
 )
@@ -104,6 +107,8 @@ def _test(lab: Laboratory) -> Finding:
             "loss": loss_figure(found, (THREE, ADAGRAD, ADADELTA)),
             "optimizers": optimizer_figure(name, runs),
         },
+        curves=full_length_curves(found, (ONE, TWO, THREE, ADAGRAD, ADADELTA))
+        | optimizer_curves(name, runs),
     )
 
 

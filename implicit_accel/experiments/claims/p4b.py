@@ -8,6 +8,7 @@ from implicit_accel.experiments.claims.toolkit.measures import effects_table
 from implicit_accel.experiments.claims.toolkit.optimizer_grid import (
     LENGTHENED,
     against,
+    optimizer_curves,
     optimizer_figure,
     optimizer_runs,
 )
@@ -35,6 +36,7 @@ def _test(lab: Laboratory) -> Finding:
         caveats=("That the paper says so is known from memory.", LENGTHENED),
         tables={"Adam and depth": effects_table([*over_depth, *with_depth, *others])},
         figures={"optimizers": optimizer_figure(name, runs)},
+        curves=optimizer_curves(name, runs),
     )
 
 

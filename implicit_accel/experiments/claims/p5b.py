@@ -13,6 +13,7 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import compare, effects_table, model_number
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
@@ -57,8 +58,8 @@ def _measure(deep: dict[str, xr.Dataset], one: dict[str, xr.Dataset]) -> list[Ef
 
 def _test(lab: Laboratory) -> Finding:
     first_moves = moves(lab, "identity")
-    one, first = _one_layer(lab), next(iter(lab.problems()))
-    effects = _measure(deep_runs(lab, "identity"), one)
+    deep, one, first = deep_runs(lab, "identity"), _one_layer(lab), next(iter(lab.problems()))
+    effects = _measure(deep, one)
     on_first = [first_moves[first, loss, depth][0] for loss, depth in _CASES]
     l4 = [e for e in effects[:4] if "ℓ4" in e.name]
     parts = [*(below(e, 1000) for e in on_first), *(above(e, 1.0) for e in l4)]
@@ -83,6 +84,10 @@ def _test(lab: Laboratory) -> Finding:
             "First moves from the identity": effects_table([e for e, _ in first_moves.values()]),
         },
         figures={"very_deep": identity_figure(lab, one[first])},
+        curves={
+            f"{name}, depths 4 and 8 from the identity": Curves(results)
+            for name, results in list(deep.items())[:1]
+        },
     )
 
 

@@ -25,6 +25,7 @@ from implicit_accel.experiments.claims.criteria import (
 )
 from implicit_accel.experiments.claims.toolkit.authors import authors_curves, distance, draw_authors
 from implicit_accel.experiments.claims.toolkit.drawing import draw_seeds, make_figure
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.images import images_and_notes
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, median_of
@@ -42,7 +43,7 @@ from implicit_accel.experiments.claims.toolkit.tutorial import (
     tutorial,
 )
 from implicit_accel.images.networks import TutorialCNN
-from implicit_accel.plotting import COLOURS, plot_effects
+from implicit_accel.plotting import COLOURS
 
 # What is regularised, in words → `TutorialCNN.regularised`. The original's dense matrices are
 # single ones: for it the first three readings are the same.
@@ -237,7 +238,7 @@ def _figure(data: ImageData, pair: Pair, decay: Decay) -> Figure:
     return figure
 
 
-def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Figure:
+def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Forest:
     """Speed-ups, a row for each reading."""
     series: dict[str, list[Effect]] = {}
     for measure, label in _MEASURES.items():
@@ -247,10 +248,11 @@ def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Fi
             else Effect(f"regularised: {reading}", math.nan, note="the same as the cross-entropy")
             for reading in _READINGS
         ]
-    return plot_effects(
-        series, title=f"Overparameterised against original, {num_steps:,} steps",
+    return Forest(
+        series,
+        title=f"Overparameterised against original, {num_steps:,} steps",
         xlabel="steps of the original over those of the overparameterised, to one loss",
-    )  # fmt: skip
+    )
 
 
 def _elsewhere(lab: Laboratory, data: ImageData) -> str:

@@ -18,6 +18,7 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.drawing import colour_of, draw_dots, make_figure
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import resampled, share_of
@@ -168,6 +169,10 @@ def _test(lab: Laboratory) -> Finding:
         caveats=() if record is None else (agreement(record), _other_splits(lab, datasets)),
         tables=tables,
         figures={"last_losses": _draw(runs)},
+        curves={
+            f"{name}, the student project's protocol": Curves(results, best_by="final")
+            for name, results in runs.items()
+        },
     )
 
 

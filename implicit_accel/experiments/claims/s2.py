@@ -21,6 +21,7 @@ from implicit_accel.experiments.claims.criteria import (
 )
 from implicit_accel.experiments.claims.toolkit import bursts
 from implicit_accel.experiments.claims.toolkit.bursts import Bursts, kept_bursts
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.drawing import colour_of, draw_dots, make_figure
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import resampled, share_of
@@ -216,6 +217,10 @@ def _test(lab: Laboratory) -> Finding:
         caveats=tuple(caveats),
         tables=tables,
         figures={"last_losses": _draw(runs)},
+        curves={
+            f"{name}, three starts": Curves(results, best_by="final")
+            for name, results in runs.items()
+        },
     )
 
 

@@ -19,6 +19,7 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.drawing import colour_of, make_figure
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import (
@@ -197,6 +198,7 @@ def _test(lab: Laboratory) -> Finding:
         caveats=tuple(caveats),
         tables=tables,
         figures={"gains": _draw(name, measured)},
+        curves={f"{name}, p from 2 to 5": Curves(results, best_by="final")},
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import xarray as xr
 
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Problem, make_problem
@@ -21,7 +22,9 @@ from implicit_accel.experiments.claims.criteria import (
     below,
     judge,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.depth_grid import quantity_of
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, model_number
 from implicit_accel.experiments.claims.toolkit.student import (
@@ -38,7 +41,6 @@ from implicit_accel.experiments.claims.toolkit.student import (
 from implicit_accel.experiments.claims.toolkit.theory import flows, split
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.plotting import plot_effects
 from implicit_accel.theory.predict import early_stable_rates
 
 # Part of the figure → station → speed-ups of depths 2 and 3.
@@ -93,8 +95,21 @@ def _rates_about(lab: Laboratory, problem: Problem, config: SweepConfig) -> tupl
     return tuple(float(f"{stable * multiple:.3g}") for multiple in multiples)
 
 
-def _station(lab: Laboratory, dataset: Dataset, setting: Setting, name: str) -> list[Effect]:
-    """The speed-ups of depths 2 and 3 in a setting."""
+@dataclass(frozen=True)
+class _Trained:
+    """Every station.
+
+    Attributes:
+        stations: Their speed-ups.
+        results: What they were measured on, by the station's name.
+    """
+
+    stations: _Stations
+    results: dict[str, xr.Dataset]
+
+
+def _run(lab: Laboratory, dataset: Dataset, setting: Setting) -> xr.Dataset:
+    """Depths 1 to 3 in a setting."""
     problem = make_problem(dataset, scaling=setting.scaling, held_out_fraction=setting.held_out)
     config = SweepConfig(
         depths=(1, 2, 3),
@@ -109,7 +124,11 @@ def _station(lab: Laboratory, dataset: Dataset, setting: Setting, name: str) -> 
     )
     if not setting.rates:
         config = replace(config, learning_rates=_rates_about(lab, problem, config))
-    results = lab.sweep(problem, config)
+    return lab.sweep(problem, config)
+
+
+def _speed_ups(results: xr.Dataset, name: str) -> list[Effect]:
+    """Those of depths 2 and 3 over one layer."""
     base = model_number(results, depth=1)
     return [
         speed_up_to_common(results, model_number(results, depth=depth), base, name)
@@ -117,28 +136,34 @@ def _station(lab: Laboratory, dataset: Dataset, setting: Setting, name: str) -> 
     ]
 
 
-def _train(lab: Laboratory, dataset: Dataset) -> _Stations:
+def _train(lab: Laboratory, dataset: Dataset) -> _Trained:
     """Trains every station, and measures it."""
     changes = _changes(lab)
+    results = {}
+
+    def station(setting: Setting, name: str) -> list[Effect]:
+        results[name] = _run(lab, dataset, setting)
+        return _speed_ups(results[name], name)
+
     setting = Setting()
-    path = {"the student project's": _station(lab, dataset, setting, "the student project's")}
+    path = {"the student project's": station(setting, "the student project's")}
     for name, change in changes.items():
         setting = replace(setting, **change)  # pyright: ignore
-        path[f"+ {name}"] = _station(lab, dataset, setting, f"+ {name}")
+        path[f"+ {name}"] = station(setting, f"+ {name}")
     paper = setting
     for name, change in {
         "the paper's, whitened": {"scaling": "whiten"},
         "the paper's, centred only": {"scaling": "center"},
     }.items():
-        path[name] = _station(lab, dataset, replace(paper, **change), name)  # pyright: ignore
+        path[name] = station(replace(paper, **change), name)  # pyright: ignore
     alone, undone = {}, {}
     for name, change in changes.items():
         label = f"student's, only: {name}"
-        alone[label] = _station(lab, dataset, replace(Setting(), **change), label)  # pyright: ignore
+        alone[label] = station(replace(Setting(), **change), label)  # pyright: ignore
         back = {field: getattr(Setting(), field) for field in change}
         label = f"paper's, without: {name}"
-        undone[label] = _station(lab, dataset, replace(paper, **back), label)
-    return {"path": path, "alone": alone, "undone": undone}
+        undone[label] = station(replace(paper, **back), label)
+    return _Trained({"path": path, "alone": alone, "undone": undone}, results)
 
 
 def _largest_rates(lab: Laboratory, dataset: Dataset) -> str:
@@ -222,33 +247,34 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
         for part, rows in stations.items()
     }
 
-    def target(effect: object) -> str:
-        found = re.search(r"to ([0-9.]+) of the zero", getattr(effect, "note", ""))
+    def target(effect: Effect) -> str:
+        found = re.search(r"to ([0-9.]+) of the zero", effect.note)
         return f"to {100 * float(found[1]):.3g} %" if found else ""
 
     both = {d: series["alone"][d] + series["undone"][d] for d in series["alone"]}
     return {
-        "stations": plot_effects(
+        "stations": Forest(
             series["path"],
             title=f"From the student project's setting to the paper's, one change at a time "
             f"({name})",
-            xlabel="speed-up over one layer: slower | faster\n(right: to which share of the zero "
-            "predictor's excess loss; arrows: bounds)",
+            xlabel="speed-up over one layer",
             remark=target,
+            curves=tuple(stations["path"]),
         ),
-        "each_change": plot_effects(
+        "each_change": Forest(
             both,
             title=f"Each change alone, and the paper's setting without it ({name})",
-            xlabel="speed-up over one layer: slower | faster\n(right: to which share of the zero "
-            "predictor's excess loss; arrows: bounds)",
+            xlabel="speed-up over one layer",
             remark=target,
+            curves=(*stations["alone"], *stations["undone"]),
         ),
     }
 
 
 def _test(lab: Laboratory) -> Finding:
     name, dataset = next(iter(student_datasets(lab).items()))
-    stations = _train(lab, dataset)
+    trained = _train(lab, dataset)
+    stations = trained.stations
     results = student_run(lab, dataset, protocol(lab))
     wins = one_layer_lowest(name, results)
     student = stations["path"]["the student project's"]
@@ -283,6 +309,7 @@ def _test(lab: Laboratory) -> Finding:
         ),
         tables={"Stations": effects_table(_rows(stations))},
         figures=_draw(name, stations),
+        curves={station: Curves(found) for station, found in trained.results.items()},
     )
 
 

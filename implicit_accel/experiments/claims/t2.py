@@ -19,6 +19,7 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
     within,
 )
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import (
     effects_table,
@@ -35,7 +36,6 @@ from implicit_accel.experiments.claims.toolkit.theory import (
 )
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.plotting import plot_effects
 
 _SHARE = 0.1
 # A rise of the loss above the lowest before it that is more than rounding.
@@ -151,7 +151,7 @@ def _test(lab: Laboratory) -> Finding:
         "the table.",
         tables={"Measured over predicted largest rates": _table(falls, arrives)},
         figures={
-            "largest_rates": plot_effects(
+            "largest_rates": Forest(
                 {
                     "the loss falls all the way": [
                         replace(e, name=e.name.split(":")[0]) for e in falls
@@ -160,6 +160,7 @@ def _test(lab: Laboratory) -> Finding:
                 },
                 title="Largest stable learning rate, measured over predicted",
                 xlabel="measured over predicted",
+                sides=("below the prediction", "beyond it"),
             )
         },
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.experiments.claims.criteria import Effect
+from implicit_accel.experiments.claims.toolkit.curves import Curves
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import compare, model_number
 from implicit_accel.linear.config import SweepConfig
@@ -64,6 +66,22 @@ def elsewhere(effects: list[Effect]) -> str:
     if not effects:
         return ""
     return "Other problems: " + "; ".join(f"{e.name} {e}" for e in effects) + "."
+
+
+def depth_curves(
+    runs: dict[str, xr.Dataset], loss: str, depths: tuple[int, ...] = (1, 2, 3)
+) -> dict[str, Curves]:
+    """What the page lets one explore of these runs, problem by problem."""
+    return {
+        f"{name}, ℓ{loss[1:]}, each depth at rates that were searched for": Curves(
+            results.isel(
+                model=np.flatnonzero(
+                    (results["loss_name"].values == loss) & np.isin(results["depth"].values, depths)
+                )
+            )
+        )
+        for name, results in runs.items()
+    }
 
 
 def depth_figure(runs: dict[str, xr.Dataset], loss: str) -> dict[str, Figure]:

@@ -1,11 +1,11 @@
-"""What was found about a claim, on disk: figures, tables and a JSON file that is read again."""
+"""What was found about a claim, on disk: figures, tables and JSON files that are read again."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from implicit_accel.experiments.claims.criteria import (
     Size,
     Verdict,
 )
+from implicit_accel.experiments.claims.toolkit.curves import load_curves, save_curves
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.files import atomic_path
 from implicit_accel.results import save_json
 
@@ -51,15 +53,19 @@ class Entry:
 
     Attributes:
         claim: The claim.
-        finding: What was found; its figures are not kept here.
+        finding: What was found; its figures and curves are not kept here.
         figures: Files of the figures, the first beside the number.
         seconds: What the experiment took when its results were made.
+        forests: Those of the figures that are forest plots, by the file's stem.
+        curves: Title → what a page needs to let its reader explore results.
     """
 
     claim: Claim
     finding: Finding
     figures: tuple[Path, ...]
     seconds: float
+    forests: Mapping[str, Forest] = field(default_factory=dict)
+    curves: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def answers(self) -> tuple[str, str, str]:
@@ -75,10 +81,13 @@ class Entry:
 
 
 def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
-    """Writes a claim's figures (PNG and PDF), tables (CSV) and finding into its folder."""
+    """Writes a claim's figures (PNG and PDF), tables (CSV), curves and finding into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for name, figure in finding.figures.items():
+    figures, forests = [], {}
+    for name, drawn in finding.figures.items():
+        if isinstance(drawn, Forest):
+            forests[name] = drawn
+        figure = drawn.figure() if isinstance(drawn, Forest) else drawn
         assert isinstance(figure, Figure)
         for extension in ("png", "pdf"):
             path = folder / f"{name}.{extension}"
@@ -88,18 +97,19 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
     for title, table in finding.tables.items():
         with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    save_json(_stored(claim, finding, scale, seconds, figures), folder / FINDING_FILE)
-    return Entry(claim, finding, tuple(figures), seconds)
+    curves = save_curves(finding.curves, folder)
+    entry = Entry(claim, finding, tuple(figures), seconds, forests, curves)
+    save_json(_stored(entry, scale), folder / FINDING_FILE)
+    return entry
 
 
-def _stored(
-    claim: Claim, finding: Finding, scale: str, seconds: float, figures: Sequence[Path]
-) -> dict[str, Any]:
+def _stored(entry: Entry, scale: str) -> dict[str, Any]:
+    claim, finding = entry.claim, entry.finding
     return {
         "format": _FORMAT,
         "claim": claim.id,
         "scale": scale,
-        "seconds": seconds,
+        "seconds": entry.seconds,
         "verdict": [_json_judged(judged) for judged in finding.verdict.parts],
         "effects": [_json_effect(effect) for effect in finding.effects],
         "summary": finding.summary,
@@ -107,13 +117,15 @@ def _stored(
         "sensitivity": finding.sensitivity,
         "caveats": list(finding.caveats),
         "tables": {title: _json_table(table) for title, table in finding.tables.items()},
-        "figures": [path.name for path in figures],
+        "figures": [path.name for path in entry.figures],
+        "captions": dict(finding.captions),
+        "forests": {name: _json_forest(forest) for name, forest in entry.forests.items()},
     }
 
 
 def save_findings(entries: Sequence[Entry], path: Path, scale: str) -> None:
     """Writes what was found about all claims into one file, atomically: a list, as for each."""
-    listed = [_stored(e.claim, e.finding, scale, e.seconds, e.figures) for e in entries]
+    listed = [_stored(entry, scale) for entry in entries]
     save_json({"format": _FORMAT, "findings": listed}, path)
 
 
@@ -136,7 +148,7 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
     """Reads what `save_finding` wrote at this scale; None if there is nothing.
 
     Raises:
-        DataError: If the file is damaged.
+        DataError: If the file, or that of its curves, is damaged.
     """
     path = folder / FINDING_FILE
     if not path.is_file():
@@ -189,9 +201,10 @@ def _entry(claim: Claim, stored: dict[str, Any], folder: Path) -> Entry:
     seconds = float(stored["seconds"])
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{seconds} seconds")
+    forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     # A report carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
-    return Entry(claim, finding, plain, seconds)
+    return Entry(claim, finding, plain, seconds, forests, load_curves(folder))
 
 
 def _finding(stored: dict[str, Any]) -> Finding:
@@ -208,6 +221,30 @@ def _finding(stored: dict[str, Any]) -> Finding:
             )
             for title, table in stored["tables"].items()
         },
+        # Findings that were stored before there were captions have none.
+        captions={str(n): str(words) for n, words in stored.get("captions", {}).items()},
+    )
+
+
+def _json_forest(forest: Forest) -> dict[str, Any]:
+    series = {
+        label: [_json_effect(effect) for effect in effects]
+        for label, effects in forest.series.items()
+    }
+    return {
+        "series": series, "title": forest.title, "xlabel": forest.xlabel,
+        "sides": list(forest.sides), "curves": list(forest.curves),
+    }  # fmt: skip
+
+
+def _forest(stored: dict[str, Any]) -> Forest:
+    left, right = stored["sides"]
+    return Forest(
+        {str(label): tuple(map(_effect, each)) for label, each in stored["series"].items()},
+        title=str(stored["title"]),
+        xlabel=str(stored["xlabel"]),
+        sides=(str(left), str(right)),
+        curves=tuple(map(str, stored["curves"])),
     )
 
 

@@ -23,6 +23,7 @@ from implicit_accel.experiments.claims.toolkit.authors import (
     distance,
     draw_authors,
 )
+from implicit_accel.experiments.claims.toolkit.curves import Curves, joined
 from implicit_accel.experiments.claims.toolkit.drawing import (
     colour_of,
     draw_seeds,
@@ -36,6 +37,7 @@ from implicit_accel.experiments.claims.toolkit.theory import flows, split
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
+from implicit_accel.pages.explorer import Published
 from implicit_accel.plotting import COLOURS
 
 FIGURE = "l4_ethanol"
@@ -168,6 +170,18 @@ def to_last(found: FullLength, curve: str, base: str, horizon: int | None = None
     effect = speed_up(label, there, own)
     most = float(horizon)
     return replace(effect, design=Design(Kind.SPEED_UP, own.num_seeds, 0.0, most))
+
+
+def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Curves]:
+    """What the page lets one explore of some of the curves: beside the authors' own."""
+    published = tuple(
+        Published(f"the authors' loss: {FIGURES[FIGURE][name]}", read["iteration"], read["loss"])
+        for name, read in authors_curves(FIGURE).items()
+        if name in curves
+    )
+    together = joined((LABELS[c].split(",")[0], found.runs[c]) for c in curves)
+    title = f"{found.name}, ℓ4, {found.num_steps:,} steps"
+    return {title: Curves(together, published=published, best_by="final")}
 
 
 def authors_speed_up(curve: str, base: str) -> float:

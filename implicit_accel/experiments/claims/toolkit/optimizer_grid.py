@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import xarray as xr
-from matplotlib.figure import Figure
 
 from implicit_accel.experiments.claims.criteria import Effect
+from implicit_accel.experiments.claims.toolkit.curves import Curves, joined
+from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import compare, model_number
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.plotting import plot_effects
 
 # Label → (optimizer, learning rates at standard scale, depths). TensorFlow 1 and PyTorch differ in
 # their defaults; what is not said is optax's. AdaGrad's accumulator starts at 0.1 in TensorFlow and
@@ -73,7 +73,16 @@ def against(
     return replace(effect, name=f"{name}{effect.name}")
 
 
-def optimizer_figure(name: str, runs: dict[str, xr.Dataset]) -> Figure:
+def optimizer_curves(name: str, runs: dict[str, xr.Dataset]) -> dict[str, Curves]:
+    """What the page lets one explore: every optimizer and depth."""
+    return {_title(name): Curves(joined(runs.items()))}
+
+
+def _title(name: str) -> str:
+    return f"{name}, ℓ4, every optimizer"
+
+
+def optimizer_figure(name: str, runs: dict[str, xr.Dataset]) -> Forest:
     """Every optimizer and depth against one layer by gradient descent."""
     effects = []
     for label, run in runs.items():
@@ -82,7 +91,9 @@ def optimizer_figure(name: str, runs: dict[str, xr.Dataset]) -> Figure:
                 continue
             effect = against(runs, (label, depth), ("gradient descent", 1), "")
             effects.append(replace(effect, name=f"{label}, depth {depth}"))
-    return plot_effects(
-        {"": effects}, title=rf"$\ell_4$ on {name}: every optimizer at its own best learning rate",
+    return Forest(
+        {"": tuple(effects)},
+        title=f"ℓ4 on {name}: every optimizer at its own best learning rate",
         xlabel="times fewer steps to the target than gradient descent on one layer",
-    )  # fmt: skip
+        curves=(_title(name),) * len(effects),
+    )

@@ -1,0 +1,540 @@
+"""An interactive explorer of results, as a part of a web page that needs no other file.
+
+`payload` makes of results what a page needs of them: curves that are thinned and rounded, and the
+numbers beside them, which are those of the full records. `explorer` makes the page's part of some
+payloads, `assets` what a page with any of them needs once. The drawing is in ``explorer.js``.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import vl_convert
+import xarray as xr
+
+from implicit_accel import summary
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.plotting import COLOURS, STABILITY_OF, Predicted, observed, threshold
+from implicit_accel.results import (
+    RUN,
+    by_model,
+    coordinate_label,
+    model_labels,
+    trained,
+    varying,
+)
+from implicit_accel.statistics import (
+    best_learning_rates,
+    final_excess,
+    lost,
+    resolved,
+    speed_up,
+    summarise,
+    valid_steps,
+)
+
+FORMAT = "implicit_accel explorer 1"
+
+# Values are rounded to this ratio, which no eye tells apart, or coarser if they span too much.
+_RATIO = 1.005
+_LEVELS = 65_533
+
+# Beyond these shares of a model's own target no other target is offered.
+_TARGETS = (1e-6, 1e4)
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """How much is kept: ranges of steps, targets, runs drawn alone, and whether at every rate."""
+
+    ranges: int
+    targets: int
+    seeds: int
+    everywhere: bool
+
+
+# From the finest; the first that stays within the budget is taken.
+_RUNGS = (
+    *(_Rung(ranges, 49, 8, True) for ranges in (256, 128, 64)),
+    *(_Rung(ranges, 49, 5, False) for ranges in (128, 96, 64, 48)),
+    *(_Rung(ranges, 25, 3, False) for ranges in (48, 32, 24, 16)),
+    _Rung(12, 13, 3, False),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A curve that somebody has published.
+
+    Attributes:
+        name: What the page calls it.
+        steps: (K,) updates, above 0.
+        losses: (K,) losses at them, above 0.
+    """
+
+    name: str
+    steps: Sequence[float] | np.ndarray
+    losses: Sequence[float] | np.ndarray
+
+
+def payload(
+    results: xr.Dataset,
+    *,
+    predicted: Predicted | None = None,
+    published: Sequence[Published] = (),
+    best_by: str = "target",
+    baseline: Mapping[str, object] | None = None,
+    budget: int = 60_000,
+) -> dict[str, Any]:
+    """What a page needs of some results.
+
+    Args:
+        results: Results of any axes.
+        predicted: What a model's excess loss is predicted to be: its number, a learning rate and
+            steps to values.
+        published: Curves to show beside those of the results.
+        best_by: What makes a learning rate the best, see `best_learning_rates`.
+        baseline: What models are compared with, see `summarise`.
+        budget: Characters of JSON to stay within. Records are thinned until they do, at most to 12
+            ranges of steps: results of very many models and rates may need more.
+
+    Returns:
+        A tree of dictionaries, lists, texts and finite numbers, which JSON keeps as it is. Steps
+        to the results' own target are exact; those to others are the first recorded ones.
+
+    Raises:
+        DataError: If the results have no excess loss to show.
+        UserError: As `summarise`.
+    """
+    if not {"excess_loss", "steps_to_target", "divergence_step"} <= set(results.data_vars):
+        raise DataError("no results to explore: they have no excess_loss with steps to a target")
+    runs = _Runs(by_model(results), best_by, baseline)
+    found: dict[str, Any] = {}
+    for rung in _RUNGS:
+        found = runs.payload(rung, predicted, published)
+        if len(json.dumps(found)) <= budget:
+            break
+    return found
+
+
+class _Runs:
+    """Results by model, and what does not depend on how much is kept of them."""
+
+    def __init__(
+        self, runs: xr.Dataset, best_by: str, baseline: Mapping[str, object] | None
+    ) -> None:
+        self.runs = runs
+        self.best_by = best_by
+        self.table = summarise(runs, best_by=best_by, baseline=baseline)
+        self.labels = model_labels(runs)
+        self.bases = [
+            self.labels.index(label) if label else None for label in self.table["baseline"]
+        ]
+        tried = trained(runs)
+        # The (model, learning rate) pairs at which there are runs.
+        self.cells = [np.flatnonzero(row) for row in tried]
+        self.places = np.nonzero(tried)
+        self.excess = np.nan_to_num(_values(runs, "excess_loss"), nan=np.inf)
+        self.target = _each_run(runs, "target")
+        self.best = best_learning_rates(runs, best_by)
+
+    def payload(
+        self, rung: _Rung, predicted: Predicted | None, published: Sequence[Published]
+    ) -> dict[str, Any]:
+        runs, rates = self.runs, self.runs["learning_rate"].values
+        diverged = np.isfinite(_values(runs, "divergence_step"))[self.places]
+        known = np.isfinite(rates).all()
+        return {
+            "format": FORMAT,
+            "title": str(runs.attrs.get("title", "")),
+            "num_steps": int(runs.attrs["num_steps"]),
+            "num_seeds": int(runs.sizes["seed"]),
+            "best_by": self.best_by,
+            "axes": self._axes(),
+            "models": [
+                {"label": label, "baseline": base, "rates": cells.tolist()}
+                for label, base, cells in zip(self.labels, self.bases, self.cells, strict=True)
+            ],
+            "rates": rates.tolist() if known else None,
+            "diverged": _pack(diverged.sum(axis=-1)),
+            "lost": _pack(lost(runs, self.best_by)[self.places].sum(axis=-1)),
+            "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
+            "targets": self._targets(rung),
+            "quantities": list(self._quantities(rung, predicted)),
+            "published": [_published(curve) for curve in published],
+            "summary": {
+                "columns": summary.columns(self.table),
+                "rows": [summary.cells(self.table, m) for m in range(len(self.table))],
+                "caption": summary.caption(self.table),
+                "answers": summary.answers(self.table),
+            },
+        }
+
+    def _axes(self) -> list[dict[str, Any]]:
+        """What models differ in: each value's label, and which of them each model has (−1: none).
+
+        What colours tell apart comes first: the depth, where models differ in it.
+        """
+        names = sorted(varying(self.runs), key=lambda name: name != "depth")
+        axes = []
+        for name in names:
+            values = self.runs[name].values.tolist()
+            labels = [coordinate_label(name, value) for value in values]
+            distinct = dict.fromkeys(filter(None, labels))
+            if all(isinstance(value, int | float) for value in values):
+                order = dict(zip(labels, values, strict=True))
+                distinct = dict.fromkeys(sorted(distinct, key=lambda label: order[label]))
+            places = {label: place for place, label in enumerate(distinct)}
+            axes.append(
+                {
+                    "name": name,
+                    "values": list(distinct),
+                    "of": [places.get(label, -1) for label in labels],
+                }
+            )
+        return axes
+
+    def _targets(self, rung: _Rung) -> dict[str, Any]:
+        """Steps to targets, multiples of the models' own, and how models compare at each.
+
+        ``steps`` holds (pair, quartile/median/quartile, target) whole numbers, twice the steps and
+        one more, 0 for never.
+        """
+        runs = self.runs
+        factors = self._factors(rung.targets)
+        own = int(np.flatnonzero(factors == 1.0)[0])
+        records = runs["step"].values
+        lowest = np.minimum.accumulate(self.excess, axis=-1)
+        exact = valid_steps(runs, stable=self.best_by == "stable")
+        never = np.isfinite(_values(runs, "divergence_step")) & (self.best_by == "stable")
+        steps, best, compared = [], [], []
+        for number, factor in enumerate(factors):
+            if number == own:
+                found = exact
+            else:
+                below = lowest <= (factor * self.target)[..., None]
+                found = np.where(below.any(axis=-1), records[below.argmax(axis=-1)], np.inf)
+                found = np.where(never, np.inf, found)
+            steps.append(np.stack(_spread(found[self.places]), axis=-1))
+            chosen = self._best_for(found)
+            best.append(chosen)
+            compared.append(self._compared(found, chosen))
+        doubled = np.round(2 * np.stack(steps, axis=-1)) + 1
+        zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
+        return {
+            "factors": [float(f"{factor:.6g}") for factor in factors],
+            "own": own,
+            "of": _middle(self.target),
+            "zero": None if zero is None else _middle(_broadcast(zero, runs)),
+            "steps": _pack(np.where(np.isfinite(doubled), doubled, 0)),
+            "best": _pack(np.stack(best, axis=-1) + 1),
+            "speed_up": _pack_floats(np.stack(compared, axis=-1)),
+        }
+
+    def _factors(self, count: int) -> np.ndarray:
+        """Equal ratios from the highest loss that all start from to the lowest that any reaches."""
+        excess = self.excess[self.places]
+        with np.errstate(over="ignore"):  # of a run about to diverge
+            relative = np.where(np.isfinite(excess), excess, np.nan)
+            relative /= self.target[self.places][..., None]
+        floor = (_each_run(self.runs, "resolution") / self.target)[self.places].max()
+        start, lowest = np.nanmax(relative[..., 0]), np.nanmin(relative)
+        low = float(np.clip(max(lowest, floor), _TARGETS[0], 1.0))
+        high = float(np.clip(0.9 * start, 1.0, _TARGETS[1]))
+        if not (math.isfinite(low) and math.isfinite(high)) or high / low < 1.001:
+            return np.array([1.0])
+        # The own target is one of them.
+        share = round((count - 1) * math.log(high) / math.log(high / low))
+        above = np.geomspace(high, 1.0, share + 1) if high > 1 else np.ones(1)
+        below = np.geomspace(1.0, low, count - share) if low < 1 else np.ones(1)
+        return np.concatenate([above, below[1:]])
+
+    def _best_for(self, steps: np.ndarray) -> np.ndarray:
+        """(model,) places of the best rates if these were the steps to the target."""
+        if self.best_by == "final":
+            return self.best
+        runs = self.runs.assign(steps_to_target=(RUN, steps))
+        return best_learning_rates(runs, self.best_by)
+
+    def _compared(self, steps: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
+        found = np.full((len(best), 3), np.nan)
+        at_best = [steps[m, b] if b >= 0 else np.full(steps.shape[2], np.inf)
+                   for m, b in enumerate(best)]  # fmt: skip
+        for m, base in enumerate(self.bases):
+            if base is not None and base != m:
+                found[m] = speed_up(at_best[base], at_best[m])
+        return found
+
+    def _quantities(self, rung: _Rung, predicted: Predicted | None) -> Iterator[dict[str, Any]]:
+        """What is drawn against steps: the excess loss first, then whatever was recorded."""
+        runs = self.runs
+        names = ["excess_loss", *(n for n in ("held_out_loss",) if n in runs), *observed(runs)]
+        for name in names:
+            dim = str(runs[name].dims[-1])
+            values = resolved(runs) if name == "excess_loss" else runs[name].astype(float)
+            values = values.transpose(*RUN, dim).values[self.places]
+            curves = _Curves.thin(values, runs[dim].values, self.at_best, rung)
+            words = str(runs[name].attrs.get("long_name", name.replace("_", " ")))
+            if name == "excess_loss":
+                words = "excess loss"
+            quantity = {"name": name, "words": words, "records": len(runs[dim])}
+            theory = {}
+            if name == "excess_loss" and predicted is not None:
+                known = [
+                    predicted(int(m), float(runs["learning_rate"][r]), curves.steps.astype(float))
+                    for m, r in zip(*self.places, strict=True)
+                ]
+                theory = {"predicted": np.stack(known)}
+            quantity |= curves.packed(theory)
+            if name in STABILITY_OF:
+                heights = [
+                    threshold(name, runs.isel(model=m, learning_rate=r))
+                    for m, r in zip(*self.places, strict=True)
+                ]
+                quantity["threshold"] = _numbers(heights)
+            yield quantity
+
+    @property
+    def at_best(self) -> np.ndarray:
+        """The pairs of each model at its best rate, by number; some may have none."""
+        models, rates = self.places
+        return np.flatnonzero(self.best[models] == rates)
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Curves at the steps that are kept.
+
+    Attributes:
+        steps: (N,) the steps.
+        spread: (3, pair, N) lower quartile, median and upper quartile over seeds; inf where that
+            run has diverged.
+        alone: (pair, seed, N) some runs.
+        pairs: Which pairs they are of; None: all.
+    """
+
+    steps: np.ndarray
+    spread: np.ndarray
+    alone: np.ndarray
+    pairs: np.ndarray | None
+
+    @classmethod
+    def thin(
+        cls, values: np.ndarray, steps: np.ndarray, at_best: np.ndarray, rung: _Rung
+    ) -> _Curves:
+        """Of (pair, seed, step) values."""
+        values = np.where(np.isnan(values), np.inf, values)
+        spread = np.stack(_spread(values, axis=1))
+        pairs = None if rung.everywhere else at_best
+        alone = values[:, : rung.seeds] if pairs is None else values[pairs, : rung.seeds]
+        if len(steps) <= 2 * rung.ranges:
+            return cls(steps, spread, alone, pairs)
+        starts = np.linspace(0, len(steps), rung.ranges + 1).astype(int)
+        ranges = list(itertools.pairwise(starts))
+        kept = np.array([steps[[first, end - 1]] for first, end in ranges]).ravel()
+        return cls(kept, _extremes(spread, ranges), _extremes(alone, ranges), pairs)
+
+    def packed(self, theory: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Rounded; a place on a scale from ``low`` to ``high``, 0 where there is no number."""
+        everything = [self.spread, self.alone, *theory.values()]
+        drawn = np.concatenate([np.ravel(v)[np.isfinite(np.ravel(v))] for v in everything])
+        is_log = bool(drawn.size and drawn.max() > 0 and drawn.min() >= 0)
+        if is_log and not (drawn > 0).all():
+            # What reached 0 exactly is drawn at the smallest of the others.
+            is_log = float(np.mean(drawn == 0)) < 0.5
+        drawn = drawn[drawn > 0] if is_log else drawn
+        low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (1.0, 1.0)
+        span = math.log(high / low) if is_log else high - low
+        step = max(math.log(_RATIO) if is_log else 0.0, span / _LEVELS) or 1.0
+
+        def code(values: np.ndarray) -> dict[str, Any]:
+            known = np.isfinite(values)
+            inside = np.clip(np.where(known, values, low), low, high)
+            places = (np.log(inside / low) if is_log else inside - low) / step
+            return _pack(np.where(known, 1 + np.round(places), 0))
+
+        found = {
+            "steps": self.steps.tolist(),
+            "log": is_log,
+            "low": low,
+            "step": step,
+            "spread": code(self.spread),
+            "alone": code(self.alone),
+            "pairs": None if self.pairs is None else self.pairs.tolist(),
+        }
+        return found | {name: code(values) for name, values in theory.items()}
+
+
+def _extremes(values: np.ndarray, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The smallest and the largest value (…, 2 · range) in each range of steps, as they follow.
+
+    Of a curve that only falls or rises these are its values at the range's ends; of another nothing
+    that leaves a range is lost.
+    """
+    kept = []
+    for first, end in ranges:
+        part = values[..., first:end]
+        ends = np.sort(np.stack([part.argmin(axis=-1), part.argmax(axis=-1)], axis=-1), axis=-1)
+        kept.append(np.take_along_axis(part, ends, axis=-1))
+    return np.concatenate(kept, axis=-1)
+
+
+def _spread(values: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower quartile, median and upper quartile; no interpolation among infinities."""
+    low, high = np.quantile(values, [0.25, 0.75], axis=axis, method="inverted_cdf")
+    return low, np.median(values, axis=axis), high
+
+
+def _values(runs: xr.Dataset, name: str) -> np.ndarray:
+    rest = [d for d in runs[name].dims if d not in RUN]
+    return runs[name].transpose(*RUN, *rest).values.astype(float)
+
+
+def _each_run(runs: xr.Dataset, name: str) -> np.ndarray:
+    return _broadcast(runs[name], runs)
+
+
+def _broadcast(values: xr.DataArray, runs: xr.Dataset) -> np.ndarray:
+    """(model, learning_rate, seed) values of what may depend on fewer."""
+    return values.astype(float).broadcast_like(runs["steps_to_target"]).transpose(*RUN).values
+
+
+def _middle(values: np.ndarray) -> list[float | None]:
+    """Each model's median of (model, learning_rate, seed) values."""
+    return _numbers(np.median(values.reshape(len(values), -1), axis=1))
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    """Numbers as JSON knows them: none that is not finite."""
+    return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def _published(curve: Published) -> dict[str, Any]:
+    steps, losses = (np.asarray(v, float) for v in (curve.steps, curve.losses))
+    drawn = np.isfinite(steps) & np.isfinite(losses) & (steps > 0) & (losses > 0)
+    if len(steps) > 300:  # enough for a line as wide as a page
+        some = np.linspace(0, len(steps) - 1, 300).astype(int)
+        drawn &= np.isin(np.arange(len(steps)), some)
+    return {
+        "name": curve.name,
+        "steps": [float(f"{v:.5g}") for v in steps[drawn]],
+        "losses": [float(f"{v:.4g}") for v in losses[drawn]],
+    }
+
+
+def _pack(values: np.ndarray) -> dict[str, Any]:
+    """Whole numbers from 0 to 2³¹ as text: differences along the last axis, folded, deflated.
+
+    Differences 0, −1, 1, −2 … are written as 0, 1, 2, 3 …, first the lowest bytes of all of them.
+    """
+    whole = np.minimum(np.asarray(values, np.int64), 2**31 - 1)
+    change = np.diff(whole, axis=-1, prepend=0)
+    folded = np.where(change < 0, -2 * change - 1, 2 * change).astype("<u4")
+    planes = folded.reshape(-1, 1).view(np.uint8).T
+    text = base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 9)).decode()
+    return {"shape": list(whole.shape), "data": text}
+
+
+def _pack_floats(values: np.ndarray) -> dict[str, Any]:
+    """Numbers ≥ 0, infinity and NaN, with seven digits: the bits of each as a whole number."""
+    return _pack(np.abs(np.asarray(values, "<f4")).view("<u4"))
+
+
+# --- the page's part ---
+
+
+def explorer(
+    key: str, payloads: Mapping[str, dict[str, Any]], *, command: str = "", table: bool = True
+) -> str:
+    """A part of a page in which some results can be explored.
+
+    Args:
+        key: What the addresses of its states begin with, and its element's id: letters, digits, -,
+            _ and ., different from those of the page's other parts.
+        payloads: Results by their names; of several the reader chooses one.
+        command: What makes these results, for the reader to copy.
+        table: Whether readers without JavaScript are shown the summaries here.
+
+    Returns:
+        HTML; whatever comes from results is escaped. The page needs `assets`, once.
+
+    Raises:
+        UserError: If the key is no such text, or there is no payload.
+    """
+    if not key or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in key):
+        raise UserError(f"explorer {key!r}: a key is made of letters, digits, '-', '_' and '.'")
+    if not payloads:
+        raise UserError(
+            f"explorer {key}: there are no results to explore; give one payload or more"
+        )
+    shown = {"key": key, "command": command, "results": [*map(list, payloads.items())]}
+    tables = "".join(
+        f"<h4>{_safe(name)}</h4>{summary_table(data['summary'])}" for name, data in payloads.items()
+    )
+    return (
+        f'<section class="explorer" id="{key}-explorer" aria-label="Explorer of the results">'
+        "<noscript><p>Moving sliders and drawing charts takes JavaScript, which is off"
+        + (". The numbers at each model’s best learning rate are:</p>" + tables if table else
+           ": the tables and figures of this page hold the main numbers.</p>")
+        + f"</noscript>{json_element(shown)}</section>"
+    )  # fmt: skip
+
+
+def summary_table(found: Mapping[str, Any]) -> str:
+    """A payload's ``summary`` as an HTML table, with its caption."""
+    head = "".join(f'<th scope="col">{_safe(name)}</th>' for name in found["columns"])
+    rows = "".join(
+        f'<tr><th scope="row">{_safe(row[0])}</th>'
+        + "".join(f"<td>{_safe(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in found["rows"]
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Summary table">'
+        f'<table class="numbers"><caption>{_safe(found["caption"])}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def json_element(content: object) -> str:
+    """Data in a page, for its scripts to read: whatever it holds, it ends no element."""
+    text = json.dumps(content, allow_nan=False, ensure_ascii=True)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return f'<script type="application/json">{text}</script>'
+
+
+def assets() -> str:
+    """The style and the scripts that a page with explorers needs, once; 0.9 MB."""
+    colours = "".join(f"--series-{i}: {colour};" for i, colour in enumerate(COLOURS))
+    style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
+    own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
+    # In a function of its own, else each of its thousands of names would be the page's.
+    vega = f"(() => {{{vl_convert.javascript_bundle()}}})();"
+    scripts = map(script_element, (vega, *own))
+    return f"<style>{style}</style>{''.join(scripts)}"
+
+
+def script_element(source: str) -> str:
+    """A script in a page; none of its texts ends the element."""
+    return "<script>" + source.replace("</script", "<\\/script") + "</script>"
+
+
+def read_asset(name: str) -> str:
+    """A style or a script that comes with the package."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _safe(value: object) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,36 @@
+"""A web page that needs no other file: the document around its content."""
+
+from __future__ import annotations
+
+import html
+
+from implicit_accel.pages.explorer import read_asset, script_element
+
+# The page asks nobody for anything: not even by what somebody's data might smuggle in. Vega makes
+# functions of its own expressions.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:; form-action 'none'; base-uri 'none'"
+)
+
+
+def document(title: str, body: str, *, assets: str = "") -> str:
+    """A whole page.
+
+    Args:
+        title: In the window's bar; text.
+        body: HTML.
+        assets: What its parts need once, as `explorer.assets` gives it.
+
+    Returns:
+        HTML with the project's style: dark where the reader prefers it, readable on a telephone,
+        and with everything that is folded opened for printing.
+    """
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)}</title><style>{read_asset('page.css')}</style></head>"
+        f"<body><main>{body}</main>{script_element(read_asset('page.js'))}{assets}</body></html>\n"
+    )

@@ -1,0 +1,115 @@
+"""The page of a sweep: its answer in words, its numbers, and its results to explore."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from implicit_accel.pages import shell
+from implicit_accel.pages.explorer import assets, explorer, payload, summary_table
+from implicit_accel.plotting import Predicted
+
+# What the page may hold of the results: beside Vega's 0.9 MB it still opens at once.
+_BUDGET = 600_000
+
+# Figures are part of the page as long as they are small.
+_MOST_FIGURE_BYTES = 150_000
+
+_HOW_TO_READ = (
+    ("Excess loss", "is the training loss less the smallest loss that there is, L − L*."),
+    (
+        "Each at its best",
+        "compares models at their own best learning rates, those that take the fewest steps to "
+        "the target. At a learning rate of the slider's, models are shown at the nearest rate "
+        "at which they were trained.",
+    ),
+    (
+        "Speed-up",
+        "is the baseline's median number of steps to the target over the model's: above 1, the "
+        "model is faster. In brackets is the 95 % bootstrap interval over seeds, the learning "
+        "rates taken as given; behind steps and losses there are the quartiles over seeds.",
+    ),
+    (
+        "The target",
+        "is the line to be reached. Drag it, or move its slider: who wins may depend on it.",
+    ),
+    (
+        "Predict first",
+        "hides all but the baseline, and the answers, until the class has said what it expects.",
+    ),
+    (
+        "Reading values",
+        "Move the pointer over a chart, or choose the chart and press the arrow keys.",
+    ),
+)
+
+
+def page(
+    results: xr.Dataset,
+    *,
+    command: str,
+    versions: Mapping[str, str],
+    best_by: str = "target",
+    predicted: Predicted | None = None,
+    figures: Sequence[Path] = (),
+) -> str:
+    """A web page of a sweep's results that needs no other file.
+
+    Args:
+        results: Results of any axes.
+        command: What made them, for the reader to copy.
+        versions: Of the software: its names and their versions.
+        best_by: What makes a learning rate the best, see `best_learning_rates`.
+        predicted: What a model's excess loss is predicted to be, see `explorer.payload`.
+        figures: PNG files to show below, as far as they are small.
+
+    Returns:
+        HTML.
+    """
+    found = payload(results, predicted=predicted, best_by=best_by, budget=_BUDGET)
+    summary = found["summary"]
+    title = found["title"]
+    source = str(results.attrs.get("source", ""))
+    answers = "".join(f'<p class="answer">{_safe(_sentence(a))}</p>' for a in summary["answers"])
+    terms = "".join(f"<dt>{_safe(a)}</dt><dd>{_safe(b)}</dd>" for a, b in _HOW_TO_READ)
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    drawn = [f for f in figures if f.stat().st_size <= _MOST_FIGURE_BYTES]
+    body = (
+        f"<h1>{_safe(title)}</h1>{answers}"
+        + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
+        + f'<div class="answer-table answer">{summary_table(summary)}</div>'
+        + "<h2>Explore</h2>"
+        + explorer("sweep", {title: found}, command=command, table=False)
+        + f"<details><summary>How to read it</summary><dl>{terms}</dl></details>"
+        + (
+            "<details><summary>Figures</summary>"
+            f'<div class="figures">{"".join(map(_figure, drawn))}</div></details>'
+            if drawn
+            else ""
+        )
+        + f'<h2>How it was made</h2><pre tabindex="0">{_safe(command)}</pre>'
+        f'<p class="soft">{_safe(software)}</p>'
+    )
+    return shell.document(title, body, assets=assets())
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _figure(path: Path) -> str:
+    """A figure's bytes as part of the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    words = path.stem.replace("_", " ").capitalize()
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{_safe(words)}">'
+        f"<figcaption>{_safe(words)}</figcaption></figure>"
+    )
+
+
+def _safe(value: object) -> str:
+    return html.escape(str(value))
