@@ -24,6 +24,7 @@ import xarray as xr
 from rich.console import Console
 
 from implicit_accel import rates
+from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.engine.layout import Share
 from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
@@ -300,8 +301,8 @@ def main() -> None:
 
     # One host-platform device per core: each runs its own blocks of runs in its cache.
     # More may be asked for, to try what several devices do; but not without bound.
-    most = max(cli.num_cores(), _MOST_CPU_DEVICES)
-    jax.config.update("jax_num_cpu_devices", min(DEVICES.value or cli.num_cores(), most))
+    most = max(num_cores(), _MOST_CPU_DEVICES)
+    use_cpu_devices(min(DEVICES.value or num_cores(), most))
     compilation.keep_programs(compilation.asked_for())
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder.path))

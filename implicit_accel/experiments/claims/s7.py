@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -220,18 +221,27 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
         }
         for part, rows in stations.items()
     }
+
+    def target(effect: object) -> str:
+        found = re.search(r"to ([0-9.]+) of the zero", getattr(effect, "note", ""))
+        return f"to {100 * float(found[1]):.3g} %" if found else ""
+
     both = {d: series["alone"][d] + series["undone"][d] for d in series["alone"]}
     return {
         "stations": plot_effects(
             series["path"],
             title=f"From the student project's setting to the paper's, one change at a time "
             f"({name})",
-            xlabel="times fewer steps than one layer",
+            xlabel="speed-up over one layer: slower | faster\n(right: to which share of the zero "
+            "predictor's excess loss; arrows: bounds)",
+            remark=target,
         ),
         "each_change": plot_effects(
             both,
             title=f"Each change alone, and the paper's setting without it ({name})",
-            xlabel="times fewer steps than one layer",
+            xlabel="speed-up over one layer: slower | faster\n(right: to which share of the zero "
+            "predictor's excess loss; arrows: bounds)",
+            remark=target,
         ),
     }
 
