@@ -234,11 +234,6 @@ def summarise(
     baseline = _default_baseline(runs) if baseline is None else baseline
     bases = _baselines(runs, baseline)
 
-    def side(m: int) -> Side:
-        own = np.flatnonzero(tried[m])
-        num_steps = float(runs.attrs["num_steps"])
-        return side_of(rates[own], all_steps[m, own], lost_runs[m, own], num_steps)
-
     rows = []
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
@@ -257,7 +252,7 @@ def summarise(
         elif best_by == "final":
             found = ratio_of_medians(final[base], final[m])
         else:
-            found = _speed_up(steps[base], steps[m], side(base), side(m))
+            found = speed_up(runs, best, base, m, best_by=best_by)
         for name, value in zip(
             ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
         ):
@@ -325,14 +320,37 @@ def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(best[:, None] < 0, np.inf, chosen)
 
 
-def _speed_up(base_steps: np.ndarray, steps: np.ndarray, base: Side, model: Side) -> Interval:
-    """How many times fewer steps, (seed,), at the rates shown; its interval over all rates."""
+def speed_up(
+    runs: xr.Dataset, best: np.ndarray, base: int, m: int, *, best_by: str = "target"
+) -> Interval:
+    """How many times fewer steps to the target a model takes than another.
+
+    Args:
+        runs: Results by model.
+        best: (model,) the learning rates to compare at, from `best_learning_rates`.
+        base: The number of the model compared with.
+        m: That of the model.
+        best_by: What made these rates the best.
+
+    Returns:
+        The ratio of the medians over seeds at these rates. Its interval holds the choice of the
+        rates and the grid's resolution (`intervals.of_speed_up`); that of fewer than
+        `intervals.FEWEST` seeds, or of a ratio that is a bound, is as `ratio_of_medians` has it.
+    """
+    pair = [base, m]
+    runs = runs.isel(model=pair)
+    steps = valid_steps(runs, stable=best_by == "stable")
     # A start that is at the target already took 0 steps: these count as one.
-    shown = ratio_of_medians(base_steps, steps, least=1)
-    bound = not 0 < shown.value < np.inf
-    if bound or min(base.num_seeds, model.num_seeds) < FEWEST:
+    shown = ratio_of_medians(*at_best(best[pair], steps), least=1)
+    if not 0 < shown.value < np.inf or steps.shape[2] < FEWEST:
         return shown
-    found = of_speed_up(base, model).at()
+    rates, lost_runs, tried = runs["learning_rate"].values, lost(runs, best_by), trained(runs)
+    num_steps = float(runs.attrs["num_steps"])
+    sides = [
+        side_of(rates[own], steps[i, own], lost_runs[i, own], num_steps)
+        for i, own in enumerate(tried)
+    ]
+    found = of_speed_up(*sides).at()
     return replace(
         found, value=shown.value, low=min(found.low, shown.value), high=max(found.high, shown.value)
     )

@@ -8,6 +8,7 @@ payloads, `assets` what a page with any of them needs once. The drawing is in ``
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import itertools
 import json
@@ -65,10 +66,9 @@ class _Rung:
 
 # From the finest; the first that stays within the budget is taken.
 _RUNGS = (
-    *(_Rung(ranges, 49, 8, True) for ranges in (256, 128, 64)),
-    *(_Rung(ranges, 49, 5, False) for ranges in (128, 96, 64, 48)),
-    *(_Rung(ranges, 25, 3, False) for ranges in (48, 32, 24, 16)),
-    _Rung(12, 13, 3, False),
+    *(_Rung(ranges, 25, 8, True) for ranges in (256, 128, 64)),
+    *(_Rung(ranges, 25, 5, False) for ranges in (128, 96, 64, 48)),
+    *(_Rung(ranges, 13, 3, False) for ranges in (48, 32, 24, 16, 12)),
 )
 
 
@@ -147,6 +147,8 @@ class _Runs:
         self.excess = np.nan_to_num(_values(runs, "excess_loss"), nan=np.inf)
         self.target = _each_run(runs, "target")
         self.best = best_learning_rates(runs, best_by)
+        # Rungs share them, and they take longest.
+        self.targets = functools.cache(self._targets)
 
     def payload(
         self, rung: _Rung, predicted: Predicted | None, published: Sequence[Published]
@@ -169,7 +171,7 @@ class _Runs:
             "diverged": _pack(diverged.sum(axis=-1)),
             "lost": _pack(lost(runs, self.best_by)[self.places].sum(axis=-1)),
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
-            "targets": self._targets(rung),
+            "targets": self.targets(rung.targets),
             "quantities": list(self._quantities(rung, predicted)),
             "published": [_published(curve) for curve in published],
             "summary": {
@@ -204,14 +206,14 @@ class _Runs:
             )
         return axes
 
-    def _targets(self, rung: _Rung) -> dict[str, Any]:
+    def _targets(self, count: int) -> dict[str, Any]:
         """Steps to targets, multiples of the models' own, and how models compare at each.
 
         ``steps`` holds (pair, quartile/median/quartile, target) whole numbers, twice the steps and
         one more, 0 for never.
         """
         runs = self.runs
-        factors = self._factors(rung.targets)
+        factors = self._factors(count)
         own = int(np.flatnonzero(factors == 1.0)[0])
         records = runs["step"].values
         lowest = np.minimum.accumulate(self.excess, axis=-1)
@@ -226,9 +228,11 @@ class _Runs:
                 found = np.where(below.any(axis=-1), records[below.argmax(axis=-1)], np.inf)
                 found = np.where(never, np.inf, found)
             steps.append(np.stack(_spread(found[self.places]), axis=-1))
-            chosen = self._best_for(found)
+            at_target = runs.assign(steps_to_target=(RUN, found))
+            by_final = self.best_by == "final"
+            chosen = self.best if by_final else best_learning_rates(at_target, self.best_by)
             best.append(chosen)
-            compared.append(self._compared(found, chosen))
+            compared.append(self._compared(at_target, chosen))
         doubled = np.round(2 * np.stack(steps, axis=-1)) + 1
         zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
         return {
@@ -259,21 +263,13 @@ class _Runs:
         below = np.geomspace(1.0, low, count - share) if low < 1 else np.ones(1)
         return np.concatenate([above, below[1:]])
 
-    def _best_for(self, steps: np.ndarray) -> np.ndarray:
-        """(model,) places of the best rates if these were the steps to the target."""
-        if self.best_by == "final":
-            return self.best
-        runs = self.runs.assign(steps_to_target=(RUN, steps))
-        return best_learning_rates(runs, self.best_by)
-
-    def _compared(self, steps: np.ndarray, best: np.ndarray) -> np.ndarray:
+    def _compared(self, at_target: xr.Dataset, best: np.ndarray) -> np.ndarray:
         """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
         found = np.full((len(best), 3), np.nan)
-        at_best = [steps[m, b] if b >= 0 else np.full(steps.shape[2], np.inf)
-                   for m, b in enumerate(best)]  # fmt: skip
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
-                found[m] = speed_up(at_best[base], at_best[m])
+                ratio = speed_up(at_target, best, base, m, best_by=self.best_by)
+                found[m] = ratio.value, ratio.low, ratio.high
         return found
 
     def _quantities(self, rung: _Rung, predicted: Predicted | None) -> Iterator[dict[str, Any]]:
