@@ -96,7 +96,7 @@ def _train(lab: Laboratory, data: ImageData) -> _Runs:
         stds = (STD,) if network.overparameterised else None
         return lab.classifiers(data, config, rates=(RATE,), num_seeds=seeds, stds=stds)
 
-    few = lab.pick(1, 2, 5), lab.pick(4, 400, 8_594), lab.pick(2, 25, 100)
+    few = lab.pick(1, 2, 5), lab.pick(4, 200, 8_594), lab.pick(2, 20, 100)
     long = published_length(lab, data)
     others = {}
     for reading, regularised in list(_READINGS.items())[1:]:
