@@ -73,7 +73,7 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         entries: Its claims, in order.
 
     Returns:
-        What ``article.json`` holds; the names of figures' files are added by whoever copies them.
+        What ``article.json`` holds; `typeset` adds what depends on the text.
     """
     designs = [effect.design for entry in entries for effect in entry.finding.effects]
     seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]

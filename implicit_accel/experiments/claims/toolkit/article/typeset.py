@@ -21,6 +21,7 @@ _SOURCES = (TEXT_FILE, "style.typ", "references.bib")
 _DATA_FILE = "article.json"
 _FIGURES_FOLDER = "figures"
 
+_TOLD = re.compile(r'#result\("(\w+)"')
 _PACKAGE = re.compile(r'"@[\w-]+/')
 
 
@@ -78,7 +79,9 @@ def typeset(
     text = sources[TEXT_FILE].decode(errors="replace")
     figures = _figures(entries)
     shown = {path: file for path, file in figures.items() if f'"{path}"' in text}
-    known = {**data, "figures": sorted(figures)}
+    told = _TOLD.findall(text)
+    untold = [entry.claim.id for entry in entries if entry.claim.id not in told]
+    known = {**data, "figures": sorted(figures), "untold": untold}
     files = {
         **sources,
         **{f"{_FIGURES_FOLDER}/{path}": file.read_bytes() for path, file in shown.items()},
