@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
-from implicit_accel.pages.explorer import Published, payload
+from implicit_accel.pages.explorer import FORMAT, Published, payload
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import by_model, save_json
 
@@ -70,14 +71,16 @@ def save_curves(curves: Mapping[str, Curves], folder: Path) -> dict[str, dict[st
         path.unlink(missing_ok=True)
         return {}
     budget = max(_BUDGET // len(curves), _LEAST)
-    payloads = {
-        title: payload(
+    known_by = {title: _known_by(shown, budget) for title, shown in curves.items()}
+    payloads, earlier = {}, _earlier(path)
+    for title, shown in curves.items():
+        kept = earlier.get(known_by[title])
+        payloads[title] = kept or payload(
             shown.results, predicted=shown.predicted, published=shown.published,
             best_by=shown.best_by, budget=budget,
-        )
-        for title, shown in curves.items()
-    }  # fmt: skip
-    save_json({"format": _FORMAT, "sha256": _digest(payloads), "payloads": payloads}, path)
+        )  # fmt: skip
+    stored = {"format": _FORMAT, "sha256": _digest(payloads), "known_by": known_by}
+    save_json(stored | {"payloads": payloads}, path)
     return payloads
 
 
@@ -105,6 +108,33 @@ def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
         return dict(payloads)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
+
+
+def _known_by(shown: Curves, budget: int) -> str:
+    """What a payload depends on; empty if that cannot be told, as of a function."""
+    if shown.predicted is not None:
+        return ""
+    found = hashlib.sha256(f"{FORMAT} {shown.best_by} {budget}".encode())
+    found.update(json.dumps(shown.results.attrs, sort_keys=True, default=str).encode())
+    for name, variable in sorted(shown.results.variables.items(), key=lambda item: str(item[0])):
+        values = variable.values
+        found.update(f"{name} {variable.dims} {values.dtype} {values.shape}".encode())
+        is_number = values.dtype.kind in "biuf"
+        found.update(values.tobytes() if is_number else str(values.tolist()).encode())
+    for curve in shown.published:
+        found.update(curve.name.encode())
+        found.update(np.asarray([curve.steps, curve.losses], float).tobytes())
+    return found.hexdigest()
+
+
+def _earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """The payloads that a file holds, by what they depend on: making them takes long."""
+    try:
+        payloads = load_curves(path.parent)
+        known_by = json.loads(path.read_text(encoding="utf-8"))["known_by"]
+        return {known_by[title]: found for title, found in payloads.items() if known_by[title]}
+    except (DataError, OSError, ValueError, KeyError, TypeError):
+        return {}  # it is written again
 
 
 def _digest(payloads: Mapping[str, object]) -> str:
