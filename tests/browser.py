@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ class Visit:
         errors: What it wrote to the console as an error, and exceptions that nobody caught.
     """
 
-    page: playwright.Page
+    page: Any
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -83,10 +84,10 @@ def visit(
             accept_downloads=True,
         )
         page = context.new_page()
-        page.emulate_media(media=media)  # pyright: ignore[reportArgumentType]
+        page.emulate_media(media=media)
         opened = Visit(page)
 
-        def asked(request: playwright.Request) -> None:
+        def asked(request: Any) -> None:
             if request.url.split("#")[0] != address and not request.url.startswith(
                 ("data:", "blob:")
             ):
