@@ -6,8 +6,11 @@ own copies.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import operator
 import os
+import re
 import sys
 from typing import Any
 
@@ -58,6 +61,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 autosummary_generate = False
@@ -75,6 +79,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_sidebars = {"index": []}
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
@@ -127,6 +132,32 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
 _FIELD = type(implicit_accel.Layers.weights)
 
 
+def _signature(
+    app: Sphinx,  # noqa: ARG001
+    what: str,  # noqa: ARG001
+    name: str,  # noqa: ARG001
+    documented: Any,
+    options: Any,  # noqa: ARG001
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """A data class's fields with their short defaults; their types follow in its attributes."""
+    if not (isinstance(documented, type) and dataclasses.is_dataclass(documented)):
+        return signature, returned
+    fields = inspect.signature(documented).parameters.values()
+    return f"({', '.join(map(_shown, fields))})", None
+
+
+def _shown(field: inspect.Parameter) -> str:
+    if field.default is field.empty:
+        return field.name
+    default = repr(field.default)
+    return f"{field.name}={default if re.fullmatch(_PLAIN, default) else '...'}"
+
+
+_PLAIN = r"[\w.'()-]{1,12}"
+
+
 # --- Formulas ------------------------------------------------------------------------------------
 
 
@@ -137,7 +168,7 @@ def _inline_formula(page: Any, node: nodes.math) -> None:
 
 def _formula(page: Any, node: nodes.math_block) -> None:
     formula = tex2mathml(node.astext(), as_block=True)
-    page.body.append(f'<div class="math">{formula}</div>\n')
+    page.body.append(f'<div class="formula">{formula}</div>\n')
     raise nodes.SkipNode
 
 
@@ -145,6 +176,7 @@ def setup(app: Sphinx) -> None:
     """Links names, and adds formulas as MathML, which browsers show by themselves."""
     app.connect("missing-reference", _link)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _signature)
     app.add_html_math_renderer("mathml", (_inline_formula, None), (_formula, None))
 
 

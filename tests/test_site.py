@@ -16,7 +16,7 @@ import implicit_accel
 from implicit_accel.data.dataset import Dataset, DatasetSource
 from implicit_accel.experiments.claims.criteria import Claim
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
-from implicit_accel.linear.initialisers import Initialiser, _near_zero, _zero_biases
+from implicit_accel.linear import initialisers
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -141,9 +141,9 @@ def test_the_recipe_for_a_dataset_makes_one():
 
 
 def test_the_recipe_for_an_initialiser_makes_one():
-    made = run_recipe("An initialiser", _near_zero=_near_zero, _zero_biases=_zero_biases)
+    made = run_recipe("An initialiser", **vars(initialisers))
     layers = made["_zero_last"](((3, 5), (1, 3)), 0.1, 4)
-    usual = Initialiser("near_zero", 0.1).draw(5, (3,), 1, bias=False, seed=4)
+    usual = initialisers.Initialiser("near_zero", 0.1).draw(5, (3,), 1, bias=False, seed=4)
     assert np.array_equal(layers.weights[0], usual.weights[0])
     assert not layers.weights[1].any()
 
