@@ -1,0 +1,152 @@
+"""Several runs side by side."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_statistics import INF, NAN, general, made
+
+import implicit_accel as ia
+from implicit_accel import UserError, compare, differences
+from implicit_accel.comparison import common_labels
+from implicit_accel.comparison_plots import comparison_figures
+
+LOW = np.full((2, 1, 3), 0.05)
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "implicit_accel.experiments.compare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.fixture
+def pair():
+    return {
+        "sgd": made([[[200, 210, 220]], [[50, 60, 70]]], LOW),
+        "adam": made([[[20, 30, 40]], [[INF] * 3]], LOW).assign_coords(
+            optimizer=("model", ["adam"] * 2)
+        ),
+    }
+
+
+def test_models_are_matched_by_what_differs_within_runs(pair):
+    table = compare(pair)
+    assert table["model"].tolist() == ["depth 1", "depth 2"] * 2
+    assert table["baseline"].tolist() == ["depth 1"] * 4
+    np.testing.assert_allclose(table["speed_up"], [1, 3.5, 1, 0])
+    np.testing.assert_allclose(table["over_first"], [1, 1, 7, 0])
+    low, high = (table[f"over_first_{end}"].iloc[2] for end in ("low", "high"))
+    assert 200 / 40 <= low <= 7 <= high <= 220 / 20
+    assert differences(pair).T.to_dict("list") == {"optimizer": ["sgd", "adam"]}
+
+
+def test_a_run_s_rows_are_its_own_summary(pair):
+    table = compare(pair)
+    for name, results in pair.items():
+        own = table[table["run"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own[ia.summarise(results).columns], ia.summarise(results))
+
+
+def test_labels_tell_losses_where_one_run_has_several():
+    both = general({"loss_name": ("l2", "l4"), "depth": (1, 2), "seed": (0, 1)})
+    one = general({"loss_name": ("l2",), "depth": (1, 2), "seed": (0, 1)})
+    labels = common_labels({"both": both, "one": one})
+    assert labels["one"] == ["l2, depth 1", "l2, depth 2"] == labels["both"][:2]
+    found = compare({"both": both, "one": one})
+    assert (found["model"] == "l2, depth 1").sum() == 2
+    assert (found["model"] == "l4, depth 1").sum() == 1
+    assert differences({"both": both, "one": one}).loc["loss_name"].tolist() == ["l2, l4", "l2"]
+
+
+def test_who_arrives_nowhere_has_no_ratio():
+    runs = {"a": made(np.full((2, 1, 3), INF), LOW), "b": made([[[5] * 3], [[INF] * 3]], LOW)}
+    np.testing.assert_equal(compare(runs)["over_first"].tolist(), [NAN, NAN, INF, NAN])
+    with pytest.raises(UserError, match="at least one run"):
+        compare({})
+
+
+def test_figures_have_a_colour_for_each_run(pair):
+    figures = comparison_figures(pair, compare(pair))
+    assert list(figures) == ["steps_to_target", "speed_up", "over_first", "excess_loss"]
+    (ax,) = figures["steps_to_target"].axes
+    points = {line.get_label(): line for line in ax.get_lines() if line.get_marker() == "o"}
+    assert list(points) == ["sgd", "adam"]
+    np.testing.assert_allclose(points["sgd"].get_xdata(), [210, 60])
+    np.testing.assert_allclose(points["adam"].get_xdata(), [30])
+    assert [text.get_text() for text in ax.texts] == ["not reached"]
+    assert [ax.get_title() for ax in figures["excess_loss"].axes] == ["depth 1", "depth 2"]
+    final = comparison_figures(pair, compare(pair, best_by="final"), best_by="final")
+    assert list(final)[:2] == ["final_excess", "final_ratio"]
+
+
+def test_without_a_common_model_only_what_there_is_is_drawn():
+    runs = {"$x_": general({"width_scale": (1, 2)}), "y": general({"momentum": (0.1, 0.2)})}
+    figures = comparison_figures(runs, compare(runs))
+    assert list(figures) == ["steps_to_target", "excess_loss"]
+    for figure in figures.values():
+        figure.canvas.draw()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    problem = ia.Problem.from_arrays(rng.standard_normal((30, 3)), rng.standard_normal((30, 1)))
+    for name, rates in (("one", (0.05, 0.1)), ("two", (0.1, 0.2))):
+        config = ia.SweepConfig(
+            losses=(ia.Loss(2),), depths=(1, 2), learning_rates=rates, num_seeds=2, num_steps=60
+        )
+        ia.run_sweep(problem, config, folder=place / name)
+    return place
+
+
+def test_the_program_prints_draws_and_writes(folders, tmp_path):
+    result = run(
+        folders / "one", folders / "two", "--figures_dir", tmp_path / "figures", "--formats",
+        "svg,pdf", "--csv", tmp_path / "all.csv", "--latex", tmp_path / "all.tex", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for word in ("learning_rate", "0.05, 0.1", "0.1, 0.2", "depth 2", "times fewer steps"):
+        assert word in result.stdout
+    table = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
+    assert table["run"].tolist() == ["one", "one", "two", "two"]
+    expected = compare({n: ia.load_run(folders / n) for n in ("one", "two")})
+    np.testing.assert_allclose(table["steps_to_target"].astype(float), expected["steps_to_target"])
+    assert (tmp_path / "all.tex").read_text().count(r"\\") >= 5
+    drawn = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    names = ["excess_loss", "over_first", "speed_up", "steps_to_target"]
+    assert drawn == [f"{name}.{extension}" for name in names for extension in ("pdf", "svg")]
+    ElementTree.parse(tmp_path / "figures" / "speed_up.svg")
+
+
+def test_two_folders_of_one_name_are_told_apart(folders, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "one").symlink_to(folders / "two")
+    # A link is the folder that it leads to: "two".
+    result = run(folders / "one", tmp_path / "x" / "one", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "two" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no runs: give the output folders"),
+        (["one", "one"], "given twice"),
+        (["one", "three"], "no such file"),
+        (["one", "--formats", "gif"], "choose from png, pdf, svg"),
+        (["one", "--best_by", "luck"], "best_by"),
+        (["one", "--csv", "nowhere/all.csv"], "cannot be written"),
+        (["one", "--figures_dir", "one/results.nc"], "cannot write figures"),
+    ],
+)
+def test_bad_input_is_one_line(folders, arguments, words):
+    result = run(*arguments, cwd=folders)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
