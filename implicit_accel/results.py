@@ -30,6 +30,7 @@ RESULTS_FILE = "results.nc"
 SUMMARY_FILE = "summary.csv"
 CONFIG_FILE = "config.json"
 FIGURES_FOLDER = "figures"
+PAGE_FILE = "report.html"
 
 # A model's runs, in results by model.
 RUN = ("model", "learning_rate", "seed")

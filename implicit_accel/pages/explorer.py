@@ -25,6 +25,7 @@ import xarray as xr
 
 from implicit_accel import summary
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.intervals import FEWEST
 from implicit_accel.plotting import COLOURS, STABILITY_OF, Predicted, observed, threshold
 from implicit_accel.results import (
     RUN,
@@ -145,7 +146,12 @@ class _Runs:
         self.cells = [np.flatnonzero(row) for row in tried]
         self.places = np.nonzero(tried)
         self.excess = np.nan_to_num(_values(runs, "excess_loss"), nan=np.inf)
+        # What targets are multiples of; a run may have none of its own, which is a target of 0.
         self.target = _each_run(runs, "target")
+        self.has_target = bool((self.target > 0).all())
+        if not self.has_target:
+            start = np.where(np.isfinite(self.excess[..., 0]), self.excess[..., 0], np.nan)
+            self.target = np.full(start.shape, max(float(np.nanmedian(start)), 1e-300))
         self.best = best_learning_rates(runs, best_by)
         # Rungs share them, and they take longest.
         self.targets = functools.cache(self._targets)
@@ -162,6 +168,8 @@ class _Runs:
             "num_steps": int(runs.attrs["num_steps"]),
             "num_seeds": int(runs.sizes["seed"]),
             "best_by": self.best_by,
+            # Of the speed-ups.
+            "interval": "95 %" if runs.sizes["seed"] >= FEWEST else "range over seeds",
             "axes": self._axes(),
             "models": [
                 {"label": label, "baseline": base, "rates": cells.tolist()}
@@ -214,14 +222,15 @@ class _Runs:
         """
         runs = self.runs
         factors = self._factors(count)
-        own = int(np.flatnonzero(factors == 1.0)[0])
+        # Where the slider is at first: at the own target, or at a tenth of the start.
+        first = int(np.argmin(np.abs(np.log(factors / (1.0 if self.has_target else 0.1)))))
         records = runs["step"].values
         lowest = np.minimum.accumulate(self.excess, axis=-1)
         exact = valid_steps(runs, stable=self.best_by == "stable")
         never = np.isfinite(_values(runs, "divergence_step")) & (self.best_by == "stable")
         steps, best, compared = [], [], []
         for number, factor in enumerate(factors):
-            if number == own:
+            if self.has_target and number == first:
                 found = exact
             else:
                 below = lowest <= (factor * self.target)[..., None]
@@ -237,7 +246,8 @@ class _Runs:
         zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
         return {
             "factors": [float(f"{factor:.6g}") for factor in factors],
-            "own": own,
+            "first": first,
+            "own": self.has_target,
             "of": _middle(self.target),
             "zero": None if zero is None else _middle(_broadcast(zero, runs)),
             "steps": _pack(np.where(np.isfinite(doubled), doubled, 0)),
@@ -246,7 +256,7 @@ class _Runs:
         }
 
     def _factors(self, count: int) -> np.ndarray:
-        """Equal ratios from the highest loss that all start from to the lowest that any reaches."""
+        """Equal ratios from the highest start to the lowest loss that any run reaches; 1 is one."""
         excess = self.excess[self.places]
         with np.errstate(over="ignore"):  # of a run about to diverge
             relative = np.where(np.isfinite(excess), excess, np.nan)
@@ -517,8 +527,8 @@ def assets() -> str:
     style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
     own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
     # In a function of its own, else each of its thousands of names would be the page's.
-    vega = f"(() => {{{vl_convert.javascript_bundle()}}})();"
-    scripts = map(script_element, (vega, *own))
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    scripts = map(script_element, (f"(() => {{{bundle}}})();", *own))
     return f"<style>{style}</style>{''.join(scripts)}"
 
 
@@ -529,7 +539,7 @@ def script_element(source: str) -> str:
 
 def read_asset(name: str) -> str:
     """A style or a script that comes with the package."""
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files("implicit_accel.pages") / name).read_text(encoding="utf-8")
 
 
 def _safe(value: object) -> str:
