@@ -69,7 +69,7 @@ def answer(entries: Sequence[Entry]) -> Answer | None:
     faster, slower = found["P3b"].finding.verdict, found["P3a"].finding.verdict
     if {*faster.directions, *slower.directions} != {Direction.AS_CLAIMED}:
         return None
-    if {judged.size for judged in faster.parts} != {Size.SMALLER} or not theirs.high < 1:
+    if {judged.size for judged in faster.parts} != {Size.SMALLER} or theirs.value > 1:
         return None
     return Answer(
         (
@@ -78,8 +78,8 @@ def answer(entries: Sequence[Entry]) -> Answer | None:
             f"and is {_bare(late)} sooner where one layer ends after the authors' million steps. "
             "Orders of magnitude, as was claimed, it is nowhere.",
             f"On ℓ2, no: there one layer is {_bare(slow)} as fast as depth 2. That, few steps and "
-            "too small learning rates are why a student project saw the opposite: in its setting "
-            f"depth 2 is {_bare(theirs)} as fast as one layer.",
+            "too small learning rates are why a student project saw no acceleration: in its "
+            f"setting depth 2 is {theirs} as fast as one layer.",
             "The cause is the learning rate. On ℓ4 the loss is sharpest at the start, which holds "
             "one layer's rate back for good, while a deep network's effective rate grows with its "
             f"weights: one layer with a rate that grows alike is as fast as the network "
