@@ -69,8 +69,8 @@ def _test(lab: Laboratory) -> Finding:
             "loss": f"With one hidden scalar gradient descent is at one layer's last loss {late} "
             f"sooner; in the authors' own curves (grey) it is {authors_speed_up(TWO, ONE):.2g}×."
         },
-        curves=full_length_curves(found, (ONE, TWO, ADAGRAD, ADADELTA))
-        | depth_curves(runs, "l4", (1, 2)),
+        curves=depth_curves(runs, "l4", (1, 2))
+        | full_length_curves(found, (ONE, TWO, ADAGRAD, ADADELTA)),
     )
 
 

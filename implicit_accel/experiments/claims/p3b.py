@@ -118,7 +118,7 @@ def _test(lab: Laboratory) -> Finding:
             "speed_up": f"Depth's speed-up grows with how far one goes: depth 2 is {early[0]} "
             f"faster to 10 % of the excess loss and {late[0]} sooner at one layer's last loss."
         },
-        curves=full_length_curves(found, (ONE, TWO, THREE)) | depth_curves(runs, "l4"),
+        curves=depth_curves(runs, "l4") | full_length_curves(found, (ONE, TWO, THREE)),
     )
 
 

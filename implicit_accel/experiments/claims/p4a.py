@@ -107,8 +107,8 @@ def _test(lab: Laboratory) -> Finding:
             "loss": loss_figure(found, (THREE, ADAGRAD, ADADELTA)),
             "optimizers": optimizer_figure(name, runs),
         },
-        curves=full_length_curves(found, (ONE, TWO, THREE, ADAGRAD, ADADELTA))
-        | optimizer_curves(name, runs),
+        curves=optimizer_curves(name, runs)
+        | full_length_curves(found, (ONE, TWO, THREE, ADAGRAD, ADADELTA)),
     )
 
 

@@ -175,12 +175,13 @@ def to_last(found: FullLength, curve: str, base: str, horizon: int | None = None
 def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Curves]:
     """What the page lets one explore of some of the curves: beside the authors' own."""
     published = tuple(
-        Published(f"the authors' loss: {FIGURES[FIGURE][name]}", read["iteration"], read["loss"])
+        Published(f"their {FIGURES[FIGURE][name]}", read["iteration"], read["loss"])
         for name, read in authors_curves(FIGURE).items()
         if name in curves
     )
     together = joined((LABELS[c].split(",")[0], found.runs[c]) for c in curves)
-    title = f"{found.name}, ℓ4, {found.num_steps:,} steps"
+    # What the authors show is the loss: where its optimum lies is not known.
+    title = f"{found.name}, ℓ4, {found.num_steps:,} steps, beside the authors' losses"
     return {title: Curves(together, published=published, best_by="final")}
 
 

@@ -264,7 +264,7 @@ class _Page:
         wide = ' class="wide"' if drawn.width > _WIDE * drawn.height else ""
         return (
             f'<figure{wide}><img src="{drawn.address}" alt="{words}" width="{drawn.width}" '
-            f'height="{drawn.height}" decoding="async"><figcaption>{words}</figcaption></figure>'
+            f'height="{drawn.height}"><figcaption>{words}</figcaption></figure>'
         )
 
     def _explorer(self, entry: Entry) -> str:

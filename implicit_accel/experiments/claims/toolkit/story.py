@@ -62,20 +62,14 @@ def answer(entries: Sequence[Entry]) -> Answer | None:
     found = {entry.claim.id: entry for entry in entries}
     early, late = (_effect(found, "P3b", words) for words in ("ℓ4, depth 2", "times sooner"))
     slow = _effect(found, "P3a")
-    # Of its two deeper networks the first that is slower for sure.
-    deeper = [
-        (depth, _effect(found, "S7", f"student project's setting, depth {depth}"))
-        for depth in (2, 3)
-    ]
-    certain = [(depth, e) for depth, e in deeper if e is not None and e.high < 1]
+    theirs = _effect(found, "S7", "student project's setting, depth 2")
     rule = _effect(found, "T9")
-    if early is None or late is None or slow is None or not certain or rule is None:
+    if early is None or late is None or slow is None or theirs is None or rule is None:
         return None
-    depth, theirs = certain[0]
     faster, slower = found["P3b"].finding.verdict, found["P3a"].finding.verdict
     if {*faster.directions, *slower.directions} != {Direction.AS_CLAIMED}:
         return None
-    if {judged.size for judged in faster.parts} != {Size.SMALLER}:
+    if {judged.size for judged in faster.parts} != {Size.SMALLER} or theirs.value > 1:
         return None
     return Answer(
         (
@@ -84,8 +78,8 @@ def answer(entries: Sequence[Entry]) -> Answer | None:
             f"and is {_bare(late)} sooner where one layer ends after the authors' million steps. "
             "Orders of magnitude, as was claimed, it is nowhere.",
             f"On ℓ2, no: there one layer is {_bare(slow)} as fast as depth 2. That, few steps and "
-            "too small learning rates are why a student project saw the opposite: in its setting "
-            f"depth {depth} is {_bare(theirs)} as fast as one layer.",
+            "too small learning rates are why a student project saw no acceleration: in its "
+            f"setting depth 2 is {theirs} as fast as one layer.",
             "The cause is the learning rate. On ℓ4 the loss is sharpest at the start, which holds "
             "one layer's rate back for good, while a deep network's effective rate grows with its "
             f"weights: one layer with a rate that grows alike is as fast as the network "
