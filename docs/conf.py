@@ -44,7 +44,7 @@ myst_heading_anchors = 3
 # Tutorials are run afresh at every build, so that what they show is what the library does.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 170
+nb_execution_timeout = 600
 nb_output_stderr = "warn"
 nb_merge_streams = True
 # As in the tests, a user's cache of programs has no part in what is shown.
