@@ -306,7 +306,8 @@ def test_the_command_of_a_run_is_its_own_or_none(tmp_path):
     config = tmp_path / "config.json"
     for text, expected in {
         '{"command": ["python -m experiments.sweep", "--seed=1"]}': 2,
-        '{"command": "rm"}': 0, '{"command": [1]}': 0, "[1]": 0, "{": 0, '{"command": ["\\u0007"]}': 0,
+        '{"command": "rm"}': 0, '{"command": [1]}': 0, "[1]": 0, "{": 0,
+        '{"command": ["\\u0007"]}': 0,
     }.items():  # fmt: skip
         config.write_text(text)
         assert len(command_of(tmp_path)) == expected
