@@ -216,8 +216,8 @@ def _finding(stored: dict[str, Any]) -> Finding:
         sensitivity=str(stored["sensitivity"]),
         caveats=tuple(map(str, stored["caveats"])),
         tables={
-            str(title): pd.DataFrame(table["data"], columns=table["columns"]).replace(
-                {"inf": math.inf, "-inf": -math.inf}
+            str(title): pd.DataFrame(
+                [[_cell(value) for value in row] for row in table["data"]], columns=table["columns"]
             )
             for title, table in stored["tables"].items()
         },
@@ -314,6 +314,10 @@ def _cause(stored: dict[str, Any] | None) -> Cause | None:
 
 def _number(stored: float | str | None) -> float:
     return math.nan if stored is None else float(stored)
+
+
+def _cell(stored: Any) -> Any:
+    return float(stored) if stored in ("inf", "-inf") else stored
 
 
 def _json_number(value: float) -> float | str | None:
