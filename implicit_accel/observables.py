@@ -4,20 +4,20 @@ An observable maps a `Point` to a scalar. It is evaluated inside the compiled pr
 a block of runs, so that it can cost what a model costs and need not leave the device. In units of
 a training step's work:
 
-======================= ===========================================================================
-observable              cost
-======================= ===========================================================================
-loss, excess_loss       1, shared among these three
-gradient_norm           ..
-held_out_loss           the forward pass of the held-out rows
-parameter_norm          nothing to speak of
-sharpness               1 for the gradient and about 1 for each Hessian–vector product: n of them
-                        for n ≤ 16 entries, otherwise a multiple of 12, usually 12 to 36 and at
-                        most 144. Each product comes with 4 passes over 17 vectors of n entries,
-                        which are held meanwhile, every twelfth with the eigendecomposition of a
-                        16 × 16 matrix: together some 100 steps where a step takes microseconds
+======================== ==========================================================================
+observable               cost
+======================== ==========================================================================
+loss, excess_loss        1, shared among these three
+gradient_norm            ..
+held_out_loss            the forward pass of the held-out rows
+parameter_norm           nothing to speak of
+sharpness                1 for the gradient and about 1 for each Hessian–vector product: n of them
+                         for n ≤ 16 entries, otherwise a multiple of 12, usually 12 to 36 and at
+                         most 144. Each product comes with 4 passes over 17 vectors of n entries,
+                         which are held meanwhile, every twelfth with the eigendecomposition of a
+                         16 × 16 matrix: together some 100 steps where a step takes microseconds
 preconditioned_sharpness likewise
-======================= ===========================================================================
+======================== ==========================================================================
 
 Sources: Cohen, Kaur, Li, Kolter & Talwalkar (2021), "Gradient Descent on Neural Networks Typically
 Occurs at the Edge of Stability", for sharpness; Cohen et al. (2022), "Adaptive Gradient Methods at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
             if name == "loss_name" and _is_linear(results):
                 words.append(rf"$\ell_{{{str(value).removeprefix('l')}}}$ loss")
             elif name in varied or name == "loss_name":
-                words.append(_text(coordinate_label(name, value)))
+                words.append(plain(coordinate_label(name, value)))
         yield ", ".join(filter(None, words)), models
 
 
@@ -72,14 +73,14 @@ def _is_linear(results: xr.Dataset) -> bool:
     return "axes" not in results.attrs
 
 
-def _text(label: str) -> str:
+def plain(label: str) -> str:
     """A label that starts no formula, and that no legend leaves out."""
     return label.replace("$", r"\$").lstrip("_")
 
 
 def _line_label(results: xr.Dataset, m: int) -> str:
     if not _is_linear(results):
-        return _text(model_labels(results)[m])
+        return plain(model_labels(results)[m])
     depth, hidden = results["depth"].values[m], str(results["hidden_widths"].values[m])
     widths = set(hidden.split("x"))
     if depth == 1:
@@ -362,7 +363,7 @@ def _rates(results: xr.Dataset) -> np.ndarray:
 def plot_speed_up(
     results: xr.Dataset, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
 ) -> Figure:
-    """Each model's comparison with its baseline, with 95 % bootstrap intervals.
+    """Each model's comparison with its baseline, with 95 % intervals, or the range of few seeds.
 
     Compared are steps to the target or, with ``best_by="final"``, final excess losses, see
     `summarise`. Arrows are bounds: one of the two models did not reach the target within the run's
@@ -372,7 +373,7 @@ def plot_speed_up(
     table = summarise(results, best_by=best_by, baseline=baseline)
     final = compares_final(table)
     base = table.attrs["baseline"] or {"depth": 1}
-    base = _text(", ".join(coordinate_label(name, value) for name, value in base.items()))
+    base = plain(", ".join(coordinate_label(name, value) for name, value in base.items()))
     if final:
         title = "How many times lower the final excess loss is"
         xlabel = f"final excess loss of {base} over the model's"
@@ -490,11 +491,11 @@ def plot_observable(
                     label=reference_label)  # fmt: skip
         _scales(ax, steps)
         ax.set_xlabel("step")
-        words = _text(str(results[name].attrs.get("long_name", name.replace("_", " "))))
+        words = plain(str(results[name].attrs.get("long_name", name.replace("_", " "))))
         ax.set_ylabel(textwrap.fill(words, 36))
         _legend(ax)
 
-    title = _text(name.replace("_", " ")).capitalize()
+    title = plain(name.replace("_", " ")).capitalize()
     return _figure(results, f"{title} at each model's best learning rate", draw)
 
 
@@ -588,19 +589,22 @@ def plot_effects(
     xlabel: str,
     reference: float = 1.0,
     log: bool = True,
+    remark: Callable[[Interval], str] | None = None,
 ) -> Figure:
     """Effects with their 95 % intervals, one row each: a forest plot.
 
     Behind an interval a pale bar spans what the halves of the learning rates' grid give alone, of
-    effects that have ``halves``.
+    effects that have ``halves``. One that is a ``bound`` is an arrow.
 
     Args:
         series: Label → effects, as many in each; those at one position share a row, which has the
-            first one's name. In the place of one without a value its note is written.
+            first one's name. In the place of one without a value its note is written. A series
+            named after a depth ("depth 2") has that depth's colour.
         title: Of the figure.
         xlabel: What the effects measure.
         reference: Where a line marks "no effect".
         log: Whether the axis is logarithmic; effects that are not above 0 are then left out.
+        remark: What is written beside each effect, at the right.
 
     Returns:
         The figure.
@@ -616,16 +620,25 @@ def plot_effects(
         ax.set_xscale("log")
     shown = [reference]
     for number, (label, effects) in enumerate(zip(series, columns, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
+        depth = re.fullmatch(r"depth ([1-9])", label)
+        colour = COLOURS[((int(depth[1]) - 1) if depth else number) % len(COLOURS)]
         places = np.arange(len(effects)) + (number - (len(columns) - 1) / 2) * 0.62 / len(columns)
         values = np.array([effect.value for effect in effects], float)
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
         drawn = np.isfinite(values) & ((values > 0) | (not log))
-        ax.plot(values[drawn], places[drawn], "o", color=colour, markersize=4.5, label=label)
+        bounds = np.array([getattr(effect, "bound", "") or "o" for effect in effects])
+        ax.plot([], [], "o", color=colour, markersize=4.5, label=label)
+        for marker in dict.fromkeys(bounds[drawn]):
+            chosen = drawn & (bounds == marker)
+            ax.plot(values[chosen], places[chosen], marker, color=colour, markersize=4.5)
+        for place, effect in zip(places, effects, strict=True):
+            if remark is not None and np.isfinite(effect.value):
+                ax.annotate(remark(effect), (1.01, place), xycoords=("axes fraction", "data"),
+                            fontsize=7, color=colour, va="center")  # fmt: skip
         for place, effect in zip(places[~drawn], np.array(effects, object)[~drawn], strict=True):
-            words = effect.note.split(";")[0] or "no value"
-            ax.annotate(words, (reference, place), xytext=(4, 0), fontsize=7, color=colour,
-                        textcoords="offset points", va="center")  # fmt: skip
+            words = effect.note.split("; ")[-1] or "no value"
+            ax.annotate(words, (0.99, place), xycoords=("axes fraction", "data"), fontsize=7,
+                        color=colour, va="center", ha="right")  # fmt: skip
         for place, effect in zip(places[drawn], np.array(effects, object)[drawn], strict=True):
             halves = [half for half in getattr(effect, "halves", ()) if 0 < half < np.inf]
             if halves:  # behind the interval
@@ -735,7 +748,6 @@ def save_figures(
     Raises:
         UserError: As `summarise`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "excess_loss": plot_excess_loss(results, best_by=best_by, predicted=predicted),
         "learning_rates": plot_learning_rates(results),
@@ -749,6 +761,14 @@ def save_figures(
             reference=functools.partial(threshold, name) if name in STABILITY_OF else None,
             reference_label="stability threshold",
         )  # fmt: skip
+    return write_figures(figures, folder, formats)
+
+
+def write_figures(
+    figures: Mapping[str, Figure], folder: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Writes figures by their names into a folder, made if it is not there; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         for extension in formats:

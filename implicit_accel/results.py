@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ RESULTS_FILE = "results.nc"
 SUMMARY_FILE = "summary.csv"
 CONFIG_FILE = "config.json"
 FIGURES_FOLDER = "figures"
+PAGE_FILE = "report.html"
 
 # A model's runs, in results by model.
 RUN = ("model", "learning_rate", "seed")
@@ -302,11 +303,18 @@ def coordinate_label(name: str, value: object) -> str:
     return f"{_WORDS.get(name, name)} {shown}"
 
 
-def model_labels(runs: xr.Dataset) -> list[str]:
-    """A short label for each model: what differs between models, and always its depth."""
+def model_labels(runs: xr.Dataset, names: Collection[str] | None = None) -> list[str]:
+    """A short label for each model.
+
+    Args:
+        runs: Results.
+        names: Of the coordinates that it tells; unless given what differs between models, and
+            always the depth.
+    """
     runs = by_model(runs)
-    names, differing = model_coordinates(runs), varying(runs)
-    shown = [n for n in names if n in differing or n == "depth"] or names
+    there = model_coordinates(runs)
+    names = {*varying(runs), "depth"} if names is None else names
+    shown = [name for name in there if name in names] or there
     rows = zip(*(runs[n].values.tolist() for n in shown), strict=True) if shown else [()]
     return [", ".join(filter(None, map(coordinate_label, shown, row))) or "model" for row in rows]
 

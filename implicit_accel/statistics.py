@@ -6,13 +6,22 @@ Everything here takes results of any axes, see `implicit_accel.results.by_model`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.intervals import MOST_DIVERGED, of_share
+from implicit_accel.intervals import (
+    FEWEST,
+    MOST_DIVERGED,
+    Bootstrap,
+    Interval,
+    Side,
+    of_share,
+    of_speed_up,
+)
 from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
 
 BEST_BY = ("target", "stable", "final")
@@ -111,60 +120,55 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     return np.where(hopeless, -1, best)
 
 
-def ratio_of_medians(
-    baseline: np.ndarray,
-    values: np.ndarray,
-    *,
-    least: float = 0.0,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """How many times smaller: the ratio of medians over seeds, with a bootstrap interval.
+def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float = 0.0) -> Interval:
+    """How many times smaller: the ratio of medians over seeds, the learning rates taken as given.
 
-    The interval is the percentile bootstrap over seeds, resampled in both samples; the learning
-    rates are taken as given. Where medians are inf, the ratio may be inf (only the baseline's is),
-    0 (only the model's is), or NaN (both are).
+    Where medians are inf, the ratio may be inf (only the baseline's is), 0 (only the model's is),
+    or NaN (both are).
 
     Args:
         baseline: Numbers >= 0 of the model compared with, one per seed.
         values: Those of the model.
         least: Medians count as no smaller than this.
-        confidence: Of the interval.
-        seed: Of the resampling.
 
     Returns:
-        Ratio, lower and upper end; NaN ends with fewer than two seeds.
+        The ratio, with the bootstrap interval over seeds, resampled in both samples; of fewer
+        than `intervals.FEWEST` seeds the range of the ratios of pairs; NaN ends with one seed.
     """
 
     def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        above = np.maximum(np.median(a, axis=-1), least)
-        below = np.maximum(np.median(b, axis=-1), least)
+        above, below = np.maximum(a, least), np.maximum(b, least)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return above / below
 
-    value = float(ratio(baseline, values))
-    if len(baseline) < 2 or len(values) < 2:
-        return value, np.nan, np.nan
-    # scipy.stats.bootstrap has no place for infinities: it warns, and its interval is NaN.
-    rng = np.random.default_rng(seed)
+    value = float(ratio(np.median(baseline), np.median(values)))
+    size = min(len(baseline), len(values))
+    if size < 2:
+        return Interval(value, np.nan, np.nan, np.nan)
+    if size < FEWEST:
+        pairs = ratio(baseline[:, None], values[None, :]).ravel()
+        # A pair of infinities says nothing: its ratio may be any.
+        ends = [np.where(np.isnan(pairs), end, pairs) for end in (0, np.inf)]
+        return Bootstrap(value, np.concatenate(ends), size).at()
+    rng = np.random.default_rng(0)
     draws = [x[rng.integers(len(x), size=(_RESAMPLES, len(x)))] for x in (baseline, values)]
-    drawn = ratio(*draws)
-    # Resamples in which both are infinite say nothing: they widen the interval at both ends. The
-    # quantiles are drawn values, since there is no interpolating between a number and infinity.
-    tail = (1 - confidence) / 2
-    low = np.quantile(np.where(np.isnan(drawn), 0, drawn), tail, method="inverted_cdf")
-    high = np.quantile(np.where(np.isnan(drawn), np.inf, drawn), 1 - tail, method="inverted_cdf")
-    return value, float(low), float(high)
+    return Bootstrap(value, ratio(*(np.median(d, axis=1) for d in draws)), size).at()
 
 
-def speed_up(
-    baseline: np.ndarray, steps: np.ndarray, *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """How many times fewer steps, see `ratio_of_medians`; runs that do not get there count as inf.
+def side_of(rates: np.ndarray, steps: np.ndarray, lost_runs: np.ndarray, num_steps: float) -> Side:
+    """A model in a comparison, its learning rates in ascending order.
 
-    A start that is at the target already took 0 steps: these count as one.
+    Args:
+        rates: (L,) at which it was trained, in any order; NaN where they are not known.
+        steps: (L, seed) steps to the target.
+        lost_runs: (L, seed) those that diverge, see `lost`.
+        num_steps: The runs' length.
     """
-    return ratio_of_medians(baseline, steps, least=1, confidence=confidence, seed=seed)
+    order = np.argsort(rates, kind="stable")
+    ascending = rates[order].astype(float)
+    if not (ascending > 0).all():  # not known, or an axis of one's own: then by their order
+        ascending = np.arange(1.0, len(order) + 1)
+    return Side(ascending, steps[order], lost_runs[order], num_steps)
 
 
 def summarise(
@@ -201,9 +205,11 @@ def summarise(
           the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
         * ``speed_up``, the baseline's steps to the target over the model's, with ``_low``,
-          ``_high``, the ends of its 95 % interval; with ``best_by="final"`` in its place
-          ``final_ratio``, the baseline's final excess loss over the model's. Above 1 is better;
-          NaN without a baseline;
+          ``_high``, the ends of its 95 % interval, which holds the choice of the rates and the
+          grid's resolution (`intervals.of_speed_up`); of fewer than `intervals.FEWEST` seeds the
+          range of the ratios of pairs. With ``best_by="final"`` in its place ``final_ratio``, the
+          baseline's final excess loss over the model's, its interval at the chosen rates. Above 1
+          is better; NaN without a baseline;
         * ``baseline``, the label of the model compared with; empty without one;
         * ``num_diverged`` of ``num_runs`` over all learning rates at which it was trained;
         * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
@@ -217,15 +223,17 @@ def summarise(
     """
     runs = by_model(results)
     best = best_learning_rates(runs, best_by)
-    steps = _at(best, valid_steps(runs, stable=best_by == "stable"))
-    final = _at(best, final_excess(runs))
+    all_steps = valid_steps(runs, stable=best_by == "stable")
+    steps = at_best(best, all_steps)
+    final = at_best(best, final_excess(runs))
     held_out = "held_out_loss" in runs
-    final_held_out = _at(best, runs["held_out_loss"].values[..., -1]) if held_out else final
+    final_held_out = at_best(best, runs["held_out_loss"].values[..., -1]) if held_out else final
     diverged = np.isfinite(runs["divergence_step"].values)
     lost_runs, tried = lost(runs, best_by), trained(runs)
     rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
     baseline = _default_baseline(runs) if baseline is None else baseline
     bases = _baselines(runs, baseline)
+
     rows = []
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
@@ -238,7 +246,17 @@ def summarise(
         row.update(_quartiles("steps_to_target", steps[m]))
         row["num_reached"] = int(np.isfinite(steps[m]).sum())
         row["num_seeds"] = steps.shape[1]
-        row.update(_comparison(final if best_by == "final" else steps, m, base, best_by))
+        compared = "final_ratio" if best_by == "final" else "speed_up"
+        if base is None or base == m:
+            found = Interval(np.nan if base is None else 1.0, np.nan, np.nan, np.nan)
+        elif best_by == "final":
+            found = ratio_of_medians(final[base], final[m])
+        else:
+            found = speed_up(runs, best, base, m, best_by=best_by)
+        for name, value in zip(
+            ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
+        ):
+            row[compared + name] = value
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
         row["num_runs"] = int(tried[m].sum()) * diverged.shape[2]
@@ -288,19 +306,54 @@ def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
     return value, ""
 
 
-def _at(best: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(model, learning_rate, seed) values at the best rates, (model, seed); inf without one."""
+def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values at each model's best learning rate.
+
+    Args:
+        best: (model,) from `best_learning_rates`.
+        values: (model, learning_rate, seed).
+
+    Returns:
+        (model, seed); inf without a best rate.
+    """
     chosen = values[np.arange(len(best)), best].astype(float)
     return np.where(best[:, None] < 0, np.inf, chosen)
 
 
-def _comparison(values: np.ndarray, m: int, base: int | None, best_by: str) -> dict[str, float]:
-    """The columns that compare (model, seed) values of two models."""
-    compared = "final_ratio" if best_by == "final" else "speed_up"
-    found = (np.nan, np.nan, np.nan) if base is None else (1.0, np.nan, np.nan)
-    if base is not None and base != m:
-        found = ratio_of_medians(values[base], values[m], least=0 if best_by == "final" else 1)
-    return dict(zip((compared, f"{compared}_low", f"{compared}_high"), found, strict=True))
+def speed_up(
+    runs: xr.Dataset, best: np.ndarray, base: int, m: int, *, best_by: str = "target"
+) -> Interval:
+    """How many times fewer steps to the target a model takes than another.
+
+    Args:
+        runs: Results by model.
+        best: (model,) the learning rates to compare at, from `best_learning_rates`.
+        base: The number of the model compared with.
+        m: That of the model.
+        best_by: What made these rates the best.
+
+    Returns:
+        The ratio of the medians over seeds at these rates. Its interval holds the choice of the
+        rates and the grid's resolution (`intervals.of_speed_up`); that of fewer than
+        `intervals.FEWEST` seeds, or of a ratio that is a bound, is as `ratio_of_medians` has it.
+    """
+    pair = [base, m]
+    runs = runs.isel(model=pair)
+    steps = valid_steps(runs, stable=best_by == "stable")
+    # A start that is at the target already took 0 steps: these count as one.
+    shown = ratio_of_medians(*at_best(best[pair], steps), least=1)
+    if not 0 < shown.value < np.inf or steps.shape[2] < FEWEST:
+        return shown
+    rates, lost_runs, tried = runs["learning_rate"].values, lost(runs, best_by), trained(runs)
+    num_steps = float(runs.attrs["num_steps"])
+    sides = [
+        side_of(rates[own], steps[i, own], lost_runs[i, own], num_steps)
+        for i, own in enumerate(tried)
+    ]
+    found = of_speed_up(*sides).at()
+    return replace(
+        found, value=shown.value, low=min(found.low, shown.value), high=max(found.high, shown.value)
+    )
 
 
 def _of_model(values: xr.DataArray, m: int, rate: int) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from implicit_accel.files import printable
+from implicit_accel.intervals import FEWEST
 from implicit_accel.results import coordinate_label
 from implicit_accel.statistics import bounded, compares_final
 
@@ -27,7 +28,7 @@ def columns(table: pd.DataFrame) -> list[str]:
         "best learning rate",
         "final excess loss\n[quartiles]",
         "steps to target\n[quartiles]",
-        f"{compared}[95 % interval]",
+        f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
         "diverged at it, %\n[95 % interval]",
         "diverged\nat all rates",
     ]
@@ -89,7 +90,8 @@ def cells(table: pd.DataFrame, m: int) -> list[str]:
     else:
         ratio = f"{bound} {value:.3g}".strip()
         if not bound and pd.notna(low):
-            ratio += f"  [{low:.3g}, {high:.3g}]"
+            ends = f"{low:.3g}", f"{high:.3g}"
+            ratio += f"  ({ends[0]} to {ends[1]})" if _is_range(table) else f"  [{', '.join(ends)}]"
     if pd.notna(row["best_learning_rate"]):
         rate = f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
     else:
@@ -116,8 +118,13 @@ def _divergence(row: pd.Series) -> str:
     return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
 
 
+def _is_range(table: pd.DataFrame) -> bool:
+    """Whether comparisons come with the range over seeds, too few for an interval."""
+    return int(table["num_seeds"].iloc[0]) < FEWEST
+
+
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
-    """The ends of the 95 % interval of a model's comparison with its baseline."""
+    """The ends of the interval of a model's comparison with its baseline."""
     compared = "final_ratio" if compares_final(table) else "speed_up"
     return float(table[f"{compared}_low"].iloc[m]), float(table[f"{compared}_high"].iloc[m])
 
@@ -164,8 +171,12 @@ def _no_help(model: str, other: str) -> str:
     return f"{what}: the best {other} model, {model},"
 
 
-def _between(low: float, high: float) -> str:
-    return f" (95 % interval {low:.3g} to {high:.3g})" if pd.notna(low) else ""
+def _between(table: pd.DataFrame, low: float, high: float) -> str:
+    if pd.isna(low):
+        return ""
+    if _is_range(table):
+        return f" ({low:.3g} to {high:.3g} over {table['num_seeds'].iloc[0]} seeds)"
+    return f" (95 % interval {low:.3g} to {high:.3g})"
 
 
 def _inverse(value: float) -> float:
@@ -186,13 +197,13 @@ def _steps_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     if low <= 1 <= high:
         return (
             f"no clear difference: {model} is {value:.3g}x as fast as "
-            f"{baseline}{_between(low, high)}"
+            f"{baseline}{_between(table, low, high)}"
         )
     if value >= 1:
-        return f"{model} is {value:.3g}x faster than {baseline}{_between(low, high)}"
+        return f"{model} is {value:.3g}x faster than {baseline}{_between(table, low, high)}"
     return (
         f"{_no_help(model, other)} needs {1 / value:.3g}x the steps of {baseline}"
-        f"{_between(_inverse(high), _inverse(low))}"
+        f"{_between(table, _inverse(high), _inverse(low))}"
     )
 
 
@@ -211,14 +222,19 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     if not bound and low <= 1 <= high:
         return (
             f"no clear difference: {model} ends at an excess loss {_inverse(value):.3g}x that of "
-            f"{baseline}{_between(_inverse(high), _inverse(low))}"
+            f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
         )
     if value >= 1:
         return (
             f"{model} ends at an excess loss {least}{value:.3g}x lower than {baseline}"
-            f"{_between(low, high)}"
+            f"{_between(table, low, high)}"
         )
     return (
         f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
-        f"{baseline}{_between(_inverse(high), _inverse(low))}"
+        f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
     )
+
+
+def is_summary(table: pd.DataFrame) -> bool:
+    """Whether a table is one of `summarise`."""
+    return {"model", "baseline", "best_learning_rate", "grid_edge", "num_reached"} <= {*table}

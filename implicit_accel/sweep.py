@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def run(
         checkpoint_every: Seconds between checkpoints.
         devices: Devices to spread the runs over; all local ones by default.
         memory_limit: Bytes that states and records may take; no limit by default.
-        progress: Called with (run-steps done, all of them) now and then.
+        progress: Called with (run-steps done, all of them) now and then, like `progress_bar`; a
+            context manager is entered while there is training.
 
     Returns:
         Labelled results, and what they cost.
@@ -145,11 +147,21 @@ def run(
         if progress is not None:
             progress(segment.done, segment.total)
 
-    if folder is not None:
+    with progress if isinstance(progress, AbstractContextManager) else nullcontext():
+        if folder is None:
+            return _run_here(experiment, report, devices, memory_limit)
         return _run_in(
             RunFolder(Path(folder)), experiment, report, overwrite=overwrite, devices=devices,
             memory_limit=memory_limit, checkpoint_every=checkpoint_every,
         )  # fmt: skip
+
+
+def _run_here(
+    experiment: Experiment,
+    report: Callable[[Segment], None],
+    devices: Sequence[Device],
+    memory_limit: int | None,
+) -> tuple[xr.Dataset, Timing]:
     plan = experiment.plan(
         experiment.axes, platform=devices[0].platform, planned_steps=experiment.num_steps
     )

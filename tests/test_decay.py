@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from implicit_accel.errors import UserError
+from implicit_accel.experiments.claims import t11
 from implicit_accel.theory.decay import (
     initial_decay,
     momentum_time,
@@ -117,3 +118,10 @@ def test_the_first_decay():
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_t11_trains_what_its_law_describes():
+    rng = np.random.default_rng(3)
+    W1, W2 = rng.standard_normal((4, 6)), rng.standard_normal((3, 4))
+    expected = descended(W1, W2, np.full(30, 0.01), 0.9, 5e-4)
+    np.testing.assert_allclose(t11.shrink(W1, W2, 30), expected, rtol=1e-12)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from implicit_accel.experiments.claims import f4, p6, s6
 from implicit_accel.experiments.claims.criteria import Direction
+from implicit_accel.experiments.claims.toolkit import tutorial
 from implicit_accel.experiments.claims.toolkit.authors import authors_curves
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
 from implicit_accel.images.networks import TutorialCNN
@@ -133,7 +134,7 @@ def test_the_predicted_penalty_against_descent_on_it_alone(deep):
                 velocity[i] = momentum * velocity[i] + decay * gradient
                 if step < 400:
                     layer[i] = layer[i] - rates[step] * velocity[i]
-    predicted = p6.predicted_penalty(network, 0.1, 4, momentum_time(rates, momentum), decay)
+    predicted = tutorial.predicted_penalty(network, 0.1, 4, momentum_time(rates, momentum), decay)
     assert measured[-1] < 0.8 * measured[0]
     np.testing.assert_allclose(predicted, measured, rtol=0.01)
 
@@ -181,8 +182,8 @@ def test_each_runs_on_the_stand_in_and_nothing_is_made_twice(lab, module):
 
 def test_the_cause_is_named_only_where_the_law_holds():
     steps = np.array([0, 500, 1000])
-    both = {name: np.array([[8.0, 4.0, 2.0]]) for name in p6._NETWORKS}
-    decay = p6._Decay(both, both, steps, 36.0)
+    both = {name: np.array([[8.0, 4.0, 2.0]]) for name in tutorial.NETWORKS}
+    decay = tutorial.Decay(both, both, steps, 36.0)
     cause = p6._cause(decay)
     assert cause is not None
     assert "36 times" in cause.why

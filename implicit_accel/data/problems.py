@@ -137,7 +137,7 @@ class Problem:
 
     @property
     def num_features(self) -> int:
-        """Number of features d (after scaling: whitening drops null directions)."""
+        """Number of features d after scaling; whitening drops null directions."""
         return self.features.shape[1]
 
     @property

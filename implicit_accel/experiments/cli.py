@@ -17,20 +17,13 @@ from typing import NoReturn
 import pandas as pd
 from absl import flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from implicit_accel import summary
 from implicit_accel.errors import UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
+from implicit_accel.progress import ProgressBar
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER
 
 EXIT_FAILURE = 1
@@ -318,39 +311,9 @@ def host_memory() -> int:
         return 8 * 2**30
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar with the rate and the time left; it appears at the first report."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task(what, total=None, rate="")
-
-    def report(done: int, total: int | None) -> None:
-        bar.start()
-        speed = bar.tasks[task].speed
-        rate = f"{speed:,.0f}/s" if speed else ""
-        bar.update(task, completed=done, total=total, rate=rate)
-
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:  # else there is nothing to clear
-            bar.stop()
+def progress_bar(console: Console, what: str) -> ProgressBar:
+    """A bar that disappears when the work is done, to be used in a ``with`` statement."""
+    return ProgressBar(what, console=console, transient=True)
 
 
 @contextlib.contextmanager

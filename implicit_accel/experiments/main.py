@@ -12,6 +12,7 @@ PROGRAMS = {
     "predict": "what theory says of a sweep, before any training",
     "reproduce": "test the claims of the literature, each by an experiment that judges itself",
     "plot": "redraw the figures of a finished run",
+    "article": "write a replication article (PDF) from the findings of a reproduction",
 }
 
 COMMAND = "implicit-accel"

@@ -1,4 +1,4 @@
-"""Redraws the figures of a finished run, without training.
+"""Redraws the figures and the page of a finished run, without training.
 
 python -m experiments.plot --run outputs/gas_like
 python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
@@ -12,9 +12,10 @@ from absl import flags
 
 from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
+from implicit_accel.experiments.sweep_page import command_of, write_page
 from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
-from implicit_accel.results import FIGURES_FOLDER
+from implicit_accel.results import FIGURES_FOLDER, PAGE_FILE
 from implicit_accel.statistics import BEST_BY, summarise
 
 _FORMATS = ("png", "pdf", "svg")
@@ -22,7 +23,9 @@ _FORMATS = ("png", "pdf", "svg")
 _GROUPS = cli.FlagGroups()
 _RUN = flags.DEFINE_string("run", None, "Output folder of a sweep.")
 _FIGURES = flags.DEFINE_string(
-    "figures_dir", None, "Where the figures go; the run's own figures/ unless given."
+    "figures_dir",
+    None,
+    "Where figures and page go; the run's own figures/ and folder unless given.",
 )
 _PLOT_FORMATS = flags.DEFINE_list(
     "formats", ["png", "pdf"], f"File formats: {', '.join(_FORMATS)}."
@@ -51,11 +54,14 @@ def main() -> None:
     run = Path(_RUN.value)
     folder = run if run.is_dir() else run.parent
     figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER
+    page = (figures if _FIGURES.value else folder) / PAGE_FILE
     try:
         paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
+        command = command_of(folder)
+        write_page(results, page, command=command, figures=figures, best_by=_BEST_BY.value)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
-    console.print(f"{len(paths)} figures in {figures}", soft_wrap=True)
+    console.print(f"{len(paths)} figures in {figures}, {page}", soft_wrap=True)
 
 
 if __name__ == "__main__":

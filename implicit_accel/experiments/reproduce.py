@@ -21,6 +21,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiments import cli, compilation
 from implicit_accel.experiments.claims.criteria import Claim
@@ -132,7 +133,7 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
         "percentage.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
-        f"{cli.num_cores()} cores); the experiments took {minutes:.0f} min in all.",
+        f"{num_cores()} cores); the experiments took {minutes:.0f} min in all.",
     ]
 
 
@@ -180,7 +181,7 @@ def main() -> None:
     scale = _SCALE.value
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
-    jax.config.update("jax_num_cpu_devices", cli.num_cores())
+    use_cpu_devices()
     compilation.keep_programs(compilation.asked_for())
     console, log = cli.make_console(), cli.make_console(stderr=True)
     if _ESTIMATE.value:

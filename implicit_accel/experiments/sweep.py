@@ -8,7 +8,8 @@ r"""Trains a model over a whole grid at once and compares how fast it trains.
     python -m experiments.sweep --task my_model.py:task --axes width_scale=0.5:1:2
 
 The grid is the product of all the lists. Every run of it is trained in one compiled program;
-the output folder gets results.nc, summary.csv, config.json and figures/.
+the output folder gets results.nc, summary.csv, config.json, figures/ and report.html, a page to
+explore the results in.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import xarray as xr
 from rich.console import Console
 
 from implicit_accel import rates
+from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.engine.layout import Share
 from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
@@ -54,6 +56,7 @@ from implicit_accel.rates import next_own_rates
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
+    PAGE_FILE,
     RESULTS_FILE,
     SUMMARY_FILE,
     model_labels,
@@ -112,10 +115,11 @@ def choose_devices() -> list[Device]:
 
 
 def report_results(
-    results: xr.Dataset, folder: Path, predicted: Predictions | None
+    results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
 ) -> pd.DataFrame:
-    """Writes the summary and the figures of a run; returns the table."""
+    """Writes the summary, the figures and the page of a run; returns the table."""
     # Imported here: errors and --help come half a second sooner without matplotlib.
+    from implicit_accel.experiments.sweep_page import write_page
     from implicit_accel.plotting import save_figures
 
     table = summarise(results, best_by=BEST_BY.value)
@@ -123,12 +127,13 @@ def report_results(
     if predicted is not None:
         beside = predicted.beside(results, best_by=BEST_BY.value)
         save_table(beside, folder / PREDICTION_FILE)
-    save_figures(
-        results,
-        folder / FIGURES_FOLDER,
-        best_by=BEST_BY.value,
-        predicted=None if predicted is None else predicted.curve,
-    )
+    curve = None if predicted is None else predicted.curve
+    figures = folder / FIGURES_FOLDER
+    save_figures(results, figures, best_by=BEST_BY.value, predicted=curve)
+    write_page(
+        results, folder / PAGE_FILE, command=command, figures=figures, best_by=BEST_BY.value,
+        predicted=curve,
+    )  # fmt: skip
     return table
 
 
@@ -169,7 +174,11 @@ def show_finished(
         return False
     with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
         remove_partial(folder.path)
-        table = report_results(results, folder.path, predicted)
+        # Its settings are what is asked for; how it was asked for is told by its own.
+        from implicit_accel.experiments.sweep_page import command_of
+
+        command = command_of(folder.path) or cli.command("sweep")
+        table = report_results(results, folder.path, predicted, command)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
     return True
@@ -300,8 +309,8 @@ def main() -> None:
 
     # One host-platform device per core: each runs its own blocks of runs in its cache.
     # More may be asked for, to try what several devices do; but not without bound.
-    most = max(cli.num_cores(), _MOST_CPU_DEVICES)
-    jax.config.update("jax_num_cpu_devices", min(DEVICES.value or cli.num_cores(), most))
+    most = max(num_cores(), _MOST_CPU_DEVICES)
+    use_cpu_devices(min(DEVICES.value or num_cores(), most))
     compilation.keep_programs(compilation.asked_for())
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder.path))
@@ -331,7 +340,7 @@ def main() -> None:
             | asked.about
             | found
         )
-        table = report_results(results, folder.path, predicted)
+        table = report_results(results, folder.path, predicted, cli.command("sweep"))
         folder.finish(results, about | training.about(timing), training.identity)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
@@ -348,7 +357,8 @@ def costs(programs: compilation.ProgramCount, timing: Timing) -> str:
 
 def where(folder: RunFolder) -> str:
     """What lies where, in a line."""
-    return f"{folder.path}: {RESULTS_FILE}, {SUMMARY_FILE}, {CONFIG_FILE}, {FIGURES_FOLDER}/"
+    names = (RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, f"{FIGURES_FOLDER}/", PAGE_FILE)
+    return f"{folder.path}: {', '.join(names)}"
 
 
 if __name__ == "__main__":

@@ -516,7 +516,7 @@ def train_classifiers(
         stds: Initial standard deviations.
         seeds: Seeds.
         largest_block: The most runs to step together.
-        **options: Those of `implicit_accel.sweep.run`: folder, devices, memory_limit, progress.
+        **options: Those of `implicit_accel.run`: folder, devices, memory_limit, progress.
 
     Returns:
         Over (learning_rate, init_std, seed, step): ``cross_entropy`` of the training

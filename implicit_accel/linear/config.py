@@ -459,10 +459,10 @@ class SweepConfig:
 
     @property
     def record_steps(self) -> np.ndarray:
-        """Increasing step numbers whose losses are kept: 0, …, num_steps."""
+        """Step numbers whose losses are kept, increasing from 0 to ``num_steps``."""
         return spaced_steps(self.num_steps, self.records_per_decade)
 
     @property
     def observation_steps(self) -> np.ndarray:
-        """Increasing step numbers whose observables are kept: 0, …, num_steps."""
+        """Step numbers whose observables are kept, increasing from 0 to ``num_steps``."""
         return spaced_steps(self.num_steps, self.observations_per_decade)

@@ -88,8 +88,8 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     ``w_1' = −(Π a) ∇L`` and ``a_j' = −(Π_{i≠j} a_i) w_1·∇L``, conserves ``c_j = a_j² − ‖w_1‖²``,
     and with ``q = ‖w_1‖²``
 
-    ``w' = (Π a) w_1' + w_1 Σ_j a_j' Π_{i≠j} a_i
-         = −Π_j (q + c_j) ∇L − (Σ_j q Π_{i≠j} (q + c_i)) Pr_w ∇L``,
+    ``w' = (Π a) w_1' + w_1 Σ_j a_j' Π_{i≠j} a_i``
+    ``= −Π_j (q + c_j) ∇L − (Σ_j q Π_{i≠j} (q + c_i)) Pr_w ∇L``,
 
     where q is the root of ``q Π_j (q + c_j) = ‖w‖²`` that is not below any −c_j; for N = 2
     ``q = (√(c² + 4‖w‖²) − c)/2``. So w moves by a rule of its own, as from a balanced start, whose

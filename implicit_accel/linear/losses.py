@@ -37,7 +37,7 @@ class Loss:
 
     Attributes:
         p: The exponent, a real number ≥ 2.
-        convention: ``paper`` for mean |r|^p / p, ``plain`` for mean |r|^p.
+        convention: ``paper`` for mean ``|r|^p / p``, ``plain`` for mean ``|r|^p``.
 
     Raises:
         UserError: If p is below 2 or not finite, or the convention is unknown.
@@ -78,12 +78,12 @@ class Loss:
 
     @property
     def scale(self) -> float:
-        """The factor in front of |r|^p: 1/p or 1."""
+        """The factor in front of ``|r|^p``, 1/p or 1."""
         return 1 / self.p if self.convention == "paper" else 1.0
 
     @property
     def is_even(self) -> bool:
-        """Whether p is an even integer, so that |r|^p is a polynomial in r."""
+        """Whether p is an even integer, so that ``|r|^p`` is a polynomial in r."""
         return self.p % 2 == 0 and self.p <= _LARGEST_EVEN
 
     def penalty(self, r: Any) -> Any:

@@ -156,25 +156,26 @@ window.lineChart = (() => {
 
   const within = (value, [low, high]) => value >= Math.min(low, high) && value <= Math.max(low, high);
 
-  // The last point of a line that is to be seen.
+  // The last point of a line that is to be seen, or the first.
   function endOf(line, model) {
-    for (let i = line.points.length - 1; i >= 0; i--) {
-      const [x, y] = line.points[i];
-      if (y !== null && within(y, model.yDomain) && within(x, model.xDomain)) return [x, y];
-    }
-    return null;
+    const seen = ([x, y]) => y !== null && within(y, model.yDomain) && within(x, model.xDomain);
+    return (model.labelsAt === "start" ? line.points.find(seen) : line.points.findLast(seen)) ?? null;
   }
 
-  // Beside the lines' ends, none over another.
+  // Moves labels up or down so that none is over another.
   function place(labels, height) {
+    const meet = (a, b) => a.px < b.px + textWidth(b.text) && b.px < a.px + textWidth(a.text);
     labels.sort((a, b) => a.py - b.py);
-    for (let i = 1; i < labels.length; i++) {
-      labels[i].py = Math.max(labels[i].py, labels[i - 1].py + LEAST_BETWEEN_LABELS);
-    }
-    let below = height + 4;
-    for (const label of [...labels].reverse()) {
-      label.py = Math.min(label.py, below);
-      below = label.py - LEAST_BETWEEN_LABELS;
+    labels.forEach((label, i) => {
+      for (const above of labels.slice(0, i)) {
+        if (meet(label, above)) label.py = Math.max(label.py, above.py + LEAST_BETWEEN_LABELS);
+      }
+    });
+    for (let i = labels.length - 1; i >= 0; i--) {
+      labels[i].py = Math.min(labels[i].py, height + 4);
+      for (const below of labels.slice(i + 1)) {
+        if (meet(labels[i], below)) labels[i].py = Math.min(labels[i].py, below.py - LEAST_BETWEEN_LABELS);
+      }
     }
     return labels;
   }
@@ -189,10 +190,11 @@ window.lineChart = (() => {
     function measure() {
       const outer = container.clientWidth;
       const texts = model.lines.filter((line) => line.label).map((line) => textWidth(line.label));
-      const right = Math.min(Math.max(0, ...texts) + 14, outer * 0.3);
+      const beside = model.labelsAt === "start" ? 0 : Math.max(0, ...texts);
+      const right = Math.min(beside + 14, outer * 0.3);
       const padding = { left: 58, right: Math.ceil(right), top: 12, bottom: 46 };
       const width = Math.max(120, outer - padding.left - padding.right);
-      return { width, height: Math.round(Math.min(Math.max(width * 0.62, 230), 400)), padding };
+      return { width, height: Math.round(Math.min(Math.max(outer * 0.46, 220), 400)), padding };
     }
 
     // A logarithmic axis has no place for what is not above 0.
@@ -216,9 +218,11 @@ window.lineChart = (() => {
       for (const line of model.lines) {
         const end = line.label ? endOf(line, model) : null;
         if (end === null) continue;
-        const px = scale.x(end[0]) + 7;
+        // Beside an end, above a start.
+        const [right, up] = model.labelsAt === "start" ? [-2, 11] : [7, 0];
+        const px = scale.x(end[0]) + right;
         const limit = size.width + size.padding.right - px;
-        found.push({ px, py: scale.y(end[1]), text: line.label, colour: line.ink, limit });
+        found.push({ px, py: scale.y(end[1]) - up, text: line.label, colour: line.ink, limit });
       }
       return place(found, size.height);
     }
@@ -253,7 +257,9 @@ window.lineChart = (() => {
       view.data("bands", rows(model.bands, ["x", "low", "high"]));
       view.data("lines", rows(model.lines, ["x", "y"]));
       view.data("rules", model.rules);
-      view.data("marks", model.marks);
+      // What has left the chart is marked at its edge.
+      const [low, high] = model.yDomain;
+      view.data("marks", model.marks.map((mark) => ({ ...mark, y: Math.min(Math.max(mark.y, low), high) })));
       view.data("labels", []);
       point(null);
       view.run();

@@ -244,7 +244,7 @@
         }
       }
       return {
-        number, off, loss: loss ? loss.values[0] : null, rate: null, target: results.targets.own,
+        number, off, loss: loss ? loss.values[0] : null, rate: null, target: results.targets.first,
         quantity: results.quantities[0].name, view: this.views(results)[0] ?? "", linear_step: false,
         linear_loss: false, seeds: false, theory: results.quantities.some((q) => q.predicted || q.threshold),
         published: true, predict: false, revealed: false,
@@ -509,10 +509,10 @@
       }
       if (now.targets.factors.length > 1) {
         made.push(
-          this.slider("Target excess loss ε", now.targets.factors.length, "the run’s own", {
-            get: () => (this.state.target === now.targets.own ? null : this.state.target),
-            free: () => now.targets.own,
-            set: (target) => this.change({ target: target ?? now.targets.own }),
+          this.slider("Target excess loss ε", now.targets.factors.length, now.targets.own ? "the run’s own" : "a tenth of the start", {
+            get: () => (this.state.target === now.targets.first ? null : this.state.target),
+            free: () => now.targets.first,
+            set: (target) => this.change({ target: target ?? now.targets.first }),
             words: () => this.targetWords(),
           }),
         );
@@ -718,7 +718,7 @@
       if (Number.isNaN(ratio)) return `Neither ${name} nor ${other} gets there within ${count(now.num_steps)} steps.`;
       if (bound === ">") return `${name} gets there and ${other} does not: at least ${three(ratio)}× fewer steps${at}.`;
       if (bound === "<") return `${other} gets there and ${name} does not: at least ${three(1 / ratio)}× the steps${at}.`;
-      const clear = low <= 1 && high >= 1 ? "no clear difference: " : "";
+      const clear = low <= 1 && high >= 1 ? "No clear difference: " : "";
       return ratio >= 1
         ? `${clear}${name} needs ${three(ratio)}× fewer steps than ${other}${between(low, high)}${at}.`
         : `${clear}${name} needs ${three(1 / ratio)}× the steps of ${other}${between(1 / high, 1 / low)}${at}.`;
@@ -881,9 +881,9 @@
         const name = this.label(m, shown);
         const [low, middle, high] = spread;
         for (let i = 0; i < own.length; i++) {
-          least = Math.min(least, now.steps(now.firstPair[m] + i, 0, 0));
+          least = Math.min(least, now.steps(now.firstPair[m] + i, 0, state.target));
           if (now.lost[now.firstPair[m] + i] > (MOST_DIVERGED + 1e-9) * now.num_seeds) {
-            marks.push({ x: own[i], y: 1.45 * now.num_steps, shape: "M-1,-1L1,1M-1,1L1,-1", size: 22, colour: look.colour, fill: null });
+            marks.push({ x: own[i], y: 2 * now.num_steps, shape: "M-1,-1L1,1M-1,1L1,-1", size: 22, colour: look.colour, fill: null });
           }
         }
         if (now.num_seeds > 1) {
@@ -906,8 +906,8 @@
       const all = tried.length ? tried : now.rates;
       parts.two.chart.draw({
         xType: "log", yType: "log", xDomain: [Math.min(...all) / 1.1, Math.max(...all) * 1.1],
-        yDomain: [Math.max(Math.min(least, now.num_steps / 2), 1) / 1.2, now.num_steps * 1.7],
-        xTitle: "learning rate η", yTitle: "steps to the target", lines, bands, marks, rules, stops: all,
+        yDomain: [Math.max(Math.min(least, now.num_steps / 2), 1) / 1.2, now.num_steps * 2.4],
+        xTitle: "learning rate η", yTitle: "steps to the target", labelsAt: "start", lines, bands, marks, rules, stops: all,
         description: `Steps to the target against learning rate. ${said}`,
         where: (i) => `learning rate ${three(all[i])}`,
         read: (i) => curves.map((c) => {
@@ -990,7 +990,7 @@
       const { now, state, parts } = this;
       const names = ["curve", "learning rate", "steps to the target [quartiles]", "final excess loss [quartiles]", "diverged"];
       const compared = state.rate === null && shown.some((m) => now.models[m].baseline !== null);
-      if (compared) names.splice(3, 0, "speed-up [95 %]");
+      if (compared) names.splice(3, 0, `speed-up [${now.interval}]`);
       const rows = shown.map((m) => {
         const pair = this.pairOf(m);
         const rate = pair < 0 ? null : now.rate(m, pair);
@@ -1041,7 +1041,9 @@
       const exact = `Drawn values are rounded to ${three(50 * (Math.exp(quantity.step) - 1))} %; `;
       parts.note.textContent =
         seeds + bound + thinned + (quantity.log ? exact : "") +
-        "steps to the run’s own target are exact, those to other targets are the first recorded ones.";
+        (now.targets.own ? "steps to the run’s own target are exact, those to other targets" : "steps to targets") +
+        " are the first recorded ones. " +
+        `In brackets: the ${now.interval === "95 %" ? "95 % interval" : now.interval} of speed-ups, quartiles of all else.`;
     }
 
     // --- what is taken along ---

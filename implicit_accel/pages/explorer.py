@@ -8,6 +8,7 @@ payloads, `assets` what a page with any of them needs once. The drawing is in ``
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import itertools
 import json
@@ -24,6 +25,7 @@ import xarray as xr
 
 from implicit_accel import summary
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.intervals import FEWEST
 from implicit_accel.plotting import COLOURS, STABILITY_OF, Predicted, observed, threshold
 from implicit_accel.results import (
     RUN,
@@ -65,10 +67,9 @@ class _Rung:
 
 # From the finest; the first that stays within the budget is taken.
 _RUNGS = (
-    *(_Rung(ranges, 49, 8, True) for ranges in (256, 128, 64)),
-    *(_Rung(ranges, 49, 5, False) for ranges in (128, 96, 64, 48)),
-    *(_Rung(ranges, 25, 3, False) for ranges in (48, 32, 24, 16)),
-    _Rung(12, 13, 3, False),
+    *(_Rung(ranges, 25, 8, True) for ranges in (256, 128, 64)),
+    *(_Rung(ranges, 25, 5, False) for ranges in (128, 96, 64, 48)),
+    *(_Rung(ranges, 13, 3, False) for ranges in (48, 32, 24, 16, 12)),
 )
 
 
@@ -145,8 +146,15 @@ class _Runs:
         self.cells = [np.flatnonzero(row) for row in tried]
         self.places = np.nonzero(tried)
         self.excess = np.nan_to_num(_values(runs, "excess_loss"), nan=np.inf)
+        # What targets are multiples of; a run may have none of its own, which is a target of 0.
         self.target = _each_run(runs, "target")
+        self.has_target = bool((self.target > 0).all())
+        if not self.has_target:
+            start = np.where(np.isfinite(self.excess[..., 0]), self.excess[..., 0], np.nan)
+            self.target = np.full(start.shape, max(float(np.nanmedian(start)), 1e-300))
         self.best = best_learning_rates(runs, best_by)
+        # Rungs share them, and they take longest.
+        self.targets = functools.cache(self._targets)
 
     def payload(
         self, rung: _Rung, predicted: Predicted | None, published: Sequence[Published]
@@ -160,6 +168,8 @@ class _Runs:
             "num_steps": int(runs.attrs["num_steps"]),
             "num_seeds": int(runs.sizes["seed"]),
             "best_by": self.best_by,
+            # Of the speed-ups.
+            "interval": "95 %" if runs.sizes["seed"] >= FEWEST else "range over seeds",
             "axes": self._axes(),
             "models": [
                 {"label": label, "baseline": base, "rates": cells.tolist()}
@@ -169,7 +179,7 @@ class _Runs:
             "diverged": _pack(diverged.sum(axis=-1)),
             "lost": _pack(lost(runs, self.best_by)[self.places].sum(axis=-1)),
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
-            "targets": self._targets(rung),
+            "targets": self.targets(rung.targets),
             "quantities": list(self._quantities(rung, predicted)),
             "published": [_published(curve) for curve in published],
             "summary": {
@@ -204,36 +214,40 @@ class _Runs:
             )
         return axes
 
-    def _targets(self, rung: _Rung) -> dict[str, Any]:
+    def _targets(self, count: int) -> dict[str, Any]:
         """Steps to targets, multiples of the models' own, and how models compare at each.
 
         ``steps`` holds (pair, quartile/median/quartile, target) whole numbers, twice the steps and
         one more, 0 for never.
         """
         runs = self.runs
-        factors = self._factors(rung.targets)
-        own = int(np.flatnonzero(factors == 1.0)[0])
+        factors = self._factors(count)
+        # Where the slider is at first: at the own target, or at a tenth of the start.
+        first = int(np.argmin(np.abs(np.log(factors / (1.0 if self.has_target else 0.1)))))
         records = runs["step"].values
         lowest = np.minimum.accumulate(self.excess, axis=-1)
         exact = valid_steps(runs, stable=self.best_by == "stable")
         never = np.isfinite(_values(runs, "divergence_step")) & (self.best_by == "stable")
         steps, best, compared = [], [], []
         for number, factor in enumerate(factors):
-            if number == own:
+            if self.has_target and number == first:
                 found = exact
             else:
                 below = lowest <= (factor * self.target)[..., None]
                 found = np.where(below.any(axis=-1), records[below.argmax(axis=-1)], np.inf)
                 found = np.where(never, np.inf, found)
             steps.append(np.stack(_spread(found[self.places]), axis=-1))
-            chosen = self._best_for(found)
+            at_target = runs.assign(steps_to_target=(RUN, found))
+            by_final = self.best_by == "final"
+            chosen = self.best if by_final else best_learning_rates(at_target, self.best_by)
             best.append(chosen)
-            compared.append(self._compared(found, chosen))
+            compared.append(self._compared(at_target, chosen))
         doubled = np.round(2 * np.stack(steps, axis=-1)) + 1
         zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
         return {
             "factors": [float(f"{factor:.6g}") for factor in factors],
-            "own": own,
+            "first": first,
+            "own": self.has_target,
             "of": _middle(self.target),
             "zero": None if zero is None else _middle(_broadcast(zero, runs)),
             "steps": _pack(np.where(np.isfinite(doubled), doubled, 0)),
@@ -242,7 +256,7 @@ class _Runs:
         }
 
     def _factors(self, count: int) -> np.ndarray:
-        """Equal ratios from the highest loss that all start from to the lowest that any reaches."""
+        """Equal ratios from the highest start to the lowest loss that any run reaches; 1 is one."""
         excess = self.excess[self.places]
         with np.errstate(over="ignore"):  # of a run about to diverge
             relative = np.where(np.isfinite(excess), excess, np.nan)
@@ -259,21 +273,13 @@ class _Runs:
         below = np.geomspace(1.0, low, count - share) if low < 1 else np.ones(1)
         return np.concatenate([above, below[1:]])
 
-    def _best_for(self, steps: np.ndarray) -> np.ndarray:
-        """(model,) places of the best rates if these were the steps to the target."""
-        if self.best_by == "final":
-            return self.best
-        runs = self.runs.assign(steps_to_target=(RUN, steps))
-        return best_learning_rates(runs, self.best_by)
-
-    def _compared(self, steps: np.ndarray, best: np.ndarray) -> np.ndarray:
+    def _compared(self, at_target: xr.Dataset, best: np.ndarray) -> np.ndarray:
         """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
         found = np.full((len(best), 3), np.nan)
-        at_best = [steps[m, b] if b >= 0 else np.full(steps.shape[2], np.inf)
-                   for m, b in enumerate(best)]  # fmt: skip
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
-                found[m] = speed_up(at_best[base], at_best[m])
+                ratio = speed_up(at_target, best, base, m, best_by=self.best_by)
+                found[m] = ratio.value, ratio.low, ratio.high
         return found
 
     def _quantities(self, rung: _Rung, predicted: Predicted | None) -> Iterator[dict[str, Any]]:
@@ -521,8 +527,8 @@ def assets() -> str:
     style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
     own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
     # In a function of its own, else each of its thousands of names would be the page's.
-    vega = f"(() => {{{vl_convert.javascript_bundle()}}})();"
-    scripts = map(script_element, (vega, *own))
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    scripts = map(script_element, (f"(() => {{{bundle}}})();", *own))
     return f"<style>{style}</style>{''.join(scripts)}"
 
 
@@ -533,7 +539,7 @@ def script_element(source: str) -> str:
 
 def read_asset(name: str) -> str:
     """A style or a script that comes with the package."""
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files("implicit_accel.pages") / name).read_text(encoding="utf-8")
 
 
 def _safe(value: object) -> str:

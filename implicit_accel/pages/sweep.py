@@ -30,8 +30,8 @@ _HOW_TO_READ = (
     (
         "Speed-up",
         "is the baseline's median number of steps to the target over the model's: above 1, the "
-        "model is faster. In brackets is the 95 % bootstrap interval over seeds, the learning "
-        "rates taken as given; behind steps and losses there are the quartiles over seeds.",
+        "model is faster. In brackets is its interval; behind steps and losses there are the "
+        "quartiles over seeds.",
     ),
     (
         "The target",
@@ -91,8 +91,8 @@ def page(
             if drawn
             else ""
         )
-        + f'<h2>How it was made</h2><pre tabindex="0">{_safe(command)}</pre>'
-        f'<p class="soft">{_safe(software)}</p>'
+        + f"<noscript><pre>{_safe(command)}</pre></noscript>"
+        f'<p class="soft">Made with {_safe(software)}.</p>'
     )
     return shell.document(title, body, assets=assets())
 

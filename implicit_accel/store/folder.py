@@ -41,6 +41,7 @@ from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
     FORMAT,
+    PAGE_FILE,
     RESULTS_FILE,
     SUMMARY_FILE,
     save_json,
@@ -57,7 +58,9 @@ _MOST_SHARES = 100_000
 
 # A run's own files. The checkpoints are the first to be set aside and the last to be put back: as
 # long as they are not in their place, a broken move is begun again.
-_OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, FIGURES_FOLDER)
+_OWN = (
+    CHECKPOINTS_FOLDER, RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, FIGURES_FOLDER, PAGE_FILE,
+)  # fmt: skip
 
 
 class ForeignFolderError(UserError):

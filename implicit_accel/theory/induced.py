@@ -19,7 +19,7 @@ class InducedDynamics(NamedTuple):
 
     Attributes:
         rho: (T,), the adaptive learning rate.
-        mu: (T, T), strictly lower triangular: the momentum. Positive while |ω| grows.
+        mu: (T, T), strictly lower triangular: the momentum. Positive while ``|ω|`` grows.
         start: (T,), what the initial vector contributes; small from a near-zero start.
     """
 

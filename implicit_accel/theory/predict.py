@@ -66,7 +66,7 @@ class ModelPrediction:
 
     @property
     def step_time(self) -> float:
-        """The flow's time in a step of unit learning rate: ``1/(1 − β)`` with momentum β."""
+        """The flow's time in a step of unit learning rate, ``1/(1 − β)`` with momentum β."""
         return 1 / (1 - momentum_of(self.model.optimizer))
 
     @property

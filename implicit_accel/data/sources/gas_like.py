@@ -17,7 +17,7 @@ def gas_like(*, num_rows: int = 2565, seed: int = 0) -> Dataset:
     with each principal component equal those of the 2565 Ethanol rows (package file
     ``data/gas_spectrum.csv``, ρ up to sign). They determine full-batch training on the square loss
     from a rotation-invariant initialisation. Other losses see the distributions too, which are
-    imitated only roughly:
+    imitated only roughly::
 
         X = Z diag(√λ) Vᵀ,   y = Z ρ + √(1 - |ρ|²) e,   [1 Z e]ᵀ[1 Z e] = n I,
 

@@ -112,6 +112,13 @@ class Effect:
             return f"{text} ({ends[0]} to {ends[1]} over {self.design.seeds} seeds)"
         return f"{text} [{ends[0]}, {ends[1]}]"
 
+    @property
+    def bound(self) -> str:
+        """Whether a speed-up is only a bound: ``>`` if it is larger, ``<`` if smaller."""
+        # By its note, which is what is stored: a side that never arrived counts with the runs' end.
+        never = [who for who in ("baseline", "model") if f"the {who} never reached" in self.note]
+        return {("baseline",): ">", ("model",): "<"}.get(tuple(never), "")
+
     def ends(self, confidence: float) -> tuple[float, float]:
         """Where the effect may lie; its value, if it has no interval."""
         if self.at is not None:

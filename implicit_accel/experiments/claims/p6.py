@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -30,15 +29,21 @@ from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.images import images_and_notes
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, median_of
-from implicit_accel.images.networks import TutorialCNN
-from implicit_accel.images.task import ClassifierConfig
-from implicit_accel.plotting import COLOURS
-from implicit_accel.theory.decay import (
-    initial_decay,
-    momentum_time,
-    product_penalty,
-    single_penalty,
+from implicit_accel.experiments.claims.toolkit.tutorial import (
+    LAW_FACTOR,
+    LAW_STEP,
+    NETWORKS,
+    RATE,
+    STD,
+    Decay,
+    Pair,
+    curves_of,
+    decay_of,
+    published_length,
+    tutorial,
 )
+from implicit_accel.images.networks import TutorialCNN
+from implicit_accel.plotting import COLOURS
 
 # What is regularised, in words → `TutorialCNN.regularised`. The original's dense matrices are
 # single ones: for it the first three readings are the same.
@@ -52,36 +57,12 @@ _READINGS = {
 # Measured on a fixed set of training images, without dropout.
 _MEASURES = {"fixed_regularised_loss": "sum", "fixed_cross_entropy": "cross-entropy"}
 
-_RATE, _STD = 0.01, 0.1  # the tutorial's
-
 # How far a run may be from a published curve: a factor of 1.26, twice what the readings of the
 # overparameterised one scatter by about their own running median (0.05). The two published curves
 # are further apart than that from step 600 or so on, and by 1.5 decades at the end.
 _NEAR = 0.1
 
-# At which step weight decay's law is held against what was measured, and how near it must be to
-# be called the cause.
-_LAW_STEP, _LAW_FACTOR = 1_000, 1.25
-
 _BLUE, _RED = COLOURS[:2]
-
-_Pair = tuple[xr.Dataset, xr.Dataset]
-
-
-def _tutorial(
-    lab: Laboratory, network: TutorialCNN, *, num_steps: int, evaluate_every: int
-) -> ClassifierConfig:
-    return ClassifierConfig(
-        network,
-        num_steps=num_steps,
-        num_train=lab.pick(256, 55_000, None),
-        num_validation=lab.pick(0, 0, 5_000),
-        num_test=lab.pick(20, 200, 2_000),
-        num_fixed=lab.pick(20, 1_000, 2_000),
-        evaluate_every=evaluate_every,
-        window=lab.pick(2, 10, 10),
-        batch_size=lab.pick(16, 64, 64),
-    )
 
 
 @dataclass(frozen=True)
@@ -93,11 +74,11 @@ class _Runs:
         others: By each other reading, the same two in fewer steps.
     """
 
-    long: _Pair
-    others: dict[str, _Pair]
+    long: Pair
+    others: dict[str, Pair]
 
     @property
-    def readings(self) -> dict[str, _Pair]:
+    def readings(self) -> dict[str, Pair]:
         """By every reading, the first steps, as many for all."""
         few = _num_steps(self.others["nothing"])
 
@@ -111,13 +92,12 @@ class _Runs:
 
 def _train(lab: Laboratory, data: ImageData) -> _Runs:
     def run(network: TutorialCNN, seeds: int, num_steps: int, evaluate_every: int) -> xr.Dataset:
-        config = _tutorial(lab, network, num_steps=num_steps, evaluate_every=evaluate_every)
-        stds = (_STD,) if network.overparameterised else None
-        return lab.classifiers(data, config, rates=(_RATE,), num_seeds=seeds, stds=stds)
+        config = tutorial(lab, network, num_steps=num_steps, evaluate_every=evaluate_every)
+        stds = (STD,) if network.overparameterised else None
+        return lab.classifiers(data, config, rates=(RATE,), num_seeds=seeds, stds=stds)
 
-    full = lab.pick(1, 1, 5), lab.pick(8, 8_594, 8_594), lab.pick(2, 100, 100)
     few = lab.pick(1, 2, 5), lab.pick(4, 400, 8_594), lab.pick(2, 25, 100)
-    long = run(TutorialCNN(), *full), run(TutorialCNN(True, "product"), *full)
+    long = published_length(lab, data)
     others = {}
     for reading, regularised in list(_READINGS.items())[1:]:
         original = TutorialCNN(regularised="none" if regularised == "none" else "factors")
@@ -149,18 +129,13 @@ def crossing(steps: np.ndarray, losses: np.ndarray, level: float) -> np.ndarray:
     return np.where(below.any(axis=-1), np.maximum(found, steps[1]), np.inf)
 
 
-def _curves(results: xr.Dataset, measure: str) -> np.ndarray:
-    """(seed, step or evaluation) values at the first rate and start."""
-    return results[measure].values[0, 0].astype(float)
-
-
-def _speed_up(name: str, pair: _Pair, measure: str) -> Effect:
+def _speed_up(name: str, pair: Pair, measure: str) -> Effect:
     """Steps to the original's last loss, original over overparameterised, seed by seed.
 
     Where the overparameterised network does not get there, the other way round: to its last loss.
     """
     steps = pair[0]["evaluation_step"].values.astype(float)
-    original, deeper = (_curves(results, measure) for results in pair)
+    original, deeper = (curves_of(results, measure) for results in pair)
     last = [float(np.median(curves.min(axis=-1))) for curves in (original, deeper)]
     level = max(last)
     both = [np.minimum(crossing(steps, curves, level), steps[-1]) for curves in (original, deeper)]
@@ -172,7 +147,7 @@ def _speed_up(name: str, pair: _Pair, measure: str) -> Effect:
     )  # fmt: skip
 
 
-def _num_steps(pair: _Pair) -> int:
+def _num_steps(pair: Pair) -> int:
     return int(pair[0]["step"][-1])
 
 
@@ -198,132 +173,14 @@ def _distance(name: str, curve: str, results: xr.Dataset) -> Effect:
     ends = results["step"].values.astype(float)
     middles = (np.concatenate([[0], ends[:-1]]) + ends) / 2
     found = [
-        distance(middles, losses, published) for losses in _curves(results, "regularised_loss")
+        distance(middles, losses, published) for losses in curves_of(results, "regularised_loss")
     ]
     if np.isnan(found).all():
         return Effect(name, math.nan, unit=" decades", note="too few steps to compare")
     return median_of(name, np.array(found), unit=" decades", least=0.0)
 
 
-def _times(results: xr.Dataset) -> np.ndarray:
-    """Flow time of every evaluation, from the rates and the momentum alone."""
-    steps = results["evaluation_step"].values
-    decay = float(results.attrs["rate_decay"])
-    epochs = np.arange(int(steps[-1])) // int(results.attrs["epoch_steps"])
-    momentum = 0.9  # of `Optimizer("momentum")`
-    return momentum_time(_RATE * decay**epochs, momentum)[steps]
-
-
-def predicted_penalty(network: TutorialCNN, std: float, seed: int, times: np.ndarray,
-                      weight_decay: float) -> np.ndarray:  # fmt: skip
-    """½ ‖·‖² of the end-to-end dense matrices and biases, if weight decay alone acts on them.
-
-    Args:
-        network: Overparameterised with the product regularised, or not overparameterised.
-        std: Of the new factors.
-        seed: Of the start.
-        times: (K,) see `momentum_time`.
-        weight_decay: λ.
-
-    Returns:
-        (K,) penalties.
-    """
-    total = np.zeros(len(times))
-    for layer in network.draw(std, seed).dense:
-        total += single_penalty(float(np.sum(layer.bias**2)) / 2, times, weight_decay)
-        if len(layer.factors) == 2:
-            total += product_penalty(*layer.factors, times, weight_decay)
-        else:
-            start = float(np.sum(layer.factors[0] ** 2)) / 2
-            total += single_penalty(start, times, weight_decay)
-    return total
-
-
-def _predicted(results: xr.Dataset, network: TutorialCNN) -> np.ndarray:
-    """(seed, evaluation) penalties that the law gives."""
-    times, decay = _times(results), float(results.attrs["weight_decay"])
-    seeds = results["seed"].values
-    return np.stack([predicted_penalty(network, _STD, int(s), times, decay) for s in seeds])
-
-
-_NETWORKS = {
-    "original": TutorialCNN(),
-    "overparameterised": TutorialCNN(True, "product"),
-}
-
-
-@dataclass(frozen=True)
-class _Decay:
-    """Weight decay, predicted and measured.
-
-    Attributes:
-        predicted: By network, (seed, evaluation) penalties.
-        measured: The same.
-        steps: Of the evaluations.
-        faster: How many times faster than a single matrix's the first product decays at the start.
-    """
-
-    predicted: dict[str, np.ndarray]
-    measured: dict[str, np.ndarray]
-    steps: np.ndarray
-    faster: float
-
-    @property
-    def at(self) -> int:
-        """The evaluation at which the law is judged."""
-        return int(np.argmin(np.abs(self.steps - _LAW_STEP)))
-
-    @property
-    def effects(self) -> list[Effect]:
-        """Predicted over measured, by network."""
-        i = self.at
-        return [
-            median_of(
-                f"{name}: predicted over measured penalty after {self.steps[i]:,} steps",
-                self.predicted[name][:, i] / self.measured[name][:, i], unit="", least=0.0,
-                note=f"left of the start: {self._left(self.predicted[name])} % predicted, "
-                f"{self._left(self.measured[name])} % measured",
-            )
-            for name in _NETWORKS
-        ]  # fmt: skip
-
-    def _left(self, penalties: np.ndarray) -> str:
-        return f"{100 * np.median(penalties[:, self.at] / penalties[:, 0]):.3g}"
-
-    @property
-    def explains(self) -> bool:
-        """Whether the law is near what was measured, for both networks."""
-        return all(1 / _LAW_FACTOR <= e.value <= _LAW_FACTOR for e in self.effects)
-
-    def table(self, weight_decay: float) -> pd.DataFrame:
-        """Both as parts of the loss, at steps about twice as far each time."""
-        last = len(self.steps) - 1
-        wanted = sorted({*(min(2**k, last) for k in range(12)), last})
-        return pd.DataFrame(
-            [
-                {"step": self.steps[i]}
-                | {
-                    f"{name}, {how}": weight_decay * float(np.median(values[name][:, i]))
-                    for name in _NETWORKS
-                    for how, values in (("law", self.predicted), ("measured", self.measured))
-                }
-                for i in wanted
-            ]
-        )
-
-
-def _decay(pair: _Pair) -> _Decay:
-    both = dict(zip(_NETWORKS, pair, strict=True))
-    first = _NETWORKS["overparameterised"].draw(_STD, 0).dense[0]
-    return _Decay(
-        {name: _predicted(results, _NETWORKS[name]) for name, results in both.items()},
-        {name: _curves(results, "end_to_end_penalty") for name, results in both.items()},
-        pair[0]["evaluation_step"].values,
-        initial_decay(*first.factors),
-    )
-
-
-def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
+def _figure(data: ImageData, pair: Pair, decay: Decay) -> Figure:
     """The sum beside the authors' curves, and its two parts."""
     figure, axes = make_figure(1, 3, title=f"The tutorial's network on {data.title}")
     sums, penalty, entropy = axes[0]
@@ -340,11 +197,11 @@ def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
         assert isinstance(text, Annotation)
         text.set_annotation_clip(True)
         text.set_in_layout(False)
-    for name, results, colour in zip(_NETWORKS, pair, (_BLUE, _RED), strict=True):
+    for name, results, colour in zip(NETWORKS, pair, (_BLUE, _RED), strict=True):
         style = {"color": colour}
         steps, tested = results["step"].values, results["evaluation_step"].values
         # A single batch's loss, as published, is drawn in means over 100 steps or so.
-        losses = _curves(results, "regularised_loss")
+        losses = curves_of(results, "regularised_loss")
         group = max(1, len(steps) // 86)
         kept = len(steps) // group * group
         means = losses[:, :kept].reshape(len(losses), -1, group).mean(axis=-1)
@@ -354,7 +211,9 @@ def _figure(data: ImageData, pair: _Pair, decay: _Decay) -> Figure:
         draw_seeds(penalty, tested, measured, label="", style=style)
         law = weight_decay * np.median(decay.predicted[name], axis=0)
         penalty.plot(tested, law, color="black", linewidth=0.9, linestyle=(0, (3, 3)))
-        draw_seeds(entropy, tested, _curves(results, "fixed_cross_entropy"), label="", style=style)
+        draw_seeds(
+            entropy, tested, curves_of(results, "fixed_cross_entropy"), label="", style=style
+        )
         for ax, x, y, at in (
             (sums, middles, np.median(means, axis=0), 0.3),
             (penalty, tested, np.median(measured, axis=0), 0.3),
@@ -405,19 +264,19 @@ def _elsewhere(lab: Laboratory, data: ImageData) -> str:
     def run(
         network: TutorialCNN, rates: Sequence[float], stds: Sequence[float] | None
     ) -> list[str]:
-        config = _tutorial(lab, network, num_steps=num_steps, evaluate_every=num_steps)
+        config = tutorial(lab, network, num_steps=num_steps, evaluate_every=num_steps)
         results = lab.classifiers(data, config, rates=rates, num_seeds=seeds, stds=stds)
         last = [np.median(results[m].values[..., -1], axis=-1).ravel() for m in _MEASURES]
         return [f"{_loss(a)} ({_loss(b)})" for a, b in zip(*last, strict=True)]
 
-    deep = _NETWORKS["overparameterised"]
-    pairs = zip(rates, run(TutorialCNN(), rates, None), run(deep, rates, (_STD,)), strict=True)
+    deep = NETWORKS["overparameterised"]
+    pairs = zip(rates, run(TutorialCNN(), rates, None), run(deep, rates, (STD,)), strict=True)
     by_rate = "; ".join(f"rate {r:g}: {a} and {b}" for r, a, b in pairs)
-    starts = zip(stds, run(deep, (_RATE,), stds), strict=True)
+    starts = zip(stds, run(deep, (RATE,), stds), strict=True)
     return (
         f"Sums (cross-entropies) of the fixed images after {num_steps:,} steps, original and "
         f"overparameterised with the product regularised: {by_rate}. By the new factors' standard "
-        f"deviation (rate {_RATE:g}): " + "; ".join(f"std {s:g}: {a}" for s, a in starts) + "."
+        f"deviation (rate {RATE:g}): " + "; ".join(f"std {s:g}: {a}" for s, a in starts) + "."
     )
 
 
@@ -429,11 +288,11 @@ def _listed(effects: Sequence[Effect]) -> str:
     return "; ".join(f"{e.name}: {e}" for e in effects)
 
 
-def _cause(decay: _Decay) -> Cause | None:
+def _cause(decay: Decay) -> Cause | None:
     if not decay.explains:
         return None
     return Cause(
-        ("P6",),
+        ("T11",),
         "Weight decay. Regularised as a product, W_2 W_1 decays through both factors, at the "
         f"start {decay.faster:.3g} times faster than a single matrix: from λ, the rate, the "
         "momentum and the start's size alone follows what is left of the penalty after "
@@ -448,7 +307,7 @@ def _test(lab: Laboratory) -> Finding:
     title, length, few = data.title, _num_steps(runs.long), _num_steps(runs.others["nothing"])
     near = [
         _distance(f"{title}, {name}, {length:,} steps: from the published curve", name, results)
-        for name, results in zip(_NETWORKS, runs.long, strict=True)
+        for name, results in zip(NETWORKS, runs.long, strict=True)
     ]
     total, entropy = (
         _speed_up(f"{title}, {label}, {length:,} steps, regularised: the product", runs.long, m)
@@ -471,7 +330,7 @@ def _test(lab: Laboratory) -> Finding:
         for reading, pair in runs.readings.items()
     ]  # fmt: skip
     plain, published = short["nothing", "fixed_cross_entropy"], _authors_speed_up()
-    decay = _decay(runs.long)
+    decay = decay_of(runs.long)
     parts = [
         *(below(e, _NEAR) for e in near),
         above(total, 1.0, size=Range(low=10.0, closed=True)),
@@ -545,7 +404,7 @@ CLAIM = Claim(
     "size at 10 or above ('orders of magnitude' at the least one) over the published length. In "
     "the cross-entropy the ratio lies above 1, with the product regularised and without any "
     f"regularisation. Weight decay is the cause if its law, from λ, rate and momentum alone, gives "
-    f"both networks' penalties after {_LAW_STEP:,} steps within a factor of {_LAW_FACTOR:g}.",
+    f"both networks' penalties after {LAW_STEP:,} steps within a factor of {LAW_FACTOR:g}.",
     test=_test,
     paper_hours=14.0,
 )

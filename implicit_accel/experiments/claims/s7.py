@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -237,6 +238,12 @@ def _rows(stations: _Stations) -> list[Effect]:
     ]
 
 
+def _target_of(effect: Effect) -> str:
+    """To which share of the zero predictor's excess loss, as its note says."""
+    found = re.search(r"to ([0-9.]+) of the zero", effect.note)
+    return f"to {100 * float(found[1]):.3g} %" if found else ""
+
+
 def _draw(name: str, stations: _Stations) -> dict[str, object]:
     series = {
         part: {
@@ -245,6 +252,10 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
         }
         for part, rows in stations.items()
     }
+
+    def remarks(rows: dict[str, list[Effect]]) -> dict[str, tuple[str, ...]]:
+        return {label: tuple(map(_target_of, effects)) for label, effects in rows.items()}
+
     both = {d: series["alone"][d] + series["undone"][d] for d in series["alone"]}
     return {
         "stations": Forest(
@@ -253,12 +264,16 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
             f"({name})",
             xlabel="times fewer steps than one layer",
             curves=tuple(stations["path"]),
+            remarks=remarks(series["path"]),
+            remarks_are="to which share of the zero predictor's excess loss",
         ),
         "each_change": Forest(
             both,
             title=f"Each change alone, and the paper's setting without it ({name})",
             xlabel="times fewer steps than one layer",
             curves=(*stations["alone"], *stations["undone"]),
+            remarks=remarks(both),
+            remarks_are="to which share of the zero predictor's excess loss",
         ),
     }
 

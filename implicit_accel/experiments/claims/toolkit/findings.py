@@ -40,6 +40,9 @@ _BITMAP_DPI = 110
 
 _NUMBERS = ("value", "low", "high")
 
+# What reading a damaged file ends in.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
 ANSWERS = ("direction", "size", "cause")
 """What a verdict answers, in the order of `Entry.answers`."""
 
@@ -137,7 +140,7 @@ def load_findings(path: Path) -> dict[str, Finding]:
         if stored["format"] != _FORMAT:
             raise ValueError(f"format {stored['format']!r}")
         return {str(each["claim"]): _finding(each) for each in stored["findings"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{path}: damaged ({error}); run the claims again") from None
 
 
@@ -154,16 +157,53 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
         stored = json.loads(path.read_text())
         if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
             return None
-        finding = _finding(stored)
-        figures = [folder / Path(str(name)).name for name in stored["figures"]]
-        seconds = float(stored["seconds"])
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"{seconds} seconds")
-        forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _entry(claim, stored, folder)
+    except _DAMAGE as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
-    # The page carries the figures' bytes: a link might bring in a file that is none of them.
+
+
+def load_entries(folder: Path, claims: Sequence[Claim]) -> tuple[str, tuple[Entry, ...]]:
+    """Reads a whole reproduction: what `save_findings` wrote, with the figures in its folder.
+
+    Args:
+        folder: The reproduction's.
+        claims: Which are wanted.
+
+    Returns:
+        The scale, and the claims that are there, in the order wanted.
+
+    Raises:
+        DataError: If there is no such file, or it is damaged, or its claims are of several scales.
+    """
+    path = folder / FINDINGS_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path}: there is no such file; name the folder of a reproduction, or make one: "
+            "python -m experiments.reproduce"
+        )
+    try:
+        stored = json.loads(path.read_text())
+        if stored["format"] != _FORMAT:
+            raise ValueError(f"format {stored['format']!r}")
+        by_id = {str(each["claim"]): each for each in stored["findings"]}
+        scales = sorted({str(each["scale"]) for each in by_id.values()})
+        if len(scales) != 1:
+            raise ValueError(f"{' and '.join(scales) or 'no'} scale")
+        wanted = [claim for claim in claims if claim.id in by_id]
+        return scales[0], tuple(_entry(c, by_id[c.id], folder / c.id) for c in wanted)
+    except _DAMAGE as error:
+        raise DataError(f"{path}: damaged ({error}); run the claims again") from None
+
+
+def _entry(claim: Claim, stored: dict[str, Any], folder: Path) -> Entry:
+    finding = _finding(stored)
+    figures = [folder / Path(str(name)).name for name in stored["figures"]]
+    seconds = float(stored["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{seconds} seconds")
+    # A report carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
+    forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     return Entry(claim, finding, plain, seconds, forests, load_curves(folder))
 
 
@@ -194,6 +234,8 @@ def _json_forest(forest: Forest) -> dict[str, Any]:
     return {
         "series": series, "title": forest.title, "xlabel": forest.xlabel,
         "sides": list(forest.sides), "curves": list(forest.curves),
+        "remarks": {label: list(words) for label, words in forest.remarks.items()},
+        "remarks_are": forest.remarks_are,
     }  # fmt: skip
 
 
@@ -205,6 +247,8 @@ def _forest(stored: dict[str, Any]) -> Forest:
         xlabel=str(stored["xlabel"]),
         sides=(str(left), str(right)),
         curves=tuple(map(str, stored["curves"])),
+        remarks={str(n): tuple(map(str, words)) for n, words in stored["remarks"].items()},
+        remarks_are=str(stored["remarks_are"]),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from implicit_accel import intervals
+from implicit_accel import intervals, statistics
 from implicit_accel.experiments.claims.criteria import Design, Effect, Kind
 from implicit_accel.intervals import Interval, Side
 from implicit_accel.results import trained
@@ -147,10 +147,9 @@ def side_of(results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float
     lost = np.concatenate([np.isfinite(r["divergence_step"].values[model]) for r in runs])
     rates = np.concatenate([r["learning_rate"].values for r in runs])
     tried = np.concatenate([trained(r)[model] for r in runs])
-    order = np.argsort(rates)
-    order = order[tried[order]]
     lost &= ~np.isfinite(steps)
-    return Side(rates[order], steps[order], lost[order], float(runs[0].attrs["num_steps"]))
+    length = float(runs[0].attrs["num_steps"])
+    return statistics.side_of(rates[tried], steps[tried], lost[tried], length)
 
 
 def compare(

@@ -17,7 +17,7 @@ _QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "What about non-linear networks?": ("non-linear networks", ("P6", "F4", "S5", "S6")),
     "What does theory say?": (
         "theory",
-        ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 11))),
+        ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 12))),
     ),
 }
 _OTHER = ("What else is there?", "other")

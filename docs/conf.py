@@ -1,0 +1,149 @@
+"""The documentation site: sphinx-build -W --keep-going -b html docs build/docs.
+
+Nothing in a page is fetched from elsewhere: formulas are MathML, fonts and scripts are the theme's
+own copies.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util.nodes import make_refnode
+
+import implicit_accel
+
+project = "implicit_accel"
+author = "the implicit_accel authors"
+version = release = implicit_accel.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["build", "**.ipynb_checkpoints", "jupyter_execute"]
+
+# --- Pages ---------------------------------------------------------------------------------------
+
+# A dollar sign is a dollar sign: formulas are written as {math}.
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Tutorials are run afresh at every build, so that what they show is what the library does.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 170
+nb_output_stderr = "warn"
+nb_merge_streams = True
+# As the tests do: neither the user's cache of programs nor a progress bar has a part in a page.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+# --- The reference, from docstrings --------------------------------------------------------------
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+toc_object_entries_show_parents = "hide"
+autosummary_generate = False
+nitpicky = True
+# Other projects' names, which are no part of these pages.
+nitpick_ignore_regex = [
+    ("py:.*", r"(np|numpy|xr|xarray|pd|pandas|jax|optax|matplotlib|pathlib|collections)(\..*)?"),
+]
+
+# --- Looks ---------------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "implicit_accel"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_sidebars = {"index": []}
+html_theme_options = {
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "show_prev_next": True,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "tango",
+    "pygments_dark_style": "monokai",
+}
+copyright = "the implicit_accel authors, MIT licence"
+
+
+# --- Names in docstrings -------------------------------------------------------------------------
+
+
+def _link(app: Sphinx, env: Any, node: Any, shown: nodes.Node) -> nodes.Node | None:
+    """Where a name in a docstring leads that is not written out from the package on.
+
+    It is the one documented object that ends so. What is there but has no entry in the reference
+    stays text; a name that leads nowhere is left to Sphinx, which warns of it.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"].removeprefix(f"{project}.")
+    documented = env.domains["py"].objects
+    names = [n for n in documented if n.endswith(f".{target}") and n.startswith(project)]
+    if names:
+        # Of an object under two names the public one, which is the shorter.
+        name = min(names, key=lambda n: (documented[n].aliased, n.count("."), n))
+        place = documented[name]
+        return make_refnode(app.builder, node["refdoc"], place.docname, place.node_id, shown, name)
+    modules = [m for n, m in sys.modules.items() if n.partition(".")[0] == project]
+    return shown if any(_has(module, target) for module in modules) else None
+
+
+def _has(module: Any, name: str) -> bool:
+    try:
+        operator.attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
+
+
+def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:  # noqa: ARG001
+    """Leaves out a named tuple's fields, which the class's docstring tells of."""
+    return True if isinstance(member, _FIELD) else None
+
+
+_FIELD = type(implicit_accel.Layers.weights)
+
+
+# --- Formulas ------------------------------------------------------------------------------------
+
+
+def _inline_formula(page: Any, node: nodes.math) -> None:
+    page.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _formula(page: Any, node: nodes.math_block) -> None:
+    formula = tex2mathml(node.astext(), as_block=True)
+    page.body.append(f'<div class="math">{formula}</div>\n')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Links names, and adds formulas as MathML, which browsers show by themselves."""
+    app.connect("missing-reference", _link)
+    app.connect("autodoc-skip-member", _skip)
+    app.add_html_math_renderer("mathml", (_inline_formula, None), (_formula, None))
+
+
+html_math_renderer = "mathml"

@@ -1,0 +1,71 @@
+"""Puts results into the documents: python docs/publish.py outputs/reproduction outputs/gas.
+
+The report, its figures and its findings go to docs/reproduction, the verdicts and the sentences on
+S7 into README.md, and so does the table of a sweep. Figures are reduced to 256 colours, which their
+few need.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from implicit_accel import load_run, summarise
+from implicit_accel.summary import caption, cells, columns
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "reproduction"
+
+_FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+_SENTENCE = re.compile(r"\(\d\) (.*?\.)(?= \(\d\) |$)")
+
+
+def publish(source: Path) -> None:
+    """Copies what is shown of a reproduction.
+
+    Args:
+        source: Its folder, with REPORT.md and findings.json.
+    """
+    report = (source / "REPORT.md").read_text()
+    shown = sorted(set(_FIGURE.findall(report)))
+    for old in TARGET.rglob("*.png"):
+        old.unlink()
+    for name in shown:
+        (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source / name) as picture:
+            colours = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        colours.save(TARGET / name, optimize=True)
+    (TARGET / "REPORT.md").write_text(report)
+    shutil.copyfile(source / "findings.json", TARGET / "findings.json")
+    rows = [line for line in report.splitlines() if line.startswith(("| [", "| claim", "| ---"))]
+    table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
+    _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
+    summary = json.loads((source / "S7" / "finding.json").read_text())["summary"]
+    found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
+    _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
+
+
+def publish_sweep(run: Path) -> None:
+    """Writes a finished sweep's table into README.md."""
+    results = load_run(run)
+    table = summarise(results)
+    names = [name.replace("\n", " ") for name in columns(table)]
+    rows = [names, ["---", *["---:"] * (len(names) - 1)]]
+    rows += [cells(table, m) for m in range(len(table))]
+    lines = ["| " + " | ".join(cell.replace("[", "\\[") for cell in row) + " |" for row in rows]
+    _replace("sweep", "\n".join([*lines, "", f"{results.attrs['title']}. {caption(table)}"]))
+
+
+def _replace(name: str, text: str) -> None:
+    """Puts a text between the two comments with a name in README.md."""
+    readme, mark = ROOT / "README.md", f"<!-- {name} -->"
+    before, _, after = readme.read_text().split(mark)
+    readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]))
+    publish_sweep(Path(sys.argv[2]))

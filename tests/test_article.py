@@ -1,0 +1,453 @@
+"""The article: every number and verdict in it is a finding's, whatever the findings are."""
+
+import ast
+import dataclasses
+import io
+import itertools
+import math
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import pypdf
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from test_programs import expect_usage_error, run
+
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.experiments import claims as claims_package
+from implicit_accel.experiments.claims.criteria import (
+    Cause,
+    Direction,
+    Effect,
+    Finding,
+    Judged,
+    Part,
+    Range,
+    Size,
+    Verdict,
+)
+from implicit_accel.experiments.claims.toolkit.article.fill import check, fill
+from implicit_accel.experiments.claims.toolkit.article.typeset import (
+    PAGES_FILE,
+    TEXT_FILE,
+    own_sources,
+    typeset,
+)
+from implicit_accel.experiments.claims.toolkit.findings import (
+    FINDINGS_FILE,
+    Entry,
+    load_entries,
+    save_finding,
+    save_findings,
+)
+from implicit_accel.experiments.claims.toolkit.registry import find_claims
+
+CLAIMS = find_claims()
+TEXT = own_sources()[TEXT_FILE].decode()
+
+_TAKEN = re.compile(r'#(?:num|alone|direction|size)\(\s*("[^"]*"(?:\s*,\s*"[^"]*")*)\s*,?\s*\)')
+
+
+def lookups() -> list[tuple[str, ...]]:
+    """(claim, words of the effect's name …) of every number and answer that the text asks for."""
+    asked = [
+        tuple(" ".join(s.split()) for s in re.findall(r'"([^"]*)"', m[1]))
+        for m in _TAKEN.finditer(TEXT)
+    ]
+    assert len(asked) == len(re.findall(r"#(?:num|alone|direction|size)\(", TEXT)) > 100
+    return list(dict.fromkeys(asked))
+
+
+def figures() -> list[str]:
+    return re.findall(r'#fig\("([^"]*)"', TEXT)
+
+
+def part(effect: Effect, direction=Direction.AS_CLAIMED, size=Size.NOT_COMPARABLE) -> Judged:
+    return Judged(Part(effect, Range(low=1.0), Range(low=100.0)), direction, size)
+
+
+def findings(direction=Direction.AS_CLAIMED, size=Size.NOT_COMPARABLE) -> dict[str, Finding]:
+    """A finding on every claim, with all effects that the text asks for; no two numbers agree."""
+    numbers = itertools.count(101)
+    effects = {claim.id: [Effect("the headline", next(numbers))] for claim in CLAIMS}
+    for claim, *words in lookups():
+        if words:
+            v = next(numbers)
+            effects[claim].append(Effect(" … ".join(words), v, v - 0.5, v + 0.5))
+    return {
+        i: Finding(
+            Verdict(tuple(part(e, direction, size) for e in own)), tuple(own), "summary",
+            cause=Cause(("T1",), "Because of depth."), caveats=("Seen once.",),
+        )
+        for i, own in effects.items()
+    }  # fmt: skip
+
+
+@cache
+def drawing() -> bytes:
+    buffer = io.BytesIO()
+    Figure(figsize=(2, 1)).savefig(buffer, format="pdf")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A reproduction's folder with the figures that the text shows."""
+    path = tmp_path_factory.mktemp("reproduction")
+    for name in figures():
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(drawing())
+        (path / name).with_suffix(".png").write_bytes(b"a bitmap")
+    return path
+
+
+def entries(found: dict[str, Finding], folder: Path) -> list[Entry]:
+    drawn = {c.id: [f for f in figures() if f.startswith(f"{c.id}/")] for c in CLAIMS}
+    return [
+        Entry(c, found[c.id], tuple((folder / f).with_suffix(".png") for f in drawn[c.id]), 60.0)
+        for c in CLAIMS
+    ]
+
+
+def read(pages: bytes) -> str:
+    """The pages' text without spaces and hyphens, which lines end with or not."""
+    reader = pypdf.PdfReader(io.BytesIO(pages))
+    return squeezed(" ".join(page.extract_text() for page in reader.pages))
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[\s\u00ad\u2010-]+", "", text)
+
+
+def article(found: dict[str, Finding], folder: Path, sources=None) -> str:
+    listed = entries(found, folder)
+    return read(typeset(fill("standard", listed), listed, sources or own_sources())[PAGES_FILE])
+
+
+def first(effects, words) -> Effect:
+    return next(e for e in effects if all(w in e.name for w in words))
+
+
+# ------------------------------------------------------------------------------------- the text
+
+
+def prose() -> str:
+    """The text without what is no number of ours: what is marked, strings, names, references."""
+    text = re.sub(r"//[^\n]*", "", TEXT)
+    text = re.sub(r"#?\bsaid\[[^\]]*\]", "", text)
+    text = re.sub(r'"[^"]*"', "", text)
+    text = re.sub(r"@\w+", "", text)
+    text = re.sub(r"\$[^$]*\$", "", text)  # formulas
+    return re.sub(r"#[a-zA-Z][\w.-]*", "", text)
+
+
+def test_no_digit_in_a_sentence_is_typed_by_hand():
+    layout = r"width: \d+%"
+    assert re.findall(r".{0,40}\d.{0,20}", re.sub(layout, "", prose())) == []
+    # Strings are arguments: what is looked for, never what is shown.
+    text = re.sub(r"//[^\n]*|\$[^$]*\$", "", TEXT)
+    for found in re.finditer(r'"[^"]*"', text):
+        before = text[: found.start()].rstrip()
+        assert before.endswith(("(", ",", "#import")), found[0]
+    # In formulas there are exponents of the rule, and a factor of its part; no results.
+    formulas = re.findall(r"\$([^$]*)\$", TEXT)
+    assert {d for f in formulas for d in re.findall(r"\d+", re.sub(r"said\[.*?\]", "", f))} == {
+        "1", "2",
+    }  # fmt: skip
+
+
+def test_no_sentence_loses_its_semicolon():
+    # After an expression Typst takes it for the expression's end, and does not show it.
+    assert re.findall(r".{20}(?:#[\w.-]+|[)\]]);", TEXT) == []
+
+
+def test_the_text_tells_of_every_claim_once():
+    told = re.findall(r'#result\("(\w+)"\)', TEXT)
+    assert sorted(told) == sorted(claim.id for claim in CLAIMS)
+
+
+def test_what_the_text_looks_for_is_what_the_claims_call_it():
+    """Every word of an effect's name that the text asks for is in a string of the claims' code."""
+    words = set()
+    for path in Path(claims_package.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words |= set(re.findall(r"[^\W\d_]{3,}", node.value))
+    asked = {w for _, *names in lookups() for name in names for w in re.findall(r"[^\W\d_]+", name)}
+    assert {w for w in asked if len(w) > 2} - words == set()
+
+
+# ---------------------------------------------------------------------------------- the numbers
+
+
+@pytest.fixture(scope="module")
+def as_claimed(folder):
+    return article(findings(), folder)
+
+
+def test_every_number_asked_for_is_on_the_pages(as_claimed):
+    found = findings()
+    for claim, *words in lookups():
+        if words:
+            effect = first(found[claim].effects, words)
+            assert squeezed(f"{effect.value:g}×") in as_claimed, (claim, words)
+
+
+@pytest.mark.parametrize("claim", ["P3b", "F2", "S7", "T9"])
+def test_another_number_in_the_findings_is_another_number_on_the_pages(claim, folder, as_claimed):
+    found = findings()
+    old = found[claim].effects[1]
+    new = dataclasses.replace(old, value=7.65, low=6.54, high=8.76)
+    kept = [new if e == old else e for e in found[claim].effects]
+    verdict = Verdict(tuple(part(e) for e in kept))
+    found[claim] = dataclasses.replace(found[claim], effects=tuple(kept), verdict=verdict)
+    text = article(found, folder)
+    before, after = f"{old.value:g}×", "7.65×[6.54,8.76]"
+    assert before in as_claimed
+    assert before not in text
+    assert after in text
+    assert after not in as_claimed
+
+
+def test_counts_are_those_of_the_verdicts(folder):
+    found = findings()
+    # One claim of each source fails, with all its parts but one.
+    for claim in ("P3b", "S7", "T9"):
+        e = found[claim].effects
+        parts = [part(e[0]), *(part(x, Direction.OPPOSITE) for x in e[1:])]
+        found[claim] = dataclasses.replace(found[claim], verdict=Verdict(tuple(parts)))
+    lost = sum(len(found[claim].effects) - 1 for claim in ("P3b", "S7"))
+    parts = sum(len(f.effects) for i, f in found.items() if not i.startswith("T"))
+    text = article(found, folder)
+    assert "Oftheliterature'sclaims21have" in text.replace("’", "'")
+    assert f"oftheir{parts}parts{parts - lost}areasclaimed,{lost}oppositeand0undecided" in text
+    for words, who in (("originalpaper's", "P"), ("studentproject's", "S")):
+        number = sum(i.startswith(who) for i in found)
+        assert re.search(f"{words}{number}claims?{number - 1}", text.replace("’", "'"))
+
+
+# --------------------------------------------------------------------------------- the verdicts
+
+_SENTENCES = {
+    "P3b": {
+        Direction.AS_CLAIMED: "is replicated in direction on the original data",
+        Direction.OPPOSITE: "is contradicted by these runs on the original data",
+        Direction.UNDECIDED: "is replicated only in part on the original data",
+    },
+    "S7": {
+        Direction.AS_CLAIMED: "Both are right about what they ran",
+        Direction.OPPOSITE: "The two settings do not part as their authors say",
+        Direction.UNDECIDED: "Not every part of the disagreement is beyond doubt",
+    },
+    "P6": {
+        Direction.AS_CLAIMED: "The acceleration is there in every measure",
+        Direction.OPPOSITE: "The acceleration is there in none of the measures",
+        Direction.UNDECIDED: "Which measure one takes decides",
+    },
+    "T9": {
+        Direction.AS_CLAIMED: "are as fast as the network",
+        Direction.OPPOSITE: "The rule does not account for what depth does",
+        Direction.UNDECIDED: "The rule accounts for part of what depth does",
+    },
+}
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_sentences_follow_the_verdict(direction, folder):
+    size = {Direction.OPPOSITE: Size.SMALLER}.get(direction, Size.NOT_COMPARABLE)
+    text = article(findings(direction, size), folder)
+    for by_direction in _SENTENCES.values():
+        for when, sentence in by_direction.items():
+            assert (squeezed(sentence) in text) == (when == direction), sentence
+    # "opposite (n of n)" and the like, in the table and in the sentences.
+    assert f"{squeezed(direction)}(" in text
+    for other in set(Direction) - {direction}:
+        assert not re.search(rf"\d{squeezed(other)}\(|direction{squeezed(other)}", text)
+
+
+def test_parts_that_disagree_are_counted_and_chosen_as_undecided(folder):
+    found = findings()
+    for i, finding in found.items():
+        kinds = itertools.cycle([Direction.AS_CLAIMED, Direction.OPPOSITE])
+        parts = tuple(part(e, next(kinds)) for e in finding.effects)
+        found[i] = dataclasses.replace(finding, verdict=Verdict(parts))
+    text = article(found, folder)
+    assert squeezed(_SENTENCES["P3b"][Direction.UNDECIDED]) in text
+    assert squeezed(found["P3b"].verdict.direction) in text
+
+
+def test_what_has_no_value_no_interval_or_no_parts_is_told_as_that(folder):
+    found = findings()
+    bare = [Effect(e.name, math.nan) for e in found["P3b"].effects]
+    found["P3b"] = Finding(Verdict(), tuple(bare), "summary")
+    found["P3a"] = dataclasses.replace(
+        found["P3a"],
+        effects=tuple(dataclasses.replace(e, high=math.inf) for e in found["P3a"].effects),
+    )
+    text = article(found, folder)
+    assert "novalue" in text
+    assert "nottestedhere" in text
+    assert ",∞]" in text
+
+
+# ---------------------------------------------------------------------------- text from outside
+
+_SIGNS = "#$*_@<>[]{}()\\\"'`~/=-+^&%!?;:,.| abcXYZ019ℓλη×−∞‖₁é"
+_NAMES = st.lists(st.text(_SIGNS, min_size=1, max_size=40), min_size=1, max_size=8)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(names=_NAMES)
+def test_names_from_findings_are_text_and_never_markup(names, folder):
+    found = findings()
+    effects = [Effect(f"<{name}>", 1.0, 0.5, 2.0) for name in names]
+    parts = [part(e, Direction.UNDECIDED) for e in effects]
+    found["P1"] = dataclasses.replace(
+        found["P1"],
+        verdict=Verdict((*found["P1"].verdict.parts, *parts)),
+        cause=Cause(("T1",), f"({names[0]})"),
+        caveats=(f"({names[-1]})",),
+    )
+    text = article(found, folder)
+    for name in names:
+        assert squeezed(f"<{name}>") in text
+    for told in (names[0], names[-1]):
+        assert squeezed(f"({told})") in text
+
+
+def test_what_is_no_sign_is_replaced(folder):
+    found = findings()
+    strange = Cause(("T1",), 'A bell\x07, a turn\u202e, half a sign\ud800, a line\n#panic("no").')
+    found["P1"] = dataclasses.replace(found["P1"], cause=strange)
+    assert 'Abell�,aturn�,halfasign�,aline#panic("no").' in article(found, folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('#read("/etc/hostname")', "file not found"),
+        ('#read("../secret")', "would escape the project root"),
+        ('#import "@preview/cetz:0.3.0"', "asks for a package"),
+        ("#let = 1", "expected pattern"),
+        ('#num("P3b", "no such words")', "P3b has no effect named 'no such words'"),
+        ('#num("P99")', "claim P99, which was not read"),
+        ('#fig("P0/none.pdf")[x]', "no figure P0/none.pdf"),
+    ],
+)
+def test_a_text_that_asks_for_what_it_may_not_have_is_an_error(line, message, folder):
+    sources = own_sources()
+    sources[TEXT_FILE] = f"{TEXT}\n{line}\n".encode()
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        article(findings(), folder, sources)
+    assert "\n" not in str(raised.value)
+
+
+# ------------------------------------------------------------------------------- folder, program
+
+
+def test_the_same_findings_give_the_same_bytes_and_all_that_the_pages_are_made_of(folder):
+    listed = entries(findings(), folder)
+    once, again = (typeset(fill("standard", listed), listed, own_sources()) for _ in range(2))
+    assert once == again
+    assert set(once) == {
+        PAGES_FILE, *own_sources(), "article.json", *(f"figures/{f}" for f in figures())
+    }  # fmt: skip
+    reader = pypdf.PdfReader(io.BytesIO(once[PAGES_FILE]))
+    assert reader.metadata is not None
+    assert reader.metadata.title is not None
+    assert reader.metadata.title.startswith("[Re]")
+    assert reader.metadata.creation_date is None
+    assert 8 <= len(reader.pages) <= 20
+
+
+def test_a_figure_that_is_a_link_or_damaged_is_not_shown(folder, tmp_path):
+    for name in figures():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(drawing())
+    one = tmp_path / figures()[0]
+    one.write_bytes(b"%PDF-1.7 and no more")
+    with pytest.raises(UserError, match="PDF"):
+        article(findings(), tmp_path)
+    one.unlink()
+    one.symlink_to(folder / figures()[0])
+    with pytest.raises(UserError, match=f"no figure {figures()[0]}.*--claims P0"):
+        article(findings(), tmp_path)
+
+
+def test_without_typst_it_says_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typst", None)
+    with pytest.raises(UserError, match=r"pip install 'implicit-accel\[article\]'"):
+        article(findings(), folder)
+
+
+def test_what_an_article_cannot_be_written_of(folder):
+    listed = entries(findings(), folder)
+    check("paper", listed, CLAIMS, folder)
+    with pytest.raises(DataError, match="scale 'smoke', which has no verdicts"):
+        check("smoke", listed, CLAIMS, folder)
+    with pytest.raises(DataError, match=r"no finding on P0, T10.*--claims P0,T10 --scale paper"):
+        check("paper", listed[1:-1], CLAIMS, folder)
+
+
+def test_reading_a_reproduction_whole(tmp_path):
+    saved = [
+        save_finding(claim, dataclasses.replace(f, figures={"curve": Figure()}),
+                     tmp_path / claim.id, "standard", 2.0)
+        for claim, f in zip(CLAIMS[:3], findings().values(), strict=False)
+    ]  # fmt: skip
+    path = tmp_path / FINDINGS_FILE
+    save_findings(saved, path, "standard")
+    scale, read_again = load_entries(tmp_path, CLAIMS)
+    assert scale == "standard"
+    assert [(e.claim, e.finding.effects, e.figures, e.seconds) for e in read_again] == [
+        (e.claim, e.finding.effects, e.figures, e.seconds) for e in saved
+    ]
+    saved_text = path.read_text()
+    for damaged in (
+        "{", "[]", saved_text.replace('"standard"', '"paper"', 1), saved_text[:-9],
+        '{"format": "implicit_accel finding 3", "findings": []}',
+    ):  # fmt: skip
+        path.write_text(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            load_entries(tmp_path, CLAIMS)
+    path.unlink()
+    with pytest.raises(DataError, match=r"no such file.*experiments\.reproduce"):
+        load_entries(tmp_path, CLAIMS)
+
+
+def test_the_program_writes_and_keeps_what_an_author_has_written(folder, tmp_path):
+    save_findings(entries(findings(), folder), folder / FINDINGS_FILE, "standard")
+    output = tmp_path / "article"
+    arguments = ["--reproduction", folder, "--output_dir", output]
+    result = run("article", *arguments)
+    assert result.returncode == 0, result.stderr
+    listed = entries(findings(), folder)
+    made = typeset(fill("standard", listed), listed, own_sources())
+    assert {name: (output / name).read_bytes() for name in made} == made
+    text = output / TEXT_FILE
+    text.write_text(text.read_text().replace("= Discussion", "= Afterthoughts"))
+    mine = text.read_bytes()
+    expect_usage_error(run("article", *arguments), str(text), "--sources", "--overwrite")
+    result = run("article", *arguments, "--sources", output)
+    assert result.returncode == 0, result.stderr
+    assert text.read_bytes() == mine
+    assert "Afterthoughts" in read((output / PAGES_FILE).read_bytes())
+    text.write_text("#let = 1")
+    left = (output / PAGES_FILE).read_bytes()
+    expect_usage_error(run("article", *arguments, "--sources", output), "expected pattern")
+    assert (output / PAGES_FILE).read_bytes() == left
+
+
+def test_the_program_says_what_is_missing(folder, tmp_path):
+    output = ["--output_dir", tmp_path / "article"]
+    expect_usage_error(run("article", "--reproduction", tmp_path, *output), FINDINGS_FILE)
+    save_findings(entries(findings(), folder)[:-2], tmp_path / FINDINGS_FILE, "standard")
+    missing = run("article", "--reproduction", tmp_path, *output)
+    expect_usage_error(missing, "no finding on T9, T10", "--claims T9,T10")
+    assert not (tmp_path / "article").exists()
