@@ -245,7 +245,7 @@ class _Runs:
         doubled = np.round(2 * np.stack(steps, axis=-1)) + 1
         zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
         return {
-            "factors": [float(f"{factor:.6g}") for factor in factors],
+            "factors": factors.tolist(),
             "first": first,
             "own": self.has_target,
             "of": _middle(self.target),
@@ -271,7 +271,7 @@ class _Runs:
         share = round((count - 1) * math.log(high) / math.log(high / low))
         above = np.geomspace(high, 1.0, share + 1) if high > 1 else np.ones(1)
         below = np.geomspace(1.0, low, count - share) if low < 1 else np.ones(1)
-        return np.concatenate([above, below[1:]])
+        return np.array([float(f"{factor:.6g}") for factor in (*above, *below[1:])])
 
     def _compared(self, at_target: xr.Dataset, best: np.ndarray) -> np.ndarray:
         """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
