@@ -238,6 +238,12 @@ def _rows(stations: _Stations) -> list[Effect]:
     ]
 
 
+def _target_of(effect: Effect) -> str:
+    """To which share of the zero predictor's excess loss, as its note says."""
+    found = re.search(r"to ([0-9.]+) of the zero", effect.note)
+    return f"to {100 * float(found[1]):.3g} %" if found else ""
+
+
 def _draw(name: str, stations: _Stations) -> dict[str, object]:
     series = {
         part: {
@@ -247,9 +253,8 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
         for part, rows in stations.items()
     }
 
-    def target(effect: Effect) -> str:
-        found = re.search(r"to ([0-9.]+) of the zero", effect.note)
-        return f"to {100 * float(found[1]):.3g} %" if found else ""
+    def remarks(rows: dict[str, list[Effect]]) -> dict[str, tuple[str, ...]]:
+        return {label: tuple(map(_target_of, effects)) for label, effects in rows.items()}
 
     both = {d: series["alone"][d] + series["undone"][d] for d in series["alone"]}
     return {
@@ -258,15 +263,17 @@ def _draw(name: str, stations: _Stations) -> dict[str, object]:
             title=f"From the student project's setting to the paper's, one change at a time "
             f"({name})",
             xlabel="speed-up over one layer",
-            remark=target,
             curves=tuple(stations["path"]),
+            remarks=remarks(series["path"]),
+            remarks_are="to which share of the zero predictor's excess loss",
         ),
         "each_change": Forest(
             both,
             title=f"Each change alone, and the paper's setting without it ({name})",
             xlabel="speed-up over one layer",
-            remark=target,
             curves=(*stations["alone"], *stations["undone"]),
+            remarks=remarks(both),
+            remarks_are="to which share of the zero predictor's excess loss",
         ),
     }
 

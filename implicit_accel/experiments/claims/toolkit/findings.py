@@ -204,6 +204,7 @@ def _entry(claim: Claim, stored: dict[str, Any], folder: Path) -> Entry:
     forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     # A report carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
+    forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     return Entry(claim, finding, plain, seconds, forests, load_curves(folder))
 
 
@@ -234,6 +235,8 @@ def _json_forest(forest: Forest) -> dict[str, Any]:
     return {
         "series": series, "title": forest.title, "xlabel": forest.xlabel,
         "sides": list(forest.sides), "curves": list(forest.curves),
+        "remarks": {label: list(words) for label, words in forest.remarks.items()},
+        "remarks_are": forest.remarks_are,
     }  # fmt: skip
 
 
@@ -245,6 +248,8 @@ def _forest(stored: dict[str, Any]) -> Forest:
         xlabel=str(stored["xlabel"]),
         sides=(str(left), str(right)),
         curves=tuple(map(str, stored["curves"])),
+        remarks={str(n): tuple(map(str, words)) for n, words in stored["remarks"].items()},
+        remarks_are=str(stored["remarks_are"]),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -26,7 +27,8 @@ class Forest:
         sides: What a ratio below 1 means, and what one above 1 does.
         curves: For each row the title of the finding's curves that it was measured on; empty if it
             has none.
-        remark: What is written beside each effect of the figure.
+        remarks: Label → what is written beside each of its effects.
+        remarks_are: What remarks say, in words.
     """
 
     series: Mapping[str, Sequence[Effect]]
@@ -34,12 +36,23 @@ class Forest:
     xlabel: str
     sides: tuple[str, str] = ("slower", "faster")
     curves: tuple[str, ...] = ()
-    remark: Callable[[Effect], str] | None = field(default=None, compare=False)
+    remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    remarks_are: str = ""
 
     def figure(self) -> Figure:
         """As a figure, for print."""
-        xlabel = f"{self.xlabel}: {' | '.join(self.sides)}"
-        return plot_effects(self.series, title=self.title, xlabel=xlabel, remark=self.remark)
+        beside = {
+            id(effect): words
+            for label, effects in self.series.items()
+            for effect, words in zip(effects, self.remarks.get(label, ()), strict=False)
+        }
+        told = f"\n(right: {self.remarks_are}; arrows: bounds)" if self.remarks_are else ""
+        return plot_effects(
+            self.series,
+            title=self.title,
+            xlabel=f"{self.xlabel}: {self.sides[0]} | {self.sides[1]}{told}",
+            remark=lambda effect: beside.get(id(effect), ""),
+        )
 
 
 def table(forest: Forest, links: Sequence[str] = ()) -> str:
@@ -52,18 +65,27 @@ def table(forest: Forest, links: Sequence[str] = ()) -> str:
     Returns:
         HTML; whatever comes from effects is escaped.
     """
-    columns = list(forest.series.values())
+    labels, columns = list(forest.series), list(forest.series.values())
+    looks = [
+        _Look(
+            _colour(label, number) if len(columns) > 1 else _colour("", 0),
+            len(columns) > 1,
+            forest.remarks.get(label, ()),
+        )
+        for number, label in enumerate(labels)
+    ]
     axis = _Axis.around(effect for effects in columns for effect in effects)
     hrefs = [*links, *[""] * len(columns[0])]
     rows = "".join(
-        _row(effects, href, axis, len(columns) > 1)
-        for effects, href in zip(zip(*columns, strict=True), hrefs, strict=False)
+        _row(row, effects, hrefs[row], axis, looks)
+        for row, effects in enumerate(zip(*columns, strict=True))
     )
     keys = "".join(
-        f'<span class="key"><i style="background:{_colour(i)}"></i>{escape(label)}</span>'
-        for i, label in enumerate(forest.series)
+        f'<span class="key"><i style="background:{look.colour}"></i>{escape(label)}</span>'
+        for look, label in zip(looks, labels, strict=True)
         if label
     )
+    beside = f" ({forest.remarks_are})" if forest.remarks_are else ""
     left, right = map(escape, forest.sides)
     ticks = "".join(
         f'<span style="left:{axis.place(tick):.2f}%">{tick:g}×</span>' for tick in axis.ticks
@@ -74,7 +96,7 @@ def table(forest: Forest, links: Sequence[str] = ()) -> str:
         + '</caption><thead><tr><th scope="col">comparison</th>'
         f'<th scope="col" class="track"><span class="sides" style="left:{axis.place(1):.2f}%">'
         f"<span>{left}</span><span>{right}</span></span></th>"
-        f'<th scope="col">{escape(forest.xlabel)}</th></tr></thead><tbody>{rows}</tbody>'
+        f'<th scope="col">{escape(forest.xlabel + beside)}</th></tr></thead><tbody>{rows}</tbody>'
         f'<tfoot><tr aria-hidden="true"><td></td><td class="track ticks">{ticks}</td><td></td></tr>'
         "</tfoot></table>"
     )
@@ -109,19 +131,31 @@ class _Axis:
 _ROW, _TOP = 16, 4
 
 
-def _row(effects: Sequence[Effect], href: str, axis: _Axis, keyed: bool) -> str:
+@dataclass(frozen=True)
+class _Look:
+    """How a series is drawn: its colour, whether its values bear it too, and its remarks."""
+
+    colour: str
+    keyed: bool
+    remarks: Sequence[str]
+
+
+def _row(
+    row: int, effects: Sequence[Effect], href: str, axis: _Axis, looks: Sequence[_Look]
+) -> str:
     name = escape(effects[0].name)
     name = f'<a href="{escape(href)}">{name}</a>' if href else name
     height = 2 * _TOP + _ROW * len(effects)
-    marks = [f'<line class="one" x1="{axis.place(1):.2f}%" x2="{axis.place(1):.2f}%" '
-             f'y1="0" y2="{height}"/>']  # fmt: skip
+    one = f"{axis.place(1):.2f}%"
+    marks = [f'<line class="one" x1="{one}" x2="{one}" y1="0" y2="{height}"/>']
     values = []
-    for number, effect in enumerate(effects):
-        colour = _colour(number)
-        marks.append(_marks(effect, _TOP + _ROW * (number + 0.5), colour, axis))
-        key = f'<i style="background:{colour}"></i>' if keyed else ""
+    for number, (effect, look) in enumerate(zip(effects, looks, strict=True)):
+        marks.append(_marks(effect, _TOP + _ROW * (number + 0.5), look.colour, axis))
+        key = f'<i style="background:{look.colour}"></i>' if look.keyed else ""
         known = math.isfinite(effect.value) and effect.value > 0
         shown = str(effect) if known else effect.note.split(";")[0] or str(effect)
+        if row < len(look.remarks) and look.remarks[row]:
+            shown += f" {look.remarks[row]}"
         values.append(f'<span class="value">{key}{escape(shown)}</span>')
     return (
         f'<tr><th scope="row">{name}</th><td class="track">'
@@ -131,7 +165,7 @@ def _row(effects: Sequence[Effect], href: str, axis: _Axis, keyed: bool) -> str:
 
 
 def _marks(effect: Effect, y: float, colour: str, axis: _Axis) -> str:
-    """An effect's bar of halves, interval and value."""
+    """An effect's bar of halves, interval and value; an arrow for one that is a bound."""
     if not (math.isfinite(effect.value) and effect.value > 0):
         return ""
 
@@ -145,8 +179,17 @@ def _marks(effect: Effect, y: float, colour: str, axis: _Axis) -> str:
     drawn = line(min(halves), max(halves), 9, 0.25) if halves else ""
     if effect.low > 0 and not math.isnan(effect.high):
         drawn += line(effect.low, effect.high, 2.5, 1)
-    return f'{drawn}<circle cx="{axis.place(effect.value):.2f}%" cy="{y}" r="4.5" fill="{colour}"/>'
+    at = f"{axis.place(effect.value):.2f}%"
+    if effect.bound:
+        arrow = "▶" if effect.bound == ">" else "◀"
+        return (
+            f'{drawn}<text x="{at}" y="{y}" fill="{colour}" text-anchor="middle" '
+            f'dominant-baseline="central" font-size="12">{arrow}</text>'
+        )
+    return f'{drawn}<circle cx="{at}" cy="{y}" r="4.5" fill="{colour}"/>'
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _colour(label: str, number: int) -> str:
+    """A series' colour; that of its depth, if it is named after one."""
+    depth = re.fullmatch(r"depth ([1-9])", label)
+    return COLOURS[(int(depth[1]) - 1 if depth else number) % len(COLOURS)]
