@@ -36,13 +36,13 @@ def decaying(
     excess = np.exp(-speed[..., None] * step)
     excess[:, 2:3][..., step == BURST] = HEIGHT
     diverged = np.full(shape, NAN)
-    diverged[:, -1] = 30.0
-    excess[:, -1][..., step >= 30] = INF
+    diverged[:, -1] = 4.0
+    excess[:, -1][..., step >= 4] = INF
     target = np.full(len(depths), 0.1)
     every = np.arange(num_steps + 1)
     exact = np.exp(-speed[..., None] * every) <= target[:, None, None, None]
     steps = np.where(exact.any(-1), exact.argmax(-1), INF).astype(float)
-    steps[:, -1] = np.where(steps[:, -1] < 30, steps[:, -1], INF)  # and some have got there before
+    steps[:, -1] = INF
     runs = ("model", "learning_rate", "seed")
     M = len(depths)
     return xr.Dataset(

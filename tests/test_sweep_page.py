@@ -149,7 +149,7 @@ def test_keys_move_a_slider_and_read_a_chart(page, results):
 def test_the_target_can_be_dragged(page):
     with opened(page) as seen:
         box = seen.page.locator(".chart svg").first.bounding_box()
-        rule = seen.page.locator(".chart").first.locator("svg .mark-rule line").first
+        rule = seen.page.locator(".chart").first.locator("svg .mark-rule.role-mark line").first
         at = rule.bounding_box()
         x, y = at["x"] + 40, at["y"] + at["height"] / 2
         before = seen.page.get_by_label("Target excess loss ε", exact=True).input_value()
@@ -166,9 +166,8 @@ def test_a_state_has_a_link(page):
         slide(seen, "Learning rate η", 1)
         slide(seen, "Target excess loss ε", 5)
         seen.page.get_by_role("checkbox", name="depth 3").uncheck()
-        seen.page.get_by_label("Second chart", exact=True).select_option(
-            "speed-up against the target"
-        )
+        second = seen.page.get_by_label("Second chart", exact=True)
+        second.select_option("speed-up against the target")
         seen.page.get_by_role("checkbox", name="linear steps").check()
         seen.page.wait_for_function("location.hash.includes('linear_step=1')")
         address = seen.page.evaluate("location.hash")
@@ -306,8 +305,8 @@ def test_the_command_of_a_run_is_its_own_or_none(tmp_path):
     config = tmp_path / "config.json"
     for text, expected in {
         '{"command": ["python -m experiments.sweep", "--seed=1"]}': 2,
-        '{"command": "rm"}': 0, '{"command": [1]}': 0, "[1]": 0, "{": 0,
-        '{"command": ["\\u0007"]}': 0,
+        '{"command": "rm"}': 0, '{"command": [1]}': 0, '{"command": ["\\u0007"]}': 0,
+        "[1]": 0, "{": 0,
     }.items():  # fmt: skip
         config.write_text(text)
         assert len(command_of(tmp_path)) == expected

@@ -1031,7 +1031,7 @@
       const { now, state, parts } = this;
       const kept = quantity.steps.length;
       const thinned = kept < quantity.records
-        ? `Of ${count(quantity.records)} recorded steps ${count(kept)} are drawn: in each of ${count(kept / 2)} ranges of steps the smallest and the largest value, so that no burst is hidden. `
+        ? `Of ${count(quantity.records)} recorded steps ${count(kept)} are drawn: in each of ${count((kept - 1) / 2)} ranges of steps the smallest and the largest value, so that no burst is hidden. `
         : `All ${count(kept)} recorded steps are drawn. `;
       const [, alone] = quantity.aloneShape;
       const seeds = state.seeds

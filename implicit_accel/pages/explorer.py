@@ -346,9 +346,10 @@ class _Curves:
         alone = values[:, : rung.seeds] if pairs is None else values[pairs, : rung.seeds]
         if len(steps) <= 2 * rung.ranges:
             return cls(steps, spread, alone, pairs)
-        starts = np.linspace(0, len(steps), rung.ranges + 1).astype(int)
+        # The last step stands alone: there it is seen which runs have diverged.
+        starts = np.linspace(0, len(steps) - 1, rung.ranges + 1).astype(int)
         ranges = list(itertools.pairwise(starts))
-        kept = np.array([steps[[first, end - 1]] for first, end in ranges]).ravel()
+        kept = np.append([steps[[first, end - 1]] for first, end in ranges], steps[-1])
         return cls(kept, _extremes(spread, ranges), _extremes(alone, ranges), pairs)
 
     def packed(self, theory: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -383,17 +384,25 @@ class _Curves:
 
 
 def _extremes(values: np.ndarray, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The smallest and the largest value (…, 2 · range) in each range of steps, as they follow.
+    """The smallest and the largest number in each range of steps, as they follow, and the last.
 
     Of a curve that only falls or rises these are its values at the range's ends; of another nothing
-    that leaves a range is lost.
+    that leaves a range is lost. Where there is no number, infinity is kept.
+
+    Args:
+        values: (…, step).
+        ranges: R of them: their first steps' places, and those after their last.
+
+    Returns:
+        (…, 2R + 1) values.
     """
     kept = []
     for first, end in ranges:
         part = values[..., first:end]
-        ends = np.sort(np.stack([part.argmin(axis=-1), part.argmax(axis=-1)], axis=-1), axis=-1)
+        highest = np.where(np.isfinite(part), part, -np.inf).argmax(axis=-1)
+        ends = np.sort(np.stack([part.argmin(axis=-1), highest], axis=-1), axis=-1)
         kept.append(np.take_along_axis(part, ends, axis=-1))
-    return np.concatenate(kept, axis=-1)
+    return np.concatenate([*kept, values[..., -1:]], axis=-1)
 
 
 def _spread(values: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
