@@ -113,7 +113,7 @@ def _parts(name: str, results: xr.Dataset, found: Bursts) -> list[Part]:
     return [
         *(above(e, 1.0) for e in _spreads(name, by_init)),
         above(_lowest(name, by_init), 50.0),
-        above(_bursting(name, found), 5.0),
+        above(_bursting(name, found), 25.0),
     ]
 
 
@@ -233,7 +233,8 @@ CLAIM = Claim(
     "rate 5e-2 besides, and three starts (default; N(0, 0.02²); semi-orthogonal), 100 repeats.",
     criterion="The default's spread over repeats is larger than that of either other start; "
     "near-identity ends lowest of the three for most deep networks in more than half of the "
-    "repeats; some deep network's kept run bursts in more than 5 % of the repeats, where a burst "
+    "repeats; some deep network's kept run bursts in more than a quarter of the repeats (what 30 "
+    "repeats can show to be so or not), where a burst "
     f"is {bursts.CRITERION}, so that a loss that rises for another reason does not count; on each "
     "dataset, all with the interval.",
     test=_test,

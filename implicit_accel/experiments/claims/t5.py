@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from implicit_accel.data.problems import Problem
 from implicit_accel.experiments.claims.criteria import (
     Claim,
+    Direction,
     Effect,
     Finding,
+    could_be,
     judge,
     shortfall,
     within,
@@ -55,7 +57,7 @@ def _grids(lab: Laboratory, problem: Problem, p: float, depth: int) -> list[Swee
 
 def _measure(
     lab: Laboratory, name: str, problem: Problem, config: SweepConfig
-) -> tuple[list[Effect], list[Effect], dict[str, Any]]:
+) -> tuple[Effect, Effect, dict[str, Any]]:
     (model,), (rate,) = config.models, config.learning_rates
     network = lab.sweep(problem, config)
     curves = {
@@ -64,22 +66,26 @@ def _measure(
         "the rule with imbalance": rule_curves(lab, problem, config, balanced=False),
     }
     label = f"{name}, ℓ{model.loss.p:g}, depth {model.depth}, η = {rate:g}"
-    found: dict[str, list[Effect]] = {}
-    for share in _SHARES:
-        level = level_of(network, 0, share)
-        when = {who: crossings(steps, curve, level) for who, (steps, curve) in curves.items()}
-        for who in list(curves)[1:]:
-            both = np.isfinite(when["network"]) & np.isfinite(when[who])
-            ratio = when["network"][both] / when[who][both]
-            title = f"{label}, {who}, to {100 * share:.0f} %"
-            effect = (
-                median_of(title, ratio, note=f"{both.sum()} of {len(both)} seeds")
-                if both.any()
-                else Effect(title, math.nan, note="not reached")
-            )
-            found.setdefault(who, []).append(effect)
-    ours, theirs = found["the rule with imbalance"], found["the paper's rule"]
-    return ours, theirs, {label: curves}
+    found = {}
+    levels = [level_of(network, 0, share) for share in _SHARES]
+    when = {
+        who: np.stack([crossings(steps, curve, level) for level in levels])
+        for who, (steps, curve) in curves.items()
+    }
+    for who in list(curves)[1:]:
+        # A seed's worst target, of those that both have reached.
+        both = np.isfinite(when["network"]) & np.isfinite(when[who])
+        ratios = np.where(both, when["network"] / np.where(both, when[who], 1), 1.0)
+        worst = np.argmax(np.abs(np.log(ratios)), axis=0)
+        arrived = both.any(axis=0)
+        ratio = np.take_along_axis(ratios, worst[None], axis=0)[0][arrived]
+        title = f"{label}, {who}"
+        found[who] = (
+            median_of(title, ratio, note=f"{arrived.sum()} of {len(arrived)} seeds")
+            if arrived.any()
+            else Effect(title, math.nan, note="not reached")
+        )
+    return found["the rule with imbalance"], found["the paper's rule"], {label: curves}
 
 
 def _draw(panels: dict[str, Any]) -> Figure:
@@ -99,12 +105,16 @@ def _test(lab: Laboratory) -> Finding:
         for depth in lab.pick((2,), (2, 3, 4), (2, 3, 4)):
             for config in _grids(lab, problem, p, depth):
                 with_c, without, curves = _measure(lab, name, problem, config)
-                ours, theirs = ours + with_c, theirs + without
+                ours.append(with_c)
+                theirs.append(without)
                 is_papers = config.learning_rates == (_PAPERS_RATE,)
-                papers += with_c if is_papers else []
+                papers += [with_c] if is_papers else []
                 if is_papers or depth == 4:  # the figure shows the paper's rate where there is one
                     panels |= curves
-    parts = [within(e, 0.99, 1.01) for e in ours]
+    # Of a few seeds no interval of the parts' joint confidence is bounded.
+    asked = [within(e, 0.99, 1.01) for e in ours]
+    parts = [p for p in asked if Direction.AS_CLAIMED in could_be(p, len(asked))]
+    few = [part.effect for part in asked if part not in parts]
     at_papers = [part for part in parts if part.effect in papers]
     others = [part for part in parts if part.effect not in papers]
     held, held_elsewhere = (judge(some).num_held for some in (at_papers, others))
@@ -130,7 +140,10 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity="With its conserved differences the rule leaves the plateau when the network "
         "does: what the paper's rule lacks near zero is the size of the layers, not of their "
         "product.",
-        caveats=("The paper's rate was added to half of the largest one after a first look.",),
+        caveats=(
+            "The paper's rate was added to half of the largest one after a first look.",
+            *(f"Too few seeds arrive to judge it: {e.name}: {e} ({e.note})." for e in few),
+        ),
         tables={"Steps of the network over steps of the rule": effects_table([*ours, *theirs])},
         figures={"rule_with_imbalance": _draw(panels)},
     )  # fmt: skip
@@ -145,7 +158,7 @@ CLAIM = Claim(
     "and (depths 2 and 3) the paper's 1e-3, float64, seed by seed; to 90, 50 and 20 % of the zero "
     "predictor's excess loss.",
     criterion="Steps of the network over steps of the rule, the median over seeds with its "
-    "interval, lie within 0.99 and 1.01 at every target.",
+    "interval, lie within 0.99 and 1.01, of each seed at its worst target; where enough seeds arrive.",
     test=_test,
     paper_hours=0.5,
 )
