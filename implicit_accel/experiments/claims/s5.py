@@ -121,6 +121,7 @@ def _test(lab: Laboratory) -> Finding:
         median_of(f"{name}, {shape_of(relu, m)}", kept["linear"][n] / kept["relu"][m])
         for n, m in zip(_of(linear, "adam"), _of(relu, "adam"), strict=True)
     ]
+    floor = float(linear["optimum"].values[0])
     tables = {"Linear": losses_table(linear), "ReLU": losses_table(relu)}
     caveats = [
         "Linear against ReLU compares function classes, not speeds: a ReLU network can fit what "

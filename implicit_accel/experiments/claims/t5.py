@@ -158,7 +158,8 @@ CLAIM = Claim(
     "and (depths 2 and 3) the paper's 1e-3, float64, seed by seed; to 90, 50 and 20 % of the zero "
     "predictor's excess loss.",
     criterion="Steps of the network over steps of the rule, the median over seeds with its "
-    "interval, lie within 0.99 and 1.01, of each seed at its worst target; where enough seeds arrive.",
+    "interval, lie within 0.99 and 1.01, of each seed at its worst target; where enough seeds "
+    "arrive.",
     test=_test,
     paper_hours=0.5,
 )
