@@ -87,8 +87,6 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
-    "pygments_light_style": "tango",
-    "pygments_dark_style": "monokai",
 }
 copyright = "the implicit_accel authors, MIT licence"
 
@@ -168,7 +166,7 @@ def _inline_formula(page: Any, node: nodes.math) -> None:
 
 def _formula(page: Any, node: nodes.math_block) -> None:
     formula = tex2mathml(node.astext(), as_block=True)
-    page.body.append(f'<div class="formula">{formula}</div>\n')
+    page.body.append(f'<div class="formula" tabindex="0">{formula}</div>\n')
     raise nodes.SkipNode
 
 
