@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PLOTS = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A sweep's answer: a table and sentences, which a notebook shows as such.
 
@@ -49,7 +49,7 @@ class Summary:
         """The table for a paper, see `latex.to_latex`."""
         return to_latex(self.table, caption=caption, label=label)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """The table and the sentences, as plain text."""
         rows = [summary.cells(self.table, m) for m in range(len(self.table))]
         headings = [" ".join(name.split()) for name in summary.columns(self.table)]
