@@ -5,12 +5,13 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 from base64 import b64decode
 
 import numpy as np
 import pytest
-from browser import NARROW, WIDE, needs_browser, visit
+from browser import NARROW, WIDE, needs_browser, playwright, visit
 from matplotlib.figure import Figure
 from pages import read_page
 from PIL import Image, ImageChops
@@ -35,6 +36,8 @@ from implicit_accel.experiments.claims.toolkit.pictures import QUALITIES, pictur
 from implicit_accel.experiments.claims.toolkit.questions import by_question, made_by
 from implicit_accel.experiments.claims.toolkit.registry import find_claims
 from implicit_accel.experiments.claims.toolkit.words import caption, first_sentence
+
+expect = playwright.expect
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -62,9 +65,17 @@ def some_finding(*values: float, cause: bool = True, **changes: object) -> Findi
     return dataclasses.replace(found, **changes)  # pyright: ignore[reportArgumentType]
 
 
+def explorable():
+    """Two models at two rates, with the steps after which a tenth is left."""
+    results = decaying(200, 50)
+    below = results["excess_loss"].values <= 0.1
+    steps = np.where(below.any(axis=-1), below.argmax(axis=-1), np.inf)
+    return results.assign(steps_to_target=(("model", "learning_rate", "seed"), steps))
+
+
 def made(folder):
     """A report of claims of all kinds, one of them hostile, one with curves."""
-    results = decaying(200, 50)
+    results = explorable()
     rows = (Effect("first station", 4.0, 3.0, 5.0), Effect(HOSTILE, 0.5, 0.4, 0.7))
     stations = Forest({"depth 2": rows}, title="Stations", xlabel="ratio", curves=("one run", ""))
     findings = {
@@ -377,16 +388,32 @@ def test_nothing_stands_in_the_way_of_a_reader(report, dark, size):
 
 
 @needs_browser
-def test_a_row_of_a_forest_shows_its_curves(report):
-    results = decaying(200, 50)
-    with visit(report) as opened:
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_a_row_of_a_forest_shows_its_curves_and_the_slider_moves_them(report, size):
+    with visit(report, size=size) as opened:
         page = opened.page
         page.get_by_role("link", name="first station").click()
         part = page.locator("#P3b-explorer")
-        part.locator("table td").first.wait_for()
-        # Half-lives of 200 and 50 steps: the first is 4 times as late at the own target.
-        first, second = np.median(results["steps_to_target"].values.min(axis=1), axis=1)
-        text = part.inner_text()
-        if np.isfinite([first, second]).all():
-            assert f"{first:,.0f}" in text
-            assert f"{second:,.0f}" in text
+        rows = part.get_by_role("row")
+        # Half-lives of 200 and 50 steps at rate 1, four times that at 10: a tenth is left after
+        # log₂ 10 half-lives, at the first whole step then.
+        steps = {rate: [first_step(h * f) for h in (200, 50)] for rate, f in ((1, 1), (10, 4))}
+        assert steps == {1: [665, 167], 10: [2658, 665]}
+        for row, number in zip(("depth 1", "depth 2"), steps[1], strict=True):
+            expect(rows.filter(has_text=row).first).to_contain_text(f"{number} steps")
+        drawn = part.locator("figure svg").first.inner_html()
+        part.get_by_role("slider", name="Learning rate").focus()
+        page.keyboard.press("End")
+        expect(rows.filter(has_text="depth 1").first).to_contain_text("never")  # beyond 1000 steps
+        expect(rows.filter(has_text="depth 2").first).to_contain_text(f"{steps[10][1]} steps")
+        assert part.locator("figure svg").first.inner_html() != drawn
+        page.wait_for_function("location.hash.includes('lr=10')")
+        link = page.evaluate("location.hash.slice(1)")
+    with visit(report, size=size, fragment=link) as opened:
+        row = opened.page.locator("#P3b-explorer").get_by_role("row").filter(has_text="depth 2")
+        expect(row.first).to_contain_text("665 steps")
+
+
+def first_step(half_life: float) -> int:
+    """When a tenth is left of what halves after so many steps."""
+    return math.ceil(half_life * math.log2(10))

@@ -175,7 +175,7 @@ def to_last(found: FullLength, curve: str, base: str, horizon: int | None = None
 def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Curves]:
     """What the page lets one explore of some of the curves: beside the authors' own."""
     published = tuple(
-        Published(f"their {FIGURES[FIGURE][name]}", read["iteration"], read["loss"])
+        Published(f"their {FIGURES[FIGURE][name]}", *read[["iteration", "loss"]].to_numpy().T)
         for name, read in authors_curves(FIGURE).items()
         if name in curves
     )

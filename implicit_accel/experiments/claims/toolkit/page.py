@@ -323,7 +323,7 @@ _WIDE = 1.7
 
 def _asset(name: str) -> str:
     """A style or a script of this page."""
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files(__package__ or "") / name).read_text(encoding="utf-8")
 
 
 def _anchor(claim: str) -> str:

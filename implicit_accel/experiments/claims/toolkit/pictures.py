@@ -56,7 +56,8 @@ def picture(path: Path, quality: Quality) -> Picture:
         full = opened.convert("RGBA")
     flat = Image.new("RGB", full.size, "white")
     flat.paste(full, mask=full.getchannel("A"))
-    size = tuple(max(1, round(side * quality.scale)) for side in full.size)
+    width, height = (max(1, round(side * quality.scale)) for side in full.size)
+    size = width, height
     smaller = flat if size == full.size else flat.resize(size, Image.Resampling.LANCZOS)
     # A palette keeps text and lines sharp, unlike a photograph's compression.
     few = smaller.quantize(quality.colours, dither=Image.Dither.NONE).convert("RGB")
