@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,11 +113,16 @@ def cells(table: pd.DataFrame, m: int) -> list[str]:
 def _divergence(row: pd.Series) -> str:
     """The probability of divergence at the chosen rate: ``0 [0, 43], 5 later``."""
     ends = ("", "_low", "_high")
-    share, low, high = (100 * float(row[f"diverged_share{end}"]) for end in ends)
+    share, low, high = (100 * _number(row, f"diverged_share{end}") for end in ends)
     if not np.isfinite(share):
         return "-"
-    later = int(row["num_diverged_later"])
+    later = int(_number(row, "num_diverged_later"))
     return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
+
+
+def _number(row: pd.Series, name: str) -> float:
+    value: Any = row[name]
+    return float(value)
 
 
 def _is_range(table: pd.DataFrame) -> bool:
@@ -134,10 +140,10 @@ def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
     def show(value: float) -> str:
         if value == float("inf"):
             return "never" if name == "steps_to_target" else "diverged"
-        below = name == "final_excess" and value <= float(row["resolution"])
+        below = name == "final_excess" and value <= _number(row, "resolution")
         return ("< " if below else "") + form.format(value)
 
-    middle, low, high = (show(float(row[name + end])) for end in ("", "_q25", "_q75"))
+    middle, low, high = (show(_number(row, name + end)) for end in ("", "_q25", "_q75"))
     return middle if low == high == middle else f"{middle} [{low}, {high}]"
 
 
@@ -154,7 +160,8 @@ def answers(table: pd.DataFrame) -> list[str]:
         others = group[group["model"] != baseline]
         if not baseline or others.empty:
             continue
-        best = int(others["final_excess" if final else "steps_to_target"].astype(float).idxmin())  # pyright: ignore[reportArgumentType]
+        chosen_by = others["final_excess" if final else "steps_to_target"].to_numpy(float)
+        best = int(others.index[np.argmin(chosen_by)])
         verdict = (_final_verdict if final else _steps_verdict)(
             table, best, str(baseline), "deeper" if by_depth else "other"
         )

@@ -47,6 +47,7 @@ import xarray as xr
 from absl import flags
 
 import implicit_accel as ia
+from implicit_accel import summary
 from implicit_accel.data import download
 from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
@@ -687,7 +688,7 @@ def read_forged(content: bytes) -> None:
     for best_by in BEST_BY:
         table = summarise(results, best_by=best_by)
         assert len(table) == by_model(results).sizes["model"]
-        cli.answers(table)
+        summary.answers(table)
         cli.print_summary(table, results.attrs["title"], cli.Console(file=io.StringIO()))
 
 

@@ -46,8 +46,10 @@ def test_models_are_matched_by_what_differs_within_runs(pair):
 def test_a_run_s_rows_are_its_own_summary(pair):
     table = compare(pair)
     for name, results in pair.items():
-        own = table[table["run"] == name].reset_index(drop=True)
-        pd.testing.assert_frame_equal(own[ia.summarise(results).columns], ia.summarise(results))
+        rows = np.flatnonzero(table["run"].to_numpy() == name)
+        expected = ia.summarise(results)
+        own = table.iloc[rows].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own.loc[:, list(expected.columns)], expected)
 
 
 def test_labels_tell_losses_where_one_run_has_several():
@@ -56,8 +58,8 @@ def test_labels_tell_losses_where_one_run_has_several():
     labels = common_labels({"both": both, "one": one})
     assert labels["one"] == ["l2, depth 1", "l2, depth 2"] == labels["both"][:2]
     found = compare({"both": both, "one": one})
-    assert (found["model"] == "l2, depth 1").sum() == 2
-    assert (found["model"] == "l4, depth 1").sum() == 1
+    assert found["model"].tolist().count("l2, depth 1") == 2
+    assert found["model"].tolist().count("l4, depth 1") == 1
     assert differences({"both": both, "one": one}).loc["loss_name"].tolist() == ["l2, l4", "l2"]
 
 
@@ -74,8 +76,8 @@ def test_figures_have_a_colour_for_each_run(pair):
     (ax,) = figures["steps_to_target"].axes
     points = {line.get_label(): line for line in ax.get_lines() if line.get_marker() == "o"}
     assert list(points) == ["sgd", "adam"]
-    np.testing.assert_allclose(points["sgd"].get_xdata(), [210, 60])
-    np.testing.assert_allclose(points["adam"].get_xdata(), [30])
+    np.testing.assert_allclose(np.asarray(points["sgd"].get_xdata()), [210, 60])
+    np.testing.assert_allclose(np.asarray(points["adam"].get_xdata()), [30])
     assert [text.get_text() for text in ax.texts] == ["not reached"]
     assert [ax.get_title() for ax in figures["excess_loss"].axes] == ["depth 1", "depth 2"]
     final = comparison_figures(pair, compare(pair, best_by="final"), best_by="final")

@@ -117,7 +117,7 @@ class Effect:
         """Whether a speed-up is only a bound: ``>`` if it is larger, ``<`` if smaller."""
         # By its note, which is what is stored: a side that never arrived counts with the runs' end.
         never = [who for who in ("baseline", "model") if f"the {who} never reached" in self.note]
-        return {("baseline",): ">", ("model",): "<"}.get(tuple(never), "")
+        return {"baseline": ">", "model": "<"}.get(" ".join(never), "")
 
     def ends(self, confidence: float) -> tuple[float, float]:
         """Where the effect may lie; its value, if it has no interval."""

@@ -123,14 +123,15 @@ def _last(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 def _draw(found: dict[float, _Shrinking], decay: Decay, weight_decay: float) -> Figure:
     figure, axes = make_figure(1, 2, title="Weight decay shrinks a product faster than a matrix")
     alone, network = axes[0]
+    times = found[_STDS[0]].times
+    steps = np.arange(len(times))
     for colour, (std, runs) in zip(COLOURS, found.items(), strict=False):
-        steps, start = np.arange(len(runs.times)), runs.measured[:, :1]
-        style = {"color": colour}
+        style, start = {"color": colour}, runs.measured[:, :1]
         draw_seeds(alone, steps, runs.measured / start, label="", style=style)
         law = np.median(runs.predicted / start, axis=0)
         alone.plot(steps, law, color="black", linewidth=0.9, linestyle=(0, (3, 3)))
         label_end(alone, *_last(steps, law), f"product, std {std:g}", colour)
-    single = single_penalty(1.0, runs.times, _WEIGHT_DECAY)
+    single = single_penalty(1.0, times, _WEIGHT_DECAY)
     alone.plot(steps, single, color="0.5", linewidth=1.2)
     label_end(alone, *_last(steps, single), "a single matrix", "0.5")
     alone.set(yscale="log", ylim=(_LEAST_LEFT, 1.5), xlabel="step",

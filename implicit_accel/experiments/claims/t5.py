@@ -76,8 +76,8 @@ def _measure(
         # A seed's worst target, of those that both have reached.
         both = np.isfinite(when["network"]) & np.isfinite(when[who])
         ratios = np.where(both, when["network"] / np.where(both, when[who], 1), 1.0)
-        worst = np.argmax(np.abs(np.log(ratios)), axis=0)
-        arrived = both.any(axis=0)
+        worst = np.asarray(np.argmax(np.abs(np.log(ratios)), axis=0))
+        arrived = np.asarray(both.any(axis=0))
         ratio = np.take_along_axis(ratios, worst[None], axis=0)[0][arrived]
         title = f"{label}, {who}"
         found[who] = (

@@ -258,7 +258,7 @@ def theory_table(lab: Laboratory, found: FullLength) -> pd.DataFrame:
     rows = []
     for (share,), own in split(table, "share"):
         times, sharpness = (
-            [np.median(own[own["model"] == m][column].to_numpy()) for m in (0, 1)]
+            [np.median(own[column].to_numpy()[own["model"].to_numpy() == m]) for m in (0, 1)]
             for column in ("time", "sharpness")
         )
         rows.append({
@@ -332,9 +332,9 @@ def speed_up_figure(found: FullLength, theory: pd.DataFrame) -> Figure:
         _draw_effects(left, {100 * s: e for s, e in effects.items()}, LABELS[curve], colour)
         later = {h: to_last(found, curve, ONE, h) for h in horizons(found)}
         _draw_effects(right, {float(h): e for h, e in later.items()}, LABELS[curve], colour)
-    shown = theory[np.isfinite(theory["at equal rates"])]
+    known = np.isfinite(theory["at equal rates"].to_numpy(float))
     for column, line in (("at equal rates", ":"), ("at each largest stable rate", "--")):
-        x, y = shown["target (%)"].to_numpy(), shown[column].to_numpy()
+        x, y = (theory[name].to_numpy(float)[known] for name in ("target (%)", column))
         left.plot(x, y, color="0.5", linewidth=1.0, linestyle=line)
         if len(x):
             label_end(left, x[-1], y[-1], f"flow, depth 2, {column}", "0.4")
