@@ -156,12 +156,13 @@ def answers(table: pd.DataFrame) -> list[str]:
     sentences = []
     by_depth = table.attrs.get("baseline") == {"depth": 1}
     final = compares_final(table)
+    labels = table["model"].tolist()
+    chosen_by = table["final_excess" if final else "steps_to_target"].to_numpy(float)
     for baseline, group in table.groupby("baseline", sort=False):
-        others = group[group["model"] != baseline]
-        if not baseline or others.empty:
+        others = [int(m) for m in group.index if labels[int(m)] != baseline]
+        if not baseline or not others:
             continue
-        chosen_by = others["final_excess" if final else "steps_to_target"].to_numpy(float)
-        best = int(others.index[np.argmin(chosen_by)])
+        best = min(others, key=lambda m: chosen_by[m])
         verdict = (_final_verdict if final else _steps_verdict)(
             table, best, str(baseline), "deeper" if by_depth else "other"
         )
