@@ -148,6 +148,7 @@ def test_keys_move_a_slider_and_read_a_chart(page, results):
 
 def test_the_target_can_be_dragged(page):
     with opened(page) as seen:
+        seen.page.locator(".chart svg").first.scroll_into_view_if_needed()
         box = seen.page.locator(".chart svg").first.bounding_box()
         rule = seen.page.locator(".chart").first.locator("svg .mark-rule.role-mark line").first
         at = rule.bounding_box()
@@ -159,6 +160,25 @@ def test_the_target_can_be_dragged(page):
         seen.page.mouse.up()
         after = seen.page.get_by_label("Target excess loss ε", exact=True).input_value()
         assert int(after) < int(before)  # upwards is easier
+
+
+def test_the_pointer_reads_the_place_it_is_over(page, results):
+    """Over the tick of step 100 it reads the recorded step nearest to 100."""
+    with opened(page) as seen:
+        chart = seen.page.locator(".chart").first
+        chart.locator("svg").scroll_into_view_if_needed()
+        tick = chart.locator("svg .role-axis-label text", has_text=re.compile("^100$")).first
+        at, box = tick.bounding_box(), chart.locator("svg").bounding_box()
+        seen.page.mouse.move(at["x"] + at["width"] / 2, box["y"] + box["height"] / 2)
+        tip = seen.page.locator(".tip").first
+        step = results["step"].values
+        near = step[np.abs(np.log(np.maximum(step, 0.1) / 100)) < 0.03]
+        assert numbers(tip.inner_text())[0] in near
+        beside = tip.bounding_box()
+        assert (
+            beside["x"] + beside["width"] < at["x"] + at["width"] / 2
+        )  # not over what it tells of
+        assert beside["x"] + beside["width"] > at["x"] - 30
 
 
 def test_a_state_has_a_link(page):

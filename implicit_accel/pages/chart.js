@@ -282,7 +282,7 @@ window.lineChart = (() => {
       const svg = container.querySelector("svg");
       if (view === null || svg === null) return null;
       const box = svg.getBoundingClientRect();
-      const [left, top] = view.origin();
+      const { left, top } = size.padding;
       const px = ((event.clientX - box.left) / box.width) * svg.width.baseVal.value - left;
       const py = ((event.clientY - box.top) / box.height) * svg.height.baseVal.value - top;
       const inside = px >= -6 && px <= size.width + 6 && py >= -6 && py <= size.height + 6;
@@ -295,7 +295,7 @@ window.lineChart = (() => {
     return {
       draw, at,
       // Of a place on the x-axis, from the left of the drawing.
-      pixelsAcross: (x) => view.origin()[0] + view.scale("x")(x),
+      pixelsAcross: (x) => size.padding.left + view.scale("x")(x),
       point(x, dots) {
         if (view === null) return;
         point(x, dots);

@@ -812,7 +812,7 @@
       const logY = quantity.log && heights[0] > 0 && !state.linear_loss;
       const after = steps.find((step) => step > 0) ?? 1;
       const ends = [state.linear_step ? 0 : after, Math.max(steps[steps.length - 1], 2 * after)];
-      const what = isExcess ? "excess loss L − L*" : quantity.words;
+      const what = isExcess ? "excess loss L − L*" : quantity.name.replaceAll("_", " ");
       const told = curves.map((c) => {
         const known = c.middle.filter((y) => y !== null);
         return `${c.name} goes from ${three(known[0])} to ${three(known[known.length - 1])}` +
