@@ -48,7 +48,7 @@ FIGURE = "l4_ethanol"
 _CURVES: dict[str, tuple[Optimizer, int, tuple[float, ...]]] = {
     "gradient_descent_depth_1": (Optimizer("sgd"), 1, (1e-3, 2e-3)),
     "gradient_descent_depth_2": (Optimizer("sgd"), 2, (5e-4, 1e-3, 2e-3)),
-    "gradient_descent_depth_3": (Optimizer("sgd"), 3, (5e-4, 1e-3)),
+    "gradient_descent_depth_3": (Optimizer("sgd"), 3, (2e-4, 5e-4, 1e-3)),
     "adagrad_depth_1": (Optimizer("adagrad"), 1, (0.1, 0.5)),
     "adadelta_depth_1": (Optimizer("adadelta"), 1, (5e-3, 1e-2)),
 }
