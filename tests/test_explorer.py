@@ -138,6 +138,19 @@ def test_speed_ups_are_the_table_s():
     assert payload(decaying(seeds=3))["interval"] == "range over seeds"
 
 
+def test_rates_chosen_by_the_final_loss_are_compared_as_they_are():
+    """Rate 0.1 ends lowest in every model: its median steps, one over the other."""
+    found = payload(decaying(), best_by="final")
+    first = found["targets"]["first"]
+    best = whole(found["targets"]["best"])[:, first] - 1
+    steps = decaying()["steps_to_target"].values
+    middle = [np.median(steps[m, b]) for m, b in enumerate(best)]
+    got = floats(found["targets"]["speed_up"])[..., first]
+    np.testing.assert_allclose(got[1:, 0], middle[0] / np.array(middle[1:]), rtol=1e-6)
+    assert (got[1:, 1] <= got[1:, 0]).all()
+    assert (got[1:, 0] <= got[1:, 2]).all()
+
+
 @pytest.mark.parametrize("budget", [5_000, 5_600, 1_000_000])
 def test_curves_keep_every_burst_whatever_is_thinned(budget):
     results = decaying()

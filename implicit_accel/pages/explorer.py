@@ -36,9 +36,11 @@ from implicit_accel.results import (
     varying,
 )
 from implicit_accel.statistics import (
+    at_best,
     best_learning_rates,
     final_excess,
     lost,
+    ratio_of_medians,
     resolved,
     speed_up,
     summarise,
@@ -278,7 +280,11 @@ class _Runs:
         found = np.full((len(best), 3), np.nan)
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
-                ratio = speed_up(at_target, best, base, m, best_by=self.best_by)
+                if self.best_by == "final":  # not by steps: these rates, and no choice among them
+                    steps = at_best(best, at_target["steps_to_target"].values)
+                    ratio = ratio_of_medians(steps[base], steps[m], least=1)
+                else:
+                    ratio = speed_up(at_target, best, base, m, best_by=self.best_by)
                 found[m] = ratio.value, ratio.low, ratio.high
         return found
 

@@ -74,7 +74,7 @@ def page(
     summary = found["summary"]
     title = found["title"]
     source = str(results.attrs.get("source", ""))
-    answers = "".join(f'<p class="answer">{_safe(_sentence(a))}</p>' for a in summary["answers"])
+    answers = "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
     terms = "".join(f"<dt>{_safe(a)}</dt><dd>{_safe(b)}</dd>" for a, b in _HOW_TO_READ)
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     drawn = [f for f in figures if f.stat().st_size <= _MOST_FIGURE_BYTES]
@@ -95,10 +95,6 @@ def page(
         f'<p class="soft">Made with {_safe(software)}.</p>'
     )
     return shell.document(title, body, assets=assets())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _figure(path: Path) -> str:
