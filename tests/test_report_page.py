@@ -77,7 +77,14 @@ def made(folder):
     """A report of claims of all kinds, one of them hostile, one with curves."""
     results = explorable()
     rows = (Effect("first station", 4.0, 3.0, 5.0), Effect(HOSTILE, 0.5, 0.4, 0.7))
-    stations = Forest({"depth 2": rows}, title="Stations", xlabel="ratio", curves=("one run", ""))
+    stations = Forest(
+        {"depth 2": rows},
+        title="Stations",
+        xlabel="ratio",
+        curves=("one run", ""),
+        remarks={"depth 2": ("to 10 %", "")},
+        remarks_are="a long word " * 9,
+    )
     findings = {
         "P3b": some_finding(
             20.0, curves={"one run": Curves(results), HOSTILE: Curves(results)},
@@ -242,6 +249,12 @@ def test_what_is_stored_of_curves_is_read_back_or_refused(tmp_path):
         path.write_text(damaged)
         with pytest.raises(DataError, match=r"curves\.json: damaged"):
             load_finding(saved.claim, tmp_path / "P3b", "standard")
+    # Another version's are not shown, and are no damage.
+    (other := json.loads(whole))["format"] = "implicit_accel curves 0"
+    path.write_text(json.dumps(other))
+    loaded = load_finding(saved.claim, tmp_path / "P3b", "standard")
+    assert loaded is not None
+    assert loaded.curves == {}
     # A finding without curves leaves none behind.
     save_finding(saved.claim, some_finding(2.0), tmp_path / "P3b", "standard", 1.0)
     assert not path.exists()

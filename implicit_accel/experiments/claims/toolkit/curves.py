@@ -90,7 +90,7 @@ _BUDGET, _LEAST = 90_000, 12_000
 
 
 def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
-    """Reads what `save_curves` wrote; empty if there is nothing.
+    """Reads what `save_curves` wrote; empty if there is nothing, or another version's.
 
     Raises:
         DataError: If the file is damaged.
@@ -100,12 +100,12 @@ def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["format"] != _FORMAT:
-            raise ValueError(f"format {stored['format']!r}")
-        payloads = stored["payloads"]
+        payloads = dict(stored["payloads"])
         if stored["sha256"] != _digest(payloads):
             raise ValueError("its checksum does not fit its contents")
-        return dict(payloads)
+        # What another version has made its page could not show.
+        formats = {stored["format"], *(found["format"] for found in payloads.values())}
+        return payloads if formats <= {_FORMAT, FORMAT} else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
 

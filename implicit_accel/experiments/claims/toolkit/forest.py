@@ -154,8 +154,8 @@ def _row(
         key = f'<i style="background:{look.colour}"></i>' if look.keyed else ""
         known = math.isfinite(effect.value) and effect.value > 0
         shown = str(effect) if known else effect.note.split(";")[0] or str(effect)
-        if row < len(look.remarks) and look.remarks[row]:
-            shown += f" {look.remarks[row]}"
+        if known and row < len(look.remarks):
+            shown = f"{shown} {look.remarks[row]}".rstrip()
         values.append(f'<span class="value">{key}{escape(shown)}</span>')
     return (
         f'<tr><th scope="row">{name}</th><td class="track">'
