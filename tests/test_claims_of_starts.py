@@ -158,7 +158,7 @@ def widths(rng, faster: dict[str, float]) -> p2.Runs:
         for depth in (2, 3):
             for width in (1, 10, 100):
                 speed = 1.0 if width == 1 else faster.get(family, 1.0)
-                noise = np.exp(0.05 * rng.standard_normal((2, 8, 24)))
+                noise = np.exp(0.02 * rng.standard_normal((2, 8, 24)))
                 steps = np.round(30 / rates[None, :, None] / speed * noise)
                 lost = np.full(steps.shape, np.nan)
                 steps[:, -1], lost[:, -1] = INF, 5.0
