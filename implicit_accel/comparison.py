@@ -90,7 +90,8 @@ def compare(
             if there is own:
                 ratio = (1.0 if np.isfinite(np.median(own)) else math.nan, math.nan, math.nan)
             else:
-                ratio = ratio_of_medians(there, own, least=0 if final else 1)
+                found = ratio_of_medians(there, own, least=0 if final else 1)
+                ratio = found.value, found.low, found.high
             table.loc[m, ["over_first", "over_first_low", "over_first_high"]] = ratio
         table.insert(0, "run", name)
         tables.append(table)
