@@ -627,10 +627,12 @@ def plot_effects(
         ends = np.array([(effect.low, effect.high) for effect in effects], float)
         drawn = np.isfinite(values) & ((values > 0) | (not log))
         bounds = np.array([getattr(effect, "bound", "") or "o" for effect in effects])
-        ax.plot([], [], "o", color=colour, markersize=4.5, label=label)
-        for marker in dict.fromkeys(bounds[drawn]):
+        for marker in dict.fromkeys(["o", *bounds[drawn]]):
             chosen = drawn & (bounds == marker)
-            ax.plot(values[chosen], places[chosen], marker, color=colour, markersize=4.5)
+            named = label if marker == "o" else "_arrows"
+            ax.plot(
+                values[chosen], places[chosen], marker, color=colour, markersize=4.5, label=named
+            )
         for place, effect in zip(places, effects, strict=True):
             if remark is not None and np.isfinite(effect.value):
                 ax.annotate(remark(effect), (1.01, place), xycoords=("axes fraction", "data"),
