@@ -114,7 +114,7 @@ class Effect:
 
     @property
     def bound(self) -> str:
-        """Whether a speed-up is only a bound: ``>`` if it is larger, ``<`` if smaller."""
+        """``>`` or ``<`` if a speed-up is only a bound, as it is larger or smaller; else empty."""
         # By its note, which is what is stored: a side that never arrived counts with the runs' end.
         never = [who for who in ("baseline", "model") if f"the {who} never reached" in self.note]
         return {"baseline": ">", "model": "<"}.get(" ".join(never), "")
