@@ -18,6 +18,7 @@ from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import compare, effects_table, model_number
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
 from implicit_accel.experiments.claims.toolkit.very_deep import (
+    IDENTITY_STEPS,
     deep_rates,
     deep_runs,
     identity_figure,
@@ -36,7 +37,7 @@ def _one_layer(lab: Laboratory) -> dict[str, xr.Dataset]:
         losses=(Loss(2), Loss(4)),
         learning_rates=deep_rates(lab, "identity"),
         num_seeds=lab.pick(2, 8, 20),
-        num_steps=lab.pick(300, 100_000, 1_000_000),
+        num_steps=lab.pick(300, IDENTITY_STEPS, 1_000_000),
     )
     return {name: lab.sweep(problem, config) for name, problem in lab.problems().items()}
 
