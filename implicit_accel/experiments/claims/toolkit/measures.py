@@ -221,7 +221,8 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
     halves: tuple[float, ...] = ()
     if min(len(base.rates), len(model.rates)) >= intervals.FEWEST:
         halves = tuple(intervals.speed_up(base.half(i), model.half(i)) for i in (0, 1))
-    fewest = [float(np.median(side.at_best)) for side in (base, model)]
+    # No seeds that choose and no seeds that judge could do with fewer.
+    fewest = [float(side.capped.min()) for side in (base, model)]
     design = Design(
         Kind.SPEED_UP, min(base.num_seeds, model.num_seeds),
         least=fewest[0] / model.num_steps, most=base.num_steps / fewest[1],
