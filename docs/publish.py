@@ -1,8 +1,8 @@
-"""Puts results into the documents: python docs/publish.py outputs/reproduction outputs/gas.
+"""Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
 The report, its figures and its findings go to docs/reproduction, the verdicts and the sentences on
-S7 into README.md, and so does the table of a sweep. Figures are reduced to 256 colours, which their
-few need.
+S7 into README.md, the verdicts' answers into CHANGES.md, and the table of a sweep into README.md.
+Figures are reduced to 256 colours, which their few need.
 """
 
 import json
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reproduction"
 
 _FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+_CELL_END = re.compile(r"(?<!\\)\|")
 _SENTENCE = re.compile(r"\(\d\) (.*?\.)(?= \(\d\) |$)")
 
 
@@ -43,9 +44,27 @@ def publish(source: Path) -> None:
     rows = [line for line in report.splitlines() if line.startswith(("| [", "| claim", "| ---"))]
     table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
     _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
+    _publish_answers(rows)
     summary = json.loads((source / "S7" / "finding.json").read_text())["summary"]
     found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
     _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
+
+
+def _publish_answers(rows: list[str]) -> None:
+    """Writes the direction and the size of every verdict into the list of what changed."""
+    answers = {}
+    for row in rows:
+        if row.startswith("| ["):
+            claim, _, direction, size, *_ = (cell.strip() for cell in _CELL_END.split(row)[1:])
+            answers[claim.split("]")[0]] = direction.strip("*"), size.strip("*")
+    path = TARGET / "CHANGES.md"
+    lines = path.read_text().splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("| ["):
+            cells = _CELL_END.split(line)
+            cells[3:5] = [f" {answer} " for answer in answers[cells[1].strip().split("]")[0]]]
+            lines[i] = "|".join(cells)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def publish_sweep(run: Path) -> None:
@@ -68,4 +87,5 @@ def _replace(name: str, text: str) -> None:
 
 if __name__ == "__main__":
     publish(Path(sys.argv[1]))
-    publish_sweep(Path(sys.argv[2]))
+    for run in sys.argv[2:]:
+        publish_sweep(Path(run))
