@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from fixtures.cases import CASES, FILE, PRECISIONS
 
-# Of the excess losses; 100 steps amplify what another processor or version of XLA rounds.
+# Of a run's largest value. What another processor or version of XLA rounds otherwise stays small
+# while the loss falls; a loss that rises, past the edge of stability, multiplies it at every step.
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+UNSTABLE = {"float32": 0.5, "float64": 1e-3}
+
+
+def falls(losses):
+    """Whether each run's loss stays within 1 % of the lowest so far."""
+    with np.errstate(invalid="ignore"):
+        return np.all(losses <= 1.01 * np.minimum.accumulate(losses, axis=-1), axis=-1)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -19,10 +27,17 @@ def test_trajectories_are_what_they_were(case, precision):
         }
     found = CASES[case](precision)
     assert found.keys() == wanted.keys()
+    losses = wanted.get("excess_loss", wanted.get("regularised_loss"))
+    stable = falls(losses)
+    assert stable.mean() > 0.3
     for name, values in wanted.items():
+        ours = found[name]
+        if values.ndim == stable.ndim:  # one number a run
+            values, ours = values[..., None], ours[..., None]
+        assert np.array_equal(np.isnan(values), np.isnan(ours)), name
         scale = np.max(np.abs(values), axis=-1, initial=0, where=np.isfinite(values))
-        tolerance = TOLERANCE[precision] * np.where(scale > 0, scale, 1)
-        same = found[name] == values
+        tolerance = np.where(stable, TOLERANCE[precision], UNSTABLE[precision])
+        allowed = (tolerance * np.where(scale > 0, scale, 1))[..., None]
         with np.errstate(invalid="ignore"):  # inf - inf
-            close = np.abs(found[name] - values) <= np.expand_dims(tolerance, -1)
-        assert np.all(same | close | (np.isnan(values) & np.isnan(found[name]))), name
+            close = np.abs(ours - values) <= allowed
+        assert np.all((ours == values) | close | np.isnan(values)), name

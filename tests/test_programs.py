@@ -59,7 +59,9 @@ def finished(tmp_path_factory):
 
 def test_a_sweep_writes_an_output_folder_that_explains_itself(finished):
     folder, result = finished
-    assert visible(folder) == ["checkpoints", "config.json", "figures", "results.nc", "summary.csv"]
+    assert visible(folder) == [
+        "checkpoints", "config.json", "figures", "report.html", "results.nc", "summary.csv"
+    ]  # fmt: skip
     names = {p.name for p in (folder / "figures").iterdir()}
     figures = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
     assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")}
@@ -173,7 +175,8 @@ def test_overwriting(tmp_path):
     assert result.returncode == 0, result.stderr
     assert load_run(tmp_path / "run").sizes["model"] == 1
     assert visible(tmp_path / "run") == [
-        "checkpoints", "config.json", "figures", "notes.txt", "results.nc", "summary.csv"
+        "checkpoints", "config.json", "figures", "notes.txt", "report.html", "results.nc",
+        "summary.csv",
     ]  # fmt: skip
     trained_again = run("sweep", *arguments, "--depths", "1", "--overwrite")
     assert "1 compilation" in trained_again.stdout
@@ -184,7 +187,8 @@ def test_plot_redraws_without_training(finished, tmp_path):
     figures = tmp_path / "figures"
     result = run("plot", "--run", folder, "--figures_dir", figures, "--formats", "svg")
     assert result.returncode == 0, result.stderr
-    assert len(list(figures.iterdir())) == 4
+    assert len(list(figures.glob("*.svg"))) == 4
+    assert visible(figures) == sorted(["report.html", *(p.name for p in figures.glob("*.svg"))])
     assert "depth 2" in result.stdout
 
 

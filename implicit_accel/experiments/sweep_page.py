@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from implicit_accel.files import atomic_path, is_printable
+from implicit_accel.files import atomic_path, is_printable, printable
 from implicit_accel.pages.sweep import page
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import CONFIG_FILE
@@ -38,7 +38,7 @@ def write_page(
         best_by: What makes a learning rate the best.
         predicted: Predicted excess losses, if they were asked for.
     """
-    program, flags = command[:1], command[1:]
+    program, flags = command[:1], [printable(flag, 4096) for flag in command[1:]]
     text = page(
         results,
         command=" ".join([*program, *map(shlex.quote, flags)]),
