@@ -44,11 +44,11 @@ COMMANDS = {
 
 
 def start(
-    task: str, folder: Path, num_steps: int, file_limit: int | None = None
+    task: str, folder: Path, num_steps: int, formats: str, file_limit: int | None = None
 ) -> subprocess.Popen[str]:
     flags = (
         *COMMANDS[task], "--checkpoint_every", "0",
-        "--num_steps", str(num_steps), "--output_dir", str(folder),
+        "--num_steps", str(num_steps), "--output_dir", str(folder), "--formats", formats,
     )  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
@@ -91,14 +91,22 @@ class Chaos:
         task: What is trained, a name of `COMMANDS`.
         num_steps: Of the runs; 12 000 are about six seconds of training in 40-odd segments, each
             of which is a checkpoint.
+        formats: Of the figures that runs end with.
     """
 
     def __init__(
-        self, folder: Path, seed: int, *, task: str = "linear", num_steps: int = 12_000
+        self,
+        folder: Path,
+        seed: int,
+        *,
+        task: str = "linear",
+        num_steps: int = 12_000,
+        formats: str = "png,pdf",
     ) -> None:
         self.folder = folder
         self.task = task
         self.num_steps = num_steps
+        self.formats = formats
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.number = 0
@@ -113,7 +121,7 @@ class Chaos:
         self.seconds = time.monotonic() - begin
 
     def start(self, folder: Path, *, file_limit: int | None = None) -> subprocess.Popen[str]:
-        return start(self.task, folder, self.num_steps, file_limit)
+        return start(self.task, folder, self.num_steps, self.formats, file_limit)
 
     def new_folder(self) -> Path:
         self.number += 1

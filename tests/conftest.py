@@ -1,4 +1,5 @@
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -10,8 +11,13 @@ from hypothesis import settings
 # programs do the same; it has to happen before JAX first computes.
 jax.config.update("jax_num_cpu_devices", 4)
 
-# Programs that the tests start compile for themselves, whatever this user's cache holds.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Programs that the tests start share with one another what they compile and download, and nothing
+# with this user. Workers inherit the folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _caches = tempfile.TemporaryDirectory(
+        prefix="implicit-accel-tests-", ignore_cleanup_errors=True
+    )
+    os.environ["XDG_CACHE_HOME"] = _caches.name
 
 # Examples compile programs: fewer of them, without a limit on each one's time.
 settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)

@@ -6,7 +6,7 @@ from chaos import Chaos
 
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory):
-    return Chaos(tmp_path_factory.mktemp("chaos"), seed=1, num_steps=4_000)
+    return Chaos(tmp_path_factory.mktemp("chaos"), seed=1, num_steps=4_000, formats="none")
 
 
 def test_killed_runs_go_on(chaos):
@@ -20,14 +20,15 @@ def test_terminated_runs_go_on(chaos):
     chaos.ended_twice(1)
 
 
-def test_what_cannot_be_written_is_said_and_costs_nothing(chaos):
+def test_what_cannot_be_written_is_said_and_costs_nothing(tmp_path):
+    chaos = Chaos(tmp_path, seed=1, num_steps=4_000, formats="png")
     chaos.file_limits(2)
     chaos.full_disks(1)
     chaos.deleted()
 
 
 def test_runs_of_a_model_of_ones_own_go_on(tmp_path):
-    user = Chaos(tmp_path, seed=1, task="user", num_steps=3_000)
+    user = Chaos(tmp_path, seed=1, task="user", num_steps=2_000, formats="none")
     user.killed(2)
     user.terminated(1)
     user.damaged(1)

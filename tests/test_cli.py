@@ -54,7 +54,7 @@ def test_hostile_names_from_file_to_figure(tmp_path):
     table.write_text(f"{HOSTILE},$\\frac\n{rows}\n", encoding="utf-8")
     folder = tmp_path / "run\udcff"
     asked = ["--dataset", "csv", "--csv_path", table, "--csv_target", "$\\frac", *SMALL]
-    result = run("sweep", *asked, "--output_dir", folder)
+    result = run("sweep", *asked, "--output_dir", folder, "--formats", "png,pdf")
     assert result.returncode == 0, result.stderr
     assert "\x1b" not in result.stdout + result.stderr
     assert "\u202e" not in result.stdout + result.stderr
@@ -223,7 +223,8 @@ def test_output_that_goes_nowhere_is_one_line(redirected, words):
     ],
 )
 def test_odd_environments(tmp_path, environment, words):
-    result = run("sweep", *SMALL, "--depths", "1", "--output_dir", tmp_path / "run", **environment)
+    flags = ["--depths", "1", "--formats", "png", "--output_dir", tmp_path / "run"]
+    result = run("sweep", *SMALL, *flags, **environment)
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in result.stderr
     assert result.returncode == len(errors) == bool(words)

@@ -68,6 +68,16 @@ def test_what_never_happens_is_a_value_and_few_seeds_have_a_range():
     assert math.isnan(few.confidence)
 
 
+@pytest.mark.parametrize("seeds", [1, 7, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_shares_have_wilson_s_interval(seeds, confidence):
+    for count in range(seeds + 1):
+        found = of_share(np.arange(seeds) < count, confidence)
+        ours = scipy.stats.binomtest(count, seeds).proportion_ci(confidence, method="wilson")
+        assert found.value == pytest.approx(count / seeds)
+        np.testing.assert_allclose([found.low, found.high], [ours.low, ours.high], atol=1e-12)
+
+
 @pytest.mark.parametrize("seeds", [30, 100, 200])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_shares_are_covered(seeds, share):

@@ -284,20 +284,27 @@ def limit_reached(error: BaseException | None) -> str | None:
 def define_formats() -> flags.FlagHolder:
     """The flag for the file formats of figures, to be read with `formats`."""
     return flags.DEFINE_list(
-        "formats", ["png", "pdf"], f"File formats of figures: {', '.join(_FORMATS)}."
+        "formats",
+        ["png", "pdf"],
+        f"File formats of figures: {', '.join(_FORMATS)}; or none: numbers alone, without figures "
+        "and pages, which plot makes later.",
     )
 
 
 def formats(flag: flags.FlagHolder) -> tuple[str, ...]:
-    """The formats asked for, each once.
+    """The formats asked for, each once; empty for ``none``.
 
     Raises:
-        UserError: If there are none, or one is unknown.
+        UserError: If nothing is asked for, or one is unknown.
     """
     asked = tuple(dict.fromkeys(flag.value))
+    if asked == ("none",):
+        return ()
     unknown = [name for name in asked if name not in _FORMATS]
     if unknown or not asked:
-        raise UserError(f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}")
+        raise UserError(
+            f"--formats: {unknown or 'empty'}: choose from {', '.join(_FORMATS)}, or none"
+        )
     return asked
 
 

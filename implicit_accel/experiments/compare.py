@@ -126,6 +126,10 @@ def main(folders: list[str]) -> None:
         written.append(save_text(table.to_csv(index=False), Path(_CSV.value)))
     if _LATEX.value:
         written.append(save_text(to_latex(shown), Path(_LATEX.value)))
+    names = ", ".join(map(str, written))
+    if not formats:
+        console.print(names or "no figures asked for")
+        return
     figures = Path(_FIGURES.value)
     # Imported here: errors and --help come half a second sooner without matplotlib.
     from implicit_accel.comparison_plots import comparison_figures
@@ -136,7 +140,6 @@ def main(folders: list[str]) -> None:
         paths = write_figures(drawn, figures, formats)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
-    names = ", ".join(map(str, written))
     console.print(f"{len(paths)} figures in {figures}" + (f"; {names}" if names else ""))
 
 

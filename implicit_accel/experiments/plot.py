@@ -38,6 +38,8 @@ def main() -> None:
     results = load_run(_RUN.value)
     console = cli.make_console()
     cli.print_summary(summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console)
+    if not formats:
+        return
     run = Path(_RUN.value)
     folder = run if run.is_dir() else run.parent
     figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,20 +120,22 @@ def report_results(
     results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
 ) -> pd.DataFrame:
     """Writes the summary, the figures and the page of a run; returns the table."""
-    # Imported here: errors and --help come half a second sooner without matplotlib.
-    from implicit_accel.experiments.sweep_page import write_page
-    from implicit_accel.plotting import save_figures
-
     table = summarise(results, best_by=BEST_BY.value)
     save_table(table, folder / SUMMARY_FILE)
     if predicted is not None:
         beside = predicted.beside(results, best_by=BEST_BY.value)
         save_table(beside, folder / PREDICTION_FILE)
     curve = None if predicted is None else predicted.curve
-    figures = folder / FIGURES_FOLDER
-    save_figures(
-        results, figures, best_by=BEST_BY.value, formats=cli.formats(FORMATS), predicted=curve
-    )
+    figures, formats = folder / FIGURES_FOLDER, cli.formats(FORMATS)
+    if not formats:  # what an earlier, shorter run has drawn is of that run
+        shutil.rmtree(figures, ignore_errors=True)
+        (folder / PAGE_FILE).unlink(missing_ok=True)
+        return table
+    # Imported here: errors and --help come half a second sooner without matplotlib.
+    from implicit_accel.experiments.sweep_page import write_page
+    from implicit_accel.plotting import save_figures
+
+    save_figures(results, figures, best_by=BEST_BY.value, formats=formats, predicted=curve)
     write_page(
         results, folder / PAGE_FILE, command=command, figures=figures, best_by=BEST_BY.value,
         predicted=curve,
@@ -361,8 +364,8 @@ def costs(programs: compilation.ProgramCount, timing: Timing) -> str:
 
 def where(folder: RunFolder) -> str:
     """What lies where, in a line."""
-    names = (RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, f"{FIGURES_FOLDER}/", PAGE_FILE)
-    return f"{folder.path}: {', '.join(names)}"
+    drawn = (f"{FIGURES_FOLDER}/", PAGE_FILE) if cli.formats(FORMATS) else ()
+    return f"{folder.path}: {', '.join((RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, *drawn))}"
 
 
 if __name__ == "__main__":
