@@ -352,7 +352,8 @@ def free_port() -> int:
 def processes(tmp_path, count, *arguments):
     port = free_port()
     shared = [
-        *SMALL, *arguments, "--output_dir", tmp_path / "shared", "--devices", "1", "--formats", "none",
+        *SMALL, *arguments, "--output_dir", tmp_path / "shared", "--devices", "1",
+        "--formats", "none",
         "--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(count),
     ]  # fmt: skip
     return [start("sweep", *shared, "--process_id", str(i), cwd=tmp_path) for i in range(count)]
