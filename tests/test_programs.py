@@ -173,11 +173,11 @@ def test_a_run_is_put_together_again_from_its_checkpoints(tmp_path):
 
 
 def test_overwriting(tmp_path):
-    arguments = [*TINY, "--output_dir", tmp_path / "run", "--formats", "png"]
-    arguments += ["--compilation_cache", "none"]
+    arguments = [*TINY, "--output_dir", tmp_path / "run"]
     assert run("sweep", *arguments).returncode == 0
+    arguments += ["--compilation_cache", "none"]
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    result = run("sweep", *arguments, "--depths", "1", "--overwrite")
+    result = run("sweep", *arguments, "--depths", "1", "--overwrite", "--formats", "png")
     assert result.returncode == 0, result.stderr
     assert load_run(tmp_path / "run").sizes["model"] == 1
     assert visible(tmp_path / "run") == [

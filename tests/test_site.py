@@ -3,6 +3,7 @@
 What only the built site shows is checked by `python -m tests.built_site`.
 """
 
+import functools
 import importlib
 import itertools
 import re
@@ -34,6 +35,7 @@ def tokens(path: Path):
         yield from token.children or ()
 
 
+@functools.cache
 def anchors(path: Path) -> set[str]:
     """What behind a # leads somewhere: headings as GitHub and MyST name them, labels."""
     listed, found = list(tokens(path)), set()
