@@ -81,8 +81,11 @@ def _contest(lab: Laboratory, problem: Problem, p: float, depth: int) -> _Curves
     edges = {who: float(np.median(2 / table["sharpness"])) for who, table in told.items()}
     # The lowest rate, a quarter of the edge, arrives too, and the slowest seed with it: beyond that
     # nothing is asked.
-    times = [table["time"].max() / (edges[who] / _FACTOR) for who, table in told.items()]
-    steps = int(np.clip(1.5 * np.nanmax([*times, 0.0]), 100, longest))
+    slowest = [
+        np.nan_to_num(table["time"].to_numpy(float), nan=np.inf).max() / (edges[who] / _FACTOR)
+        for who, table in told.items()
+    ]
+    steps = int(np.clip(1.5 * max(slowest), 100, longest))
     network, one = (replace(config, num_steps=steps) for config in (network, one))
 
     def rates(low: float, high: float) -> tuple[float, ...]:
