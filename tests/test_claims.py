@@ -126,6 +126,7 @@ def test_a_planted_effect_passes_and_few_seeds_decide_nothing_at_a_level():
     few = median_of("few", np.array([1.5, 2.0, 2.5]))
     assert math.isnan(few.confidence)
     assert str(few) == "2× (1.5 to 2.5 over 3 seeds)"
+    assert str(median_of("effect", np.array([2.0]))) == "2× (one seed)"
     every = share_of("all", np.ones(30, bool))
     assert (every.value, every.high, every.design.kind) == (100, 100, Kind.SHARE)
     assert judge([above(every, 85)]).directions == {YES}

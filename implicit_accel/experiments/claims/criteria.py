@@ -109,6 +109,8 @@ class Effect:
             return text
         ends = _number(self.low), _number(self.high)
         if math.isnan(self.confidence):
+            if self.design.seeds == 1:
+                return f"{text} (one seed)"
             return f"{text} ({ends[0]} to {ends[1]} over {self.design.seeds} seeds)"
         return f"{text} [{ends[0]}, {ends[1]}]"
 
