@@ -204,7 +204,6 @@ def _entry(claim: Claim, stored: dict[str, Any], folder: Path) -> Entry:
     forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     # A report carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
-    forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
     return Entry(claim, finding, plain, seconds, forests, load_curves(folder))
 
 
