@@ -170,8 +170,33 @@ def _formula(page: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+# --- For screen readers and keyboards ------------------------------------------------------------
+
+# Sphinx sets a signature of several lines as a list of definitions without terms.
+_LINES = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
+
+
+def _accessible(
+    app: Sphinx,  # noqa: ARG001
+    pagename: str,  # noqa: ARG001
+    templatename: str,  # noqa: ARG001
+    context: dict[str, Any],
+    doctree: nodes.document | None,  # noqa: ARG001
+) -> None:
+    """Signatures without lists of nothing; tables, which may scroll, within a keyboard's reach."""
+
+    def lines(found: re.Match[str]) -> str:
+        inner = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+        return f'<span class="sig-lines">{inner}</span>'
+
+    if "body" in context:
+        body = _LINES.sub(lines, context["body"])
+        context["body"] = body.replace("<table ", '<table tabindex="0" ')
+
+
 def setup(app: Sphinx) -> None:
     """Links names, and adds formulas as MathML, which browsers show by themselves."""
+    app.connect("html-page-context", _accessible)
     app.connect("missing-reference", _link)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-signature", _signature)

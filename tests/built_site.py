@@ -1,7 +1,8 @@
 """Checks the built documentation site: python -m tests.built_site build/docs.
 
 Every link within it leads to a file and to an anchor in it; nothing that a page needs lies
-elsewhere; and in a browser, where there is one, pages show no error and do not scroll sideways.
+elsewhere; and in a browser, where there is one, pages show no error, do not scroll sideways and
+have no serious fault in accessibility by axe.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from tests.browser import NARROW, WIDE, find_chromium
@@ -105,6 +107,13 @@ def shown_problems_of(site: Path, browser: str) -> list[str]:
                 )
                 if beyond > 0:
                     found.append(f"{name} at {size[0]} px: {beyond} px too wide")
+                # By itself axe would ask for the style sheets again.
+                ruled = Axe().run(page, options={"preload": False}).response["violations"]
+                found.extend(
+                    f"{name} at {size[0]} px: {rule['help']}: {rule['nodes'][0]['html'][:200]}"
+                    for rule in ruled
+                    if rule["impact"] in ("serious", "critical")
+                )
         chromium.close()
     return found
 
