@@ -400,6 +400,7 @@ def test_bad_plot_flags(tmp_path):
     expect_usage_error(run("plot"), "--run is missing")
     expect_usage_error(run("plot", "--run", tmp_path), "no such file")
     expect_usage_error(run("plot", "--run", tmp_path, "--formats", "bmp"), "bmp", "png, pdf, svg")
+    expect_usage_error(run("plot", "--run", tmp_path, "--formats", "none,svg"), "stands alone")
 
 
 def test_truncated_gas_batch(tmp_path):

@@ -298,7 +298,9 @@ def formats(flag: flags.FlagHolder) -> tuple[str, ...]:
         UserError: If nothing is asked for, or one is unknown.
     """
     asked = tuple(dict.fromkeys(flag.value))
-    if asked == ("none",):
+    if "none" in asked:
+        if len(asked) > 1:
+            raise UserError("--formats: none stands alone; leave it out to draw")
         return ()
     unknown = [name for name in asked if name not in _FORMATS]
     if unknown or not asked:
