@@ -172,8 +172,9 @@ def _formula(page: Any, node: nodes.math_block) -> None:
 
 # --- For screen readers and keyboards ------------------------------------------------------------
 
-# Sphinx sets a signature of several lines as a list of definitions without terms.
-_LINES = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
+# Sphinx sets a signature of several lines as a list of definitions without terms. The theme has a
+# translator of its own: what it wrote is mended rather than how it writes.
+_LINES = re.compile(r"<dl>\s*((?:<dd>(?:(?!</?d[dlt]>).)*</dd>\s*)+)</dl>", re.DOTALL)
 
 
 def _accessible(
@@ -186,8 +187,7 @@ def _accessible(
     """Signatures without lists of nothing; tables, which may scroll, within a keyboard's reach."""
 
     def lines(found: re.Match[str]) -> str:
-        inner = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
-        return f'<span class="sig-lines">{inner}</span>'
+        return found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
     if "body" in context:
         body = _LINES.sub(lines, context["body"])

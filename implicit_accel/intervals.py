@@ -91,7 +91,10 @@ def _between(outer: float, inner: float, inwards: float) -> float:
 
 
 def of_share(happened: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """How often something happened, with Wilson's interval.
+    """How often something happened, with Wilson's interval (J. Am. Stat. Assoc. 22, 1927).
+
+    ``(p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` of a share p of n, with z the normal
+    distribution's quantile.
 
     Args:
         happened: Booleans, at least one.
@@ -99,13 +102,11 @@ def of_share(happened: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """
     n, share = len(happened), float(np.mean(happened))
     z = float(scipy.special.ndtri((1 + confidence) / 2))
-    middle, half = (
-        share + z**2 / (2 * n),
-        z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2),
-    )
-    # No rounding past a certain share.
-    low, high = (min(max(end / (1 + z**2 / n), 0.0), 1.0) for end in (middle - half, middle + half))
-    return Interval(share, low if share else 0.0, high if share < 1 else 1.0, confidence)
+    middle = share + z**2 / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    # Where it never or always happened that end is exact, whatever rounding makes of it.
+    return Interval(share, low if share > 0 else 0.0, high if share < 1 else 1.0, confidence)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,16 @@ def chaos(tmp_path_factory):
     return Chaos(tmp_path_factory.mktemp("chaos"), seed=1, num_steps=4_000, formats="none")
 
 
-def test_killed_runs_go_on(chaos):
-    chaos.killed(3)
-    assert chaos.counts["SIGKILL: runs ended"] == 3
-    assert chaos.counts["SIGKILL: runs finished, identical"] >= 1
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """Runs that end with figures and a page, which may be hit as well."""
+    return Chaos(tmp_path_factory.mktemp("drawing"), seed=1, num_steps=4_000, formats="png")
+
+
+def test_killed_runs_go_on(drawing):
+    drawing.killed(3)
+    assert drawing.counts["SIGKILL: runs ended"] == 3
+    assert drawing.counts["SIGKILL: runs finished, identical"] >= 1
 
 
 def test_terminated_runs_go_on(chaos):
@@ -20,15 +26,14 @@ def test_terminated_runs_go_on(chaos):
     chaos.ended_twice(1)
 
 
-def test_what_cannot_be_written_is_said_and_costs_nothing(tmp_path):
-    chaos = Chaos(tmp_path, seed=1, num_steps=4_000, formats="png")
-    chaos.file_limits(2)
-    chaos.full_disks(1)
-    chaos.deleted()
+def test_what_cannot_be_written_is_said_and_costs_nothing(drawing):
+    drawing.file_limits(2)
+    drawing.full_disks(1)
+    drawing.deleted()
 
 
 def test_runs_of_a_model_of_ones_own_go_on(tmp_path):
-    user = Chaos(tmp_path, seed=1, task="user", num_steps=2_000, formats="none")
+    user = Chaos(tmp_path, seed=1, task="user", num_steps=3_000, formats="none")
     user.killed(2)
     user.terminated(1)
     user.damaged(1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from test_fixtures import falls
 from test_programs import run as program
 
 import implicit_accel as ia
@@ -258,23 +260,34 @@ def linear(config=CONFIG):
     return LinearSweep(ia.make_problem(ia.gas_like()), config)
 
 
-def test_a_plan_of_some_runs_trains_them_to_rounding():
+def planned(devices):
+    """A whole grid and a plan of some of its runs, trained; and which runs they are."""
     sweep = linear(ia.SweepConfig(
         depths=(1, 2), num_seeds=2, num_steps=300, learning_rates=(0.001, 0.01, 0.05)
     ))  # fmt: skip
     own = ((0.001,), (0.01, 0.05), (0.001, 0.01), (0.05,))
-    whole, some = run(sweep)[0], run(AtOwnRates(sweep, own))[0]
-    chosen = chosen_runs(sweep.axes, own)
-    ours, theirs = (r["excess_loss"].values[chosen] for r in (some, whole))
-    with np.errstate(invalid="ignore"):
-        falls = (theirs <= 1.01 * np.minimum.accumulate(theirs, axis=-1)).all(axis=-1)
-    assert falls.mean() > 0.5
-    np.testing.assert_allclose(ours[falls], theirs[falls], rtol=1e-4)
-    for name in ("steps_to_target", "divergence_step"):
-        ours, theirs = (r[name].values[chosen][falls] for r in (some, whole))
-        np.testing.assert_array_equal(ours, theirs)
+    whole, some = (run(e, devices=devices)[0] for e in (sweep, AtOwnRates(sweep, own)))
+    return whole, some, chosen_runs(sweep.axes, own)
+
+
+def test_a_plan_of_some_runs_trains_them_to_the_same_bits():
+    whole, some, chosen = planned(jax.devices())
+    for name in ("excess_loss", "steps_to_target", "divergence_step"):
+        np.testing.assert_array_equal(some[name].values[chosen], whole[name].values[chosen])
     assert np.isnan(some["loss"].values[~chosen]).all()
     assert (trained(some) == chosen.all(axis=2)).all()
+
+
+def test_a_plan_on_one_device_trains_to_rounding():
+    """Blocks of other sizes may round otherwise, which a loss that rises multiplies."""
+    whole, some, chosen = planned(jax.devices()[:1])
+    ours, theirs = (r["excess_loss"].values[chosen] for r in (some, whole))
+    stable = falls(theirs)
+    assert stable.mean() > 0.5
+    np.testing.assert_allclose(ours[stable], theirs[stable], rtol=1e-4)
+    for name in ("steps_to_target", "divergence_step"):
+        ours, theirs = (r[name].values[chosen][stable] for r in (some, whole))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_search_in_a_folder_extends_its_run(tmp_path):

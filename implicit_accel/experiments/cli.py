@@ -287,7 +287,7 @@ def define_formats() -> flags.FlagHolder:
         "formats",
         ["png", "pdf"],
         f"File formats of figures: {', '.join(_FORMATS)}; or none: numbers alone, without figures "
-        "and pages, which plot makes later.",
+        "and page.",
     )
 
 

@@ -128,7 +128,8 @@ def main(folders: list[str]) -> None:
         written.append(save_text(to_latex(shown), Path(_LATEX.value)))
     names = ", ".join(map(str, written))
     if not formats:
-        console.print(names or "no figures asked for")
+        if names:
+            console.print(names)
         return
     figures = Path(_FIGURES.value)
     # Imported here: errors and --help come half a second sooner without matplotlib.

@@ -119,7 +119,7 @@ def choose_devices() -> list[Device]:
 def report_results(
     results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
 ) -> pd.DataFrame:
-    """Writes the summary, the figures and the page of a run; returns the table."""
+    """Writes a run's summary, and its figures and page if formats are asked for; the table."""
     table = summarise(results, best_by=BEST_BY.value)
     save_table(table, folder / SUMMARY_FILE)
     if predicted is not None:
@@ -128,7 +128,8 @@ def report_results(
     curve = None if predicted is None else predicted.curve
     figures, formats = folder / FIGURES_FOLDER, cli.formats(FORMATS)
     if not formats:  # what an earlier, shorter run has drawn is of that run
-        shutil.rmtree(figures, ignore_errors=True)
+        if figures.exists():
+            shutil.rmtree(figures)
         (folder / PAGE_FILE).unlink(missing_ok=True)
         return table
     # Imported here: errors and --help come half a second sooner without matplotlib.
