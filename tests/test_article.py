@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from test_programs import expect_usage_error, run
+from programs import expect_usage_error, run
 
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiments import claims as claims_package

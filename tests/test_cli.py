@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_programs import REPOSITORY, expect_usage_error, run
+from programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
 from implicit_accel import UserError, summarise

@@ -1,21 +1,23 @@
 """The installed command, beside ``python -m experiments.…``."""
 
 import re
-import subprocess
 import sys
 from importlib.metadata import entry_points
 
 import pytest
+from programs import forked
 
 import implicit_accel
-from implicit_accel.experiments.main import PROGRAMS
+from implicit_accel.experiments.main import PROGRAMS, main
+
+
+def command(*arguments):
+    sys.argv = ["implicit-accel", *arguments]
+    main()
 
 
 def run(*arguments):
-    code = "from implicit_accel.experiments.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    return forked(command, *arguments)
 
 
 def test_the_command_is_installed_as_declared():

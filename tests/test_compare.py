@@ -1,12 +1,11 @@
 """Several runs side by side."""
 
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from programs import as_module, forked
 from test_statistics import INF, NAN, general, made
 
 import implicit_accel as ia
@@ -18,8 +17,7 @@ LOW = np.full((2, 1, 3), 0.05)
 
 
 def run(*arguments, cwd):
-    command = [sys.executable, "-m", "implicit_accel.experiments.compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    return forked(as_module, "implicit_accel.experiments.compare", *arguments, cwd=cwd)
 
 
 @pytest.fixture

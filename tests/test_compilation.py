@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from test_programs import expect_usage_error, run
+from programs import expect_usage_error, run
 
 from implicit_accel.experiments.compilation import ProgramCount, Programs, counted_programs
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_programs import run
+from programs import run
 
 import implicit_accel as ia
 from implicit_accel.eigenvalues import jacobi

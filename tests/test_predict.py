@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from programs import expect_usage_error, run
 from test_flow import problem_of
-from test_programs import expect_usage_error, run
 
 import implicit_accel as ia
 from implicit_accel.experiments.predictions import as_text

@@ -4,52 +4,44 @@ import contextlib
 import json
 import os
 import random
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from programs import REPOSITORY, SMALL, TINY, as_module, expect_usage_error, forked, run, visible
 
 from implicit_accel import load_run
 
-REPOSITORY = Path(__file__).parents[1]
-SMALL = ["--num_steps", "300", "--num_seeds", "2", "--learning_rates", "0.003,0.03,3"]
-# Where it does not matter what is trained: a third of the compilation.
-TINY = [*SMALL, "--losses", "l4", "--depths", "1,2"]
 
-
-def run(program, *arguments, cwd=None, **environment):
-    """A program's end; a sweep draws only if it is told what: that takes most of a small one."""
-    if program == "sweep" and "--formats" not in arguments:
-        arguments = ("--formats", "none", *arguments)
-    inherited = {k: v for k, v in os.environ.items() if k != "IMPLICIT_ACCEL_DATA_DIR"}
-    paths = os.pathsep.join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *map(str, arguments)],
-        cwd=cwd or REPOSITORY,
-        env=inherited | {"PYTHONPATH": paths} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def expect_usage_error(result, *words):
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    for word in words:
-        assert word in line
-
-
-def visible(folder):
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("sweep", ["--depths", "0"]),
+        ("compare", ["--help"]),
+        ("plot", ["nowhere"]),
+        ("reproduce", ["--scale", "smoke", "--claims", "T7", "--output_dir", "out"]),
+    ],
+)
+def test_a_forked_program_is_the_started_one(tmp_path, program, arguments):
+    name = f"experiments.{program}"
+    started = subprocess.run(
+        [sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    there = sorted(tmp_path.rglob("*"))
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    again = forked(as_module, name, *arguments, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (started.returncode, started.stdout)
+    seconds = re.compile(r"[0-9.]+ s$", re.MULTILINE)
+    assert seconds.sub("", again.stderr) == seconds.sub("", started.stderr)
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import scipy.stats
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import run as program
 from test_fixtures import falls
-from test_programs import run as program
 
 import implicit_accel as ia
 from implicit_accel import rates as rates_module

@@ -1,21 +1,17 @@
 """Datasets are found: one file more is one dataset more."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import as_module, forked
 
 from implicit_accel import Dataset, UserError, load_run
 from implicit_accel.data import sources
 from implicit_accel.data.dataset import DatasetSource
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.fields import Field
-
-REPOSITORY = Path(__file__).parents[1]
 
 # All that somebody writes for a dataset of theirs.
 PENDULUM = '''
@@ -41,22 +37,15 @@ SOURCE = DatasetSource(
 )
 '''
 
-# `python -m experiments.sweep` of somebody whose datasets lie in the folder that comes first.
-_PROGRAM = """
-import runpy, sys
-from implicit_accel.data import sources
-sources.__path__.append(sys.argv.pop(1))
-runpy.run_module("implicit_accel.experiments.sweep", run_name="__main__", alter_sys=True)
-"""
+
+def program(folder, *arguments):
+    """`python -m experiments.sweep` of somebody whose datasets lie in a folder of their own."""
+    sources.__path__.append(folder)
+    as_module("implicit_accel.experiments.sweep", *arguments)
 
 
 def sweep(folder, *arguments):
-    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(folder), *map(str, arguments)],
-        cwd=folder, env=os.environ | {"PYTHONPATH": paths}, text=True, capture_output=True,
-        timeout=300,
-    )  # fmt: skip
+    return forked(program, folder, *arguments, cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from oracles import loss_and_gradient
 from pages import read_page
-from test_programs import expect_usage_error, run
+from programs import expect_usage_error, run
 from test_statistics import INF, made
 
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like

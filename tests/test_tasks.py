@@ -16,7 +16,7 @@ import optax
 import pytest
 from models import EXAMPLE, MODELS, follow
 from oracles import random_problem
-from test_programs import expect_usage_error, run
+from programs import expect_usage_error, run
 
 import implicit_accel as ia
 from implicit_accel.engine.layout import MiniBatches

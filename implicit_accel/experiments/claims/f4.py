@@ -38,8 +38,8 @@ def _stds(lab: Laboratory) -> tuple[float, ...]:
 
 def _train(lab: Laboratory, data: ImageData) -> dict[str, xr.Dataset]:
     """Results by initialiser."""
-    runs = {}
-    for init in INITIALISATIONS:
+
+    def train(own: Laboratory, init: str) -> xr.Dataset:
         config = replace(
             FULLY_CONNECTED,
             network=FullyConnected(init),
@@ -49,10 +49,12 @@ def _train(lab: Laboratory, data: ImageData) -> dict[str, xr.Dataset]:
             num_test=lab.pick(200, 2_000, None),
             window=lab.pick(10, 50, 50),
         )
-        runs[init] = lab.classifiers(
+        return own.classifiers(
             data, config, rates=(0.01,), num_seeds=lab.pick(2, 6, 20), stds=_stds(lab)
         )
-    return runs
+
+    runs = lab.side_by_side(lambda own, i=init: train(own, i) for init in INITIALISATIONS)
+    return dict(zip(INITIALISATIONS, runs, strict=True))
 
 
 def _last(runs: dict[str, xr.Dataset], measure: str, i: int) -> dict[str, np.ndarray]:

@@ -291,14 +291,17 @@ def _train(lab: Laboratory, problem: Problem, rates: _Rates, num_steps: int) -> 
     """By curve, the nearest of runs at some rates (for each of `_RUNS`; without any, none)."""
     curves = authors_curves(_FIGURE)
     found: dict[str, _Run] = {}
-    for (name, optimizer, depth), own in zip(_RUNS, rates, strict=True):
-        if not own:
-            continue
-        config = SweepConfig(
+    wanted = [(*run, own) for run, own in zip(_RUNS, rates, strict=True) if own]
+    configs = [
+        SweepConfig(
             depths=(depth,), losses=(Loss(4),), optimizers=(optimizer,), learning_rates=own,
             num_seeds=1, num_steps=num_steps,
-        )  # fmt: skip
-        results = lab.sweep(problem, config)
+        )
+        for _, optimizer, depth, own in wanted
+    ]  # fmt: skip
+    for (name, optimizer, _, own), results in zip(
+        wanted, lab.sweeps(problem, configs), strict=True
+    ):
         steps = results["step"].values
         for number, rate in enumerate(own):
             losses = results["loss"].values[0, number, 0]

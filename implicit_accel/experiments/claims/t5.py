@@ -101,16 +101,21 @@ def _test(lab: Laboratory) -> Finding:
     papers: list[Effect] = []
     panels: dict[str, Any] = {}
     name, problem = lab.first_problem()
-    for p in (2.0, 4.0):
-        for depth in lab.pick((2,), (2, 3, 4), (2, 3, 4)):
-            for config in _grids(lab, problem, p, depth):
-                with_c, without, curves = _measure(lab, name, problem, config)
-                ours.append(with_c)
-                theirs.append(without)
-                is_papers = config.learning_rates == (_PAPERS_RATE,)
-                papers += [with_c] if is_papers else []
-                if is_papers or depth == 4:  # the figure shows the paper's rate where there is one
-                    panels |= curves
+    configs = [
+        config
+        for p in (2.0, 4.0)
+        for depth in lab.pick((2,), (2, 3, 4), (2, 3, 4))
+        for config in _grids(lab, problem, p, depth)
+    ]
+    measured = lab.side_by_side(lambda own, c=c: _measure(own, name, problem, c) for c in configs)
+    for config, (with_c, without, curves) in zip(configs, measured, strict=True):
+        ours.append(with_c)
+        theirs.append(without)
+        is_papers = config.learning_rates == (_PAPERS_RATE,)
+        papers += [with_c] if is_papers else []
+        # The figure shows the paper's rate where there is one.
+        if is_papers or config.depths == (4,):
+            panels |= curves
     # Of a few seeds no interval of the parts' joint confidence is bounded.
     asked = [within(e, 0.99, 1.01) for e in ours]
     parts = [p for p in asked if Direction.AS_CLAIMED in could_be(p, len(asked))]

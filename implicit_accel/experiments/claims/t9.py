@@ -82,7 +82,8 @@ def _contest(lab: Laboratory, problem: Problem, p: float, depth: int) -> _Curves
     # The lowest rate, a quarter of the edge, arrives too, and the slowest seed with it: beyond that
     # nothing is asked.
     slowest = [
-        np.nan_to_num(table["time"].to_numpy(float), nan=np.inf).max() / (edges[who] / _FACTOR)
+        np.nan_to_num(table["time"].to_numpy(float), nan=np.inf, posinf=np.inf).max()
+        / (edges[who] / _FACTOR)
         for who, table in told.items()
     ]
     steps = int(np.clip(1.5 * max(slowest), 100, longest))
@@ -212,17 +213,24 @@ def _told(label: str, alone: list[Effect]) -> str:
 
 def _test(lab: Laboratory) -> Finding:
     parts, rows, sentences, shown = [], [], [], {}
-    for name, problem in theory_problems(lab).items():
-        for depth in lab.pick((2,), (2, 3), (2, 3, 4)):
-            curves = _contest(lab, problem, 4.0, depth)
-            level = _SHARE * make_surface(problem, Loss(4)).zero_excess
-            label = f"{name}, ℓ4, depth {depth}"
-            judged, alone = _effects(label, _times(curves, level))
-            parts += [within(e, 0.9, 1.1) for e in judged]
-            rows += [*judged, *alone]
-            sentences.append(_told(label, alone))
-            if len(shown) < 2:
-                shown[label] = (curves, level)
+    cases = [
+        (name, problem, depth)
+        for name, problem in theory_problems(lab).items()
+        for depth in lab.pick((2,), (2, 3), (2, 3, 4))
+    ]
+    contests = lab.side_by_side(
+        lambda own, problem=problem, depth=depth: _contest(own, problem, 4.0, depth)
+        for _, problem, depth in cases
+    )
+    for (name, problem, depth), curves in zip(cases, contests, strict=True):
+        level = _SHARE * make_surface(problem, Loss(4)).zero_excess
+        label = f"{name}, ℓ4, depth {depth}"
+        judged, alone = _effects(label, _times(curves, level))
+        parts += [within(e, 0.9, 1.1) for e in judged]
+        rows += [*judged, *alone]
+        sentences.append(_told(label, alone))
+        if len(shown) < 2:
+            shown[label] = (curves, level)
     judged = [part.effect for part in parts]
     verdict = judge(parts)
     return Finding(

@@ -215,8 +215,8 @@ def measure_bands(lab: Laboratory) -> Bands:
     """Trains both grids, or reads them."""
     name, problem = lab.first_problem("whiten")
     grids: Grids = {}
-    for init in INITIALISATIONS:
-        results = lab.sweep(problem, band_grid(lab, init))
+    runs = lab.sweeps(problem, [band_grid(lab, init) for init in INITIALISATIONS])
+    for init, results in zip(INITIALISATIONS, runs, strict=True):
         grids |= {(init, depth): grid_of(results, depth) for depth in DEPTHS}
     return Bands(name, grids)
 

@@ -121,14 +121,15 @@ class FullLength:
 def full_length(lab: Laboratory) -> FullLength:
     """Trains all curves, or reads them."""
     name, problem = lab.first_problem()
-    runs = {}
-    for curve, (optimizer, depth, rates) in _CURVES.items():
-        config = SweepConfig(
+    configs = [
+        SweepConfig(
             depths=(depth,), losses=(Loss(4),), optimizers=(optimizer,), learning_rates=rates,
             num_seeds=lab.pick(2, 6, 20), num_steps=lab.pick(300, 1_000_000, 1_000_000),
-        )  # fmt: skip
-        runs[curve] = lab.sweep(problem, config)
-    return FullLength(name, problem, runs)
+        )
+        for optimizer, depth, rates in _CURVES.values()
+    ]  # fmt: skip
+    runs = lab.sweeps(problem, configs)
+    return FullLength(name, problem, dict(zip(_CURVES, runs, strict=True)))
 
 
 def to_target(found: FullLength, curve: str, base: str, share: float) -> Effect:

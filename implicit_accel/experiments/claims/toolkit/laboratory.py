@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import queue
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +22,7 @@ import xarray as xr
 from implicit_accel import Dataset, gas_like, load_abalone, load_gas, rates
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
+from implicit_accel.engine.train import Device
 from implicit_accel.errors import DataError, NotHereError
 from implicit_accel.experiment import Experiment, Identity
 from implicit_accel.files import atomic_path
@@ -65,6 +69,10 @@ def _mnist(data_dir: str | None, download: bool) -> ImageData:
         return mnist_like()
 
 
+class _GivenUpError(Exception):
+    """Ends a training at its next report, because another one or the program has ended."""
+
+
 class Scale(StrEnum):
     """How much is run."""
 
@@ -91,6 +99,7 @@ class Laboratory:
         log: Told what is done.
         progress: Makes a function that is told (done, total) of something named.
         trained: What was made anew: names of folders and tables.
+        devices: Where it trains; on all devices if it is not said.
     """
 
     scale: Scale
@@ -101,10 +110,56 @@ class Laboratory:
     log: Callable[[str], object] = lambda _: None
     progress: Callable[[int, int], None] | None = None
     trained: list[str] = field(default_factory=list)
+    devices: Sequence[Device] | None = None
 
     def pick(self, smoke: _T, standard: _T, paper: _T) -> _T:
         """The value for this scale."""
         return {Scale.SMOKE: smoke, Scale.STANDARD: standard, Scale.PAPER: paper}[self.scale]
+
+    def side_by_side(self, trainings: Iterable[Callable[[Laboratory], _T]]) -> list[_T]:
+        """Trains several things at once, each on a device of its own, as far as there are devices.
+
+        For grids of a few runs each: a step of six runs reads as many data as one of sixty, and to
+        spread a few runs over devices makes each device read them all.
+
+        Args:
+            trainings: Called with a laboratory that trains on one device. They share no sweep and
+                no table.
+
+        Returns:
+            What they return, in their order.
+        """
+        waiting = list(trainings)
+        free: queue.SimpleQueue[Device] = queue.SimpleQueue()
+        devices = jax.local_devices() if self.devices is None else self.devices
+        for device in devices:
+            free.put(device)
+        shares, given_up = [0.0] * len(waiting), threading.Event()
+
+        def train(number: int, training: Callable[[Laboratory], _T]) -> _T:
+            def report(done: int, total: int) -> None:
+                if given_up.is_set():
+                    raise _GivenUpError
+                shares[number] = done / total
+                if self.progress is not None:
+                    self.progress(round(1000 * sum(shares) / len(shares)), 1000)
+
+            device = free.get()
+            try:
+                return training(replace(self, devices=(device,), progress=report))
+            finally:
+                free.put(device)
+
+        with ThreadPoolExecutor(len(devices)) as pool:
+            futures = [pool.submit(train, *each) for each in enumerate(waiting)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                failed = [f for f in futures if f.done() and f.exception() is not None]
+                return [future.result() for future in failed or futures]
+            except BaseException:  # one has failed, or somebody asks for an end: it is for all
+                given_up.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def gas(self) -> Dataset:
         """The Ethanol data; the embedded stand-in, which says that it is one, without them."""
@@ -121,19 +176,16 @@ class Laboratory:
     def problems(self, scaling: str = "standard") -> dict[str, Problem]:
         """The regression problems there are, by the names that reports use.
 
-        Ethanol first (or only its stand-in, where the data are missing), Abalone if it is here, and
-        the stand-in beside the real data.
+        Ethanol first (or its stand-in, where the data are missing), and Abalone if it is here; at
+        the scale ``paper`` the stand-in beside the real data as well.
         """
         gas = self.gas()
-        found = {} if gas.is_stand_in else {"Ethanol": make_problem(gas, scaling=scaling)}
+        found = {"stand-in" if gas.is_stand_in else "Ethanol": make_problem(gas, scaling=scaling)}
         abalone = self.abalone()
         if abalone is not None:
             found["Abalone"] = make_problem(abalone, scaling=scaling)
-        found["stand-in"] = make_problem(gas_like(), scaling=scaling)
-        if gas.is_stand_in:  # then it takes Ethanol's place
-            found = {"stand-in": found.pop("stand-in")} | found
-        if self.scale is Scale.SMOKE:  # the first two show that several work
-            found = dict(list(found.items())[:2])
+        if self.scale is Scale.PAPER:
+            found.setdefault("stand-in", make_problem(gas_like(), scaling=scaling))
         return found
 
     def first_problem(self, scaling: str = "standard") -> tuple[str, Problem]:
@@ -154,6 +206,10 @@ class Laboratory:
         # Results are labelled by the title and the scaling; the fingerprint stands for the arrays.
         labels = {"title": problem.title, "scaling": problem.scaling}
         return self._run("sweep", LinearSweep(problem, config, labels, initial=initial))
+
+    def sweeps(self, problem: Problem, configs: Sequence[SweepConfig]) -> list[xr.Dataset]:
+        """Several grids' results, trained side by side."""
+        return self.side_by_side(lambda lab, c=c: lab.sweep(problem, c) for c in configs)
 
     def tuned(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
         """A grid's results at learning rates that are searched for, each model's own.
@@ -184,7 +240,7 @@ class Laboratory:
         folder = self.folder / run_name
 
         def train(experiment: Experiment) -> xr.Dataset:
-            return run(experiment, folder=folder, progress=self.progress)[0]
+            return run(experiment, folder=folder, progress=self.progress, devices=self.devices)[0]
 
         # One closer look shows that everything works; a settled search takes many.
         results, rounds = rates.search(
@@ -252,7 +308,7 @@ class Laboratory:
                 if kept is not None:
                     return kept
         folder = self.folder / run_name
-        results, _ = run(experiment, folder=folder, progress=self.progress)
+        results, _ = run(experiment, folder=folder, progress=self.progress, devices=self.devices)
         # The results are kept, and are all that is asked for: nothing goes on from here.
         shutil.rmtree(folder / CHECKPOINTS_FOLDER)
         self.trained.append(run_name)

@@ -46,8 +46,8 @@ LENGTHENED = (
 def optimizer_runs(lab: Laboratory) -> tuple[str, dict[str, xr.Dataset]]:
     """The first problem's name, and results by the optimizer's label."""
     name, problem = lab.first_problem()
-    runs = {}
-    for label, (optimizer, rates, depths) in OPTIMIZERS.items():
+    configs = []
+    for optimizer, rates, depths in OPTIMIZERS.values():
         smoke = ":".join([*rates.split(":")[:3], "4"])
         config = SweepConfig(
             depths=depths,
@@ -57,8 +57,8 @@ def optimizer_runs(lab: Laboratory) -> tuple[str, dict[str, xr.Dataset]]:
             num_seeds=lab.pick(2, 8, 30),
             num_steps=lab.pick(200, 30_000, 100_000),
         )
-        runs[label] = lab.sweep(problem, config)
-    return name, runs
+        configs.append(config)
+    return name, dict(zip(OPTIMIZERS, lab.sweeps(problem, configs), strict=True))
 
 
 def against(

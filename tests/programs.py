@@ -1,0 +1,121 @@
+"""Starts the programs as a user does, and faster: from a process that has their imports ready."""
+
+import dataclasses
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = ["--num_steps", "300", "--num_seeds", "2", "--learning_rates", "0.003,0.03,3"]
+# Where it does not matter what is trained: a third of the compilation.
+TINY = [*SMALL, "--losses", "l4", "--depths", "1,2"]
+
+# What every program imports, and what multiprocessing does in each child. None of it computes: a
+# process in which JAX has computed cannot fork. No program itself: its flags are defined once.
+_READY = [
+    "pytest", "jax", "optax", "pandas", "xarray", "matplotlib.figure", "rich.progress",
+    "implicit_accel", "implicit_accel.files", "implicit_accel.plotting", "programs",
+]  # fmt: skip
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_READY)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Where a program runs: its folder, its environment, and the files that its output goes to."""
+
+    folder: str
+    environment: dict[str, str]
+    outputs: tuple[str, str]
+
+    def __call__(self, main: Callable[..., object], arguments: Sequence[str]) -> None:
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        for stream, path in zip((1, 2), self.outputs, strict=True):
+            file = os.open(path, os.O_WRONLY)
+            os.dup2(file, stream)
+            os.close(file)
+        main(*arguments)
+
+
+def as_module(name: str, *arguments: str) -> None:
+    """``python -m name arguments``, in the process that calls it."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [str(Path.cwd()), *filter(None, paths)]
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def forked(
+    main: Callable[..., object],
+    *arguments: object,
+    cwd: str | Path | None = None,
+    environment: dict[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """Calls a function in a process of its own, and waits for its end.
+
+    Args:
+        main: Found again by its module and name.
+        arguments: Texts, or what becomes one.
+        cwd: The working folder; this one by default.
+        environment: All of it; this one by default. What is read on import has been read.
+        timeout: In seconds.
+    """
+    words = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory(prefix="forked-") as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        for file in files:
+            file.touch()
+        start = _Start(
+            str(cwd or Path.cwd()),
+            dict(os.environ) if environment is None else environment,
+            (str(files[0]), str(files[1])),
+        )
+        process = _context.Process(target=start, args=(main, words))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([main.__name__, *words], timeout)
+        printed = [file.read_text() for file in files]
+    return subprocess.CompletedProcess([main.__name__, *words], process.exitcode, *printed)
+
+
+def run(program, *arguments, cwd=None, **environment):
+    """A program's end; a sweep draws only if it is told what: that takes most of a small one.
+
+    With variables of the environment of its own it is started from nothing.
+    """
+    if program == "sweep" and "--formats" not in arguments:
+        arguments = ("--formats", "none", *arguments)
+    inherited = {k: v for k, v in os.environ.items() if k != "IMPLICIT_ACCEL_DATA_DIR"}
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH")]))
+    everything = inherited | {"PYTHONPATH": paths} | environment
+    name, folder = f"experiments.{program}", cwd or REPOSITORY
+    if not environment:
+        return forked(as_module, name, *arguments, cwd=folder, environment=everything)
+    return subprocess.run(
+        [sys.executable, "-m", name, *map(str, arguments)], cwd=folder, env=everything,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def expect_usage_error(result, *words):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+def visible(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
