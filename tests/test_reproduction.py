@@ -2,7 +2,10 @@
 
 import json
 import re
+import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,6 +16,7 @@ from test_statistics import INF, made
 
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
 from implicit_accel.data.problems import make_problem
+from implicit_accel.errors import DataError
 from implicit_accel.experiments.claims import f3, p1
 from implicit_accel.experiments.claims.toolkit import student, very_deep
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
@@ -134,6 +138,66 @@ def test_results_are_reused_and_damage_is_made_good(lab):
     assert "made again" in notes[0]
     lab.sweep(problem, SweepConfig(depths=(1,), learning_rates=(0.2,), num_seeds=1, num_steps=20))
     assert len(lab.trained) == 2
+
+
+def test_side_by_side_is_one_after_another(lab):
+    """The same numbers in the same order, whatever trains where; a report goes from 0 to all."""
+    problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
+    configs = [
+        SweepConfig(depths=(depth,), learning_rates=(0.1, 0.2), num_seeds=3, num_steps=200)
+        for depth in range(1, 7)
+    ]
+    done = []
+    lab.progress = lambda now, total: done.append(now / total)
+    together = lab.sweeps(problem, configs)
+    assert max(done) == pytest.approx(1)
+    assert len(lab.trained) == len(configs)
+    for config, found in zip(configs, together, strict=True):
+        alone = train(problem, config)[0]
+        assert found["depth"].values.tolist() == list(config.depths)
+        np.testing.assert_allclose(found["excess_loss"], alone["excess_loss"], rtol=1e-5, atol=1e-7)
+    again = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    assert all(
+        a.identical(b) for a, b in zip(again.sweeps(problem, configs), together, strict=True)
+    )
+    assert not again.trained
+
+
+def test_side_by_side_each_has_a_device_and_more_wait(lab):
+    seen = lab.side_by_side([lambda own: own.devices] * 9)
+    assert all(len(devices) == 1 for devices in seen)
+    assert {d for devices in seen for d in devices} <= set(jax.local_devices())
+    lab.devices = jax.local_devices()[:1]
+    at_once = threading.Semaphore(1)
+
+    def alone(own):
+        assert at_once.acquire(blocking=False)
+        time.sleep(0.01)
+        at_once.release()
+        return own.devices
+
+    assert lab.side_by_side([alone] * 3) == [(jax.local_devices()[0],)] * 3
+
+
+def test_side_by_side_one_failure_ends_all(lab):
+    """The first that fails is told of; the others end at their next report, or never begin."""
+    reports, begun = [], []
+
+    def fails(_):
+        time.sleep(0.05)
+        raise DataError("broken")
+
+    def endless(own):
+        begun.append(own)
+        while True:
+            own.progress(len(reports), 10**9)
+            reports.append(own)
+            time.sleep(0.001)
+
+    with pytest.raises(DataError, match="broken"):
+        lab.side_by_side([endless, fails, *[endless] * 20])
+    assert reports
+    assert len(begun) <= len(jax.local_devices())
 
 
 @pytest.mark.parametrize("change", ["rows", "arrays", "labels", "split"])

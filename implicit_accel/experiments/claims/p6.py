@@ -92,7 +92,7 @@ class _Runs:
 
 def _train(lab: Laboratory, data: ImageData) -> _Runs:
     seeds, num_steps, evaluate_every = (
-        lab.pick(1, 2, 5), lab.pick(4, 200, 8_594), lab.pick(2, 20, 100)
+        lab.pick(1, 1, 5), lab.pick(4, 200, 8_594), lab.pick(2, 20, 100)
     )  # fmt: skip
 
     def train(own: Laboratory, network: TutorialCNN) -> xr.Dataset:
@@ -276,17 +276,25 @@ def _elsewhere(lab: Laboratory, data: ImageData) -> str:
     stds = lab.pick((1e-2,), (1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
 
     def run(
-        network: TutorialCNN, rates: Sequence[float], stds: Sequence[float] | None
+        own: Laboratory,
+        network: TutorialCNN,
+        rates: Sequence[float],
+        stds: Sequence[float] | None = None,
     ) -> list[str]:
-        config = tutorial(lab, network, num_steps=num_steps, evaluate_every=num_steps)
-        results = lab.classifiers(data, config, rates=rates, num_seeds=seeds, stds=stds)
+        config = tutorial(own, network, num_steps=num_steps, evaluate_every=num_steps)
+        results = own.classifiers(data, config, rates=rates, num_seeds=seeds, stds=stds)
         last = [np.median(results[m].values[..., -1], axis=-1).ravel() for m in _MEASURES]
         return [f"{_loss(a)} ({_loss(b)})" for a, b in zip(*last, strict=True)]
 
     deep = NETWORKS["overparameterised"]
-    pairs = zip(rates, run(TutorialCNN(), rates, None), run(deep, rates, (STD,)), strict=True)
+    original, deeper, started = lab.side_by_side([
+        lambda own: run(own, TutorialCNN(), rates),
+        lambda own: run(own, deep, rates, (STD,)),
+        lambda own: run(own, deep, (RATE,), stds),
+    ])  # fmt: skip
+    pairs = zip(rates, original, deeper, strict=True)
     by_rate = "; ".join(f"rate {r:g}: {a} and {b}" for r, a, b in pairs)
-    starts = zip(stds, run(deep, (RATE,), stds), strict=True)
+    starts = zip(stds, started, strict=True)
     return (
         f"Sums (cross-entropies) of the fixed images after {num_steps:,} steps, original and "
         f"overparameterised with the product regularised: {by_rate}. By the new factors' standard "

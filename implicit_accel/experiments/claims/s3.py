@@ -139,7 +139,7 @@ def _test(lab: Laboratory) -> Finding:
     runs, found, seen, tables = {}, {}, {}, {}
     for name, dataset in student_datasets(lab).items():
         results = runs[name] = student_run(lab, dataset, config)
-        seen[name] = kept_bursts(lab, dataset, config, results, lab.pick(2, 30, 100))
+        seen[name] = kept_bursts(lab, dataset, config, results, lab.pick(2, 20, 100))
         m = found[name] = _measure(name, results, seen[name])
         tables[name] = losses_table(results)
         tables[f"{name}, ratios"] = effects_table([*m.beats, m.depth, m.unstable])

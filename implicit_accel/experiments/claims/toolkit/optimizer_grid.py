@@ -54,7 +54,7 @@ def optimizer_runs(lab: Laboratory) -> tuple[str, dict[str, xr.Dataset]]:
             losses=(Loss(4),),
             optimizers=(optimizer,),
             learning_rates=parse_learning_rates([lab.pick(smoke, rates, rates)]),
-            num_seeds=lab.pick(2, 8, 30),
+            num_seeds=lab.pick(2, 6, 30),
             num_steps=lab.pick(200, 30_000, 100_000),
         )
         configs.append(config)

@@ -1,0 +1,78 @@
+"""Several small grids on all devices one after another, and at once on a device each.
+
+    python -m benchmarks.side_by_side
+    python -m benchmarks.side_by_side --seeds 20 --repeats 9
+
+The grids are the curves of ℓ4 regression by gradient descent, depths 1, 2, …, at two learning
+rates. Both ways run alternately in one process: median seconds, and the ratio's median and quartiles.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+import implicit_accel as ia
+from benchmarks.run import spread
+from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.linear.config import SweepConfig
+from implicit_accel.linear.losses import Loss
+
+_SEEDS = flags.DEFINE_multi_integer("seeds", [3, 6, 20, 60], "Seeds of a grid.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 4_000, "Steps of a run.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "How often each is timed.", lower_bound=2)
+_RATES = (1e-3, 2e-3)
+
+
+def seconds(configs: list[SweepConfig], *, at_once: bool) -> float:
+    """What the grids take, in a folder of their own as claims have one."""
+    problem = ia.make_problem(ia.gas_like())
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Laboratory(Scale.STANDARD, Path(folder) / "X", Path(folder))
+        began = time.perf_counter()
+        if at_once:
+            lab.sweeps(problem, configs)
+        else:
+            for config in configs:
+                lab.sweep(problem, config)
+        return time.perf_counter() - began
+
+
+def main(_: list[str]) -> None:
+    """Times both ways."""
+    devices = ia.use_cpu_devices()
+    table = Table(
+        "runs of a grid", "one after another, s", "at once, s", "times as fast",
+        title=f"{devices} grids of {_STEPS.value:,} steps on {devices} devices",
+    )  # fmt: skip
+    for seeds in _SEEDS.value:
+        configs = [
+            SweepConfig(
+                depths=(depth,), losses=(Loss(4),), learning_rates=_RATES, num_seeds=seeds,
+                num_steps=_STEPS.value,
+            )
+            for depth in range(1, devices + 1)
+        ]  # fmt: skip
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        for repeat in range(_REPEATS.value + 1):
+            for at_once in (False, True) if repeat % 2 else (True, False):
+                found = seconds(configs, at_once=at_once)
+                if repeat:  # the first compiles
+                    taken[at_once].append(found)
+        ratio = spread([a / b for a, b in zip(taken[False], taken[True], strict=True)])
+        table.add_row(
+            str(len(_RATES) * seeds),
+            *(f"{statistics.median(taken[at_once]):.2f}" for at_once in (False, True)),
+            f"{ratio['median']:.2f} [{ratio['q25']:.2f}, {ratio['q75']:.2f}]",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)
