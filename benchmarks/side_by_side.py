@@ -4,7 +4,8 @@
     python -m benchmarks.side_by_side --seeds 20 --repeats 9
 
 The grids are the curves of ℓ4 regression by gradient descent, depths 1, 2, …, at two learning
-rates. Both ways run alternately in one process: median seconds, and the ratio's median and quartiles.
+rates. Both ways run alternately in one process: median seconds, and the ratio's median and
+quartiles.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from implicit_accel.linear.losses import Loss
 
 _SEEDS = flags.DEFINE_multi_integer("seeds", [3, 6, 20, 60], "Seeds of a grid.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 4_000, "Steps of a run.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "How often each is timed.", lower_bound=2)
 _RATES = (1e-3, 2e-3)
 
 
@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
             for depth in range(1, devices + 1)
         ]  # fmt: skip
         taken: dict[bool, list[float]] = {False: [], True: []}
-        for repeat in range(_REPEATS.value + 1):
+        for repeat in range(flags.FLAGS.repeats + 1):
             for at_once in (False, True) if repeat % 2 else (True, False):
                 found = seconds(configs, at_once=at_once)
                 if repeat:  # the first compiles

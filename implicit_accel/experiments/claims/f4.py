@@ -38,8 +38,8 @@ def _stds(lab: Laboratory) -> tuple[float, ...]:
 
 def _train(lab: Laboratory, data: ImageData) -> dict[str, xr.Dataset]:
     """Results by initialiser."""
-
-    def train(own: Laboratory, init: str) -> xr.Dataset:
+    runs = {}
+    for init in INITIALISATIONS:
         config = replace(
             FULLY_CONNECTED,
             network=FullyConnected(init),
@@ -49,12 +49,10 @@ def _train(lab: Laboratory, data: ImageData) -> dict[str, xr.Dataset]:
             num_test=lab.pick(200, 2_000, None),
             window=lab.pick(10, 50, 50),
         )
-        return own.classifiers(
+        runs[init] = lab.classifiers(
             data, config, rates=(0.01,), num_seeds=lab.pick(2, 6, 20), stds=_stds(lab)
         )
-
-    runs = lab.side_by_side(lambda own, i=init: train(own, i) for init in INITIALISATIONS)
-    return dict(zip(INITIALISATIONS, runs, strict=True))
+    return runs
 
 
 def _last(runs: dict[str, xr.Dataset], measure: str, i: int) -> dict[str, np.ndarray]:

@@ -203,41 +203,31 @@ class Pairs:
     time: float
 
 
-def _train_case(
-    lab: Laboratory, problem: Problem, loss: Loss, depth: int, time: float
-) -> tuple[list[Pair], Pair, list[Pair]]:
-    """The pairs of a loss and depth: the paper's rule, the knowing one, from balanced starts."""
-    paper = []
-    for width in (100, 1):
-        name = f"ℓ{loss.p:g}, depth {depth}, width {width}"
-        config = _grid(lab, loss, depth, width, "near_zero")
-        config = _with_plateaus(lab, problem, config) if width == 1 else config
-        network = lab.sweep(problem, config)
-        rule = emulated(lab, problem, config)["excess_loss"].values[0, 0]
-        paper.insert(0, _pair(name, network, rule))
-    _, rule = rule_curves(lab, problem, config, balanced=False)
-    knowing = _pair(f"{name}, with imbalance", network, rule)
-    config = replace(
-        _grid(lab, loss, depth, 1, "balanced"), learning_rates=_SMALLER_RATES,
-        num_steps=round(time / min(_SMALLER_RATES)),
-    )  # fmt: skip
-    network, rule = lab.sweep(problem, config), emulated(lab, problem, config)
-    name = f"ℓ{loss.p:g}, depth {depth}, balanced start"
-    balanced = [
-        _pair(f"{name}, rate {rate:g}", network, rule["excess_loss"].values[0, i], i)
-        for i, rate in enumerate(_SMALLER_RATES)
-    ]
-    return paper, knowing, balanced
-
-
 def _train(lab: Laboratory, problem: Problem) -> Pairs:
+    paper, knowing, balanced = [], [], []
     time = lab.pick(0.2, 4.0, 20.0)
-    cases = lab.side_by_side(
-        lambda own, loss=loss, depth=depth: _train_case(own, problem, loss, depth, time)
-        for loss, depth in _CASES
-    )
-    paper, knowing, balanced = zip(*cases, strict=True)
-    return Pairs([pair for pairs in paper for pair in pairs], list(knowing), list(balanced), time)
+    for loss, depth in _CASES:
+        for width in (1, 100):
+            name = f"ℓ{loss.p:g}, depth {depth}, width {width}"
+            config = _grid(lab, loss, depth, width, "near_zero")
+            config = _with_plateaus(lab, problem, config) if width == 1 else config
+            network = lab.sweep(problem, config)
+            rule = emulated(lab, problem, config)["excess_loss"].values[0, 0]
+            paper.append(_pair(name, network, rule))
+            if width == 1:
+                _, rule = rule_curves(lab, problem, config, balanced=False)
+                knowing.append(_pair(f"{name}, with imbalance", network, rule))
+        config = replace(
+            _grid(lab, loss, depth, 1, "balanced"), learning_rates=_SMALLER_RATES,
+            num_steps=round(time / min(_SMALLER_RATES)),
+        )  # fmt: skip
+        network, rule = lab.sweep(problem, config), emulated(lab, problem, config)
+        name = f"ℓ{loss.p:g}, depth {depth}, balanced start"
+        balanced.append([
+            _pair(f"{name}, rate {rate:g}", network, rule["excess_loss"].values[0, i], i)
+            for i, rate in enumerate(_SMALLER_RATES)
+        ])  # fmt: skip
+    return Pairs(paper, knowing, balanced, time)
 
 
 @dataclass(frozen=True)

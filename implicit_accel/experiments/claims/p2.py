@@ -100,7 +100,6 @@ Runs = dict[tuple[str, int, int], xr.Dataset]
 
 def _train(lab: Laboratory, problem: Problem) -> Runs:
     found: Runs = {}
-    wanted: dict[tuple[str, int, tuple[int, ...]], SweepConfig] = {}
     for family in FAMILIES:
         for depth in _DEPTHS:
             # Widths that start alike are one grid.
@@ -112,12 +111,12 @@ def _train(lab: Laboratory, problem: Problem) -> Runs:
                     _grid(lab, depth), hidden_widths=tuple(widths), inits=(init,), init_stds=(std,)
                 )
                 # Width 1 from near zero is in two families, and trained once.
-                if (family, widths) != ("same norm", [1]):
-                    wanted[family, depth, tuple(widths)] = config
-    runs = lab.sweeps(problem, list(wanted.values()))
-    for (family, depth, widths), results in zip(wanted, runs, strict=True):
-        found |= {(family, depth, width): results for width in widths}
-    return {("same norm", depth, 1): found["same std", depth, 1] for depth in _DEPTHS} | found
+                if family == "same norm" and widths == [1]:
+                    found[family, depth, 1] = found["same std", depth, 1]
+                    continue
+                results = lab.sweep(problem, config)
+                found |= {(family, depth, width): results for width in widths}
+    return found
 
 
 @dataclass(frozen=True)

@@ -91,31 +91,17 @@ class _Runs:
 
 
 def _train(lab: Laboratory, data: ImageData) -> _Runs:
-    seeds, num_steps, evaluate_every = (
-        lab.pick(1, 1, 5), lab.pick(4, 200, 8_594), lab.pick(2, 20, 100)
-    )  # fmt: skip
-
-    def train(own: Laboratory, network: TutorialCNN) -> xr.Dataset:
-        config = tutorial(own, network, num_steps=num_steps, evaluate_every=evaluate_every)
+    def run(network: TutorialCNN, seeds: int, num_steps: int, evaluate_every: int) -> xr.Dataset:
+        config = tutorial(lab, network, num_steps=num_steps, evaluate_every=evaluate_every)
         stds = (STD,) if network.overparameterised else None
-        return own.classifiers(data, config, rates=(RATE,), num_seeds=seeds, stds=stds)
+        return lab.classifiers(data, config, rates=(RATE,), num_seeds=seeds, stds=stds)
 
+    few = lab.pick(1, 1, 5), lab.pick(4, 200, 8_594), lab.pick(2, 20, 100)
     long = published_length(lab, data)
-    regularised = {reading: what for reading, what in _READINGS.items() if what != "product"}
-    # Of single matrices the readings say the same, but for the one without regularisation.
-    networks = [
-        *(TutorialCNN(regularised=what) for what in ("factors", "none")),
-        *(TutorialCNN(True, what) for what in regularised.values()),
-    ]
-    runs = lab.side_by_side(lambda own, n=network: train(own, n) for network in networks)
-    by_network = dict(zip(networks, runs, strict=True))
-    others = {
-        reading: (
-            by_network[TutorialCNN(regularised="none" if what == "none" else "factors")],
-            by_network[TutorialCNN(True, what)],
-        )
-        for reading, what in regularised.items()
-    }
+    others = {}
+    for reading, regularised in list(_READINGS.items())[1:]:
+        original = TutorialCNN(regularised="none" if regularised == "none" else "factors")
+        others[reading] = run(original, *few), run(TutorialCNN(True, regularised), *few)
     return _Runs(long, others)
 
 
@@ -276,25 +262,17 @@ def _elsewhere(lab: Laboratory, data: ImageData) -> str:
     stds = lab.pick((1e-2,), (1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
 
     def run(
-        own: Laboratory,
-        network: TutorialCNN,
-        rates: Sequence[float],
-        stds: Sequence[float] | None = None,
+        network: TutorialCNN, rates: Sequence[float], stds: Sequence[float] | None
     ) -> list[str]:
-        config = tutorial(own, network, num_steps=num_steps, evaluate_every=num_steps)
-        results = own.classifiers(data, config, rates=rates, num_seeds=seeds, stds=stds)
+        config = tutorial(lab, network, num_steps=num_steps, evaluate_every=num_steps)
+        results = lab.classifiers(data, config, rates=rates, num_seeds=seeds, stds=stds)
         last = [np.median(results[m].values[..., -1], axis=-1).ravel() for m in _MEASURES]
         return [f"{_loss(a)} ({_loss(b)})" for a, b in zip(*last, strict=True)]
 
     deep = NETWORKS["overparameterised"]
-    original, deeper, started = lab.side_by_side([
-        lambda own: run(own, TutorialCNN(), rates),
-        lambda own: run(own, deep, rates, (STD,)),
-        lambda own: run(own, deep, (RATE,), stds),
-    ])  # fmt: skip
-    pairs = zip(rates, original, deeper, strict=True)
+    pairs = zip(rates, run(TutorialCNN(), rates, None), run(deep, rates, (STD,)), strict=True)
     by_rate = "; ".join(f"rate {r:g}: {a} and {b}" for r, a, b in pairs)
-    starts = zip(stds, started, strict=True)
+    starts = zip(stds, run(deep, (RATE,), stds), strict=True)
     return (
         f"Sums (cross-entropies) of the fixed images after {num_steps:,} steps, original and "
         f"overparameterised with the product regularised: {by_rate}. By the new factors' standard "

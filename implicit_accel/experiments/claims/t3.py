@@ -192,12 +192,12 @@ def _draw(cells: pd.DataFrame) -> Figure:
 def _test(lab: Laboratory) -> Finding:
     problems = theory_problems(lab)
     cells = pd.concat(
-        lab.side_by_side(
-            lambda own, name=name, p=p, depth=depth: _cells(own, name, problems[name], p, depth)
-            for name in problems
+        [
+            _cells(lab, name, problem, p, depth)
+            for name, problem in problems.items()
             for p in lab.pick((2.0,), (2.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
             for depth in lab.pick((2,), (2, 3), (2, 3, 4))
-        ),
+        ],
         ignore_index=True,
     )
     passed = where(cells, np.isfinite(cells["predicted"]) & (cells["predicted"] > 0))

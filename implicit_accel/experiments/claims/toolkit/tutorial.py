@@ -58,16 +58,13 @@ def published_length(lab: Laboratory, data: ImageData) -> Pair:
     config = {
         "num_steps": lab.pick(8, 8_594, 8_594), "evaluate_every": lab.pick(2, 100, 100),
     }  # fmt: skip
-
-    def train(own: Laboratory, network: TutorialCNN) -> xr.Dataset:
-        return own.classifiers(
+    original, deeper = (
+        lab.classifiers(
             data, tutorial(lab, network, **config), rates=(RATE,), num_seeds=lab.pick(1, 1, 5),
             stds=(STD,) if network.overparameterised else None,
-        )  # fmt: skip
-
-    original, deeper = lab.side_by_side(
-        lambda own, n=network: train(own, n) for network in NETWORKS.values()
-    )
+        )
+        for network in NETWORKS.values()
+    )  # fmt: skip
     return original, deeper
 
 
