@@ -14,7 +14,16 @@ from pages import read_page
 from programs import expect_usage_error, run
 from test_statistics import INF, made
 
-from implicit_accel import Initialiser, Layers, Loss, Optimizer, Problem, SweepConfig, gas_like
+from implicit_accel import (
+    Initialiser,
+    Layers,
+    Loss,
+    Optimizer,
+    Problem,
+    SweepConfig,
+    gas_like,
+    run_sweep,
+)
 from implicit_accel.data.problems import make_problem
 from implicit_accel.errors import DataError
 from implicit_accel.experiments.claims import f3, p1
@@ -153,7 +162,7 @@ def test_side_by_side_is_one_after_another(lab):
     assert max(done) == pytest.approx(1)
     assert len(lab.trained) == len(configs)
     for config, found in zip(configs, together, strict=True):
-        alone = train(problem, config)[0]
+        alone = run_sweep(problem, config)[0]
         assert found["depth"].values.tolist() == list(config.depths)
         np.testing.assert_allclose(found["excess_loss"], alone["excess_loss"], rtol=1e-5, atol=1e-7)
     again = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
