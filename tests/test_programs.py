@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import random
-import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +24,6 @@ from implicit_accel import load_run
         ("sweep", ["--depths", "0"]),
         ("compare", ["--help"]),
         ("plot", ["nowhere"]),
-        ("reproduce", ["--scale", "smoke", "--claims", "T7", "--output_dir", "out"]),
     ],
 )
 def test_a_forked_program_is_the_started_one(tmp_path, program, arguments):
@@ -35,13 +32,9 @@ def test_a_forked_program_is_the_started_one(tmp_path, program, arguments):
         [sys.executable, "-m", name, *arguments], capture_output=True, text=True, check=False,
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
-    there = sorted(tmp_path.rglob("*"))
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     again = forked(as_module, name, *arguments, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (started.returncode, started.stdout)
-    seconds = re.compile(r"[0-9.]+ s$", re.MULTILINE)
-    assert seconds.sub("", again.stderr) == seconds.sub("", started.stderr)
-    assert sorted(tmp_path.rglob("*")) == there
+    assert again.stderr == started.stderr
 
 
 @pytest.fixture(scope="module")
