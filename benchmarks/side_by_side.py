@@ -63,7 +63,7 @@ def main(_: list[str]) -> None:
         for repeat in range(flags.FLAGS.repeats + 1):
             for at_once in (False, True) if repeat % 2 else (True, False):
                 found = seconds(configs, at_once=at_once)
-                if repeat:  # the first compiles
+                if repeat:  # the first finds caches cold
                     taken[at_once].append(found)
         ratio = spread([a / b for a, b in zip(taken[False], taken[True], strict=True)])
         table.add_row(

@@ -1,6 +1,5 @@
 """Starts the programs as a user does, and faster: from a process that has their imports ready."""
 
-import dataclasses
 import multiprocessing
 import os
 import runpy
@@ -25,23 +24,22 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_READY)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """Where a program runs: its folder, its environment, and the files that its output goes to."""
-
-    folder: str
-    environment: dict[str, str]
-    outputs: tuple[str, str]
-
-    def __call__(self, main: Callable[..., object], arguments: Sequence[str]) -> None:
-        os.chdir(self.folder)
-        os.environ.clear()
-        os.environ.update(self.environment)
-        for stream, path in zip((1, 2), self.outputs, strict=True):
-            file = os.open(path, os.O_WRONLY)
-            os.dup2(file, stream)
-            os.close(file)
-        main(*arguments)
+def _call(
+    main: Callable[..., object],
+    arguments: Sequence[str],
+    folder: str,
+    environment: dict[str, str],
+    outputs: Sequence[Path],
+) -> None:
+    """In the new process: its folder, environment and two output streams, then the function."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in zip((1, 2), outputs, strict=True):
+        file = os.open(path, os.O_WRONLY)
+        os.dup2(file, stream)
+        os.close(file)
+    main(*arguments)
 
 
 def as_module(name: str, *arguments: str) -> None:
@@ -73,12 +71,9 @@ def forked(
         files = [Path(folder) / name for name in ("stdout", "stderr")]
         for file in files:
             file.touch()
-        start = _Start(
-            str(cwd or Path.cwd()),
-            dict(os.environ) if environment is None else environment,
-            (str(files[0]), str(files[1])),
-        )
-        process = _context.Process(target=start, args=(main, words))
+        everything = dict(os.environ) if environment is None else environment
+        where = (str(cwd or Path.cwd()), everything, files)
+        process = _context.Process(target=_call, args=(main, words, *where))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

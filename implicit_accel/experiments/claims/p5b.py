@@ -39,9 +39,7 @@ def _one_layer(lab: Laboratory) -> dict[str, xr.Dataset]:
         num_seeds=lab.pick(2, 8, 20),
         num_steps=lab.pick(300, IDENTITY_STEPS, 1_000_000),
     )
-    problems = lab.problems()
-    runs = lab.side_by_side(lambda own, p=p: own.sweep(p, config) for p in problems.values())
-    return dict(zip(problems, runs, strict=True))
+    return lab.on_problems(lambda own, problem: own.sweep(problem, config))
 
 
 def _measure(deep: dict[str, xr.Dataset], one: dict[str, xr.Dataset]) -> list[Effect]:

@@ -26,9 +26,7 @@ def depth_runs(lab: Laboratory) -> dict[str, xr.Dataset]:
         num_seeds=lab.pick(2, 20, 40),
         num_steps=lab.pick(300, 20_000, 200_000),
     )
-    problems = lab.problems()
-    runs = lab.side_by_side(lambda lab, p=p: lab.tuned(p, config) for p in problems.values())
-    return dict(zip(problems, runs, strict=True))
+    return lab.on_problems(lambda own, problem: own.tuned(problem, config))
 
 
 def speed_ups(

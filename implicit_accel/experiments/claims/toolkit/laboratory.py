@@ -97,7 +97,7 @@ class Laboratory:
         data_dir: Where the data may be.
         download: Whether data may be downloaded.
         log: Told what is done.
-        progress: Makes a function that is told (done, total) of something named.
+        progress: Told (done, total) of what is being trained.
         trained: What was made anew: names of folders and tables.
         devices: Where it trains; on all devices if it is not said.
     """
@@ -128,21 +128,25 @@ class Laboratory:
 
         Returns:
             What they return, in their order.
+
+        Raises:
+            Exception: What the first that fails raises; the others end at their next report.
         """
         waiting = list(trainings)
         free: queue.SimpleQueue[Device] = queue.SimpleQueue()
         devices = jax.local_devices() if self.devices is None else self.devices
         for device in devices:
             free.put(device)
-        shares, given_up = [0.0] * len(waiting), threading.Event()
+        shares, given_up, reporting = [0.0] * len(waiting), threading.Event(), threading.Lock()
 
         def train(number: int, training: Callable[[Laboratory], _T]) -> _T:
             def report(done: int, total: int) -> None:
                 if given_up.is_set():
                     raise _GivenUpError
-                shares[number] = done / total
-                if self.progress is not None:
-                    self.progress(round(1000 * sum(shares) / len(shares)), 1000)
+                with reporting:  # a progress bar is no matter of several threads
+                    shares[number] = done / total
+                    if self.progress is not None:
+                        self.progress(round(1000 * sum(shares) / len(shares)), 1000)
 
             device = free.get()
             try:
@@ -210,6 +214,12 @@ class Laboratory:
     def sweeps(self, problem: Problem, configs: Sequence[SweepConfig]) -> list[xr.Dataset]:
         """Several grids' results, trained side by side."""
         return self.side_by_side(lambda lab, c=c: lab.sweep(problem, c) for c in configs)
+
+    def on_problems(self, training: Callable[[Laboratory, Problem], _T]) -> dict[str, _T]:
+        """The same on every problem, side by side: what it returns by the problem's name."""
+        problems = self.problems()
+        found = self.side_by_side(lambda lab, p=p: training(lab, p) for p in problems.values())
+        return dict(zip(problems, found, strict=True))
 
     def tuned(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
         """A grid's results at learning rates that are searched for, each model's own.

@@ -49,9 +49,7 @@ def deep_run(lab: Laboratory, problem: Problem, init: str) -> xr.Dataset:
 
 def deep_runs(lab: Laboratory, init: str) -> dict[str, xr.Dataset]:
     """Depths 4 and 8 from an initialisation, on every problem: results by its name."""
-    problems = lab.problems()
-    runs = lab.side_by_side(lambda lab, p=p: deep_run(lab, p, init) for p in problems.values())
-    return dict(zip(problems, runs, strict=True))
+    return lab.on_problems(lambda own, problem: deep_run(own, problem, init))
 
 
 def first_moves(results: xr.Dataset, model: int) -> tuple[np.ndarray, float]:
