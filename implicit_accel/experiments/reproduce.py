@@ -20,6 +20,7 @@ import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.errors import DataError, UserError
@@ -192,6 +193,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder))
         stack.enter_context(RunFolder(folder).locked())
+        # Claims' own matrices are small: BLAS's threads would wait for each other more than work.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         remove_partial(folder, deep=False)
         for claim in CLAIMS:
             remove_partial(folder / claim.id)

@@ -40,6 +40,8 @@ class Data(NamedTuple):
 
     Attributes:
         rows: (m, d) matrix of the reduced problem; (d,) its diagonal for ``spectral``.
+        columns: Its transpose, in an order of its own: with few runs a step is spent on bringing
+            the data into the order of a product, of which there is one with each.
         ones: (m,) what multiplies the bias in each row; (d,) feature means for ``spectral``.
         targets: (k, m); for ``spectral`` with a bias a last column, (k, d + 1), for the mean.
         residuals: (k, m) residuals at the optimum, or (k, 1) zeros where they vanish.
@@ -51,6 +53,7 @@ class Data(NamedTuple):
     """
 
     rows: Any
+    columns: Any
     ones: Any
     targets: Any
     residuals: Any
@@ -216,7 +219,7 @@ class Collapsed(_Collapsing):
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
         """See `_Collapsing.data_part`."""
-        residuals = matmul(W, data.rows.T) - data.targets  # (k, m)
+        residuals = matmul(W, data.columns) - data.targets  # (k, m)
         if b is not None:
             residuals = residuals + b[:, None] * data.ones
         slopes = self.loss.derivative(residuals) / self.num_entries
@@ -391,6 +394,7 @@ def reduce(
     held_out_targets = problem.held_out_targets
     data = Data(
         rows=rows,
+        columns=rows.T,
         ones=ones,
         targets=targets,
         residuals=residuals,

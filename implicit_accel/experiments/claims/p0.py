@@ -22,6 +22,7 @@ from implicit_accel.experiments.claims.toolkit.full_length import (
     ADAGRAD,
     FIGURE,
     ONE,
+    RATES_CAVEAT,
     TWO,
     authors_speed_up,
     distances,
@@ -59,10 +60,7 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity=f"{elsewhere(early[1:])} Distances of our curves on standardised data from the "
         f"authors' figure, RMS of log₁₀ over its iterations: {apart}. It shows another problem "
         "(P8): its last loss lies below this one's optimum.",
-        caveats=(
-            "The full-length runs have few rates each, all among those that the paper's grid "
-            "spans.",
-        ),
+        caveats=(RATES_CAVEAT,),
         tables={"Speed-ups": effects_table([late, *early])},
         figures={"loss": loss_figure(found, (ONE, TWO, ADAGRAD, ADADELTA))},
         captions={

@@ -24,6 +24,7 @@ from implicit_accel.experiments.claims.toolkit.depth_grid import (
 )
 from implicit_accel.experiments.claims.toolkit.full_length import (
     ONE,
+    RATES_CAVEAT,
     SHARES,
     THREE,
     TWO,
@@ -106,6 +107,7 @@ def _test(lab: Laboratory) -> Finding:
         caveats=(
             "At rates beyond 1e-3 depth 2's sharpness grows past 2/η before a million steps; runs "
             "that diverge count as not arriving.",
+            RATES_CAVEAT,
         ),
         tables={
             "By horizon": effects_table(by_horizon),

@@ -17,6 +17,7 @@ from implicit_accel.experiments.claims.toolkit.full_length import (
     ADAGRAD,
     LABELS,
     ONE,
+    RATES_CAVEAT,
     THREE,
     TWO,
     authors_speed_up,
@@ -97,6 +98,7 @@ def _test(lab: Laboratory) -> Finding:
         + ".",
         caveats=(
             "Depth 3 is the post's words, its figure shows depth 2.",
+            RATES_CAVEAT,
             LENGTHENED,
         ),
         tables={

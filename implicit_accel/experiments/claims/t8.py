@@ -41,7 +41,7 @@ def _largest_rate(
     X = problem.features
     top = float(np.linalg.eigvalsh(X.T @ X / len(X))[-1])
     edge = float(stability_threshold(optimizer.name, 1.0, beta)) / top
-    shares = np.geomspace(0.8, 1.25, lab.pick(9, 91, 181))
+    shares = np.geomspace(0.8, 1.25, lab.pick(9, 46, 181))
     config = SweepConfig(
         depths=(1,), losses=(Loss(2),), optimizers=(optimizer,), num_seeds=lab.pick(2, 12, 12),
         learning_rates=tuple(float(f"{edge * s:.6g}") for s in shares),

@@ -37,7 +37,7 @@ from implicit_accel.theory.predict import early_stable_rates
 _T = TypeVar("_T")
 
 # Part of what stored results are known by: raise it when the same configuration trains otherwise.
-_GENERATION = 2
+_GENERATION = 3
 
 
 # Claims share the data, which none of them changes: they are read once.
