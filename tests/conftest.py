@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         prefix="implicit-accel-tests-", ignore_cleanup_errors=True
     )
     os.environ["XDG_CACHE_HOME"] = _caches.name
+    # There is a worker for every core: BLAS's own threads would only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Examples compile programs: fewer of them, without a limit on each one's time.
 settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)

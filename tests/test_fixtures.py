@@ -6,8 +6,10 @@ from fixtures.cases import CASES, FILE, PRECISIONS
 
 # Of a run's largest value. What another processor or version of XLA rounds otherwise stays small
 # while the loss falls; a loss that rises, past the edge of stability, multiplies it at every step.
+# Once far above its start it is about to overflow, and when it does is what counts.
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 UNSTABLE = {"float32": 0.5, "float64": 1e-3}
+FAR = 10
 
 
 def falls(losses):
@@ -40,4 +42,6 @@ def test_trajectories_are_what_they_were(case, precision):
         allowed = (tolerance * np.where(scale > 0, scale, 1))[..., None]
         with np.errstate(invalid="ignore"):  # inf - inf
             close = np.abs(ours - values) <= allowed
+            far = np.minimum(ours, values) > FAR * values[..., :1]
+        close |= ~stable[..., None] & far & (np.isinf(ours) == np.isinf(values))
         assert np.all((ours == values) | close | np.isnan(values)), name

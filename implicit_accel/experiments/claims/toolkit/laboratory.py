@@ -213,7 +213,16 @@ class Laboratory:
 
     def sweeps(self, problem: Problem, configs: Sequence[SweepConfig]) -> list[xr.Dataset]:
         """Several grids' results, trained side by side."""
-        return self.side_by_side(lambda lab, c=c: lab.sweep(problem, c) for c in configs)
+
+        def run_steps(number: int) -> int:
+            c = configs[number]
+            return len(c.models) * len(c.learning_rates) * c.num_seeds * c.num_steps
+
+        # The longest first: none is left to train alone in the end.
+        order = sorted(range(len(configs)), key=run_steps, reverse=True)
+        trained = self.side_by_side(lambda lab, n=n: lab.sweep(problem, configs[n]) for n in order)
+        found = dict(zip(order, trained, strict=True))
+        return [found[number] for number in range(len(configs))]
 
     def on_problems(self, training: Callable[[Laboratory, Problem], _T]) -> dict[str, _T]:
         """The same on every problem, side by side: what it returns by the problem's name."""
