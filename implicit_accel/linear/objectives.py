@@ -40,8 +40,8 @@ class Data(NamedTuple):
 
     Attributes:
         rows: (m, d) matrix of the reduced problem; (d,) its diagonal for ``spectral``.
-        columns: Its transpose, in an order of its own: with few runs a step is spent on bringing
-            the data into the order of a product, of which there is one with each.
+        columns: (d, m) its transpose, stored beside it: a step multiplies by both, and for a few
+            runs reordering the data takes longer than multiplying.
         ones: (m,) what multiplies the bias in each row; (d,) feature means for ``spectral``.
         targets: (k, m); for ``spectral`` with a bias a last column, (k, d + 1), for the mean.
         residuals: (k, m) residuals at the optimum, or (k, 1) zeros where they vanish.

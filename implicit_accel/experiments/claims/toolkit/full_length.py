@@ -62,7 +62,8 @@ LABELS = FIGURES[FIGURE] | {THREE: "GD, depth 3"}
 RATES_CAVEAT = (
     "The full-length runs have few rates each, all among those that the paper's grid spans; after "
     "a first look those that were best at no horizon were left out (1e-3 for one layer; 0.5 for "
-    "AdaGrad, at which it diverges; 5e-3 for AdaDelta)."
+    "AdaGrad, at which it diverges; 5e-3 for AdaDelta). So one layer and its rivals have a single "
+    "rate each, and no remark tells that a higher one might be better for them."
 )
 """What a claim that uses these runs has to say of their rates."""
 

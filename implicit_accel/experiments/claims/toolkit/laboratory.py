@@ -214,12 +214,11 @@ class Laboratory:
     def sweeps(self, problem: Problem, configs: Sequence[SweepConfig]) -> list[xr.Dataset]:
         """Several grids' results, trained side by side."""
 
-        def run_steps(number: int) -> int:
-            c = configs[number]
+        def run_steps(c: SweepConfig) -> int:
             return len(c.models) * len(c.learning_rates) * c.num_seeds * c.num_steps
 
         # The longest first: none is left to train alone in the end.
-        order = sorted(range(len(configs)), key=run_steps, reverse=True)
+        order = sorted(range(len(configs)), key=lambda n: -run_steps(configs[n]))
         trained = self.side_by_side(lambda lab, n=n: lab.sweep(problem, configs[n]) for n in order)
         found = dict(zip(order, trained, strict=True))
         return [found[number] for number in range(len(configs))]
