@@ -1,4 +1,4 @@
-"""A live progress bar, in a terminal or a notebook."""
+"""Live progress bars, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -43,28 +44,12 @@ class ProgressBar:
             total: All of it; None if that is not known.
         """
         if self._bar is None:
-            self._bar = self._started()
+            self._bar = _started(self._console, transient=self._transient)
+            _add(self._bar, self._what)
         (task,) = self._bar.tasks
-        rate = f"{task.speed:,.0f}/s" if task.speed else ""
-        self._bar.update(task.id, completed=done, total=total, rate=rate)
+        _advance(self._bar, task.id, done, total)
         if total is not None and done >= total:
             self.stop()
-
-    def _started(self) -> Progress:
-        bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=self._transient,
-        )
-        bar.add_task(self._what, total=None, rate="")
-        bar.start()
-        return bar
 
     def stop(self) -> None:
         """Brings the bar to rest, at the latest report."""
@@ -77,6 +62,68 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class ProgressBars:
+    """A bar for each of several things that are done at once; each disappears when it rests.
+
+    To be used in a ``with`` statement, at whose end all disappear.
+
+    Args:
+        console: Where they are shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = _started(console, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """Shows how far something is.
+
+        Args:
+            what: Written before its bar.
+            done: Of what there is to do.
+            total: All of it; None if that is not known.
+        """
+        if what not in self._tasks:
+            self._tasks[what] = _add(self._bars, what)
+        _advance(self._bars, self._tasks[what], done, total)
+
+    def rest(self, what: str) -> None:
+        """Ends a bar, if there is one."""
+        if what in self._tasks:
+            self._bars.remove_task(self._tasks.pop(what))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def _started(console: Console, *, transient: bool) -> Progress:
+    bars = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+    )
+    bars.start()
+    return bars
+
+
+def _add(bars: Progress, what: str) -> TaskID:
+    return bars.add_task(what, total=None, rate="")
+
+
+def _advance(bars: Progress, task: TaskID, done: int, total: int | None) -> None:
+    speed = bars.tasks[bars.task_ids.index(task)].speed
+    bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
 
 
 def progress_bar(what: str = "training") -> ProgressBar:

@@ -185,7 +185,8 @@ def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
 def claim(**changes) -> Claim:
     values = {
         "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",
-        "setting": "none", "criterion": "any", "test": lambda _: None, "paper_hours": 1.0,
+        "setting": "none", "criterion": "any", "test": lambda _: None, "minutes": 1.0,
+        "paper_hours": 1.0,
     }  # fmt: skip
     return Claim(**(values | changes))
 
@@ -327,6 +328,7 @@ CLAIM_FILE = """
 from implicit_accel.experiments.claims.criteria import Claim
 CLAIM = Claim(
     id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
+    minutes=1.0,
     paper_hours=1.0,
 )
 """

@@ -10,8 +10,8 @@ browser. What has been trained is used again: a second call only redraws.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
+import itertools
 import platform
 import time
 from pathlib import Path
@@ -20,20 +20,18 @@ import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 
 from implicit_accel.devices import num_cores, use_cpu_devices
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli, compilation
 from implicit_accel.experiments.claims.criteria import Claim
 from implicit_accel.experiments.claims.toolkit.findings import (
     FINDINGS_FILE,
     Entry,
     load_finding,
-    save_finding,
     save_findings,
 )
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.experiments.claims.toolkit.laboratory import Scale
 from implicit_accel.experiments.claims.toolkit.registry import find_claims
 from implicit_accel.experiments.claims.toolkit.report import (
     MARKDOWN_FILE,
@@ -42,10 +40,13 @@ from implicit_accel.experiments.claims.toolkit.report import (
     headline,
     write_report,
 )
+from implicit_accel.experiments.examination import Setup, examine_all
 from implicit_accel.files import remove_partial
 from implicit_accel.store.folder import RunFolder
 
 CLAIMS = find_claims()
+
+_MOST_WORKERS = 4
 
 _NO_VERDICTS = "smoke: no verdicts"
 
@@ -77,6 +78,14 @@ _DOWNLOAD = flags.DEFINE_bool(
     "download", False, "Download what is missing. Without it, stand-ins take the place of data."
 )
 _GROUPS.add("Data", _DATA_DIR, _DOWNLOAD)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    f"How many claims are tested at once, each by a process on cores of its own: up to "
+    f"{_MOST_WORKERS} unless given, as far as there are cores; 1 on an accelerator. Each takes up "
+    "to 5 GB of memory.",
+)
+_GROUPS.add("Machine", _WORKERS)
 compilation.add_flags(_GROUPS)
 
 
@@ -134,7 +143,8 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
         "percentage.",
         f"Scale: {scale.value}. Written {datetime.date.today().isoformat()} with JAX "
         f"{jax.__version__} on {jax.default_backend()} ({platform.machine()}, "
-        f"{num_cores()} cores); the experiments took {minutes:.0f} min in all.",
+        f"{num_cores()} cores); the experiments took {minutes:.0f} min in all, those "
+        "that ran side by side counted each by itself.",
     ]
 
 
@@ -151,29 +161,21 @@ def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None
         console.print(_NO_VERDICTS)
 
 
-def examine(claim: Claim, folder: Path, log: Console) -> Entry:
-    """Runs a claim's experiment, as far as its results are not there, and writes its folder."""
-    scale = _SCALE.value
-    with cli.progress_bar(log, claim.id) as report:
-        lab = Laboratory(
-            scale=scale,
-            folder=folder / claim.id,
-            shared=folder,
-            data_dir=_DATA_DIR.value,
-            download=_DOWNLOAD.value,
-            log=log.print,
-            progress=report,
-        )
-        began = time.monotonic()
-        finding = claim.test(lab)
-        seconds = time.monotonic() - began
-    try:
-        earlier = load_finding(claim, lab.folder, scale.value)
-    except DataError:
-        earlier = None  # it is written again below
-    if not lab.trained and earlier is not None:
-        seconds = earlier.seconds
-    return save_finding(claim, finding, lab.folder, scale.value, seconds)
+def choose_workers(num_claims: int) -> int:
+    """How many processes test claims at once.
+
+    Raises:
+        UserError: If so many cannot be had.
+    """
+    asked, cores = _WORKERS.value, num_cores()
+    # An accelerator is one process's; a single claim has all cores.
+    if jax.default_backend() != "cpu":
+        if asked not in (None, 1):
+            raise UserError(f"--workers {asked}: an accelerator has one worker; leave it out")
+        return 1
+    if asked is not None and not 1 <= asked <= cores:
+        raise UserError(f"--workers {asked}: give a number from 1 to {cores}, the cores there are")
+    return min(asked or _MOST_WORKERS, cores, num_claims)
 
 
 def main() -> None:
@@ -183,29 +185,28 @@ def main() -> None:
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
     use_cpu_devices()
-    compilation.keep_programs(compilation.asked_for())
     console, log = cli.make_console(), cli.make_console(stderr=True)
     if _ESTIMATE.value:
         print_estimate(claims, console)
         return
     if scale is Scale.PAPER:
         print_estimate(claims, log)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(cli.output_folder(folder))
-        stack.enter_context(RunFolder(folder).locked())
-        # Claims' own matrices are small: BLAS's threads would wait for each other more than work.
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
+    workers = choose_workers(len(claims))
+    began, numbers = time.monotonic(), itertools.count(1)
+
+    def done(claim: Claim, seconds: float) -> None:
+        entry = load_finding(claim, folder / claim.id, scale.value)
+        answer = f"{entry.finding.verdict!s:30s} " if entry and scale.has_verdicts else ""
+        log.print(f"{next(numbers):2d} of {len(claims)}  {claim.id:4s} {answer}{seconds:6.1f} s")
+
+    with cli.output_folder(folder), RunFolder(folder).locked():
         remove_partial(folder, deep=False)
         for claim in CLAIMS:
             remove_partial(folder / claim.id)
-        for number, claim in enumerate(claims, 1):
-            began = time.monotonic()
-            entry = examine(claim, folder, log)
-            verdict = f"{entry.finding.verdict!s:30s} " if scale.has_verdicts else ""
-            log.print(
-                f"{number:2d} of {len(claims)}  {claim.id:4s} {verdict}"
-                f"{time.monotonic() - began:6.1f} s"
-            )
+        setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
+        examine_all(claims, setup, num_workers=workers, console=log, done=done)
+        minutes = (time.monotonic() - began) / 60
+        log.print(f"{len(claims)} claims in {minutes:.1f} min, {workers} at a time")
         entries = []
         for claim in CLAIMS:
             stored = load_finding(claim, folder / claim.id, scale.value)

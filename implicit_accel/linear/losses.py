@@ -98,7 +98,8 @@ class Loss:
 
     def curvature(self, r: Any) -> Any:
         """The penalty's second derivative, ``scale · p (p−1) |r|^(p−2)``, entry by entry."""
-        return self.scale * self.p * (self.p - 1) * abs(r) ** (self.p - 2)
+        magnitude = _power(r if self.is_even else abs(r), self.p - 2)
+        return self.scale * self.p * (self.p - 1) * magnitude
 
     def excess(self, r: Any, r_star: Any) -> Any:
         """Bregman divergence ``φ(r) − φ(r*) − φ'(r*)(r − r*)`` of an even p, entry by entry.
@@ -149,7 +150,14 @@ class Loss:
 
 def _power(x: Any, exponent: float) -> Any:
     # Integer exponents become a few multiplications instead of a call to pow.
-    return x ** (int(exponent) if exponent == int(exponent) and exponent < 2**31 else exponent)
+    if exponent != int(exponent) or exponent >= 2**31:
+        return x**exponent
+    n = int(exponent)
+    # JAX does so by itself; numpy does up to squares.
+    if not isinstance(x, np.ndarray) or not 2 < n <= _LARGEST_EVEN:
+        return x**n
+    half = _power(x, n // 2)
+    return half * half * x if n % 2 else half * half
 
 
 @dataclass(frozen=True)

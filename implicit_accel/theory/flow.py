@@ -34,7 +34,8 @@ def most_gradients_of(stack: Stack, surface: Surface) -> int:
     return int(min(MOST_GRADIENTS, _MOST_WORK / work))
 
 
-_LANCZOS_STEPS = 8
+# A guess from the last point on the way is mostly good after three products.
+_LANCZOS_LOOKS = (3, 5, 8)
 _LANCZOS_CYCLES = 10
 
 
@@ -100,8 +101,8 @@ class Stack:
         suffixes = self.suffixes(weights)
         parts, before = [], slope
         for j, W in enumerate(weights):
-            parts.append(_transposed(suffixes[j + 1]) @ before)
-            before = before @ _transposed(W)
+            parts.append(suffixes[j + 1].mT @ before)
+            before = before @ W.mT
         return self._masked(parts)
 
     def product(
@@ -115,7 +116,7 @@ class Stack:
         S = self.suffixes(weights)
         Q = [point.gradient]
         for W in weights:
-            Q.append(Q[-1] @ _transposed(W))
+            Q.append(Q[-1] @ W.mT)
         N = len(weights)
 
         def apply(direction: np.ndarray) -> np.ndarray:
@@ -126,8 +127,8 @@ class Stack:
             dS = dS[::-1]
             dQ, parts = surface.curve(point, dS[0]), []
             for j in range(N):
-                parts.append(_transposed(dS[j + 1]) @ Q[j] + _transposed(S[j + 1]) @ dQ)
-                dQ = dQ @ _transposed(weights[j]) + Q[j] @ _transposed(V[j])
+                parts.append(dS[j + 1].mT @ Q[j] + S[j + 1].mT @ dQ)
+                dQ = dQ @ weights[j].mT + Q[j] @ V[j].mT
             return self._masked(parts)
 
         return apply
@@ -175,10 +176,6 @@ def _augmented(layers: Layers, rotation: np.ndarray | None) -> list[np.ndarray]:
     return found
 
 
-def _transposed(a: np.ndarray) -> np.ndarray:
-    return np.swapaxes(a, -1, -2)
-
-
 def largest_eigenvalue(
     product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, tolerance: float = 1e-3
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +194,7 @@ def largest_eigenvalue(
         Values (B,) and unit vectors (B, n).
     """
     B, n = start.shape
-    m = min(_LANCZOS_STEPS, n)
+    m = min(_LANCZOS_LOOKS[-1], n)
     vector = start / np.linalg.norm(start, axis=1, keepdims=True)
     values = np.zeros(B)
     for _ in range(_LANCZOS_CYCLES):
@@ -206,6 +203,10 @@ def largest_eigenvalue(
         basis[0] = vector
         for j in range(m):
             images[j] = product(basis[j])
+            if j + 1 == m or j + 1 in _LANCZOS_LOOKS:
+                values, vector, residual = _ritz(basis[: j + 1], images[: j + 1])
+                if np.all(residual <= tolerance * np.abs(values)):
+                    return values, vector
             if j + 1 == m:
                 break
             left = images[j].copy()
@@ -216,21 +217,27 @@ def largest_eigenvalue(
             size = np.linalg.norm(images[j], axis=1, keepdims=True)
             # Where the space is exhausted there is nothing to add: zeros stay zeros.
             basis[j + 1] = np.where(norm > 1e-12 * size, left / np.where(norm > 0, norm, 1), 0)
-        projected = np.einsum("ibn,jbn->bij", basis, images)
-        ritz, modes = np.linalg.eigh((projected + np.swapaxes(projected, 1, 2)) / 2)
-        # A zero vector of the basis is an eigenvector of value 0 that is none.
-        real = np.einsum("ibn,ibn->bi", basis, basis)
-        weight = np.einsum("bij,bi->bj", modes**2, real)
-        ritz = np.where(weight > 0.5, ritz, -np.inf)
-        top = np.argmax(ritz, axis=1)
-        values = np.take_along_axis(ritz, top[:, None], 1)[:, 0]
-        mode = np.take_along_axis(modes, top[:, None, None], 2)[:, :, 0]
-        vector = np.einsum("bi,ibn->bn", mode, basis)
-        residual = np.einsum("bi,ibn->bn", mode, images) - values[:, None] * vector
-        vector /= np.linalg.norm(vector, axis=1, keepdims=True)
-        if np.all(np.linalg.norm(residual, axis=1) <= tolerance * np.abs(values)):
-            break
     return values, vector
+
+
+def _ritz(basis: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest Ritz values (B,), their unit vectors (B, n) and residuals' norms (B,).
+
+    Of bases (m, B, n) and their images under the matrices.
+    """
+    projected = np.einsum("ibn,jbn->bij", basis, images)
+    ritz, modes = np.linalg.eigh((projected + projected.mT) / 2)
+    # A zero vector of the basis is an eigenvector of value 0 that is none.
+    real = np.einsum("ibn,ibn->bi", basis, basis)
+    weight = np.einsum("bij,bi->bj", modes**2, real)
+    ritz = np.where(weight > 0.5, ritz, -np.inf)
+    top = np.argmax(ritz, axis=1)
+    values = np.take_along_axis(ritz, top[:, None], 1)[:, 0]
+    mode = np.take_along_axis(modes, top[:, None, None], 2)[:, :, 0]
+    vector = np.einsum("bi,ibn->bn", mode, basis)
+    residual = np.einsum("bi,ibn->bn", mode, images) - values[:, None] * vector
+    vector /= np.linalg.norm(vector, axis=1, keepdims=True)
+    return values, vector, np.linalg.norm(residual, axis=1)
 
 
 @dataclass(frozen=True)
@@ -400,7 +407,7 @@ class _Follower:
 
     def field(self, theta: np.ndarray) -> np.ndarray:
         """``−∇_θ L``."""
-        slope = self.surface.at(self.stack.end_to_end(theta)).gradient
+        slope = self.surface.gradient(self.stack.end_to_end(theta))
         return -self.stack.gradient(theta, slope)
 
     def look(self, indices: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, ...]:

@@ -63,6 +63,10 @@ class Surface(ABC):
         """The surface at matrices (B, k, d')."""
 
     @abstractmethod
+    def gradient(self, W: np.ndarray) -> np.ndarray:
+        """`Point.gradient` alone, which takes half the work."""
+
+    @abstractmethod
     def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
         """The Hessian at a point, applied to directions V, both (B, k, d')."""
 
@@ -91,6 +95,10 @@ class _Diagonal(Surface):
         along = W * self._rows - self._targets
         excess = self._scale * np.sum(along * along, axis=(1, 2))
         return Point(excess, 2 * self._scale * along * self._rows, np.zeros(len(W)))
+
+    def gradient(self, W: np.ndarray) -> np.ndarray:
+        """See `Surface.gradient`."""
+        return 2 * self._scale * (W * self._rows - self._targets) * self._rows
 
     def curve(self, point: Point, V: np.ndarray) -> np.ndarray:  # noqa: ARG002
         """See `Surface.curve`."""
@@ -121,21 +129,32 @@ class _Rows(Surface):
 
     def at(self, W: np.ndarray) -> Point:
         """See `Surface.at`."""
-        k, d = self.shape
-        r = (W.reshape(-1, d) @ self._X.T).reshape(len(W), k, -1) - self._targets
-        slopes = self._loss.derivative(r) / self._num_entries
-        gradient = (slopes.reshape(-1, slopes.shape[-1]) @ self._X).reshape(W.shape)
+        r = self._residuals_at(W)
         if self._loss.is_even:
             excess = self._loss.excess(r, self._residuals).sum(axis=(1, 2)) / self._num_entries
         else:
             excess = self._loss.penalty(r).sum(axis=(1, 2)) / self._num_entries - self._offset
-        return Point(excess, gradient, self._loss.curvature(r) / self._num_entries)
+        return Point(excess, self._slope(r), self._loss.curvature(r) / self._num_entries)
+
+    def gradient(self, W: np.ndarray) -> np.ndarray:
+        """See `Surface.gradient`."""
+        return self._slope(self._residuals_at(W))
+
+    def _residuals_at(self, W: np.ndarray) -> np.ndarray:
+        """(B, k, n)."""
+        k, d = self.shape
+        return _times(W.reshape(-1, d), self._X.T).reshape(len(W), k, -1) - self._targets
+
+    def _slope(self, residuals: np.ndarray) -> np.ndarray:
+        """(B, k, d')."""
+        slopes = self._loss.derivative(residuals) / self._num_entries
+        return _times(slopes.reshape(-1, slopes.shape[-1]), self._X).reshape(-1, *self.shape)
 
     def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
         """See `Surface.curve`."""
         k, d = self.shape
-        moved = (V.reshape(-1, d) @ self._X.T).reshape(len(V), k, -1) * point.curvature
-        return (moved.reshape(-1, moved.shape[-1]) @ self._X).reshape(V.shape)
+        moved = _times(V.reshape(-1, d), self._X.T).reshape(len(V), k, -1) * point.curvature
+        return _times(moved.reshape(-1, moved.shape[-1]), self._X).reshape(V.shape)
 
     def hessians(self, point: Point) -> np.ndarray:
         """See `Surface.hessians`."""
@@ -152,6 +171,11 @@ class _Rows(Surface):
         if self._loss.is_even:
             return jnp.sum(self._loss.excess(r, self._residuals)) / self._num_entries
         return jnp.sum(self._loss.penalty(r)) / self._num_entries - self._offset
+
+
+def _times(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Their product. BLAS takes as long for two rows as for four that it takes one by one."""
+    return rows @ matrix if len(rows) > 3 else np.stack([row @ matrix for row in rows])
 
 
 def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface:

@@ -419,11 +419,13 @@ class Claim:
         setting: What is run.
         criterion: By what it is judged, with its tolerance and the reason for it.
         test: Runs the experiment in a laboratory (see `toolkit.laboratory`).
+        minutes: About what it takes at standard scale on one core, after the claims that have
+            results in common with it.
         paper_hours: About what the sources' full lengths take on 2 CPU cores: the time at standard
             scale times how many times more there is to train.
 
     Raises:
-        UserError: If a text is empty, or the hours are not a number above 0.
+        UserError: If a text is empty, or a time is not a number above 0.
     """
 
     id: str
@@ -432,11 +434,13 @@ class Claim:
     setting: str
     criterion: str
     test: Callable[[Any], Finding]
+    minutes: float
     paper_hours: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.paper_hours < math.inf:
-            raise UserError(f"claim {self.id}: paper_hours must be a number above 0")
+        for name in ("minutes", "paper_hours"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"claim {self.id}: {name} must be a number above 0")
         for name in ("id", "statement", "source", "setting", "criterion"):
             if not getattr(self, name).strip():
                 raise UserError(f"claim {self.id}: {name} is empty")

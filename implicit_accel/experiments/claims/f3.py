@@ -162,5 +162,6 @@ CLAIM = Claim(
     "tenth of the smallest layer's norm all along; from layer-wise starts, which are not "
     "balanced, it never doubles; at both depths.",
     test=_test,
+    minutes=0.2,
     paper_hours=5.1,
 )

@@ -257,5 +257,6 @@ CLAIM = Claim(
     criterion="For each loss and depth one of the curves has an integral larger than 1000 "
     "times its error bound.",
     test=_test,
+    minutes=0.1,
     paper_hours=0.01,
 )

@@ -221,5 +221,6 @@ CLAIM = Claim(
     criterion="The fewest steps of depth 8 over those of depth 3 are within 10 % of the law's "
     "ratio, and the exponents within 0.1 of the law's, with their intervals.",
     test=_test,
+    minutes=1.6,
     paper_hours=0.2,
 )

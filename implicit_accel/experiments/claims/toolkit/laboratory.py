@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+import filelock
 import jax
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.engine.train import Device
 from implicit_accel.errors import DataError, NotHereError
-from implicit_accel.experiment import Experiment, Identity
+from implicit_accel.experiment import Experiment, Identity, OwnRates
 from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
@@ -244,6 +246,12 @@ class Laboratory:
         first = tuple(map(rates.coarse_rates, early_stable_rates(problem, config)))
         asked = rates.at_own_rates(sweep.at_learning_rates, first).identity
         run_name = self._run_name("tuned", asked)
+        with self._alone_at(run_name):
+            return self._tuned_once(run_name, asked, sweep, first)
+
+    def _tuned_once(
+        self, run_name: str, asked: Identity, sweep: LinearSweep, first: OwnRates
+    ) -> xr.Dataset:
         for folder in sorted(self.shared.glob(f"*/{run_name}")):
             stored = RunFolder(folder).finished()
             if stored is None or stored.differences(asked, may_extend=False):
@@ -320,6 +328,10 @@ class Laboratory:
     def _run(self, name: str, experiment: Experiment) -> xr.Dataset:
         """An experiment's results: trained once in a folder of its own, and read afterwards."""
         run_name = self._run_name(name, experiment.identity)
+        with self._alone_at(run_name):
+            return self._run_once(run_name, experiment)
+
+    def _run_once(self, run_name: str, experiment: Experiment) -> xr.Dataset:
         for folder in sorted(self.shared.glob(f"*/{run_name}")):
             if RunFolder(folder).finished() == experiment.identity:
                 kept = self._read(folder)
@@ -331,6 +343,18 @@ class Laboratory:
         shutil.rmtree(folder / CHECKPOINTS_FOLDER)
         self.trained.append(run_name)
         return results
+
+    @contextlib.contextmanager
+    def _alone_at(self, run_name: str) -> Iterator[None]:
+        """Makes other claims that want the same results wait for them, in whatever process."""
+        self.shared.mkdir(parents=True, exist_ok=True)
+        path = self.shared / f".{run_name}.lock"
+        with filelock.FileLock(path):
+            try:
+                yield
+            finally:
+                # Who waits sees that the file has no name any more, and makes it again.
+                path.unlink()
 
     def _run_name(self, name: str, identity: Identity) -> str:
         known_by = f"{_GENERATION} {jax.default_backend()} {identity.code()}"
