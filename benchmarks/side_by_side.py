@@ -1,15 +1,17 @@
-"""Several small grids on all devices one after another, and at once on a device each.
+"""Several small grids on all devices one after another, at once on a device each, in workers.
 
     python -m benchmarks.side_by_side
     python -m benchmarks.side_by_side --seeds 20 --repeats 9
 
 The grids are the curves of ℓ4 regression by gradient descent, depths 1, 2, …, at two learning
-rates. Both ways run alternately in one process: median seconds, and the ratio's median and
-quartiles.
+rates. The first two ways run alternately in one process; then each grid runs as often in a worker
+with a core of its own, all at the same time, of which the slowest counts. Median seconds, and the
+ratios' medians and quartiles.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 import time
@@ -22,6 +24,7 @@ from rich.table import Table
 import implicit_accel as ia
 from benchmarks.run import spread
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.experiments.workers import Hear, in_workers
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 
@@ -44,11 +47,35 @@ def seconds(configs: list[SweepConfig], *, at_once: bool) -> float:
         return time.perf_counter() - began
 
 
+def repeated(repeats: int, config: SweepConfig, _: Hear) -> list[float]:
+    """A grid's seconds in a worker, without the first time."""
+    return [seconds([config], at_once=False) for _ in range(repeats + 1)][1:]
+
+
+def do_nothing() -> None:
+    """Workers need no preparation here."""
+
+
+def seconds_in_workers(configs: list[SweepConfig], repeats: int) -> list[float]:
+    """What the slowest of the grids takes, a worker for each, by repeat."""
+    found: list[list[float]] = []
+    in_workers(
+        functools.partial(repeated, repeats),
+        configs,
+        num_workers=len(configs),
+        prepare=do_nothing,
+        hear=lambda *_: None,
+        done=lambda _, taken: found.append(taken),
+    )
+    return [max(taken) for taken in zip(*found, strict=True)]
+
+
 def main(_: list[str]) -> None:
-    """Times both ways."""
+    """Times the three ways."""
     devices = ia.use_cpu_devices()
     table = Table(
-        "runs of a grid", "one after another, s", "at once, s", "times as fast",
+        "runs of a grid", "one after another, s", "at once, s", "in workers, s",
+        "at once, times as fast", "in workers, times as fast",
         title=f"{devices} grids of {_STEPS.value:,} steps on {devices} devices",
     )  # fmt: skip
     for seeds in _SEEDS.value:
@@ -65,13 +92,18 @@ def main(_: list[str]) -> None:
                 found = seconds(configs, at_once=at_once)
                 if repeat:  # the first finds caches cold
                     taken[at_once].append(found)
-        ratio = spread([a / b for a, b in zip(taken[False], taken[True], strict=True)])
+        ways = [taken[False], taken[True], seconds_in_workers(configs, flags.FLAGS.repeats)]
         table.add_row(
             str(len(_RATES) * seeds),
-            *(f"{statistics.median(taken[at_once]):.2f}" for at_once in (False, True)),
-            f"{ratio['median']:.2f} [{ratio['q25']:.2f}, {ratio['q75']:.2f}]",
+            *(f"{statistics.median(way):.2f}" for way in ways),
+            *(_times_as_fast(taken[False], way) for way in ways[1:]),
         )
     Console().print(table)
+
+
+def _times_as_fast(usual: list[float], other: list[float]) -> str:
+    ratio = spread([a / b for a, b in zip(usual, other, strict=True)])
+    return f"{ratio['median']:.2f} [{ratio['q25']:.2f}, {ratio['q75']:.2f}]"
 
 
 if __name__ == "__main__":

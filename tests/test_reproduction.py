@@ -25,6 +25,7 @@ from implicit_accel import (
     run_sweep,
 )
 from implicit_accel.data.problems import make_problem
+from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError
 from implicit_accel.experiments.claims import f3, p1
 from implicit_accel.experiments.claims.toolkit import student, very_deep
@@ -256,6 +257,9 @@ def test_runs_from_other_weights_are_other_results(lab):
 def test_the_program_reproduces_reuses_and_reports(tmp_path):
     expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'p9'", "P3b", "S7")
     expect_usage_error(run("reproduce", "--claims", "", cwd=tmp_path), "empty")
+    for workers in (0, 10_000):
+        refused = run("reproduce", "--claims", "P7,S4", "--workers", workers, cwd=tmp_path)
+        expect_usage_error(refused, f"--workers {workers}", "from 1 to")
     assert list(tmp_path.iterdir()) == []
     arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
     result = run("reproduce", *arguments, cwd=tmp_path)
@@ -303,6 +307,26 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     assert "gains.png" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
+
+
+def test_one_worker_finds_what_several_find(tmp_path):
+    effects = {}
+    for workers in (1, min(2, num_cores())):
+        folder = tmp_path / str(workers)
+        result = run(
+            "reproduce", "--claims", "P7,S4", "--scale", "smoke", "--data_dir", tmp_path,
+            "--workers", workers, "--output_dir", folder, cwd=tmp_path,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert re.search(f"2 claims in .* min, {workers} at a time", result.stderr)
+        for claim in ("P7", "S4"):
+            found = json.loads((folder / claim / "finding.json").read_text())
+            numbers = [effect["value"] for effect in found["effects"]]
+            assert numbers
+            effects.setdefault(claim, numbers)
+            np.testing.assert_allclose(
+                np.array(effects[claim], float), np.array(numbers, float), rtol=1e-3
+            )
 
 
 def test_the_papers_scale_says_what_it_will_cost_before_it_starts(tmp_path):

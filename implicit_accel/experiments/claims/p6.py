@@ -257,7 +257,7 @@ def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Fo
 
 def _elsewhere(lab: Laboratory, data: ImageData) -> str:
     """Losses after a few steps at other rates and starts, as text."""
-    num_steps, seeds = lab.pick(2, 150, 8_594), lab.pick(1, 1, 5)
+    num_steps, seeds = lab.pick(2, 100, 8_594), lab.pick(1, 1, 5)
     rates = lab.pick((0.01,), (1e-3, 5e-2), (1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1))
     stds = lab.pick((1e-2,), (1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
 

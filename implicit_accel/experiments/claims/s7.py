@@ -118,7 +118,7 @@ def _run(lab: Laboratory, dataset: Dataset, setting: Setting) -> xr.Dataset:
         init_stds=(0.01,),
         losses=(setting.loss,),
         learning_rates=setting.rates or (1.0,),
-        num_seeds=lab.pick(2, 8, 30),
+        num_seeds=lab.pick(2, 6, 30),
         num_steps=setting.num_steps,
         bias=setting.bias,
     )

@@ -28,7 +28,7 @@ def _cells(
     def grid(rate: float) -> SweepConfig:
         return SweepConfig(
             depths=(depth,), hidden_widths=(width,), losses=(Loss(p),), learning_rates=(rate,),
-            num_seeds=lab.pick(2, 20, 100), num_steps=longest, precision="float64",
+            num_seeds=lab.pick(2, 12, 100), num_steps=longest, precision="float64",
             target=Target(1 - FIRST_MOVE, relative=True),
         )  # fmt: skip
 
@@ -133,7 +133,7 @@ CLAIM = Claim(
     statement="When a deep network from near zero first moves is told by an integral over what "
     "its layers conserve.",
     source=f"{SOURCE} (the plateau law)",
-    setting="Every problem, ℓ2 and ℓ4, depths 2 to 5, widths 1 and 10, near-zero start (0.01), 20 "
+    setting="Every problem, ℓ2 and ℓ4, depths 2 to 5, widths 1 and 10, near-zero start (0.01), 12 "
     "seeds each, float64; a move is a loss of 1 % of the zero predictor's excess.",
     criterion="The error of the predicted first move, seed by seed, is below 2 % in the median for "
     "every depth and width, with its interval.",

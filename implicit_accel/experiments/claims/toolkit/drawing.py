@@ -16,6 +16,9 @@ from implicit_accel.experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS, few_ticks
 
 # Around text that lies on lines.
+# What `label_end` writes.
+_END = "end of a line"
+
 _HALO = withStroke(linewidth=2.5, foreground="white")
 
 
@@ -93,14 +96,27 @@ def untangle(ax: Axes, gap: float = 9.0) -> None:
     figure = ax.get_figure(root=True)
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # places are known only then
-    right = ax.get_window_extent().x1 - 1
-    texts = []
+    box = ax.get_window_extent()
+    at_edge, inside = [], []
     for text in ax.texts:
         if isinstance(text, Annotation):
-            x, y = ax.transData.transform(text.xy)
-            if x > right - 0.25 * ax.get_window_extent().width:
-                texts.append((y * 72 / figure.dpi, text))
-    texts.sort(key=lambda pair: pair[0])
+            x, y = ax.transData.transform(text.xy) * 72 / figure.dpi
+            if x > (box.x1 - 1 - 0.25 * box.width) * 72 / figure.dpi:
+                at_edge.append((y, text))
+            elif text.get_gid() == _END:
+                inside.append((x, y, text))
+    _move_apart(at_edge, gap)
+    # Lines that end before the edge are a heap where they end together.
+    inside.sort(key=lambda each: each[0])
+    while inside:
+        together = [each for each in inside if each[0] < inside[0][0] + gap]
+        _move_apart([(y, text) for _, y, text in together], gap)
+        inside = inside[len(together) :]
+
+
+def _move_apart(texts: list[tuple[float, Annotation]], gap: float) -> None:
+    """Of a heap of texts, with the heights where they belong, in points."""
+    texts = sorted(texts, key=lambda pair: pair[0])
     wanted = np.array([y for y, _ in texts])
     # Each is as near as may be to where it belongs: pushed up by the ones below, then all of a
     # heap moved down by half of that.
@@ -119,7 +135,7 @@ def label_end(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
     """Text at a line's end: outside of the axes where the line ends at their edge."""
     ax.annotate(
         text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
-        color=colour, annotation_clip=False, path_effects=[_HALO],
+        color=colour, annotation_clip=False, path_effects=[_HALO], gid=_END,
     )  # fmt: skip
 
 
