@@ -23,7 +23,7 @@ def _cells(
     lab: Laboratory, name: str, problem: Problem, p: float, depth: int, width: int
 ) -> pd.DataFrame:
     """First moves of some seeds, at a rate at which the typical one takes 10,000 steps."""
-    typical, longest = lab.pick((300, 600), (10_000, 40_000), (30_000, 300_000))
+    typical, longest = lab.pick((300, 600), (10_000, 30_000), (30_000, 300_000))
 
     def grid(rate: float) -> SweepConfig:
         return SweepConfig(

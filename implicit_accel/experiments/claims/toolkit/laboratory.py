@@ -101,6 +101,7 @@ class Laboratory:
         log: Told what is done.
         progress: Told (done, total) of what is being trained.
         trained: What was made anew: names of folders and tables.
+        told: What has been said to begin; it is said once.
         devices: Where it trains; on all devices if it is not said.
     """
 
@@ -112,6 +113,7 @@ class Laboratory:
     log: Callable[[str], object] = lambda _: None
     progress: Callable[[int, int], None] | None = None
     trained: list[str] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
     devices: Sequence[Device] | None = None
 
     def pick(self, smoke: _T, standard: _T, paper: _T) -> _T:
@@ -301,7 +303,9 @@ class Laboratory:
             if self.progress is not None:
                 self.progress(round(1000 * share), 1000)
 
-        self.log(f"{self.folder.name}: {what}")
+        if what not in self.told:
+            self.told.add(what)
+            self.log(f"{self.folder.name}: {what}")
         return report
 
     def table(self, name: str, known_by: object, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
