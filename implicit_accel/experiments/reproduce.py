@@ -58,8 +58,8 @@ _SCALE = flags.DEFINE_enum_class(
     "scale",
     Scale.STANDARD,
     Scale,
-    "smoke: minutes, shows that everything works, without verdicts; standard: about two "
-    "hours on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
+    "smoke: minutes, shows that everything works, without verdicts; standard: about an "
+    "hour and a half on 2 cores; paper: the papers' full lengths, for a GPU or a night.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
