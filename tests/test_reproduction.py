@@ -287,6 +287,7 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
         expect_usage_error(run("reproduce", *arguments, cwd=tmp_path), "another process is at work")
     (folder / "P7" / "finding.json").write_text("{")
     left = [folder / ".partial-REPORT-1.md", folder / "S4" / ".partial-gains-1.png"]
+    left.append(folder / ".sweep-0123456789ab.lock")
     mine = folder / "mine" / ".partial-1"
     mine.parent.mkdir()
     for path in (*left, mine):

@@ -203,6 +203,8 @@ def main() -> None:
         remove_partial(folder, deep=False)
         for claim in CLAIMS:
             remove_partial(folder / claim.id)
+        for lock in folder.glob(".*-*.lock"):  # killed workers left them
+            lock.unlink()
         setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
         examine_all(claims, setup, num_workers=workers, console=log, done=done)
         minutes = (time.monotonic() - began) / 60
