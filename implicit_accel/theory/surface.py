@@ -64,7 +64,7 @@ class Surface(ABC):
 
     @abstractmethod
     def gradient(self, W: np.ndarray) -> np.ndarray:
-        """`Point.gradient` alone, which takes half the work."""
+        """The gradient of `Surface.at` alone, which takes half the work."""
 
     @abstractmethod
     def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
