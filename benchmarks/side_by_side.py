@@ -52,10 +52,6 @@ def repeated(repeats: int, config: SweepConfig, _: Hear) -> list[float]:
     return [seconds([config], at_once=False) for _ in range(repeats + 1)][1:]
 
 
-def do_nothing() -> None:
-    """Workers need no preparation here."""
-
-
 def seconds_in_workers(configs: list[SweepConfig], repeats: int) -> list[float]:
     """What the slowest of the grids takes, a worker for each, by repeat."""
     found: list[list[float]] = []
@@ -63,7 +59,6 @@ def seconds_in_workers(configs: list[SweepConfig], repeats: int) -> list[float]:
         functools.partial(repeated, repeats),
         configs,
         num_workers=len(configs),
-        prepare=do_nothing,
         hear=lambda *_: None,
         done=lambda _, taken: found.append(taken),
     )

@@ -260,6 +260,9 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     for workers in (0, 10_000):
         refused = run("reproduce", "--claims", "P7,S4", "--workers", workers, cwd=tmp_path)
         expect_usage_error(refused, f"--workers {workers}", "from 1 to")
+    cache = ["--compilation_cache", __file__]
+    refused = run("reproduce", "--claims", "P7,S4", *cache, cwd=tmp_path)
+    expect_usage_error(refused, "--compilation_cache", "is no folder")
     assert list(tmp_path.iterdir()) == []
     arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
     result = run("reproduce", *arguments, cwd=tmp_path)

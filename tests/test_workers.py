@@ -32,10 +32,6 @@ class UnspeakableError(Exception):
         super().__init__(f"{one} and {other}")
 
 
-def nothing() -> None:
-    pass
-
-
 def place(task, tell):
     tell("note", task)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -83,9 +79,7 @@ def lives(pid: int) -> bool:
 
 def work_through(work, tasks, num_workers, *, hear=lambda *_: None):
     found = {}
-    in_workers(
-        work, tasks, num_workers=num_workers, prepare=nothing, hear=hear, done=found.__setitem__
-    )
+    in_workers(work, tasks, num_workers=num_workers, hear=hear, done=found.__setitem__)
     return found
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -45,7 +46,11 @@ class Setup:
     compilation_cache: str | None
 
     def prepare(self) -> None:
-        """Readies a process, before JAX compiles there."""
+        """Readies a process, before JAX compiles there; to do it again changes nothing.
+
+        Raises:
+            UserError: If the cache for programs is no folder.
+        """
         compilation.keep_programs(self.compilation_cache)
         # Claims' own matrices are small: BLAS's threads would wait for each other more than work.
         threadpool_limits(1, user_api="blas")
@@ -90,12 +95,12 @@ def examine(
 def examine_all(
     claims: Sequence[Claim], setup: Setup, *, num_workers: int, console: Console, done: Done
 ) -> None:
-    """Examines claims: in their order by one worker, which is this process; else the longest first.
+    """Examines claims: in their order in this process, or the longest first in several workers.
 
     Args:
         claims: Which.
         setup: What they are tested with.
-        num_workers: Processes, see `in_workers`.
+        num_workers: Processes, see `in_workers`; 1 is this one, which has been readied.
         console: Where bars and notes are shown.
         done: Told each claim that is done.
 
@@ -103,7 +108,6 @@ def examine_all(
         UserError, ProgramError, OSError: Whatever ends one of them.
     """
     if num_workers == 1:
-        setup.prepare()
         for claim in claims:
             began = time.monotonic()
             with cli.progress_bar(console, claim.id) as report:
@@ -113,9 +117,9 @@ def examine_all(
     known = {claim.id: claim for claim in claims}
     with ProgressBars(console) as bars:
 
-        def hear(name: str, kind: str, said: object) -> None:
+        def hear(name: str, kind: str, said: Any) -> None:
             if kind == _PROGRESS:
-                bars(name, *said)  # pyright: ignore[reportGeneralTypeIssues]
+                bars(name, *said)
             else:
                 console.print(said)
 
@@ -127,7 +131,6 @@ def examine_all(
             functools.partial(_examine, setup),
             sorted(known, key=lambda name: -known[name].minutes),
             num_workers=num_workers,
-            prepare=setup.prepare,
             hear=hear,
             done=finished,
         )
@@ -135,6 +138,7 @@ def examine_all(
 
 def _examine(setup: Setup, name: str, tell: Hear) -> float:
     """In a worker."""
+    setup.prepare()
     (claim,) = (claim for claim in find_claims() if claim.id == name)
     began = time.monotonic()
     examine(

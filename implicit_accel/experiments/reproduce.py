@@ -191,6 +191,8 @@ def main() -> None:
         return
     if scale is Scale.PAPER:
         print_estimate(claims, log)
+    setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
+    setup.prepare()
     workers = choose_workers(len(claims))
     began, numbers = time.monotonic(), itertools.count(1)
 
@@ -205,7 +207,6 @@ def main() -> None:
             remove_partial(folder / claim.id)
         for lock in folder.glob(".*-*.lock"):  # killed workers left them
             lock.unlink()
-        setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
         examine_all(claims, setup, num_workers=workers, console=log, done=done)
         minutes = (time.monotonic() - began) / 60
         log.print(f"{len(claims)} claims in {minutes:.1f} min, {workers} at a time")

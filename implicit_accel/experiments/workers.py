@@ -50,7 +50,6 @@ def in_workers(
     tasks: Sequence[_Task],
     *,
     num_workers: int,
-    prepare: Callable[[], object],
     hear: Callable[[_Task, str, Any], None],
     done: Callable[[_Task, Any], None],
 ) -> None:
@@ -63,7 +62,6 @@ def in_workers(
             module and name. JAX has a device for each of the worker's cores there.
         tasks: Any that can be pickled.
         num_workers: Processes, at most one per core.
-        prepare: Called in each worker before its first task; found again like ``work``.
         hear: Told a task's messages, in this thread.
         done: Told what it returned.
 
@@ -85,8 +83,7 @@ def in_workers(
     try:
         for cores in split_cores(num_workers)[: len(waiting)]:
             ours, theirs = context.Pipe()
-            arguments = (work, prepare, theirs, cores)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process = context.Process(target=_serve, args=(work, theirs, cores), daemon=True)
             process.start()
             theirs.close()
             workers[ours] = process
@@ -118,19 +115,13 @@ def in_workers(
             process.join()
 
 
-def _serve(
-    work: Callable[[Any, Hear], Any],
-    prepare: Callable[[], object],
-    connection: Connection,
-    cores: Sequence[int],
-) -> None:
+def _serve(work: Callable[[Any, Hear], Any], connection: Connection, cores: Sequence[int]) -> None:
     """A worker: takes tasks until there are none."""
     # The terminal's Ctrl-C goes to every process of its group; who started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if cores:
         os.sched_setaffinity(0, cores)
     use_cpu_devices(len(cores) or 1)
-    prepare()
     sending = threading.Lock()
 
     def tell(kind: str, said: Any) -> None:
@@ -150,9 +141,10 @@ def _serve(
 
 def _sendable(error: Exception) -> Exception:
     """An error that can be pickled, with where it was raised as a note."""
-    error.add_note("".join(traceback.format_exception(error)))
+    told = "".join(traceback.format_exception(error))
+    error.add_note(told)
     try:
         pickle.loads(pickle.dumps(error))  # our own
     except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
+        return RuntimeError(told)
     return error

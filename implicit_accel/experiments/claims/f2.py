@@ -153,6 +153,6 @@ CLAIM = Claim(
     "is less than the distance between two rates of the grid. In size, the steps' ratio is the "
     "law's to within that quarter.",
     test=_test,
-    minutes=0.08,
+    minutes=0.05,
     paper_hours=8.0,
 )

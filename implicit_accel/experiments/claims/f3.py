@@ -162,6 +162,6 @@ CLAIM = Claim(
     "tenth of the smallest layer's norm all along; from layer-wise starts, which are not "
     "balanced, it never doubles; at both depths.",
     test=_test,
-    minutes=0.2,
+    minutes=0.1,
     paper_hours=5.1,
 )

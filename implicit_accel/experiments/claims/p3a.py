@@ -61,6 +61,6 @@ CLAIM = Claim(
     criterion="One layer's speed-up over depths 2 and 3 lies above 1 (direction) and below 2 "
     "('slightly', size), with the intervals.",
     test=_test,
-    minutes=0.2,
+    minutes=0.1,
     paper_hours=1.9,
 )

@@ -134,6 +134,6 @@ CLAIM = Claim(
     "above 1 (direction), and above 100, two orders of magnitude being the least that the plural "
     "allows (size); with the intervals. As many steps as there are is the most that it could be.",
     test=_test,
-    minutes=1.0,
+    minutes=0.4,
     paper_hours=1.0,
 )

@@ -406,6 +406,6 @@ CLAIM = Claim(
     f"regularisation. Weight decay is the cause if its law, from λ, rate and momentum alone, gives "
     f"both networks' penalties after {LAW_STEP:,} steps within a factor of {LAW_FACTOR:g}.",
     test=_test,
-    minutes=41.0,
+    minutes=46.0,
     paper_hours=14.0,
 )

@@ -189,6 +189,6 @@ CLAIM = Claim(
     "quantile; and at some depth the worst width's median over the best one's, medians so that "
     "what repeats do does not pass for what widths do.",
     test=_test,
-    minutes=0.5,
+    minutes=0.2,
     paper_hours=0.05,
 )

@@ -238,6 +238,6 @@ CLAIM = Claim(
     f"is {bursts.CRITERION}, so that a loss that rises for another reason does not count; on each "
     "dataset, all with the interval.",
     test=_test,
-    minutes=1.8,
+    minutes=1.6,
     paper_hours=0.5,
 )

@@ -212,6 +212,6 @@ CLAIM = Claim(
     "repeat by repeat) is larger than on ℓ2 for p = 3, 4 and 5 and both depths: the ratio of gains "
     "lies above 1, with the interval.",
     test=_test,
-    minutes=0.3,
+    minutes=0.2,
     paper_hours=0.05,
 )

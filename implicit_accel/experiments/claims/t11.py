@@ -219,6 +219,6 @@ CLAIM = Claim(
     f"too, predicted over measured penalty after {LAW_STEP:,} steps is within a factor of "
     f"{LAW_FACTOR:g}.",
     test=_test,
-    minutes=0.9,
+    minutes=0.5,
     paper_hours=8.0,
 )

@@ -260,6 +260,6 @@ CLAIM = Claim(
     "over rates and seeds, with its interval, lies within 0.95 and 1.05 for every problem, loss "
     "and depth. The fates past the edge are reported beside it.",
     test=_test,
-    minutes=5.3,
+    minutes=4.7,
     paper_hours=2.0,
 )

@@ -182,6 +182,6 @@ CLAIM = Claim(
     "steps in a row (specificity), with the interval, on each dataset; for the size more than "
     "90 %, which few bursts cannot show.",
     test=_test,
-    minutes=3.9,
+    minutes=4.3,
     paper_hours=0.1,
 )

@@ -262,6 +262,6 @@ CLAIM = Claim(
     "product of the parts' speed-ups within 10 % of the rule's, with the interval, for every "
     "problem and depth.",
     test=_test,
-    minutes=6.9,
+    minutes=6.6,
     paper_hours=2.0,
 )

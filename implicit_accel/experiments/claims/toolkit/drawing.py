@@ -15,10 +15,10 @@ from matplotlib.text import Annotation
 from implicit_accel.experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS, few_ticks
 
-# Around text that lies on lines.
 # What `label_end` writes.
 _END = "end of a line"
 
+# Around text that lies on lines.
 _HALO = withStroke(linewidth=2.5, foreground="white")
 
 

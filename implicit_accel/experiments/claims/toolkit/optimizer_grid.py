@@ -42,7 +42,8 @@ _STEPS = {"momentum": 10_000, "nesterov": 10_000, "adam": 10_000}
 
 LENGTHENED = (
     "Standard runs were lengthened after a first look, in which one layer by gradient descent and "
-    "by AdaGrad had not reached the target."
+    "by AdaGrad had not reached the target; after a later one those with momentum and by Adam, "
+    "which take 3,100 steps at most, were cut to 10,000."
 )
 
 
