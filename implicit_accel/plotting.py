@@ -152,10 +152,25 @@ def _legend(ax: Axes) -> None:
         )  # fmt: skip
 
 
+# Thin lines behind a median; how far above all medians a panel goes for them.
+_SINGLE_RUN = "single run"
+_ABOVE = 10
+
+
 def _log_axes(ax: Axes, x: np.ndarray) -> None:
-    """Makes both axes logarithmic around x and what is drawn; also if nothing is to be seen."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
-    drawn = drawn[(drawn > 1e-290) & (drawn < 1e290)]  # room for margins
+    """Makes both axes logarithmic around x and what is drawn; also if nothing is to be seen.
+
+    A single run that shoots up leaves the panel.
+    """
+    values = {True: [np.zeros(0)], False: [np.zeros(0)]}
+    for line in ax.get_lines():
+        drawn = np.asarray(line.get_ydata(), float)
+        inside = (drawn > 1e-290) & (drawn < 1e290)  # room for margins
+        values[line.get_gid() == _SINGLE_RUN].append(drawn[inside])
+    single, others = (np.concatenate(values[which]) for which in (True, False))
+    if others.size:
+        single = single[single <= _ABOVE * others.max()]
+    drawn = np.concatenate([single, others])
     low, high = (drawn.min(), drawn.max()) if drawn.size else (0.1, 1.0)
     margin = max((high / low) ** 0.05, 1.1)
     # Limits before scales: choosing limits by itself, matplotlib would stumble over no data.
@@ -347,7 +362,7 @@ def _draw_spread(ax: Axes, x: np.ndarray, curves: np.ndarray, style: Mapping[str
         return
     if len(curves) <= _THIN_LINES:
         for curve in np.where(np.isfinite(curves), curves, np.nan):
-            ax.plot(x, curve, color=style["color"], linewidth=0.5, alpha=0.3)
+            ax.plot(x, curve, color=style["color"], linewidth=0.5, alpha=0.3, gid=_SINGLE_RUN)
         return
     low, middle, high = _band(np.where(np.isnan(curves), np.inf, curves))
     low, high = (np.where(np.isfinite(middle), c, np.nan) for c in (low, high))

@@ -48,6 +48,18 @@ def test_excess_loss_is_drawn_at_the_best_rate(results):
     assert "made" in figure.get_suptitle()
 
 
+def test_a_single_run_that_shoots_up_leaves_the_panel(results):
+    """All else keeps its place; what rises a little is seen whole."""
+    usual = plot_excess_loss(results).axes[0].get_ylim()
+    for spike, seen in ((1e6, False), (1.0, True)):
+        changed = results.copy(deep=True)
+        changed["excess_loss"].values[0, 1, 0, 1] = spike
+        high = plot_excess_loss(changed).axes[0].get_ylim()[1]
+        assert bool(high > spike) is seen
+        assert high >= usual[1] or not seen
+        assert high < 1e3
+
+
 def test_final_loss_ends_where_runs_diverge(results):
     (ax,) = plot_learning_rates(results).axes
     drawn = lines(ax)
