@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -20,6 +21,7 @@ from implicit_accel.images.networks import (
     Network,
     SmallCNN,
     TutorialCNN,
+    half_square_of_product,
 )
 from implicit_accel.images.task import (
     FULLY_CONNECTED,
@@ -206,6 +208,24 @@ def test_the_first_penalty_in_closed_form(reading):
     difference = float(run.regularised_loss[0] - run.cross_entropy[0])
     assert difference == pytest.approx(0.05 * squares.get(reading, 0), rel=1e-10)
     assert float(run.end_to_end_penalty[0]) == pytest.approx(squares["product"] / 2, rel=1e-10)
+
+
+@pytest.mark.parametrize(("k", "h", "d"), [(3, 5, 11), (1, 1, 1), (6, 2, 3)])
+def test_the_square_of_a_product_without_it(k, h, d):
+    """Value and gradients, against the product itself."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        factors = rng.normal(size=(h, d)), rng.normal(size=(k, h))
+
+        def slow(first, second):
+            return 3 * jnp.sum((second @ first) ** 2) / 2
+
+        def fast(first, second):
+            return 3 * half_square_of_product(first, second)
+
+        expected = jax.value_and_grad(slow, (0, 1))(*factors)
+        found = jax.value_and_grad(fast, (0, 1))(*factors)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), expected, found)
 
 
 def test_readings_are_one_without_products():

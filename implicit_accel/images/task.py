@@ -34,12 +34,6 @@ from implicit_accel.images.networks import (
 from implicit_accel.observables import Point
 from implicit_accel.optimizers import Optimizer
 
-# Variable → what it is, of the fixed training images.
-_FIXED_LOSSES = {
-    "fixed_cross_entropy": "cross-entropy",
-    "fixed_regularised_loss": "cross-entropy + weight decay x penalty",
-}
-
 # Images evaluated together.
 _EVALUATION_BATCH = 100
 
@@ -270,8 +264,8 @@ class ImageTask(Task):
 
         return observable
 
-    def loss(self, part: str, *, regularised: bool) -> Any:
-        """An observable: a part's cross-entropy without dropout, or the sum with the penalty."""
+    def cross_entropy(self, part: str) -> Any:
+        """An observable: a part's cross-entropy without dropout."""
 
         def observable(point: Point) -> jax.Array:
             def entropies(chunk: Part) -> jax.Array:
@@ -282,14 +276,17 @@ class ImageTask(Task):
 
             count = jnp.sum(point.data[part].labels >= 0).astype(self.dtype)
             loss = jnp.sum(lax.map(entropies, point.data[part])) / count
-            if regularised and self.config.uses_penalty:
-                penalty = self.config.network.penalty(point.parameters)
-                loss = loss + self.config.weight_decay * penalty
             return jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
         return observable
 
     def penalty(self, point: Point) -> jax.Array:
+        """An observable: λ times the penalty, as it is in the objective."""
+        if not self.config.uses_penalty:
+            return jnp.zeros((), self.dtype)
+        return self.config.weight_decay * self.config.network.penalty(point.parameters)
+
+    def end_to_end_penalty(self, point: Point) -> jax.Array:
         """An observable: ½ ‖·‖² of the end-to-end dense matrices and biases."""
         return self.config.network.end_to_end_penalty(point.parameters)
 
@@ -381,8 +378,9 @@ class ImageSweep(Experiment):
         data = {"train": self._train} | {k: _chunks(v) for k, v in self._evaluated.items()}
         if self._fixed is not None:
             data["fixed"] = _chunks(self._fixed)
-            for name in _FIXED_LOSSES:
-                observables[name] = task.loss("fixed", regularised=name == "fixed_regularised_loss")
+            # Their regularised loss is the sum.
+            observables["fixed_cross_entropy"] = task.cross_entropy("fixed")
+            observables["penalty"] = task.penalty
         shapes = network.draw(0.0, 0)
         on_cpu = platform == "cpu"
         group = Group(
@@ -394,7 +392,7 @@ class ImageSweep(Experiment):
             operations=network.operations * config.batch_size,
             largest_block=self._largest_block
             or (network.largest_block if on_cpu else _BLOCK_ON_ACCELERATOR),
-            observables=(observables | {"end_to_end_penalty": task.penalty},),
+            observables=(observables | {"end_to_end_penalty": task.end_to_end_penalty},),
             batches=MiniBatches(len(self._train.labels), config.batch_size, axes["seed"]),
         )
         return Plan(axes, (group,), (np.arange(num_runs),))
@@ -463,9 +461,13 @@ class ImageSweep(Experiment):
                 {"long_name": f"share of {part} images not recognised", "diverged": "inf"},
             )
         if self._fixed is not None:
-            for name, what in _FIXED_LOSSES.items():
+            entropy, penalty = (arrays[k].astype(float) for k in ("fixed_cross_entropy", "penalty"))
+            for name, what, values in (
+                ("fixed_cross_entropy", "cross-entropy", entropy),
+                ("fixed_regularised_loss", "cross-entropy + weight decay x penalty",
+                 entropy + penalty),
+            ):  # fmt: skip
                 long_name = f"{what} of {len(self._fixed.labels)} fixed training images"
-                values = arrays[name].astype(float)
                 variables[name] = (tested, values, {"long_name": long_name, "diverged": "inf"})
         evaluated = self.recording.observed[0]
         coordinates = {

@@ -59,7 +59,7 @@ def optimizer_runs(lab: Laboratory) -> tuple[str, dict[str, xr.Dataset]]:
             optimizers=(optimizer,),
             learning_rates=parse_learning_rates([lab.pick(smoke, rates, rates)]),
             num_seeds=lab.pick(2, 6, 30),
-            num_steps=lab.pick(200, _STEPS.get(optimizer.name, 30_000), 100_000),
+            num_steps=lab.pick(200, _STEPS.get(optimizer.name, 20_000), 100_000),
         )
         configs.append(config)
     return name, dict(zip(OPTIMIZERS, lab.sweeps(problem, configs), strict=True))
