@@ -64,7 +64,7 @@ def _bisect(
     rates = np.zeros(0)
     first = np.zeros(config.num_seeds, int)
     for _ in range(lab.pick(1, 2, 3)):
-        rates = np.geomspace(low, high, lab.pick(5, 17, 17))
+        rates = np.geomspace(low, high, lab.pick(5, 13, 17))
         rates = np.array([float(f"{r:.6g}") for r in rates])
         holds = _stable(lab.sweep(problem, replace(config, learning_rates=tuple(rates))))[kind]
         first = _first_failing(holds)

@@ -22,8 +22,8 @@ from implicit_accel.linear.losses import Loss
 def _cells(
     lab: Laboratory, name: str, problem: Problem, p: float, depth: int, width: int
 ) -> pd.DataFrame:
-    """First moves of some seeds, at a rate at which the typical one takes 10,000 steps."""
-    typical, longest = lab.pick((300, 600), (10_000, 30_000), (30_000, 300_000))
+    """First moves of some seeds, at a rate at which the typical one takes a number of steps."""
+    typical, longest = lab.pick((300, 600), (7_500, 22_500), (30_000, 300_000))
 
     def grid(rate: float) -> SweepConfig:
         return SweepConfig(
@@ -108,7 +108,7 @@ def _test(lab: Laboratory) -> Finding:
         ),
         sensitivity="The law is that of small rates, exact while the loss is linear in the "
         "end-to-end matrix; the rate is such that the typical seed takes "
-        f"{lab.pick(300, 10_000, 30_000):,} steps.",
+        f"{lab.pick(300, 7_500, 30_000):,} steps.",
         tables={"First moves": _summary(cells)},
         figures={"first_moves": _draw(told)},
     )
