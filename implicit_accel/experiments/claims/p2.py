@@ -90,7 +90,7 @@ def _grid(lab: Laboratory, depth: int) -> SweepConfig:
             [lab.pick("log:3e-3:0.3:4", "log:2e-3:0.4:14", "log:1e-3:1:37")]
         ),
         num_seeds=lab.pick(2, 16, 100),
-        num_steps=lab.pick(300, 5000 if depth == 2 else 12_000, 100_000),
+        num_steps=lab.pick(300, 5000 if depth == 2 else 10_000, 100_000),
     )
 
 

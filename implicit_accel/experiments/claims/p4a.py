@@ -119,7 +119,7 @@ CLAIM = Claim(
     statement="Depth 3 by gradient descent beats AdaGrad and AdaDelta on one layer.",
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
     setting="ℓ4, width 1, near-zero start: a million steps, the length of the authors' figure, at "
-    "rates of the paper's grid; and 20,000 steps (10,000 with momentum and by Adam), each "
+    "rates of the paper's grid; and 20,000 steps (6,000 with momentum and by Adam), each "
     "optimizer with a range of rates of its own, AdaGrad and AdaDelta with the defaults of two "
     "frameworks each.",
     criterion="How many times sooner depth 3 is at the losses that AdaGrad and AdaDelta on one "

@@ -371,7 +371,7 @@ def _test(lab: Laboratory) -> Finding:
             "there are no intervals, and the range decides. Which weights the paper regularised is "
             "not said there: its start penalty and curve are the product's. The readings' "
             "scatter about their running median, 0.05 decades, is part of the distances. Speed-ups "
-            f"are measured on {lab.pick(20, 1_000, 2_000):,} fixed training images without "
+            f"are measured on {lab.pick(20, 500, 2_000):,} fixed training images without "
             "dropout, the published curve is that of batches with dropout.",
             *notes,
         ),

@@ -110,7 +110,7 @@ def _test(lab: Laboratory) -> Finding:
     name, dataset = next(iter(student_datasets(lab).items()))
     config = protocol(
         lab, inits=("orthogonal",), optimizers=(Optimizer("sgd"), Optimizer("adam")),
-        hidden_widths=lab.pick((4,), (1, 10, 64), (1, 10, 64)), num_seeds=lab.pick(3, 30, 100),
+        hidden_widths=lab.pick((4,), (1, 10, 64), (1, 10, 64)), num_seeds=lab.pick(3, 20, 100),
     )  # fmt: skip
     linear = student_run(lab, dataset, replace(config, optimizers=(Optimizer("adam"),)))
     relu = student_run(lab, dataset, replace(config, activation="relu"))

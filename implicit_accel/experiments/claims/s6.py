@@ -107,7 +107,7 @@ def _test(lab: Laboratory) -> Finding:
         num_steps=epochs * (images // batch),
     )  # fmt: skip
     few, several = lab.pick(1, 1, 3), lab.pick(2, 6, 10)
-    scanned = lab.pick(1, 4, 10)
+    scanned = lab.pick(1, 3, 10)
     shorter = replace(config, num_steps=scanned * (images // batch))
     scan = lab.classifiers(data, shorter, rates=rates, num_seeds=few)
     ends = np.median(_accuracies(scan)[..., -1], axis=1)

@@ -67,7 +67,7 @@ def _num_rates(lab: Laboratory) -> int:
 def _contest(lab: Laboratory, problem: Problem, p: float, depth: int) -> _Curves:
     """All from the network's own start, each over rates of its own scale."""
     loss, seeds = Loss(p), lab.pick(2, 6, 20)
-    longest = lab.pick(300, 16_000, 300_000)
+    longest = lab.pick(300, 14_000, 300_000)
     network, one = (
         SweepConfig(
             depths=(n,), losses=(loss,), num_seeds=seeds, num_steps=longest, learning_rates=(1.0,),

@@ -46,7 +46,7 @@ def tutorial(
         num_train=lab.pick(256, 55_000, None),
         num_validation=lab.pick(0, 0, 5_000),
         num_test=lab.pick(20, 200, 2_000),
-        num_fixed=lab.pick(20, 1_000, 2_000),
+        num_fixed=lab.pick(20, 500, 2_000),
         evaluate_every=evaluate_every,
         window=lab.pick(2, 10, 10),
         batch_size=lab.pick(16, 64, 64),
