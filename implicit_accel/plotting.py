@@ -186,8 +186,10 @@ def _log_axes(ax: Axes, x: np.ndarray) -> None:
 def few_ticks(ax: Axes) -> None:
     """Plain numbers on a logarithmic x-axis, as many as have room."""
     low, high = ax.get_xlim()
-    if high < 8 * low:  # powers of ten would leave a tick or none
+    if high < 2 * low:  # as good as linear
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    elif high < 8 * low:  # powers of ten would leave a tick or none
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     else:
         ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -240,7 +242,10 @@ def plot_excess_loss(
                 rate = float(results["learning_rate"].values[best[m]])
                 _draw_predicted(ax, steps[steps > 0], predicted(m, rate, steps[steps > 0]))
         target = float(np.median(results["target"].isel(model=models[0])))
-        ax.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+        if np.isfinite(target):
+            ax.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+            ax.text(0.01, target, "target", fontsize=7, color="0.4", va="bottom",
+                    transform=ax.get_yaxis_transform())  # fmt: skip
         _mark_resolution(ax, results, models)
         _log_axes(ax, steps[steps > 0])
         ax.set_xlabel("step")
@@ -654,8 +659,10 @@ def plot_effects(
                             fontsize=7, color=colour, va="center")  # fmt: skip
         for place, effect in zip(places[~drawn], np.array(effects, object)[~drawn], strict=True):
             words = effect.note.split("; ")[-1] or "no value"
-            ax.annotate(words, (0.99, place), xycoords=("axes fraction", "data"), fontsize=7,
-                        color=colour, va="center", ha="right")  # fmt: skip
+            ax.annotate(
+                words, (0.99, place), xycoords=("axes fraction", "data"), fontsize=7, color=colour,
+                va="center", ha="right", path_effects=[withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip
         for place, effect in zip(places[drawn], np.array(effects, object)[drawn], strict=True):
             halves = [half for half in getattr(effect, "halves", ()) if 0 < half < np.inf]
             if halves:  # behind the interval

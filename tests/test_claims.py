@@ -36,6 +36,7 @@ from implicit_accel.experiments.claims.toolkit.findings import (
     load_findings,
     save_finding,
     save_findings,
+    with_scores,
 )
 from implicit_accel.experiments.claims.toolkit.measures import compare, median_of, share_of
 from implicit_accel.experiments.claims.toolkit.registry import find_claims
@@ -275,6 +276,12 @@ def test_a_markdown_report_shows_everything_as_text(tmp_path):
     ]
 
 
+def test_a_cause_has_its_own_score_beside_it(tmp_path):
+    entries = [save_finding(claim(id="T4"), finding(), tmp_path / "T4", "standard", 1)]
+    assert with_scores("T4, T9", entries) == "T4 (1 of 2), T9"
+    assert with_scores("unexplained", entries) == "unexplained"
+
+
 def test_effects_read_as_numbers_do():
     assert str(Effect("e", 0.4567, 0.4, 0.5)) == "0.457× [0.4, 0.5]"
     assert str(Effect("e", 73_564.4, 24_736, INF, unit=" steps")) == "73,564 steps [24,736, ∞]"
@@ -288,7 +295,7 @@ def test_what_falls_short_is_named():
     verdict = judge([above(effect, 1) for effect in (good, bad, open_)])
     text = shortfall(verdict)
     assert "Opposite to what is claimed: bad (0.5× [0.4, 0.6])." in text
-    assert "Not decided by its interval: open (1× [0.9, 2])." in text
+    assert "Not decided: open (1× [0.9, 2])." in text
     assert "good" not in text
     assert text.endswith("Why, we do not know.")
     assert shortfall(verdict, "Because.").endswith("Because.")

@@ -69,6 +69,8 @@ def test_speed_ups_are_ratios_of_steps_to_a_loss_that_both_reach():
     fast = p6._speed_up("faster", (made(400), made(100)), "fixed_cross_entropy")
     assert fast.value == pytest.approx(4, rel=1e-9)
     assert (fast.design.seeds, fast.design.most) == (3, 40)
+    # Each side is known to a record, of 25 steps.
+    assert (fast.low, fast.high) == pytest.approx((975 / 275, 1025 / 225), rel=1e-9)
     slow = p6._speed_up("slower", (made(100), made(400)), "fixed_cross_entropy")
     assert slow.value == pytest.approx(0.25, rel=1e-9)
     # No more than the evaluations resolve.

@@ -126,8 +126,9 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     """What the report says of itself."""
     minutes = sum(entry.seconds for entry in entries) / 60
     judging = (
-        "Every claim has a criterion that was fixed before its results were looked at; where "
-        "a grid was enlarged after a first look, its caveats say so. A verdict has three answers: "
+        "Every claim has a criterion that was written down before its results were looked at; "
+        "where one, a grid or a number of seeds was changed after a first look, the claim's "
+        "caveats say so. A verdict has three answers: "
         "the direction of what was claimed, its size where one is claimed, and the claim of theory "
         "(T…) that shows the cause. The parts of a claim are counted, and judged by intervals that "
         "hold together with 95 %."

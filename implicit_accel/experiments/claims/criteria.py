@@ -340,16 +340,24 @@ def shortfall(verdict: Verdict, why: str = "") -> str:
         verdict: From `judge`.
         why: The reason, as far as it is known.
     """
+    confidence = simultaneous(len(verdict.parts))
     missing = []
     for words, chosen in (
         ("Opposite to what is claimed", lambda j: j.direction == Direction.OPPOSITE),
-        ("Not decided by its interval", lambda j: j.direction == Direction.UNDECIDED),
+        ("Not decided", lambda j: j.direction == Direction.UNDECIDED),
         ("Smaller than claimed", lambda j: j.size == Size.SMALLER),
         ("Larger than claimed", lambda j: j.size == Size.LARGER),
     ):
-        found = [f"{j.part.effect.name} ({j.part.effect})" for j in verdict.parts if chosen(j)]
+        found = [_judged_by(j.part.effect, confidence) for j in verdict.parts if chosen(j)]
         missing += [f" {words}: {'; '.join(found)}."] if found else []
     return "".join([*missing, f" {why or 'Why, we do not know.'}"]) if missing else ""
+
+
+def _judged_by(effect: Effect, confidence: float) -> str:
+    """An effect, with the interval that it is judged by where that is another one."""
+    low, high = effect.ends(confidence)
+    joint = f"; jointly {_number(low)} to {_number(high)}" if effect.at is not None else ""
+    return f"{effect.name} ({effect}{joint if (low, high) != (effect.low, effect.high) else ''})"
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ def _test(lab: Laboratory) -> Finding:
             f"−(N−2), {10 ** -plateau_exponent(3):g} times a decade at depth 3 and "
             f"{10 ** -plateau_exponent(8):,} times at depth 8 (measured at depth 3: the power "
             f"{found.slope} over the lowest decade): gently at the one, like a wall at "
-            "the other, which is why depth 8's band is narrow.",
+            "the other, which would make depth 8's band as narrow as it is. Depth 8's own power "
+            "was not measured: its steps leave the runs' length too soon.",
         ),
         sensitivity="How much slower the lower end is depends on where the range ends: that is why "
         "the power is judged as well. The bands' widths depend on what counts as fast; with "

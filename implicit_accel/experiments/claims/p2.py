@@ -252,7 +252,7 @@ def _draw(name: str, found: Sequence[Comparison]) -> Figure:
         for label, one in zip(ax.get_yticklabels(), rows, strict=True):
             label.set_color(colour_of(one.depth))
         ax.set_title(words.replace(", ", ",\n"), fontsize=9)
-        ax.set_xlabel("slower | faster", fontsize=9)
+        ax.set_xlabel(f"slower | faster   (grey: within {_CLOSE:g})", fontsize=9)
     return figure
 
 
@@ -287,8 +287,9 @@ def _test(lab: Laboratory) -> Finding:
             ("T4",),
             "How long a network stays near zero is told by its layers' sizes alone. By "
             "the plateau law the ℓ4 networks' median first move "
-            f"{_law(lab, problem, lab.pick(2, 16, 100))}. A balanced start is the same network at "
-            "every width, but for zeros.",
+            f"{_law(lab, problem, lab.pick(2, 16, 100))}. That is the plateau alone: where it is a "
+            "small part of the way, as at depth 2, widths differ little. A balanced start is the "
+            "same network at every width, but for zeros.",
         ),
         sensitivity="The start decides whether the width matters, and depth by how much: the "
         "end-to-end matrix of Gaussian layers grows as the width to the power (N−1)/2, with its "

@@ -66,6 +66,10 @@ def _reason(limited: list[Effect], shallower: list[Effect]) -> str:
     return ""
 
 
+def _sooner(effect: Effect) -> str:
+    return "not within the steps" if effect.bound == "<" else f"{effect} sooner"
+
+
 def _test(lab: Laboratory) -> Finding:
     found = full_length(lab)
     late = {
@@ -76,17 +80,18 @@ def _test(lab: Laboratory) -> Finding:
     name, runs = optimizer_runs(lab)
     # The paper's rates end at 0.5 for every optimizer.
     low = {label: run.sel(learning_rate=run["learning_rate"] <= 0.5) for label, run in runs.items()}
-    early, limited, shallower = _measure(runs, 3), _measure(low, 3), _measure(runs, 2)
+    early, shallower = _measure(runs, 3), _measure(runs, 2)
+    limited = _measure(low, 3, "no rate above 0.5: ")
     theirs = ", ".join(
         f"{authors_speed_up(TWO, rival):.2g}× ({LABELS[rival]})" for rival in (ADAGRAD, ADADELTA)
     )
     return Finding(
         verdict=verdict,
         effects=(*late[THREE], *late[TWO]),
-        summary=f"At AdaGrad's loss after {found.num_steps:,} steps depth 3 is {late[THREE][0]} "
-        f"sooner, at AdaDelta's {late[THREE][1]}; depth 2, which the authors' figure shows, "
-        f"{late[TWO][0]} and {late[TWO][1]}. Their own curves of depth 2 give {theirs}."
-        + shortfall(verdict, _reason(limited, shallower)),
+        summary=f"At AdaGrad's loss after {found.num_steps:,} steps depth 3 is "
+        f"{_sooner(late[THREE][0])}, at AdaDelta's {_sooner(late[THREE][1])}; depth 2, which the "
+        f"authors' figure shows, {_sooner(late[TWO][0])} and {_sooner(late[TWO][1])}. Their own "
+        f"curves of depth 2 give {theirs}." + shortfall(verdict, _reason(limited, shallower)),
         sensitivity="The target: to 10 % of the zero predictor's excess loss within "
         f"{runs['AdaGrad'].attrs['num_steps']:,} steps, each at its best of a range of its own, "
         "depth 3's speed-ups are "
@@ -97,7 +102,9 @@ def _test(lab: Laboratory) -> Finding:
         + "; ".join(f"{r} {e}" for r, e in zip(_RIVALS, shallower, strict=True))
         + ".",
         caveats=(
-            "Depth 3 is the post's words, its figure shows depth 2.",
+            "Depth 3 is the post's words, its figure shows depth 2. There AdaGrad is as fast as "
+            "one layer by gradient descent; ours, at its one rate, is far behind it, so that the "
+            "ratio to it says more of that rate than of depth.",
             RATES_CAVEAT,
             LENGTHENED,
         ),
@@ -119,9 +126,9 @@ CLAIM = Claim(
     statement="Depth 3 by gradient descent beats AdaGrad and AdaDelta on one layer.",
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
     setting="ℓ4, width 1, near-zero start: a million steps, the length of the authors' figure, at "
-    "rates of the paper's grid; and 20,000 steps (6,000 with momentum and by Adam), each "
-    "optimizer with a range of rates of its own, AdaGrad and AdaDelta with the defaults of two "
-    "frameworks each.",
+    "rates within the range of the paper's grid; and 20,000 steps (6,000 with momentum and by "
+    "Adam), each optimizer with a range of rates of its own, AdaGrad and AdaDelta with the "
+    "defaults of two frameworks each.",
     criterion="How many times sooner depth 3 is at the losses that AdaGrad and AdaDelta on one "
     "layer have at the figure's end lies above 1, with the intervals.",
     test=_test,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 
 from implicit_accel.data.mnist import ImageData
 from implicit_accel.experiments.claims.criteria import (
@@ -23,7 +22,12 @@ from implicit_accel.experiments.claims.criteria import (
     judge,
     shortfall,
 )
-from implicit_accel.experiments.claims.toolkit.authors import authors_curves, distance, draw_authors
+from implicit_accel.experiments.claims.toolkit.authors import (
+    authors_curves,
+    crossing,
+    distance,
+    draw_authors,
+)
 from implicit_accel.experiments.claims.toolkit.drawing import draw_seeds, make_figure
 from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.experiments.claims.toolkit.images import images_and_notes
@@ -61,6 +65,9 @@ _MEASURES = {"fixed_regularised_loss": "sum", "fixed_cross_entropy": "cross-entr
 # overparameterised one scatter by about their own running median (0.05). The two published curves
 # are further apart than that from step 600 or so on, and by 1.5 decades at the end.
 _NEAR = 0.1
+
+# And how far the speed-up in the sum from the published curves' own: the same factor.
+_AS_LARGE = 10**_NEAR
 
 _BLUE, _RED = COLOURS[:2]
 
@@ -105,46 +112,34 @@ def _train(lab: Laboratory, data: ImageData) -> _Runs:
     return _Runs(long, others)
 
 
-def crossing(steps: np.ndarray, losses: np.ndarray, level: float) -> np.ndarray:
-    """The steps at which losses first are at a level, interpolated in the loss's logarithm.
-
-    Args:
-        steps: (K,) increasing, from 0 on.
-        losses: (…, K) above 0; what rises again does not count: the lowest so far is taken.
-        level: Above 0.
-
-    Returns:
-        (…,) steps, no earlier than the second record, as what lies before is not resolved; inf
-        where the level is not reached.
-    """
-    lowest = np.minimum.accumulate(np.asarray(losses, float), axis=-1)
-    below = lowest <= level
-    after = np.maximum(np.argmax(below, axis=-1), 1)
-    ends = [np.take_along_axis(lowest, (after + i)[..., None], -1)[..., 0] for i in (-1, 0)]
-    # Where both records are below the level, it is reached at the first of them.
-    start, end = np.log(np.maximum(ends[0], level)), np.log(ends[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(start > end, (start - math.log(level)) / (start - end), 0.0)
-    found = steps[after - 1] + np.nan_to_num(share) * (steps[after] - steps[after - 1])
-    return np.where(below.any(axis=-1), np.maximum(found, steps[1]), np.inf)
-
-
 def _speed_up(name: str, pair: Pair, measure: str) -> Effect:
     """Steps to the original's last loss, original over overparameterised, seed by seed.
 
     Where the overparameterised network does not get there, the other way round: to its last loss.
+    Its ends hold that a crossing is known to a record: each side may be one earlier or later.
     """
     steps = pair[0]["evaluation_step"].values.astype(float)
     original, deeper = (curves_of(results, measure) for results in pair)
     last = [float(np.median(curves.min(axis=-1))) for curves in (original, deeper)]
     level = max(last)
     both = [np.minimum(crossing(steps, curves, level), steps[-1]) for curves in (original, deeper)]
-    most = float(steps[-1] / steps[1])
-    return median_of(
+    most, record = float(steps[-1] / steps[1]), float(steps[1])
+    effect = median_of(
         name, both[0] / both[1], least=1 / most, most=most,
-        note=f"to {level:.3g} after {np.median(both[0]):,.0f} and {np.median(both[1]):,.0f} steps; "
-        f"lowest {last[0]:.3g} (original) and {last[1]:.3g}",
+        note=f"to {level:.3g} after {np.median(both[0]):,.0f} and {np.median(both[1]):,.0f} steps, "
+        f"each to within {record:,.0f}; lowest {last[0]:.3g} (original) and {last[1]:.3g}",
     )  # fmt: skip
+    least, largest = (
+        float(
+            np.median(
+                np.maximum(both[0] + sign * record, 0) / np.maximum(both[1] - sign * record, record)
+            )
+        )
+        for sign in (-1, 1)
+    )
+    # With so few seeds that is the range which decides.
+    low, high = min(effect.low, least), max(effect.high, largest)
+    return replace(effect, low=low, high=high, at=None)
 
 
 def _num_steps(pair: Pair) -> int:
@@ -190,13 +185,12 @@ def _figure(data: ImageData, pair: Pair, decay: Decay) -> Figure:
         ax.set(xlim=(0, last), yscale="log", xlabel="step")
     draw_authors(sums, "mnist_cnn", log_steps=False)
     sums.set(xlim=(0, last))
-    for text in sums.texts:
-        text.set_text(f"published: {text.get_text()}")
-        text.set_position((-4, -13 if "over" not in text.get_text() else 26))
-        text.set_horizontalalignment("right")
-        assert isinstance(text, Annotation)
-        text.set_annotation_clip(True)
-        text.set_in_layout(False)
+    for text in list(sums.texts):  # one note for both: they lie on ours
+        text.remove()
+    for line in sums.lines:
+        line.set(zorder=3, linestyle=(0, (3, 2)), color="0.25")
+    sums.text(0.97, 0.97, "dashed: published", transform=sums.transAxes, fontsize=7.5, ha="right",
+              va="top")  # fmt: skip
     for name, results, colour in zip(NETWORKS, pair, (_BLUE, _RED), strict=True):
         style = {"color": colour}
         steps, tested = results["step"].values, results["evaluation_step"].values
@@ -333,7 +327,7 @@ def _test(lab: Laboratory) -> Finding:
     decay = decay_of(runs.long)
     parts = [
         *(below(e, _NEAR) for e in near),
-        above(total, 1.0, size=Range(low=10.0, closed=True)),
+        above(total, 1.0, size=Range(published.value / _AS_LARGE, published.value * _AS_LARGE)),
         above(entropy, 1.0),
         above(plain, 1.0),
     ]
@@ -355,20 +349,24 @@ def _test(lab: Laboratory) -> Finding:
         "(overparameterised, the product regularised), over their iterations: a factor of two "
         f"would be 0.3. The sum gets to the original's last {total} sooner ({total.note}; in the "
         f"published curves {published}), the cross-entropy {entropy} ({entropy.note}). Without any "
-        f"regularisation the cross-entropy gets there {plain} sooner, within {few:,} steps. "
-        f"The law of weight decay gives the penalty: {_listed(decay.effects)}. With other readings "
-        f"we are further from the published curve or nearer: {_listed(others)}."
+        f"regularisation the ratio of the cross-entropy is {plain}, within {few:,} steps. "
+        f"The law of weight decay gives the penalty: {_listed(decay.effects)}. What other readings "
+        f"make of the published curve: {_listed(others)}."
         + shortfall(
             verdict,
-            "The sum is mostly weight decay's, which is fast where the product is regularised; the "
-            "network itself learns no faster by as much.",
+            "The sum is mostly weight decay's, which is fast where the product is regularised. "
+            "That the network itself learns faster is not seen.",
         ),
         cause=_cause(decay),
         sensitivity=_elsewhere(lab, data),
         caveats=(
             f"{runs.long[0].sizes['seed']} seed(s) at full length and "
             f"{runs.others['nothing'][0].sizes['seed']} of the other readings: with fewer than six "
-            "there are no intervals, and the range decides. Which weights the paper regularised is "
+            "there are no intervals, and the range decides, widened by a record at both its ends. "
+            "That it holds over learning rates and starts, as is claimed too, is not judged: other "
+            "ones were looked at in a few steps only (Sensitive to), in which the sums' starts "
+            "decide. The size was held against 10 at first, which the published curves themselves "
+            "miss by a hair. Which weights the paper regularised is "
             "not said there: its start penalty and curve are the product's. The readings' "
             "scatter about their running median, 0.05 decades, is part of the distances. Speed-ups "
             f"are measured on {lab.pick(20, 500, 2_000):,} fixed training images without "
@@ -390,7 +388,7 @@ def _test(lab: Laboratory) -> Finding:
 CLAIM = Claim(
     id="P6",
     statement="Overparameterising a convolutional network's dense layers trains it much "
-    "faster, over learning rates and starts.",
+    "faster, as the published figure shows.",
     source="Arora, Cohen & Hazan 2018 (blog post read, its figure digitised, details from "
     "memory); the tutorial's setting from a public replication (read), which found no speed-up",
     setting="The TensorFlow tutorial's network on MNIST at its rate of 0.01, its two dense "
@@ -401,7 +399,7 @@ CLAIM = Claim(
     f"{_NEAR} decades (RMS) from the two published curves: a factor of 1.26, twice the scatter of "
     "the published readings about their own running median. In the sum the overparameterised "
     "network gets to the original's last loss in fewer steps: the ratio lies above 1, and for the "
-    "size at 10 or above ('orders of magnitude' at the least one) over the published length. In "
+    "size within that factor of the published curves' own, over the published length. In "
     "the cross-entropy the ratio lies above 1, with the product regularised and without any "
     f"regularisation. Weight decay is the cause if its law, from λ, rate and momentum alone, gives "
     f"both networks' penalties after {LAW_STEP:,} steps within a factor of {LAW_FACTOR:g}.",

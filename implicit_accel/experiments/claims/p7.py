@@ -24,7 +24,7 @@ from implicit_accel.experiments.claims.toolkit.theory import split
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.plotting import plot_curves
+from implicit_accel.plotting import COLOURS, plot_curves
 from implicit_accel.theory.regulariser import (
     closed_curve,
     closed_curve_integral,
@@ -171,14 +171,15 @@ def _draw_field(ax: Axes, problem: Problem) -> None:
 
 def _draw_integrals(ax: Axes, table: pd.DataFrame) -> None:
     """The integrals against depth."""
-    names = (table["loss"] + ", " + table["curve"]).to_numpy()
-    for number, label in enumerate(dict.fromkeys(names)):
-        rows = table.loc[names == label]
+    # A colour for each loss, a line for each curve.
+    colours = dict(zip(dict.fromkeys(table["loss"]), COLOURS, strict=False))
+    dashes = dict(zip(dict.fromkeys(table["curve"]), ("-", "--"), strict=False))
+    for (loss, curve), rows in split(table, "loss", "curve"):
         values = np.abs(rows["integral"].to_numpy())
         errors = rows["error bound"].to_numpy()
         ax.plot(
             rows["depth"], np.where(values > errors, values, np.nan), marker="o", markersize=4,
-            label=label, linestyle=("-", "--", ":", "-.")[number], linewidth=1.2,
+            label=f"{loss}, {curve}", color=colours[loss], linestyle=dashes[curve], linewidth=1.2,
         )  # fmt: skip
     ax.set_yscale("log")
     ax.set_xlabel("depth $N$")

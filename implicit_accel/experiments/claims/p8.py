@@ -45,6 +45,7 @@ from implicit_accel.experiments.claims.toolkit.candidates import (
     zero_loss,
 )
 from implicit_accel.experiments.claims.toolkit.drawing import legend, make_figure
+from implicit_accel.experiments.claims.toolkit.full_length import style_of
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table
 from implicit_accel.experiments.claims.toolkit.scoring import (
@@ -93,6 +94,19 @@ _COLUMNS = [
     "free", "free 1", "free 2", "amplitude", "rate 1", "rate 2",
     "fixed 1", "fixed rate 1", "normalisation",
 ]  # fmt: skip
+
+# What they are called in the report.
+_HEADINGS = {
+    "passes": "falls far enough",
+    "free": "distance at own rates (decades)",
+    "free 1": "of depth 1",
+    "free 2": "of depth 2",
+    "amplitude": "own scale of the labels",
+    "fixed": "distance at the paper's rates (decades)",
+    "fixed 1": "of depth 1, paper's rates",
+    "fixed 2": "of depth 2, paper's rates",
+    "fixed rate 1": "paper's rate, depth 1",
+}
 
 
 @dataclass(frozen=True)
@@ -409,8 +423,10 @@ def _test(lab: Laboratory) -> Finding:
             "network there is one draw of the weights.",
         ),
         tables={
-            "At the paper's rates, by flow": fixed.head(20),
-            "At scales of one's own, by flow": passing.nsmallest(20, "free"),
+            "At the paper's rates, by flow": fixed.head(20).rename(columns=_HEADINGS),
+            "At scales of one's own, by flow": passing.nsmallest(20, "free").rename(
+                columns=_HEADINGS
+            ),
             "Trained": effects_table(list(effects)),
         },
         figures={
@@ -494,10 +510,10 @@ def _draw_best(best: Candidate, runs: Mapping[str, _Run]) -> Figure:
                                f"found\n{best}", size=(6.4, 4.4))  # fmt: skip
     ax = axes[0, 0]
     draw_authors(ax, _FIGURE)
-    for number, (name, run) in enumerate(runs.items()):
+    for name, run in runs.items():
         shown = (run.steps >= 1000) & np.isfinite(run.losses)
         ax.plot(
-            run.steps[shown], run.losses[shown], color=COLOURS[number], linewidth=1.6,
+            run.steps[shown], run.losses[shown], color=style_of(name)["color"], linewidth=1.6,
             label=f"{FIGURES[_FIGURE][name]}, rate {run.rate:g}: {run.distance:.2f} decades away",
         )  # fmt: skip
     ax.set(xlabel="iteration", ylabel="loss", xlim=(1000, 3e6))
@@ -516,7 +532,7 @@ def _draw_candidates(table: pd.DataFrame) -> Figure:
     for number, name in enumerate(dict.fromkeys(fitted["features"])):
         rows = where(fitted, fitted["features"] == name)
         ax.plot(
-            rows["ratio"], rows["free"], "os^"[number // len(COLOURS)], markersize=3.5, alpha=0.6,
+            rows["ratio"], rows["free"], "os^v"[number % 4], markersize=3.5, alpha=0.6,
             markeredgewidth=0, color=COLOURS[number % len(COLOURS)], label=name,
         )  # fmt: skip
     failing = where(table, ~table["passes"].to_numpy(bool))
@@ -525,13 +541,15 @@ def _draw_candidates(table: pd.DataFrame) -> Figure:
     ax.text(1.3, 1.6, f"ratio below {_LEAST_RATIO:.0f}:\nnot followed ({len(failing):,})",
             fontsize=7.5, va="top", color="0.3")  # fmt: skip
     ax.axhline(_SAME, color="0.3", linewidth=0.9, linestyle=(0, (4, 3)))
-    ax.text(2e12, _SAME, "the same problem", fontsize=7.5, va="bottom", ha="right", color="0.3")
+    ax.text(3e9, _SAME, "the same problem", fontsize=7.5, va="bottom", ha="right", color="0.3")
+    ax.text(1.5e12, 0.03, "fitted exactly", fontsize=7.5, rotation=90, color="0.3")
     ax.set(
-        xscale="log", yscale="log", xlim=(1, 3e12), ylim=(0.01, 2.5),
+        xscale="log", yscale="log", xlim=(1, 1e13), ylim=(0.025, 2.5),
         xlabel="loss of the zero map over the optimum",
         ylabel="distance of both depths, decades (RMS)",
     )  # fmt: skip
-    legend(ax, loc="lower left")
+    figure.legend(loc="outside right upper", fontsize=7.5, frameon=False, title="features",
+                  title_fontsize=7.5)  # fmt: skip
     return figure
 
 

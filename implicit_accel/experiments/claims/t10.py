@@ -179,7 +179,7 @@ def _draw_map(predicted: pd.DataFrame) -> Figure:
         image = ax.imshow(values, norm=norm, cmap="RdBu", origin="lower", aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             dark = abs(math.log10(max(value, 1e-6))) > 0.9
-            ax.text(j, i, _short(value), ha="center", va="center", fontsize=7,
+            ax.text(j - 0.12, i, _short(value), ha="center", va="center", fontsize=7,
                     color="white" if dark else "black")  # fmt: skip
         decays, exponents = grid.index.to_numpy(float), grid.columns.to_numpy(float)
         real = where(rows, ~rows["problem"].str.startswith(_LAW))
@@ -188,7 +188,7 @@ def _draw_map(predicted: pd.DataFrame) -> Figure:
             height = float(np.interp(own["decay"].iloc[0], decays, np.arange(len(decays))))
             places = np.interp(own["p"].to_numpy(float), exponents, np.arange(len(exponents)))
             ax.scatter(
-                places + 0.34, np.full(len(own), height), c=np.clip(own["speed_up"], 1e-6, 1e6),
+                places + 0.37, np.full(len(own), height), c=np.clip(own["speed_up"], 1e-6, 1e6),
                 norm=norm, cmap="RdBu", edgecolors="black", linewidths=1.1, s=34,
                 marker="osD^"[number % 4], label=f"{name} ({own['decay'].iloc[0]:.2g})",
             )  # fmt: skip
@@ -207,7 +207,7 @@ def _draw_map(predicted: pd.DataFrame) -> Figure:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.01 else "0"
+    return f"{value:.2g}" if value >= 0.01 else "<0.01"
 
 
 def _shares(cells: pd.DataFrame) -> tuple[Effect, Effect]:

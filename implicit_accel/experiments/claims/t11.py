@@ -16,7 +16,12 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
     within,
 )
-from implicit_accel.experiments.claims.toolkit.drawing import draw_seeds, label_end, make_figure
+from implicit_accel.experiments.claims.toolkit.drawing import (
+    draw_seeds,
+    label_end,
+    make_figure,
+    untangle,
+)
 from implicit_accel.experiments.claims.toolkit.images import images_and_notes
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, median_of
@@ -115,8 +120,8 @@ def _alone(std: float, seeds: int, num_steps: int) -> _Shrinking:
 
 
 def _last(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Where a curve leaves the axes."""
-    i = int(np.flatnonzero(values > _LEAST_LEFT * values[0])[-1])
+    """Where a curve ends, or is about to leave the axes."""
+    i = int(np.flatnonzero(values > 2 * _LEAST_LEFT * values[0])[-1])
     return float(steps[i]), float(values[i])
 
 
@@ -136,6 +141,7 @@ def _draw(found: dict[float, _Shrinking], decay: Decay, weight_decay: float) -> 
     label_end(alone, *_last(steps, single), "a single matrix", "0.5")
     alone.set(yscale="log", ylim=(_LEAST_LEFT, 1.5), xlabel="step",
               ylabel="penalty over its start", title="decay alone; dashed: the law")  # fmt: skip
+    untangle(alone)
     for name, colour in zip(NETWORKS, COLOURS, strict=False):
         style, measured = {"color": colour}, weight_decay * decay.measured[name]
         draw_seeds(network, decay.steps, measured, label="", style=style)

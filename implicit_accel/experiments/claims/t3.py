@@ -177,7 +177,7 @@ def _averaged(lab: Laboratory, name: str, problem: Problem) -> tuple[Figure, pd.
 
 
 def _draw(cells: pd.DataFrame) -> Figure:
-    figure, axes = make_figure(1, 2, title="The step at which ηλ passes 2")
+    figure, axes = make_figure(1, 2, title="When ηλ passes 2, and when runs diverge")
     for ax, what in zip(axes[0], ("measured", "diverged"), strict=True):
         draw_agreement(
             ax,

@@ -19,7 +19,7 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
     within,
 )
-from implicit_accel.experiments.claims.toolkit.drawing import COLOURS, legend, make_figure
+from implicit_accel.experiments.claims.toolkit.drawing import colour_of, legend, make_figure
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import level_of, resampled
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2019
@@ -112,7 +112,8 @@ def _exponent(
 def _draw(name: str, balanced: dict[int, xr.Dataset], plateaus: dict[int, xr.Dataset]) -> Figure:
     figure, axes = make_figure(1, 2, title=f"Laws of whitened ℓ2, {name}: measured and predicted")
     left, right = axes[0]
-    for colour, (depth, results) in zip(COLOURS, balanced.items(), strict=False):
+    for depth, results in balanced.items():
+        colour = colour_of(depth)
         excess, steps = results["excess_loss"].values, results["step"].values
         when = np.median(crossings(steps, excess, _TARGET), axis=2)
         m, r = np.unravel_index(np.argmin(when), when.shape)
@@ -123,7 +124,8 @@ def _draw(name: str, balanced: dict[int, xr.Dataset], plateaus: dict[int, xr.Dat
                   label=f"contraction {contraction(depth):.3g}")  # fmt: skip
     left.set(yscale="log", xlim=(0, 60), ylim=(1e-9, 2), xlabel="step",
              ylabel=r"excess loss $L - L^*$", title="balanced, at the best rate")  # fmt: skip
-    for colour, (depth, results) in zip(COLOURS, plateaus.items(), strict=False):
+    for depth, results in plateaus.items():
+        colour = colour_of(depth)
         stds, steps = _steps(results)
         middle = np.median(steps, axis=1)
         right.plot(stds, middle, "o", color=colour, label=f"depth {depth}")

@@ -98,6 +98,8 @@ def _draw(shown: dict[str, _Runs]) -> Figure:
         top.plot(steps, runs.loss[i], color=COLOURS[0], linewidth=1.2)
         bottom.plot(steps, runs.strain[i], color=COLOURS[1], linewidth=1.2)
         bottom.axhline(1, color="0.3", linewidth=0.9, linestyle=(0, (4, 3)))
+        top.text(0.99, 0.97, "dotted: bursts", transform=top.transAxes, fontsize=7.5, ha="right",
+                 va="top", color="0.3")  # fmt: skip
         for step in np.flatnonzero(runs.spikes[i]):
             for ax in (top, bottom):
                 ax.axvline(step, color="0.6", linewidth=0.7, linestyle=":")

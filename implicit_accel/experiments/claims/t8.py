@@ -115,8 +115,9 @@ def _test(lab: Laboratory) -> Finding:
         verdict=verdict,
         effects=tuple(effects),
         summary=f"{hold} of {len(parts)} thresholds hold within 5 %. Largest rates of gradient "
-        "descent and both kinds of momentum over their thresholds are between "
-        f"{min(rates):.4g} and {max(rates):.4g}. Adam's preconditioned sharpness settles at "
+        "descent and both kinds of momentum are their thresholds to "
+        f"{100 * max(abs(rate - 1) for rate in rates):.2g} %. Adam's preconditioned sharpness "
+        "settles at "
         + "; ".join(f"{e} ({_which(e)})" for e in adam)
         + " of its threshold."
         + shortfall(

@@ -67,7 +67,7 @@ def _num_rates(lab: Laboratory) -> int:
 def _contest(lab: Laboratory, problem: Problem, p: float, depth: int) -> _Curves:
     """All from the network's own start, each over rates of its own scale."""
     loss, seeds = Loss(p), lab.pick(2, 6, 20)
-    longest = lab.pick(300, 14_000, 300_000)
+    longest = lab.pick(300, 20_000, 300_000)
     network, one = (
         SweepConfig(
             depths=(n,), losses=(loss,), num_seeds=seeds, num_steps=longest, learning_rates=(1.0,),
@@ -152,19 +152,25 @@ def _best(times: np.ndarray, seeds: np.ndarray) -> float:
     return float(np.median(times[:, seeds], axis=1).min())
 
 
+def _over(a: float, b: float) -> float:
+    """A ratio; NaN where neither side arrives, as may be in a resample."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(a, b))
+
+
 def _effects(label: str, times: dict[str, np.ndarray]) -> tuple[list[Effect], list[Effect]]:
     """What is judged, and every contestant's speed-up over gradient descent."""
     seeds = times[_GD].shape[1]
 
     def gain(who: str, draw: np.ndarray) -> float:
-        return _best(times[_GD], draw) / _best(times[who], draw)
+        return _over(_best(times[_GD], draw), _best(times[who], draw))
 
     def together(draw: np.ndarray) -> float:
-        return gain(_RATE, draw) * gain(_PROJECTION, draw) / gain(_BOTH, draw)
+        return _over(gain(_RATE, draw) * gain(_PROJECTION, draw), gain(_BOTH, draw))
 
     judged = [
         resampled(f"{label}: the rule's speed-up over the network's",
-                  lambda d: gain(_BOTH, d) / gain(_NETWORK, d), seeds),
+                  lambda d: _over(gain(_BOTH, d), gain(_NETWORK, d)), seeds),
         resampled(f"{label}: the parts' speed-ups multiplied, over the rule's", together, seeds),
     ]  # fmt: skip
     alone = [
@@ -178,7 +184,7 @@ def _effects(label: str, times: dict[str, np.ndarray]) -> tuple[list[Effect], li
 def _draw(shown: dict[str, tuple[_Curves, float]]) -> Figure:
     figure, axes = make_figure(
         1, len(shown), title="The end-to-end rule taken apart, each at its best rate",
-        size=(4.6, 3.8),
+        size=(4.2, 4.6),
     )  # fmt: skip
     for ax, (label, (curves, level)) in zip(axes[0], shown.items(), strict=True):
         times = _times(curves, level)
@@ -195,9 +201,11 @@ def _draw(shown: dict[str, tuple[_Curves, float]]) -> Figure:
             if np.isfinite(when):
                 ax.plot([when], [level], "o", color=colour, markersize=4.5)
         ax.axhline(level, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.set(xscale="log", yscale="log", xlabel="step", ylim=(level / 20, None))
+        ax.text(0.01, level, f"target: {100 * _SHARE:g} %", fontsize=7.5, color="0.35", va="bottom",
+                transform=ax.get_yaxis_transform())  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="step", ylim=(level / 1.3, None))
         ax.set_title(label, fontsize=9)
-        legend(ax, loc="lower left")
+        legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
     return figure
 

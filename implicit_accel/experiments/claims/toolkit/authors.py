@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -122,6 +123,30 @@ def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> floa
     return float(
         np.sqrt(np.mean((ours - np.log10(np.asarray(curve["loss"], float)[covered])) ** 2))
     )
+
+
+def crossing(steps: np.ndarray, losses: np.ndarray, level: float) -> np.ndarray:
+    """The steps at which losses first are at a level, interpolated in the loss's logarithm.
+
+    Args:
+        steps: (K,) increasing, from 0 on.
+        losses: (…, K) above 0; what rises again does not count: the lowest so far is taken.
+        level: Above 0.
+
+    Returns:
+        (…,) steps, no earlier than the second record, as what lies before is not resolved; inf
+        where the level is not reached.
+    """
+    lowest = np.minimum.accumulate(np.asarray(losses, float), axis=-1)
+    below = lowest <= level
+    after = np.maximum(np.argmax(below, axis=-1), 1)
+    ends = [np.take_along_axis(lowest, (after + i)[..., None], -1)[..., 0] for i in (-1, 0)]
+    # Where both records are below the level, it is reached at the first of them.
+    start, end = np.log(np.maximum(ends[0], level)), np.log(ends[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(start > end, (start - math.log(level)) / (start - end), 0.0)
+    found = steps[after - 1] + np.nan_to_num(share) * (steps[after] - steps[after - 1])
+    return np.where(below.any(axis=-1), np.maximum(found, steps[1]), np.inf)
 
 
 def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool = True) -> None:

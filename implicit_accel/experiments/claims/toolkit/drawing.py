@@ -49,6 +49,8 @@ def draw_agreement(
     for number, (label, pair) in enumerate(series.items()):
         x, y = (np.asarray(a, float) for a in pair)
         shown = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+        if not shown.any():
+            continue
         ax.plot(
             x[shown], y[shown], "o", markersize=3, alpha=0.5, markeredgewidth=0,
             color=COLOURS[number % len(COLOURS)], label=f"{label} ({shown.sum()})",

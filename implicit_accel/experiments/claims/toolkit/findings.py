@@ -80,6 +80,17 @@ class Entry:
         return finding.verdict.direction, finding.verdict.size, cause
 
 
+def with_scores(cause: str, entries: Sequence[Entry]) -> str:
+    """A cause, each claim of it with how many of its own parts are as claimed."""
+    verdicts = {entry.claim.id: entry.finding.verdict for entry in entries}
+    return ", ".join(
+        f"{name} ({verdicts[name].num_held} of {len(verdicts[name].parts)})"
+        if name in verdicts and verdicts[name].parts
+        else name
+        for name in cause.split(", ")
+    )
+
+
 def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
     """Writes a claim's figures (PNG and PDF), tables (CSV), curves and finding into its folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +14,9 @@ from matplotlib.ticker import LogLocator
 
 from implicit_accel.experiments.claims.criteria import Effect
 from implicit_accel.plotting import COLOURS, plot_effects
+
+# Letters in a line of an axis' title.
+_TITLE_WIDTH = 52
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,22 @@ class Forest:
             for label, effects in self.series.items()
             for effect, words in zip(effects, self.remarks.get(label, ()), strict=False)
         }
-        told = f"\n(right: {self.remarks_are}; arrows: bounds)" if self.remarks_are else ""
+        everything = [effect for effects in self.series.values() for effect in effects]
+        keys = {
+            "pale: halves of the grid of rates": any(effect.halves for effect in everything),
+            "arrows: bounds": any(effect.bound for effect in everything),
+            f"right: {self.remarks_are}": bool(self.remarks_are),
+        }
+        # Beside long names the axis is narrow: its title comes in lines.
+        lines = [
+            *textwrap.wrap(self.xlabel, _TITLE_WIDTH),
+            f"{self.sides[0]} | {self.sides[1]}",
+            *textwrap.wrap("; ".join(key for key, needed in keys.items() if needed), _TITLE_WIDTH),
+        ]
         return plot_effects(
             self.series,
             title=self.title,
-            xlabel=f"{self.xlabel}: {self.sides[0]} | {self.sides[1]}{told}",
+            xlabel="\n".join(lines),
             remark=lambda effect: beside.get(id(effect), ""),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from implicit_accel.experiments.claims.criteria import Design, Effect, Kind
 from implicit_accel.experiments.claims.toolkit.authors import (
     FIGURES,
     authors_curves,
+    crossing,
     distance,
     draw_authors,
 )
@@ -62,8 +64,8 @@ LABELS = FIGURES[FIGURE] | {THREE: "GD, depth 3"}
 RATES_CAVEAT = (
     "The full-length runs have few rates each, all among those that the paper's grid spans; after "
     "a first look those that were best at no horizon were left out (1e-3 for one layer; 0.5 for "
-    "AdaGrad, at which it diverges; 5e-3 for AdaDelta). So one layer and its rivals have a single "
-    "rate each, and no remark tells that a higher one might be better for them."
+    "AdaGrad, at which it diverges; 5e-3 for AdaDelta). So one layer (2e-3) and its rivals (0.1 "
+    "and 1e-2) have a single rate each, and no remark tells that a higher one might be better."
 )
 """What a claim that uses these runs has to say of their rates."""
 
@@ -208,9 +210,8 @@ def authors_speed_up(curve: str, base: str) -> float:
     """The same of the authors' own curves: the last reading's iteration over the curve's."""
     curves = authors_curves(FIGURE)
     end = curves[base].iloc[-1]
-    own = curves[curve]
-    below = np.flatnonzero(own["loss"].to_numpy() <= float(end["loss"]))
-    return float(end["iteration"]) / float(own["iteration"].iloc[below[0]]) if len(below) else 0.0
+    steps, losses = (curves[curve][name].to_numpy(float) for name in ("iteration", "loss"))
+    return float(end["iteration"] / crossing(steps, losses, float(end["loss"])))
 
 
 def horizons(found: FullLength) -> tuple[int, ...]:
@@ -298,7 +299,8 @@ def distances(found: FullLength) -> dict[str, float]:
     return shown
 
 
-def _style(curve: str) -> dict[str, object]:
+def style_of(curve: str) -> dict[str, Any]:
+    """Colour and line style of a curve of the authors' figure, ours or theirs."""
     if curve.startswith("gradient"):
         return {"color": colour_of(_CURVES[curve][1])}
     return {"color": COLOURS[3 if curve == ADAGRAD else 4], "linestyle": (0, (5, 2))}
@@ -321,7 +323,7 @@ def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
         rate, excess = found.best(curve)
         label = f"{LABELS[curve]}, η = {rate:g}"
         draw_seeds(
-            ax, found.steps(curve), excess + found.optimum(), label=label, style=_style(curve)
+            ax, found.steps(curve), excess + found.optimum(), label=label, style=style_of(curve)
         )
     # What diverges leaves the axes.
     ax.set_ylim(top=3 * max(found.zero_excess + found.optimum(), _HIGHEST))
@@ -354,15 +356,15 @@ def speed_up_figure(found: FullLength, theory: pd.DataFrame) -> Figure:
     known = np.isfinite(theory["at equal rates"].to_numpy(float))
     for column, line in (("at equal rates", ":"), ("at each largest stable rate", "--")):
         x, y = (theory[name].to_numpy(float)[known] for name in ("target (%)", column))
-        left.plot(x, y, color="0.5", linewidth=1.0, linestyle=line)
+        left.plot(x, y, color="0.3", linewidth=1.0, linestyle=line, zorder=3)
         if len(x):
             label_end(left, x[-1], y[-1], f"flow, depth 2, {column}", "0.4")
     theirs = authors_speed_up(TWO, ONE)
-    right.plot([found.num_steps], [theirs], "s", color="0.45", markersize=5)
-    label_end(right, found.num_steps, theirs, "the authors' own", "0.45")
+    right.plot([1.3 * found.num_steps], [theirs], "s", color="0.45", markersize=5)
+    label_end(right, 1.3 * found.num_steps, theirs, "the authors' own", "0.45")
     _speed_up_axis(left, "speed-up over one layer   slower | faster")
     left.invert_xaxis()
-    left.set_xlabel("target: excess loss left, % of the zero predictor's")
+    left.set_xlabel("target: excess loss left, % of the zero predictor's (hollow: bounds)")
     _speed_up_axis(right, "times sooner at one layer's loss   later | sooner")
     right.set_xlabel("horizon: one layer's steps")
     for ax in (left, right):
@@ -378,6 +380,16 @@ def _draw_effects(ax: Axes, effects: dict[float, Effect], label: str, colour: st
     low, middle, high = (
         np.array([getattr(e, name) for e in known.values()]) for name in ("low", "value", "high")
     )
-    ax.errorbar(x, middle, yerr=[middle - low, np.minimum(high, 1e6) - middle], color=colour,
-                marker="o", markersize=3.5, linewidth=1.4, elinewidth=1.0)  # fmt: skip
-    label_end(ax, x[-1], middle[-1], label, colour)
+    # A bound is no point of the curve: an arrow to where it may lie.
+    bounds = np.array([e.bound for e in known.values()])
+    inside = bounds == ""
+    if inside.any():
+        ax.errorbar(
+            x[inside], middle[inside], color=colour, marker="o", markersize=3.5, linewidth=1.4,
+            yerr=[(middle - low)[inside], (np.minimum(high, 1e6) - middle)[inside]], elinewidth=1.0,
+        )  # fmt: skip
+    for side, marker in ((">", "^"), ("<", "v")):
+        ax.plot(x[bounds == side], middle[bounds == side], marker, color=colour, markersize=6,
+                markerfacecolor="white")  # fmt: skip
+    last = int(np.flatnonzero(inside)[-1]) if inside.any() else -1
+    label_end(ax, x[last], middle[last], label, colour)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from implicit_accel.experiments.claims.toolkit.findings import ANSWERS, Entry
+from implicit_accel.experiments.claims.toolkit.findings import ANSWERS, Entry, with_scores
 from implicit_accel.experiments.claims.toolkit.page import page
 from implicit_accel.experiments.claims.toolkit.story import tell
 from implicit_accel.experiments.claims.toolkit.words import (
@@ -74,7 +74,9 @@ def markdown(
     for entry in entries:
         claim = entry.claim
         cells = [f"[{claim.id}](#{claim.id.lower()})", _cell(claim.statement)]
-        cells += [f"**{_cell(a)}**" if a else "" for a in entry.answers] if verdicts else []
+        direction, size, cause = entry.answers
+        shown = (direction, size, with_scores(cause, entries)) if verdicts else ()
+        cells += [f"**{_cell(a)}**" if a else "" for a in shown]
         lines += ["| " + " | ".join([*cells, _cell(headline(entry))]) + " |"]
     for entry in entries:
         lines += _markdown_section(entry, folder, verdicts)

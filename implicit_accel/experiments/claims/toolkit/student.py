@@ -87,6 +87,7 @@ def losses_table(results: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
+                "loss": f"ℓ{str(results['loss_name'].values[m])[1:]}",
                 "init": str(results["init"].values[m]),
                 "optimizer": str(results["optimizer"].values[m]),
                 "hidden": shape_of(results, m),
