@@ -233,8 +233,12 @@ def _draw(found: _Found) -> Figure:
             ax.plot(steps, share, "o", markersize=3.2, markerfacecolor="white", markeredgewidth=0.8,
                     color=colours[moves.name])  # fmt: skip
         ax.axvline(limit, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.annotate(f"the paper's\n{limit:,.0f}", (limit, 50), xytext=(3, 0), fontsize=7.5,
-                    color="0.35", textcoords="offset points", va="center")  # fmt: skip
+        early = limit > everything.min()  # there is room before it
+        ax.annotate(
+            f"the paper's\n{limit:,.0f}", (limit, 95 if early else 50), fontsize=7.5,
+            xytext=(-3 if early else 3, 0), textcoords="offset points", color="0.35", va="center",
+            ha="right" if early else "left",
+        )  # fmt: skip
         ax.title.set_fontsize(9)
         legend(ax, loc="upper left" if depth == _DEEP else "lower right")
     axes[0, 0].set_ylabel("seeds that have moved (%)")

@@ -524,7 +524,7 @@ def _draw_best(best: Candidate, runs: Mapping[str, _Run]) -> Figure:
 def _draw_candidates(table: pd.DataFrame) -> Figure:
     """Start-to-optimum ratio against distance, by features; those that fail the test below."""
     figure, axes = make_figure(
-        1, 1, title="Every problem tried: gradient descent at a label scale and rates of one's own",
+        1, 1, title="Every problem tried, at a label scale and rates of its own",
         size=(6.4, 4.4),
     )  # fmt: skip
     ax = axes[0, 0]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 import implicit_accel as ia
 from implicit_accel.data.problems import Problem
@@ -204,6 +205,9 @@ def _draw(shown: dict[str, tuple[_Curves, float]]) -> Figure:
         ax.text(0.01, level, f"target: {100 * _SHARE:g} %", fontsize=7.5, color="0.35", va="bottom",
                 transform=ax.get_yaxis_transform())  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel="step", ylim=(level / 1.3, None))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title(label, fontsize=9)
         legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
