@@ -200,6 +200,8 @@ def _what_holds(found: dict[str, Entry]) -> Chapter | None:
             f"{early} as fast as one layer; at the loss that one layer has after the authors' "
             f"million steps it is {late} sooner.",
             f"On ℓ2 one layer is faster than depth 2, by {slow}.",
+            "The size does not: a hundredfold ratio of steps is nowhere within a million steps, "
+            "in our runs or in the authors' own figure.",
             *(
                 (
                     "How the authors scaled their data is not known, and it matters: on whitened "
@@ -208,8 +210,6 @@ def _what_holds(found: dict[str, Entry]) -> Chapter | None:
                 if scaled
                 else ()
             ),
-            "The size does not: a hundredfold ratio of steps is nowhere within a million steps, "
-            "in our runs or in the authors' own figure.",
             _tally(found),
         ),
         _figure(found, "P3b", "speed_up"),
