@@ -50,7 +50,7 @@ def test_five_questions_four_figures_and_every_number_from_a_finding():
     assert "Of 4 claims of the literature 3 have the direction" in text
     assert "of their 6 parts 5 are as claimed, 1 opposite, 0 undecided" in text
     # No number but the papers' years, p > 2, ℓ2 and ℓ4, and what the findings hold.
-    bare = re.sub(r"[\d.]+×|ℓ\d|\(20\d\d\)|depth 2|p > 2|\b[A-Z]\d+\b", "", text)
+    bare = re.sub(r"[\d.]+×( \[[\d., ]+\])?|ℓ\d|\(20\d\d\)|depth 2|p > 2|\b[A-Z]\d+\b", "", text)
     assert set(re.findall(r"\d+", bare)) == {"4", "3", "6", "5", "1", "0"}
 
 
