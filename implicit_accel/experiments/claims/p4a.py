@@ -93,8 +93,8 @@ def _test(lab: Laboratory) -> Finding:
         f"authors' figure shows, {_sooner(late[TWO][0])} and {_sooner(late[TWO][1])}. Their own "
         f"curves of depth 2 give {theirs}." + shortfall(verdict, _reason(limited, shallower)),
         sensitivity="The target: to 10 % of the zero predictor's excess loss within "
-        f"{runs['gradient descent'].attrs['num_steps']:,} steps, each at its best of a range of its own, "
-        "depth 3's speed-ups are "
+        f"{runs['gradient descent'].attrs['num_steps']:,} steps, each at its best of a range of "
+        "its own, depth 3's speed-ups are "
         + "; ".join(f"{r} {e}" for r, e in zip(_RIVALS, early, strict=True))
         + ". With no rate above 0.5, where the paper's grid ends: "
         + "; ".join(f"{r} {e}" for r, e in zip(_RIVALS, limited, strict=True))
@@ -127,8 +127,8 @@ CLAIM = Claim(
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
     setting="ℓ4, width 1, near-zero start: a million steps, the length of the authors' figure, at "
     "rates within the range of the paper's grid; and 30,000 steps (20,000 by AdaGrad and AdaDelta, "
-    "6,000 with momentum and by Adam), each optimizer with a range of rates of its own, AdaGrad and AdaDelta with the "
-    "defaults of two frameworks each.",
+    "6,000 with momentum and by Adam), each optimizer with a range of rates of its own, AdaGrad "
+    "and AdaDelta with the defaults of two frameworks each.",
     criterion="How many times sooner depth 3 is at the losses that AdaGrad and AdaDelta on one "
     "layer have at the figure's end lies above 1, with the intervals.",
     test=_test,

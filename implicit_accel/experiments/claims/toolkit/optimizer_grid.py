@@ -37,8 +37,8 @@ OPTIMIZERS: dict[str, tuple[Optimizer, str, tuple[int, ...]]] = {
     "Adam": (Optimizer("adam"), "log:1e-4:1:18", (1, 2, 3)),
 }
 
-# At standard scale, if not 20,000. One layer by gradient descent takes about that many to the target
-# at the highest rate that nine of ten seeds survive, AdaGrad 14,000, the last three at most 3,100.
+# At standard scale, if not 20,000. One layer by gradient descent takes about as many to the target
+# at the highest rate that nine of ten seeds survive, AdaGrad 14,000, the last three up to 3,100.
 _STEPS = {"sgd": 30_000, "momentum": 6_000, "nesterov": 6_000, "adam": 6_000}
 
 LENGTHENED = (
