@@ -127,8 +127,8 @@ CLAIM = Claim(
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
     setting="ℓ4, width 1, near-zero start: a million steps, the length of the authors' figure, at "
     "rates within the range of the paper's grid; and 30,000 steps (20,000 by AdaGrad and AdaDelta, "
-    "6,000 with momentum and by Adam), each optimizer with a range of rates of its own, AdaGrad "
-    "and AdaDelta with the defaults of two frameworks each.",
+    "10,000 by Adam, 6,000 with momentum), each optimizer with a range of rates of its own, "
+    "AdaGrad and AdaDelta with the defaults of two frameworks each.",
     criterion="How many times sooner depth 3 is at the losses that AdaGrad and AdaDelta on one "
     "layer have at the figure's end lies above 1, with the intervals.",
     test=_test,

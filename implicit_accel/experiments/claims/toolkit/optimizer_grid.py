@@ -39,13 +39,14 @@ OPTIMIZERS: dict[str, tuple[Optimizer, str, tuple[int, ...]]] = {
 
 # At standard scale, if not 20,000. One layer by gradient descent takes about as many to the target
 # at the highest rate that nine of ten seeds survive, AdaGrad 14,000, the last three up to 3,100.
-_STEPS = {"sgd": 30_000, "momentum": 6_000, "nesterov": 6_000, "adam": 6_000}
+# Adam's runs are longer than depth 3's by gradient descent take, or they could not lose to it.
+_STEPS = {"sgd": 30_000, "momentum": 6_000, "nesterov": 6_000, "adam": 10_000}
 
 LENGTHENED = (
     "Standard runs were lengthened after a first look, in which one layer by gradient descent and "
     "by AdaGrad had not reached the target; after a later one those with momentum and by Adam, "
-    "which take 3,100 steps at most, were cut to 6,000, and those of AdaGrad and AdaDelta, which "
-    "take 14,000, to 20,000."
+    "which take 3,100 steps at most, were cut to 6,000 and 10,000, and those of AdaGrad and "
+    "AdaDelta, which take 14,000, to 20,000."
 )
 
 
