@@ -162,15 +162,15 @@ def _log_axes(ax: Axes, x: np.ndarray) -> None:
 
     A single run that shoots up leaves the panel.
     """
-    values = {True: [np.zeros(0)], False: [np.zeros(0)]}
+    single, others = [np.zeros(0)], [np.zeros(0)]
     for line in ax.get_lines():
         drawn = np.asarray(line.get_ydata(), float)
-        inside = (drawn > 1e-290) & (drawn < 1e290)  # room for margins
-        values[line.get_gid() == _SINGLE_RUN].append(drawn[inside])
-    single, others = (np.concatenate(values[which]) for which in (True, False))
-    if others.size:
-        single = single[single <= _ABOVE * others.max()]
-    drawn = np.concatenate([single, others])
+        kept = drawn[(drawn > 1e-290) & (drawn < 1e290)]  # room for margins
+        (single if line.get_gid() == _SINGLE_RUN else others).append(kept)
+    drawn, highest = np.concatenate(single), np.concatenate(others).max(initial=0)
+    if highest > 0:
+        drawn = drawn[drawn <= _ABOVE * highest]
+    drawn = np.concatenate([drawn, *others])
     low, high = (drawn.min(), drawn.max()) if drawn.size else (0.1, 1.0)
     margin = max((high / low) ** 0.05, 1.1)
     # Limits before scales: choosing limits by itself, matplotlib would stumble over no data.
@@ -696,6 +696,7 @@ def plot_curves(
     title: str,
     xlabel: str,
     ylabel: str,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Figure:
     """Curves on logarithmic axes: medians over runs, behind them few runs' own or quartiles.
 
@@ -705,6 +706,8 @@ def plot_curves(
         title: Of the figure.
         xlabel: Below every panel.
         ylabel: Beside the first panel of a row.
+        styles: Label → matplotlib's options of its line, a colour among them, which are not the
+            usual ones.
 
     Returns:
         The figure.
@@ -726,7 +729,8 @@ def plot_curves(
             valid = np.where(np.isfinite(curves), curves, np.inf)
             middle = np.median(np.asarray(valid, float), axis=0)
             drawn = (x > 0) & (middle > 0) & np.isfinite(middle)
-            style = _style(position % len(COLOURS), position // len(COLOURS))
+            usual = _style(position % len(COLOURS), position // len(COLOURS))
+            style = {**usual, **(styles or {}).get(label, {})}
             _draw_spread(ax, x[drawn], np.asarray(valid, float)[:, drawn], style)
             ax.plot(x, np.where(drawn, middle, np.nan), label=label, **style)
             everywhere.append(x[x > 0])

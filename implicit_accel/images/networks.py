@@ -395,6 +395,9 @@ def half_square_of_product(first: jax.Array, second: jax.Array) -> jax.Array:
     Args:
         first: W_1, (h, d).
         second: W_2, (k, h).
+
+    Returns:
+        A scalar, differentiable in reverse mode alone.
     """
     return _product_and_squares(first, second)[0]
 

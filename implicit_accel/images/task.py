@@ -123,6 +123,10 @@ class ClassifierConfig:
         )
         return self.weight_decay > 0 and regularises
 
+    def weighted_penalty(self, parameters: Any) -> Any:
+        """λ times the network's penalty, what the objective is more than the cross-entropy."""
+        return self.weight_decay * self.network.penalty(parameters) if self.uses_penalty else 0.0
+
     def pixels(self, images: Any, dtype: Any) -> jax.Array:
         """The network's inputs from images, see `scale_pixels`."""
         return scale_pixels(images, dtype, mean=self.pixel_mean, std=self.pixel_std)
@@ -190,9 +194,7 @@ def objective(
         Both numbers.
     """
     loss = cross_entropy(config.network.logits(parameters, pixels, keep), labels)
-    if not config.uses_penalty:
-        return loss, loss
-    return loss + config.weight_decay * config.network.penalty(parameters), loss
+    return loss + config.weighted_penalty(parameters), loss
 
 
 class Part(NamedTuple):
@@ -282,9 +284,7 @@ class ImageTask(Task):
 
     def penalty(self, point: Point) -> jax.Array:
         """An observable: λ times the penalty, as it is in the objective."""
-        if not self.config.uses_penalty:
-            return jnp.zeros((), self.dtype)
-        return self.config.weight_decay * self.config.network.penalty(point.parameters)
+        return jnp.asarray(self.config.weighted_penalty(point.parameters), self.dtype)
 
     def end_to_end_penalty(self, point: Point) -> jax.Array:
         """An observable: ½ ‖·‖² of the end-to-end dense matrices and biases."""

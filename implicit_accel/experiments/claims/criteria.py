@@ -356,8 +356,9 @@ def shortfall(verdict: Verdict, why: str = "") -> str:
 def _judged_by(effect: Effect, confidence: float) -> str:
     """An effect, with the interval that it is judged by where that is another one."""
     low, high = effect.ends(confidence)
-    joint = f"; jointly {_number(low)} to {_number(high)}" if effect.at is not None else ""
-    return f"{effect.name} ({effect}{joint if (low, high) != (effect.low, effect.high) else ''})"
+    if effect.at is None or (low, high) == (effect.low, effect.high):
+        return f"{effect.name} ({effect})"
+    return f"{effect.name} ({effect}; jointly {_number(low)} to {_number(high)})"
 
 
 @dataclass(frozen=True)

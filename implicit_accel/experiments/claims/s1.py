@@ -108,6 +108,10 @@ def _draw(runs: dict[str, xr.Dataset]) -> Figure:
     return figure
 
 
+def _floor(results: xr.Dataset) -> float:
+    return float(results["optimum"].values[0] / results["zero_loss"].values[0])
+
+
 def _held_back(runs: dict[str, xr.Dataset], edges: dict[str, float]) -> str:
     """What the grid's highest rate means for each dataset, in numbers."""
     return "; ".join(
@@ -167,9 +171,10 @@ def _test(lab: Laboratory) -> Finding:
         + " and ".join(f"{edge_share(results):.0f} % ({name})" for name, results in runs.items())
         + " of all cells.",
         caveats=(
-            "Spreads are those of last losses; the student project spoke of curves. On Abalone, "
-            "where no linear network gets below half of the zero predictor's loss, a spread above "
-            f"{_A_LOT:g} is out of reach of all but a start that has not moved.",
+            "Spreads are those of last losses; the student project spoke of curves. What a spread "
+            "can be is bound by the best linear map's loss as a share of the zero predictor's: "
+            + " and ".join(f"{_floor(results):.2g} ({name})" for name, results in runs.items())
+            + ".",
             *(() if record is None else (agreement(record), _other_splits(lab, datasets))),
         ),
         tables=tables,

@@ -177,7 +177,7 @@ def _test(lab: Laboratory) -> Finding:
     }
     caveats = [
         "Judged by last losses, which is what the student project compared; by steps to a common "
-        "loss, which decide nothing here, the order of p may be another (Sensitive to)."
+        "loss the order of p may be another (Sensitive to)."
     ]
     if name == "Abalone":
         tables["Recorded beside ours"] = beside(results, _RECORDS)

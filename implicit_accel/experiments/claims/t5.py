@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.experiments.claims.criteria import (
@@ -20,7 +19,6 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
     within,
 )
-from implicit_accel.experiments.claims.toolkit.drawing import make_figure
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import effects_table, level_of, median_of
 from implicit_accel.experiments.claims.toolkit.rules import rule_curves
@@ -28,7 +26,7 @@ from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
 from implicit_accel.experiments.claims.toolkit.theory import SOURCE, crossings, flows
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
-from implicit_accel.plotting import COLOURS
+from implicit_accel.plotting import COLOURS, plot_curves
 
 _SHARES = (0.9, 0.5, 0.2)
 
@@ -98,32 +96,11 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def _draw(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Medians over seeds, a panel for each loss, depth and rate."""
-    figure, axes = make_figure(
-        -(-len(panels) // 2), 2, size=(3.3, 2.5),
-        title="The network, and the end-to-end rule with and without imbalance",
+def _draw(panels: dict[str, Any]) -> Figure:
+    return plot_curves(
+        panels, title="The network, and the end-to-end rule with and without imbalance",
+        xlabel="step", ylabel=r"excess loss $L - L^*$", styles=_LOOKS,
     )  # fmt: skip
-    for ax, (name, lines) in zip(axes.ravel(), panels.items(), strict=False):
-        for label, look in _LOOKS.items():
-            x, curves = lines[label]
-            middle = np.median(np.where(np.isfinite(curves), curves, np.inf), axis=0)
-            shown = (x > 0) & (middle > 0) & np.isfinite(middle)
-            ax.plot(x[shown], middle[shown], label=label, **look)
-        ax.set(xscale="log", yscale="log", xlabel="step")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(name, fontsize=8)
-    for ax in axes.ravel()[len(panels) :]:
-        ax.set_visible(False)
-    for ax in axes[:, 0]:
-        ax.set_ylabel(r"excess loss $L - L^*$")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8,
-        frameon=False,
-    )  # fmt: skip
-    return figure
 
 
 def _test(lab: Laboratory) -> Finding:

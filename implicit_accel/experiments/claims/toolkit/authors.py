@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,31 +125,14 @@ def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> floa
     )
 
 
-def crossing(steps: np.ndarray, losses: np.ndarray, level: float) -> np.ndarray:
-    """The steps at which losses first are at a level, interpolated in the loss's logarithm.
-
-    Args:
-        steps: (K,) increasing, from 0 on.
-        losses: (…, K) above 0; what rises again does not count: the lowest so far is taken.
-        level: Above 0.
-
-    Returns:
-        (…,) steps, no earlier than the second record, as what lies before is not resolved; inf
-        where the level is not reached.
-    """
-    lowest = np.minimum.accumulate(np.asarray(losses, float), axis=-1)
-    below = lowest <= level
-    after = np.maximum(np.argmax(below, axis=-1), 1)
-    ends = [np.take_along_axis(lowest, (after + i)[..., None], -1)[..., 0] for i in (-1, 0)]
-    # Where both records are below the level, it is reached at the first of them.
-    start, end = np.log(np.maximum(ends[0], level)), np.log(ends[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(start > end, (start - math.log(level)) / (start - end), 0.0)
-    found = steps[after - 1] + np.nan_to_num(share) * (steps[after] - steps[after - 1])
-    return np.where(below.any(axis=-1), np.maximum(found, steps[1]), np.inf)
-
-
-def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool = True) -> None:
+def draw_authors(
+    ax: Axes,
+    figure: str,
+    *,
+    colour: str = "0.45",
+    log_steps: bool = True,
+    over: bool = False,
+) -> None:
     """Draws the authors' curves under whatever else an axes shows: thin, each named at its end.
 
     Args:
@@ -157,6 +140,7 @@ def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool
         figure: See `authors_curves`.
         colour: Of the lines and names.
         log_steps: Whether iterations are on a logarithmic axis.
+        over: For curves that lie on ours: over them, dashed, and one note in place of their names.
 
     Raises:
         UserError: If there is no such figure.
@@ -164,9 +148,12 @@ def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool
     curves = authors_curves(figure)
     last = {name: float(curve["loss"].iloc[-1]) for name, curve in curves.items()}
     below, height = 0.0, 0
+    look: dict[str, Any] = {"zorder": 3, "linestyle": (0, (3, 2))} if over else {"zorder": 1.5}
     for name in sorted(curves, key=last.__getitem__):
         x, y = curves[name]["iteration"].to_numpy(), curves[name]["loss"].to_numpy()
-        ax.plot(x, y, color=colour, linewidth=0.9, zorder=1.5)
+        ax.plot(x, y, color=colour, linewidth=0.9, **look)
+        if over:
+            continue
         # Curves that end together have their names one above the other.
         height = height + 8 if last[name] < 1.15 * below else 0
         below = last[name]
@@ -174,6 +161,9 @@ def draw_authors(ax: Axes, figure: str, *, colour: str = "0.45", log_steps: bool
             FIGURES[figure][name], (x[-1], y[-1]), xytext=(4, height - 2),
             textcoords="offset points", fontsize=6.5, color=colour, annotation_clip=False,
         )  # fmt: skip
+    if over:
+        ax.text(0.97, 0.97, "dashed: published", transform=ax.transAxes, fontsize=7.5, ha="right",
+                va="top", color=colour)  # fmt: skip
     ax.set_yscale("log")
     if log_steps:
         ax.set_xscale("log")

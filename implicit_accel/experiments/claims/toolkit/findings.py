@@ -81,7 +81,12 @@ class Entry:
 
 
 def with_scores(cause: str, entries: Sequence[Entry]) -> str:
-    """A cause, each claim of it with how many of its own parts are as claimed."""
+    """A cause, each claim of it with how many of its own parts are as claimed.
+
+    Args:
+        cause: Of `Entry.answers`.
+        entries: The claims of a report; of others nothing is told.
+    """
     verdicts = {entry.claim.id: entry.finding.verdict for entry in entries}
     return ", ".join(
         f"{name} ({verdicts[name].num_held} of {len(verdicts[name].parts)})"

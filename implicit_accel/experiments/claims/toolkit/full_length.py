@@ -21,7 +21,6 @@ from implicit_accel.experiments.claims.criteria import Design, Effect, Kind
 from implicit_accel.experiments.claims.toolkit.authors import (
     FIGURES,
     authors_curves,
-    crossing,
     distance,
     draw_authors,
 )
@@ -35,7 +34,7 @@ from implicit_accel.experiments.claims.toolkit.drawing import (
 )
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory
 from implicit_accel.experiments.claims.toolkit.measures import side_of, speed_up
-from implicit_accel.experiments.claims.toolkit.theory import flows, split
+from implicit_accel.experiments.claims.toolkit.theory import crossings, flows, split
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
@@ -211,7 +210,7 @@ def authors_speed_up(curve: str, base: str) -> float:
     curves = authors_curves(FIGURE)
     end = curves[base].iloc[-1]
     steps, losses = (curves[curve][name].to_numpy(float) for name in ("iteration", "loss"))
-    return float(end["iteration"] / crossing(steps, losses, float(end["loss"])))
+    return float(end["iteration"] / crossings(steps, losses, float(end["loss"])))
 
 
 def horizons(found: FullLength) -> tuple[int, ...]:

@@ -225,6 +225,7 @@ def _why_opposite(found: dict[str, Entry]) -> Chapter | None:
     if theirs is None or papers is None:
         return None
     why = found["S7"].finding.cause
+    later = " (with higher ones its deep networks end a little lower, S2)" if "S2" in found else ""
     return Chapter(
         "Why did the student project see the opposite?",
         (
@@ -232,8 +233,7 @@ def _why_opposite(found: dict[str, Entry]) -> Chapter | None:
             f"{theirs} as fast as one layer, in the paper's {papers}.",
             "On Ethanol it compared depths on ℓ2, where from such starts depth hardly helps; over "
             "a hundred epochs, in which one layer's slow end is out of sight; and at first with "
-            "learning rates that end below what its deeper networks bear (with higher ones its "
-            "deep networks end a little lower, S2).",
+            f"learning rates that end below what its deeper networks bear{later}.",
             *((f"Theory says so beforehand: {why.why}",) if why is not None else ()),
         ),
         _figure(found, "S7", "stations"),
