@@ -71,7 +71,8 @@ def speed_up_map(
         progress: Called with the share that is done.
 
     Returns:
-        ``speed_up`` (ratio of medians over seeds) and ``steps`` over (decay, target, init_std, p,
+        ``speed_up`` (ratio of medians over seeds), ``steps`` and ``largest_rate`` (medians: of the
+        steps at the largest stable rate, and of that rate) over (decay, target, init_std, p,
         depth); steps of depth 1 are at depth 1. NaN where nothing is predicted.
 
     Raises:
@@ -79,7 +80,7 @@ def speed_up_map(
     """
     all_depths = (1, *(d for d in depths if d > 1))
     shape = (len(problems), len(targets), len(init_stds), len(exponents), len(all_depths))
-    steps = np.full(shape, np.nan)
+    steps, largest_rate = np.full(shape, np.nan), np.full(shape, np.nan)
     cells = [(i, s, e) for i in range(shape[0]) for s in range(shape[2]) for e in range(shape[3])]
     for number, (i, s, e) in enumerate(cells):
         # Followed to the lowest target, a flow passes the others on its way.
@@ -93,13 +94,17 @@ def speed_up_map(
                 share = replace(found, target=found.target * target / min(targets))
                 # In steps of the largest stable rate, which is each seed's own.
                 steps[i, t, s, e, m] = np.median(share.times / share.largest_rates)
+                largest_rate[i, t, s, e, m] = np.median(share.largest_rates)
         if progress is not None:
             progress((number + 1) / len(cells))
     with np.errstate(invalid="ignore"):
         ratios = steps[..., :1] / steps
     dims = ("decay", "target", "init_std", "p", "depth")
     return xr.Dataset(
-        {"speed_up": (dims, ratios), "steps": (dims, steps)},
+        {
+            "speed_up": (dims, ratios), "steps": (dims, steps),
+            "largest_rate": (dims, largest_rate),
+        },
         {
             "decay": [decay for decay, _ in problems], "target": list(targets),
             "init_std": list(init_stds), "p": list(exponents), "depth": list(all_depths),
