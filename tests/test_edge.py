@@ -81,6 +81,10 @@ def test_the_map_predicts_what_a_sweep_measures():
     )  # fmt: skip
     assert shares == [0.5, 1.0]
     assert (found["speed_up"].sel(depth=1) == 1).all()
+    # One layer's Hessian on ℓ2, c · mean r², is 2c times the covariance, whose largest eigenvalue
+    # is 1.
+    square = float(found["largest_rate"].sel(p=2, depth=1).squeeze())
+    assert square == pytest.approx(1 / ia.Loss(2).scale, rel=1e-6)
     for p in (2, 4):
         for depth in (1, 2):
             config = ia.SweepConfig(
@@ -97,3 +101,5 @@ def test_the_map_predicts_what_a_sweep_measures():
             cell = float(found["steps"].sel(p=p, depth=depth).squeeze())
             steps = np.median(prediction.times / prediction.largest_rates)
             assert cell == pytest.approx(steps)
+            largest = float(found["largest_rate"].sel(p=p, depth=depth).squeeze())
+            assert largest == pytest.approx(np.median(prediction.largest_rates))

@@ -128,7 +128,7 @@ class _Trained:
 def _run(lab: Laboratory, dataset: Dataset, setting: Setting, *, judged: bool) -> xr.Dataset:
     """Depths 1 to 3 in a setting; closer where it is judged, or takes no time."""
     close = judged or setting.num_steps == Setting().num_steps
-    num_seeds, num_rates = lab.pick((2, 4), (20, 16) if close else (6, 10), (30, 60))
+    num_seeds, num_rates = lab.pick((2, 4), (20, 16) if close else (6, 12), (30, 60))
     problem = make_problem(dataset, scaling=setting.scaling, held_out_fraction=setting.held_out)
     config = SweepConfig(
         depths=(1, 2, 3),
@@ -356,7 +356,7 @@ CLAIM = Claim(
     source=SOURCE,
     setting="From the student project's setting to the paper's, one change at a time; each "
     "change alone; the paper's setting with each undone. 20 seeds and 16 rates of the paper's "
-    "setting and of runs as short as the student project's, 6 and 10 of others.",
+    "setting and of runs as short as the student project's, 6 and 12 of others.",
     criterion="The disagreement is real and comes from the settings if the speed-ups of depths "
     "2 and 3 are not above 1 in the student project's setting and are above 1 in the paper's, "
     "by their intervals.",

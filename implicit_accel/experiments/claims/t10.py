@@ -293,6 +293,6 @@ CLAIM = Claim(
     "the grid's spacing) the sign of the speed-up is predicted in more than 90 %, and its size "
     "within 20 % in more than 80 %, with the interval.",
     test=_test,
-    minutes=9.0,
+    minutes=7.1,
     paper_hours=2.0,
 )

@@ -184,6 +184,6 @@ CLAIM = Claim(
     "steps in a row (specificity), with the interval, on each dataset; for the size more than "
     "90 %, which few bursts cannot show.",
     test=_test,
-    minutes=4.3,
+    minutes=3.7,
     paper_hours=0.1,
 )
