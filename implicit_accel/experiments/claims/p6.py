@@ -408,6 +408,6 @@ CLAIM = Claim(
     f"and momentum alone, gives both networks' penalties after {LAW_STEP:,} steps within a factor "
     f"of {LAW_FACTOR:g}.",
     test=_test,
-    minutes=44.4,
+    minutes=42.3,
     paper_hours=14.0,
 )
