@@ -7,7 +7,6 @@ Figures are reduced to 256 colours, which their few need.
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def publish(source: Path) -> None:
             colours = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         colours.save(TARGET / name, optimize=True)
     (TARGET / "REPORT.md").write_text(report)
-    shutil.copyfile(source / "findings.json", TARGET / "findings.json")
+    _publish_findings(source)
     rows = [line for line in report.splitlines() if line.startswith(("| [", "| claim", "| ---"))]
     table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
     _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
@@ -48,6 +47,18 @@ def publish(source: Path) -> None:
     summary = json.loads((source / "S7" / "finding.json").read_text())["summary"]
     found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
     _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
+
+
+def _publish_findings(source: Path) -> None:
+    """Writes the findings without indentation: a line for each claim, which a diff can show."""
+    stored = json.loads((source / "findings.json").read_text())
+    findings = [
+        json.dumps(each, ensure_ascii=False, separators=(",", ":"))
+        for each in stored.pop("findings")
+    ]
+    opening = json.dumps(stored)[:-1] + ', "findings": ['
+    text = opening + "\n" + ",\n".join(findings) + "\n]}\n"
+    (TARGET / "findings.json").write_text(text)
 
 
 def _publish_answers(rows: list[str]) -> None:
