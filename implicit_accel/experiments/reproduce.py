@@ -95,14 +95,15 @@ def choose_claims() -> list[Claim]:
     Raises:
         UserError: If one is unknown.
     """
-    known = {claim.id.lower(): claim for claim in CLAIMS}
-    wanted = [name.strip().lower() for name in _CLAIMS.value]
-    if not wanted:
+    asked = [name.strip() for name in _CLAIMS.value]
+    if not asked:
         raise UserError("--claims: the list is empty; name some, or all")
-    for name in wanted:
-        if name not in known and name != "all":
+    known = {"all", *(claim.id.lower() for claim in CLAIMS)}
+    for name in asked:
+        if name.lower() not in known:
             ids = ", ".join(claim.id for claim in CLAIMS)
             raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
+    wanted = {name.lower() for name in asked}
     return [claim for claim in CLAIMS if "all" in wanted or claim.id.lower() in wanted]
 
 
