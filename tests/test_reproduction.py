@@ -255,7 +255,7 @@ def test_runs_from_other_weights_are_other_results(lab):
 
 
 def test_the_program_reproduces_reuses_and_reports(tmp_path):
-    expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'p9'", "P3b", "S7")
+    expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'P9'", "P3b", "S7")
     expect_usage_error(run("reproduce", "--claims", "", cwd=tmp_path), "empty")
     for workers in (0, 10_000):
         refused = run("reproduce", "--claims", "P7,S4", "--workers", workers, cwd=tmp_path)
