@@ -251,7 +251,7 @@ _SENTENCES = {
         Direction.UNDECIDED: "is replicated only in part on the original data",
     },
     "S7": {
-        Direction.AS_CLAIMED: "Both are right about what they ran",
+        Direction.AS_CLAIMED: "Each saw the direction that its own setting shows",
         Direction.OPPOSITE: "The two settings do not part as their authors say",
         Direction.UNDECIDED: "Not every part of the disagreement is beyond doubt",
     },

@@ -24,6 +24,7 @@ from implicit_accel.experiments.claims.toolkit.theory import (
     split,
     where,
 )
+from implicit_accel.intervals import Side
 from implicit_accel.theory.flow import Enough, Stack, follow
 from implicit_accel.theory.map import power_law_problem
 from implicit_accel.theory.plateau import escape_time
@@ -190,8 +191,16 @@ def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
         "gradient descent": 1200.0, "the rate alone": 400.0, "the projection alone": 600.0,
         "both: the rule": 200.0, "the network": 190.0, "an oracle's rate c/λ": 50.0,
     }  # fmt: skip
-    times = {who: np.array([[2 * n] * 3, [n] * 3]) for who, n in steps.items()}
-    judged, alone = t9._effects("x", times)
+    kept = np.zeros((3, 3), bool)
+    # The fastest rate is one that a run does not survive.
+    sides = {
+        who: Side(
+            np.array([0.1, 0.2, 0.4]), np.array([[2 * n] * 3, [n] * 3, [n / 2, n / 2, np.inf]]),
+            kept | [[False] * 3, [False] * 3, [False, False, True]], 5000.0,
+        )
+        for who, n in steps.items()
+    }  # fmt: skip
+    judged, alone = t9._effects("x", sides)
     assert judged[0].value == pytest.approx(190 / 200)
     assert judged[1].value == pytest.approx(3 * 2 / 6)
     assert [e.value for e in alone] == pytest.approx([1200 / n for n in steps.values()])

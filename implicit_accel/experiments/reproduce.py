@@ -129,10 +129,10 @@ def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
     judging = (
         "Every claim has a criterion that was written down before its results were looked at; "
         "where one, a grid or a number of seeds was changed after a first look, the claim's "
-        "caveats say so. A verdict has three answers: "
-        "the direction of what was claimed, its size where one is claimed, and the claim of theory "
-        "(T…) that shows the cause. The parts of a claim are counted, and judged by intervals that "
-        "hold together with 95 %."
+        "caveats say so. A verdict has three answers: the direction of what was claimed, its size "
+        "where one is claimed, and the cause: the claims of theory (T…) that bear on it, and how "
+        "many of their own parts hold. The parts of a claim are counted, and judged by intervals "
+        "that hold together with 95 %."
         if scale.has_verdicts
         else f"{_NO_VERDICTS}. Such a run shows that everything works; it is far too short, and "
         "its seeds are far too few, to judge by."

@@ -42,6 +42,8 @@ def _test(lab: Laboratory) -> Finding:
     runs = depth_runs(lab)
     early = speed_ups(runs, "l4", (2,))
     late = to_last(found, TWO, ONE)
+    shown_rate, _ = found.best(TWO)
+    shown = to_last(found, TWO, ONE, rate=shown_rate)
     verdict = judge([above(late, 1.0), above(early[0], 1.0)])
     apart = "; ".join(
         f"{FIGURES[FIGURE][curve]} {decades:.2f}" for curve, decades in distances(found).items()
@@ -50,9 +52,11 @@ def _test(lab: Laboratory) -> Finding:
         verdict=verdict,
         effects=(late, *early),
         summary=f"Depth 2 with one hidden scalar is at one layer's loss after {found.num_steps:,} "
-        f"steps {late} sooner; the authors' own curves give {authors_speed_up(TWO, ONE):.2g}×. To "
-        f"10 % of the zero predictor's excess loss, which both reach early, it is {early[0]} "
-        "faster, each at its own best rate." + shortfall(verdict),
+        f"steps {late} sooner, at the one of its rates that is there first; at the rate that ends "
+        f"lowest, {shown_rate:g}, whose curve the figure shows, {shown}. The authors' own curves "
+        f"give {authors_speed_up(TWO, ONE):.2g}×. To 10 % of the zero predictor's excess loss, "
+        f"which both reach early, it is {early[0]} faster, each at its own best rate."
+        + shortfall(verdict),
         cause=Cause(
             ("T9",),
             "Beside the scalar the step along the weights grows as they do: one layer's rate is "
@@ -67,8 +71,9 @@ def _test(lab: Laboratory) -> Finding:
         tables={"Speed-ups": effects_table([late, *early])},
         figures={"loss": loss_figure(found, (ONE, TWO, ADAGRAD, ADADELTA))},
         captions={
-            "loss": f"With one hidden scalar gradient descent is at one layer's last loss {late} "
-            f"sooner; in the authors' own curves (grey) it is {authors_speed_up(TWO, ONE):.2g}×."
+            "loss": f"With one hidden scalar gradient descent is at one layer's last loss {shown} "
+            f"sooner at the rate shown, which ends lowest, and {late} at its fastest; in the "
+            f"authors' own curves (grey) it is {authors_speed_up(TWO, ONE):.2g}×."
         },
         curves=depth_curves(runs, "l4", (1, 2))
         | full_length_curves(found, (ONE, TWO, ADAGRAD, ADADELTA)),

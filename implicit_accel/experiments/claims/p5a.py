@@ -317,10 +317,11 @@ CLAIM = Claim(
     statement="From near zero, depth 4 starts to move only after about 65,000 iterations, and "
     "depth 8 is stuck past 100,000.",
     source=f"{PAPER_2018} (from memory)",
-    setting="Depths 4 and 8, width 1, near-zero start (0.01), ℓ2 and ℓ4, the one of the "
-    "paper's ten learning rates at which a few networks of depth 4 move first and then lose half "
-    "of the excess loss, or, where most do not move within 100,000 steps, the highest at which "
-    "none diverges (depth 8: the highest of all). A first "
+    setting="Depths 4 and 8, width 1, near-zero start (0.01), ℓ2 and ℓ4. The learning rate is one "
+    "of the paper's ten. At depth 4 a few networks are trained at each: it is the one at which "
+    "they move first of those at which they then lose half of the excess loss; where most do not "
+    "move within 100,000 steps, the highest at which none diverges. At depth 8 it is the highest "
+    "of all. A first "
     f"move: {100 * FIRST_MOVE:g} % of the zero predictor's excess loss is gone. 300 trained seeds, "
     "or 400 by the plateau law where training is dear (ℓ4).",
     criterion="Direction: 65,000 lies within the central 95 % of depth 4's first moves (between "

@@ -85,6 +85,10 @@ def _test(lab: Laboratory) -> Finding:
             "First moves from the identity": effects_table([e for e, _ in first_moves.values()]),
         },
         figures={"very_deep": identity_figure(lab, one[first])},
+        captions={
+            "very_deep": f"From the identity depths 4 and 8 move at once; on ℓ4 depth 4 is {l4[0]} "
+            "as fast as one layer. Thin lines are single seeds; one that diverges leaves the axes."
+        },
         curves={
             f"{name}, depths 4 and 8 from the identity": Curves(results)
             for name, results in list(deep.items())[:1]

@@ -247,7 +247,8 @@ def _by_reading(effects: Mapping[tuple[str, str], Effect], num_steps: int) -> Fo
     return Forest(
         series,
         title=f"Overparameterised against original, {num_steps:,} steps",
-        xlabel="steps of the original over those of the overparameterised, to one loss",
+        xlabel="steps of the original over those of the overparameterised, to one loss; a bar is "
+        "what lies between two records, and the seeds",
     )
 
 
@@ -371,8 +372,9 @@ def _test(lab: Laboratory) -> Finding:
             "cross-entropy without any regularisation was a part of the criterion, until its one "
             "seed was seen to move from 1.07 to 1.4 with the number of images it is measured on. "
             "Which weights the paper regularised is not said there: its start penalty and curve "
-            "are the product's. The readings' scatter about their running median, 0.05 decades, is "
-            "part of the distances. Speed-ups are measured on "
+            "are the product's. Readings of the published overparameterised curve scatter by 0.05 "
+            "decades about their running median over its whole length, which is part of its "
+            "distance. Speed-ups are measured on "
             f"{lab.pick(20, 500, 2_000):,} fixed training images without "
             "dropout, the published curve is that of batches with dropout.",
             *notes,

@@ -202,7 +202,7 @@ def _test(lab: Laboratory) -> Finding:
         + ". Rises of a kept run's loss with ηλ above 2 before them: "
         + ", ".join(f"{bursts_} ({name})" for name, bursts_ in found.items())
         + "."
-        + shortfall(verdict, "As far as we can explain it, the cause below does."),
+        + shortfall(verdict, "What we know of the reasons is told below."),
         cause=Cause(
             ("T2", "T4", "T7"),
             "The bursts are the edge of stability. The sharpness λ grows as the layers "

@@ -146,9 +146,9 @@ def _test(lab: Laboratory) -> Finding:
     verdict = judge([part for measured in found.values() for part in _parts(measured)])
     effects = tuple(effect for measured in found.values() for effect in measured.shown)
     edges = [
-        f"{optimizer}'s in {edge_share(results, _models(results, optimizer)):.0f} % ({name})"
+        f"{edge_share(results, _models(results, optimizer)):.0f} % ({words}, {name})"
         for name, results in runs.items()
-        for optimizer in ("sgd", "adam")
+        for optimizer, words in (("sgd", "SGD"), ("adam", "Adam"))
     ]
     caveats = ["Sharpness is measured in the first repeats alone, and only where a loss rises."]
     if "Abalone" in runs:
@@ -163,10 +163,10 @@ def _test(lab: Laboratory) -> Finding:
         + ", ".join(f"{bursts_} ({name})" for name, bursts_ in seen.items())
         + "."
         + shortfall(verdict),
-        sensitivity="Both optimizers use the notebook's nine rates. Of the rates that are "
-        f"kept, the highest two are {', '.join(edges)} of the cells: where one optimizer is at the "
-        "edge and the other is not, part of the difference is the grid's. Adam's edge is that of "
-        "the preconditioned sharpness, 38/η.",
+        sensitivity="Both optimizers use the notebook's nine rates. One of the highest two is kept "
+        f"in so many of the cells: {', '.join(edges)}. Where one optimizer is at the edge and the "
+        "other is not, part of the difference is the grid's. Adam's edge is that of the "
+        "preconditioned sharpness, 38/η.",
         caveats=tuple(caveats),
         tables=tables,
         figures={"optimizers": _draw(runs, found)},

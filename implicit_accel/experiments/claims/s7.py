@@ -330,13 +330,14 @@ def _test(lab: Laboratory) -> Finding:
             ("T1", "T2", "T9"),
             "In the student project's setting the predicted largest stable "
             f"rates are {_largest_rates(lab, dataset)}, and its grid ended at {max(RATES):g}: "
-            "deeper networks, which bear higher rates, were held back most. On ℓ2 depth brings a "
-            "condition number and no more; on ℓ4 one layer's rate is bound by the sharpness of its "
-            "first steps, and depth's grows after them.",
+            "deeper networks, which bear higher rates, were held back most. On ℓ2, from "
+            "near zero, depth brings a condition number and no more; on ℓ4 one layer's rate is "
+            "bound by the sharpness of its first steps, and depth's grows after them.",
         ),
         sensitivity="Each station compares each depth at its own best rate, to 10 % of the zero "
-        "map's excess loss or, where one of the two does not get there, to the lowest that both "
-        "reach; which it was is in the table.",
+        "map's excess loss or, where one of the two does not get there, to the higher of the "
+        "lowest losses at which they end; which it was is in the table. Where one ends there only "
+        "at a rate that too many of its runs do not survive, the speed-up is a bound.",
         caveats=(
             *((left.strip(),) if left else ()),
             "Width 10 stands for the student project's widths 1, 10 and 64; how the paper scaled "

@@ -59,7 +59,10 @@ def _first_failing(holds: np.ndarray) -> np.ndarray:
 def _bisect(
     lab: Laboratory, problem: Problem, config: SweepConfig, edge: float, kind: int
 ) -> np.ndarray:
-    """(seed,) largest rates, from coarse to fine: each round lies in the last one's brackets."""
+    """(seed,) largest rates, from coarse to fine: each round lies in the last one's brackets.
+
+    0 or inf where it lies below or above what is searched, half to twice the edge.
+    """
     low, high = edge / 2, 2 * edge
     rates = np.zeros(0)
     first = np.zeros(config.num_seeds, int)
@@ -71,14 +74,16 @@ def _bisect(
         low, high = rates[max(first.min() - 1, 0)], rates[min(first.max(), len(rates) - 1)]
         if low >= high:
             break
-    below = np.where(first > 0, rates[np.maximum(first - 1, 0)], math.nan)
-    above = np.where(first < len(rates), rates[np.minimum(first, len(rates) - 1)], math.nan)
+    below = np.where(first > 0, rates[np.maximum(first - 1, 0)], 0.0)
+    above = np.where(first < len(rates), rates[np.minimum(first, len(rates) - 1)], math.inf)
     return np.sqrt(below * above)
 
 
-def _measure(
-    lab: Laboratory, name: str, problem: Problem, p: float, depth: int
-) -> tuple[Effect, Effect] | None:
+def _measure(lab: Laboratory, problem: Problem, p: float, depth: int) -> np.ndarray | None:
+    """(2, seed) measured over predicted largest rates: the loss falls all the way; it arrives.
+
+    None where runs would take too long.
+    """
     config = SweepConfig(
         depths=(depth,), losses=(Loss(p),), learning_rates=(1.0,), num_seeds=lab.pick(2, 5, 20),
         num_steps=lab.pick(300, 40_000, 10**6),
@@ -86,20 +91,16 @@ def _measure(
     found = flows(lab, problem, config, (_SHARE,))
     edges = 2 / found["sharpness"].to_numpy()
     longest = float(np.max(found["time"].to_numpy() / edges))
-    if not longest * 2.2 < config.num_steps:
+    if not longest * 2.2 < lab.pick(300, 60_000, 10**6):
         return None
     config = replace(config, num_steps=math.ceil(2.2 * longest) + 20)
     edge = float(np.median(edges))
-    label = f"{name}, ℓ{p:g}, depth {depth}"
-    falls, arrives = (_bisect(lab, problem, config, edge, kind) / edges for kind in (0, 1))
-    return (
-        _ratio(f"{label}: falls all the way", falls), _ratio(f"{label}: arrives", arrives)
-    )  # fmt: skip
+    return np.array([_bisect(lab, problem, config, edge, kind) / edges for kind in (0, 1)])
 
 
 def _ratio(name: str, ratios: np.ndarray) -> Effect:
-    """The median over seeds; beyond the search it is told as a bound."""
-    known = np.isfinite(ratios)
+    """The median over seeds; none where some are beyond the search."""
+    known = np.isfinite(ratios) & (ratios > 0)
     if not known.all():
         note = f"{np.sum(~known)} of {len(ratios)} seeds beyond the search"
         return Effect(name, math.nan, note=note)
@@ -111,35 +112,39 @@ def _table(falls: list[Effect], arrives: list[Effect]) -> pd.DataFrame:
 
 
 def _test(lab: Laboratory) -> Finding:
-    found = [
-        _measure(lab, name, problem, p, depth)
+    measured = {
+        f"{name}, ℓ{p:g}, depth {depth}": _measure(lab, problem, p, depth)
         for name, problem in theory_problems(lab).items()
         for p in lab.pick((2.0,), (2.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
         for depth in lab.pick((1,), (1, 2, 3), (1, 2, 3, 4))
-    ]
-    pairs = [pair for pair in found if pair is not None]
-    falls, arrives = [a for a, _ in pairs], [b for _, b in pairs]
-    survive = [e.value for e in arrives if np.isfinite(e.value)]
-    headline = median_of(
-        "largest rate at which the loss falls all the way, over the predicted one",
-        np.array([e.value for e in falls if np.isfinite(e.value)] or [math.nan]),
-        note=f"median over {len(falls)} models",
+    }
+    found = {label: ratios for label, ratios in measured.items() if ratios is not None}
+    falls, arrives = (
+        [_ratio(f"{label}: {words}", ratios[kind]) for label, ratios in found.items()]
+        for kind, words in enumerate(("falls all the way", "arrives"))
     )
+    # Of every model, also of those whose edge lies beyond the search: it is there that they are.
+    medians = np.array([np.median(ratios, axis=1) for ratios in found.values()]).reshape(-1, 2)
+    note = f"median over {len(found)} models"
+    headline, survives = (
+        median_of(f"largest rate at which {words}, over the predicted one", medians[:, kind],
+                  note=note)
+        for kind, words in enumerate(("the loss falls all the way", "runs arrive"))
+    )  # fmt: skip
     close = share_of(
         "models whose largest stable rate is within 5 % of the predicted one",
-        np.array([abs(e.value - 1) <= 0.05 for e in falls]),
-        note=f"{len(falls)} models",
-    )
+        np.abs(medians[:, 0] - 1) <= 0.05, note=f"{len(found)} models",
+    )  # fmt: skip
     verdict = judge([within(headline, 0.95, 1.05), above(close, 75.0)])
     return Finding(
         verdict=verdict,
-        effects=(headline, close, *falls, *arrives),
-        summary=f"Of {len(falls)} models {close} have their largest stable rate within 5 % of the "
+        effects=(headline, close, survives, *falls, *arrives),
+        summary=f"Of {len(found)} models {close} have their largest stable rate within 5 % of the "
         f"predicted 2 over the largest λ before the target; the median ratio is {headline}, the "
-        f"lowest {min((e.value for e in falls if np.isfinite(e.value)), default=math.nan):.3g}: a "
-        "rate below the prediction has been stable. Runs "
-        "reach the target at higher rates still, without falling all the way: in the median at "
-        f"{np.median(survive) if survive else math.nan:.3g} times the predicted rate."
+        f"lowest {medians[:, 0].min(initial=math.inf):.3g}, where the search is fine to about 1 %. "
+        "Without falling all the way, runs reach the target at higher rates still: up to "
+        f"{survives} the predicted one in the median over models. Models whose edge lies beyond "
+        "the search, twice the predicted rate, count there."
         + shortfall(
             verdict,
             "An instability needs time to grow. Where λ is largest at the start and falls "
@@ -172,7 +177,8 @@ CLAIM = Claim(
     "flow before the target.",
     source=f"{SOURCE}; {COHEN_2021}",
     setting="The real data, p = 2, 4, 6, depths 1 to 3, width 1, near-zero start, target 10 %, "
-    "for models that reach it within 40,000 steps; found by bisection to about 1 %, seed by seed.",
+    "found by bisection to about 1 %, seed by seed, in 2.2 times the steps that the flow takes at "
+    "the predicted rate (for models for which that is below 60,000).",
     criterion="Measured over predicted rate lies within 0.95 and 1.05 in the median over models, "
     "and for more than 75 % of them (what so few models can show), with the intervals.",
     test=_test,

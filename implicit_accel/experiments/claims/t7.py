@@ -185,8 +185,8 @@ CLAIM = Claim(
     "every step.",
     criterion="Of the bursts more than half have ηλ above 2 within the 20 steps before them "
     "(sensitivity), and of the runs without one more than half have ηλ above 2 for less than 20 "
-    "steps in a row (specificity), with the interval, on each dataset; for the size more than "
-    "90 %, which few bursts cannot show.",
+    "steps in a row (specificity), with the interval, on each dataset; for the size, as 'every' "
+    "asks it, more than 90 %, which few bursts cannot show.",
     test=_test,
     minutes=3.7,
     paper_hours=0.1,

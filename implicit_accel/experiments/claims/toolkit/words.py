@@ -81,6 +81,8 @@ def recollections(entries: Sequence[Entry]) -> pd.DataFrame | None:
 
 def shown(value: object) -> str:
     """A table's cell as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
+        return "" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
     return "" if value is None else str(value)
