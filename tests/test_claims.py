@@ -183,6 +183,15 @@ def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
     assert judge([above(effect, 1)]).directions == {OPEN}
 
 
+def test_who_arrives_at_the_very_last_step_has_arrived():
+    # Rates that do not arrive count with as many steps; the first of them is not the one chosen.
+    steps = [[[INF] * 3, [1000] * 3], [[50] * 3] * 2]
+    effect = compare(made(steps, np.full((2, 2, 3), 0.5)), 1, 0, name="deep")
+    assert effect.value == pytest.approx(1000 / 50)
+    assert effect.bound == ""
+    assert "the baseline's best rate is the highest of the grid" in effect.note
+
+
 def claim(**changes) -> Claim:
     values = {
         "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",

@@ -206,6 +206,26 @@ def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
     assert [e.value for e in alone] == pytest.approx([1200 / n for n in steps.values()])
 
 
+def test_a_sign_is_held_against_knowing_nothing():
+    cells = pd.DataFrame({"measured": [0.5, 0.9, 2.0, 0.2], "speed_up": [0.5, 3.0, 4.0, 0.1]})
+    told = t10._skill(cells)
+    assert "faster in 1 of 4 and was to be in 2, in both in 1" in told
+    assert "right in 75 %" in told
+
+
+def test_an_edge_beyond_the_search_is_infinite_and_counts(lab):  # noqa: F811
+    """One layer on ℓ2 is stable up to 2/λ exactly, from any start."""
+    _, problem = lab.first_problem()
+    measured = t2._measure(lab, problem, 2.0, 1)
+    assert measured is not None
+    falls, arrives = measured
+    assert ((falls > 0.5) & (falls < 2)).all()
+    assert (arrives >= falls).all()
+    told = t2._ratio("edge", np.array([1.2, math.inf]))
+    assert math.isnan(told.value)
+    assert told.note == "1 of 2 seeds beyond the search"
+
+
 def test_predicted_and_measured_agree_in_the_summary_of_a_sweep(rng):
     """The whole way once: steps of a sweep's table, and the flow's."""
     problem = problem_of(rng, d=3)
