@@ -91,7 +91,7 @@ def _measure(lab: Laboratory, problem: Problem, p: float, depth: int) -> np.ndar
     found = flows(lab, problem, config, (_SHARE,))
     edges = 2 / found["sharpness"].to_numpy()
     longest = float(np.max(found["time"].to_numpy() / edges))
-    if not longest * 2.2 < lab.pick(300, 60_000, 10**6):
+    if not longest * 2.2 < lab.pick(300, 40_000, 10**6):
         return None
     config = replace(config, num_steps=math.ceil(2.2 * longest) + 20)
     edge = float(np.median(edges))
@@ -119,6 +119,7 @@ def _test(lab: Laboratory) -> Finding:
         for depth in lab.pick((1,), (1, 2, 3), (1, 2, 3, 4))
     }
     found = {label: ratios for label, ratios in measured.items() if ratios is not None}
+    left_out = [label for label in measured if label not in found]
     falls, arrives = (
         [_ratio(f"{label}: {words}", ratios[kind]) for label, ratios in found.items()]
         for kind, words in enumerate(("falls all the way", "arrives"))
@@ -142,9 +143,10 @@ def _test(lab: Laboratory) -> Finding:
         summary=f"Of {len(found)} models {close} have their largest stable rate within 5 % of the "
         f"predicted 2 over the largest λ before the target; the median ratio is {headline}, the "
         f"lowest {medians[:, 0].min(initial=math.inf):.3g}, where the search is fine to about 1 %. "
-        "Without falling all the way, runs reach the target at higher rates still: up to "
+        "Without falling all the way, runs reach the target at higher rates still, up to "
         f"{survives} the predicted one in the median over models. Models whose edge lies beyond "
         "the search, twice the predicted rate, count there."
+        + (f" Left out, as a seed takes too long: {'; '.join(left_out)}." if left_out else "")
         + shortfall(
             verdict,
             "An instability needs time to grow. Where λ is largest at the start and falls "
@@ -154,6 +156,11 @@ def _test(lab: Laboratory) -> Finding:
         sensitivity="Stable is defined by the loss itself: it never rises by more than 0.1 % above "
         "the lowest before, up to the target. By arrival alone the largest rates are higher, see "
         "the table.",
+        caveats=(
+            "Models whose edge lies beyond the search were left out of the median in a first look. "
+            "Looked at once in 91,000 steps, one layer on Ethanol's ℓ4 is such a model too, for "
+            "four of five seeds.",
+        ),
         tables={"Measured over predicted largest rates": _table(falls, arrives)},
         figures={
             "largest_rates": Forest(
@@ -178,7 +185,7 @@ CLAIM = Claim(
     source=f"{SOURCE}; {COHEN_2021}",
     setting="The real data, p = 2, 4, 6, depths 1 to 3, width 1, near-zero start, target 10 %, "
     "found by bisection to about 1 %, seed by seed, in 2.2 times the steps that the flow takes at "
-    "the predicted rate (for models for which that is below 60,000).",
+    "the predicted rate (for models for which that is below 40,000).",
     criterion="Measured over predicted rate lies within 0.95 and 1.05 in the median over models, "
     "and for more than 75 % of them (what so few models can show), with the intervals.",
     test=_test,

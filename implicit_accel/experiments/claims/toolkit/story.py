@@ -198,7 +198,7 @@ def _what_holds(found: dict[str, Entry]) -> Chapter | None:
             "The direction, on standardised Ethanol data and both losses, and on ℓ4 the more the "
             "longer one trains. To a tenth of the zero predictor's excess loss depth 2 is "
             f"{early} as fast as one layer; at the loss that one layer has after the authors' "
-            f"million steps it is {late} sooner, at the rate that is best for that.",
+            f"million steps it is {late} sooner, at the one of its rates that is there first.",
             f"On ℓ2 one layer is faster than depth 2, by {slow}.",
             "The size does not: a hundredfold ratio of steps is nowhere within a million steps, "
             "in our runs or in the authors' own figure.",
