@@ -143,6 +143,6 @@ CLAIM = Claim(
     "above 1 (direction), and above 100, two orders of magnitude being the least that the plural "
     "allows (size); with the intervals. The most that could come out is the number of steps.",
     test=_test,
-    minutes=0.4,
+    minutes=0.3,
     paper_hours=1.0,
 )

@@ -184,6 +184,6 @@ CLAIM = Claim(
     f"Adam's kept runs burst than of gradient descent's: a burst is {bursts.CRITERION}, or for "
     "Adam with its preconditioned sharpness above 38/η.",
     test=_test,
-    minutes=2.8,
+    minutes=3.3,
     paper_hours=0.7,
 )

@@ -188,6 +188,6 @@ CLAIM = Claim(
     criterion="Predicted over measured steps: the median error is below 2 %, and more than 95 % of "
     "the predictions are within 10 %, both with their interval over seeds.",
     test=_test,
-    minutes=3.0,
+    minutes=3.4,
     paper_hours=4.0,
 )
