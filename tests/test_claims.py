@@ -177,6 +177,7 @@ def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
     effect = compare(results, 1, 0, name="deep")
     assert effect.value == pytest.approx(1000 / 50)
     assert "the baseline never reached the target: a bound" in effect.note
+    assert str(effect).startswith(">20×")
     neither = made(np.full((2, 2, 3), INF), np.full((2, 2, 3), 0.5))
     effect = compare(neither, 1, 0, name="deep")
     assert math.isnan(effect.value)
@@ -189,6 +190,7 @@ def test_who_arrives_at_the_very_last_step_has_arrived():
     effect = compare(made(steps, np.full((2, 2, 3), 0.5)), 1, 0, name="deep")
     assert effect.value == pytest.approx(1000 / 50)
     assert effect.bound == ""
+    assert str(effect) == "20× (20 to 20 over 3 seeds)"
     assert "the baseline's best rate is the highest of the grid" in effect.note
 
 

@@ -100,11 +100,11 @@ class Effect:
     at: Callable[[float], Interval] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        """Value and interval, as text."""
+        """Value and interval, as text; with ``<`` or ``>`` before what is only a bound."""
         if math.isnan(self.value):
             return "no value"
         number = _number(self.value)
-        text = number + (self.unit.removesuffix("s") if number == "1" else self.unit)
+        text = self.bound + number + (self.unit.removesuffix("s") if number == "1" else self.unit)
         if math.isnan(self.low) or math.isnan(self.high):
             return text
         ends = _number(self.low), _number(self.high)

@@ -477,7 +477,11 @@ def _length(runs: Mapping[str, _Run]) -> int:
 
 
 def _distances(runs: Mapping[str, _Run]) -> str:
-    return ", ".join(f"{FIGURES[_FIGURE][n]} {run.distance:.3f}" for n, run in runs.items())
+    return ", ".join(
+        f"{FIGURES[_FIGURE][n]} "
+        + (f"{run.distance:.3f}" if math.isfinite(run.distance) else "diverges")
+        for n, run in runs.items()
+    )
 
 
 def _summary(
