@@ -278,7 +278,7 @@ def _test(lab: Laboratory) -> Finding:
         "common.",
         caveats=(
             "Rates at which more than a tenth of the runs diverge are no choice since a first "
-            "look, in which gradient descent's was one.",
+            "look, in which on Abalone some were chosen.",
         ),
         tables={"Speed-ups over gradient descent": effects_table(rows)},
         figures={"taken_apart": _draw(shown)},
