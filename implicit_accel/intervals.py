@@ -183,8 +183,15 @@ class Side:
 
     @property
     def capped(self) -> np.ndarray:
-        """(L, S) steps, at least 1 and at most the runs' length."""
-        return np.clip(self.steps, 1, self.num_steps)
+        """(L, S) steps, at least 1 and at most the runs' length.
+
+        Who does not arrive counts as arriving a hair later: of rates that a choice would otherwise
+        have to call equal, those at which runs arrive at their very last step are better.
+        """
+        arrives = np.isfinite(self.steps)
+        return np.where(
+            arrives, np.clip(self.steps, 1, self.num_steps), np.nextafter(self.num_steps, np.inf)
+        )
 
     def usable(self, seeds: np.ndarray) -> np.ndarray:
         """Which rates may be chosen: those at which a tenth of the runs diverges, or fewer.

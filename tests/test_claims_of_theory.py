@@ -221,6 +221,10 @@ def test_an_edge_beyond_the_search_is_infinite_and_counts(lab):  # noqa: F811
     falls, arrives = measured
     assert ((falls > 0.5) & (falls < 2)).all()
     assert (arrives >= falls).all()
+    config = SweepConfig(depths=(1,), losses=(Loss(2),), num_seeds=2, num_steps=3000)
+    edge = float(np.median(2 / flows(lab, problem, config, (0.1,))["sharpness"]))
+    for factor, beyond in ((0.25, math.inf), (100.0, 0.0)):
+        assert (t2._bisect(lab, problem, config, factor * edge, 0) == beyond).all()
     told = t2._ratio("edge", np.array([1.2, math.inf]))
     assert math.isnan(told.value)
     assert told.note == "1 of 2 seeds beyond the search"

@@ -343,8 +343,8 @@ def _test(lab: Laboratory) -> Finding:
     verdict = judge(criterion)
     balanced = [at_rates[_SMALLER_RATES.index(_PAPERS_RATE)] for at_rates in pairs.balanced]
     control = [*map(to_half, balanced), *map(along_the_curve, balanced)]
-    everything = [*found.half, *found.after, *found.curve, *found.knowing, *found.orders]
     papers = [*found.half, *found.after, *found.curve]
+    everything = [*papers, *found.knowing, *found.orders]
     know_steps = [e for e in found.knowing if "to half" in e.name]
     return Finding(
         verdict=verdict,
@@ -352,9 +352,9 @@ def _test(lab: Laboratory) -> Finding:
         summary=f"On {name}, network over rule from near zero, at two losses, two depths and two "
         f"widths: steps to half {_span(found.half)} ({_held(found.half, criterion)}), after the "
         f"plateau {_span(found.after)} ({_held(found.after, criterion)}), distance along the "
-        f"curve a factor {_span(found.curve)} ({_held(found.curve, criterion)}): of these "
-        f"{len(papers)} parts, which are the paper's rule from the paper's start, "
-        f"{_held(papers, criterion).split()[0]} hold. The others are controls. The rule that "
+        f"curve a factor {_span(found.curve)} ({_held(found.curve, criterion)}). Together these, "
+        f"the paper's rule from the paper's start, are {_held(papers, criterion)}; the other parts "
+        "are controls. The rule that "
         f"knows the imbalance, width 1: steps to half {_span(know_steps)}. From balanced starts "
         f"the curves meet as the rate to the power {_span(found.orders)}; at the paper's rate the "
         f"ratios there are {_span(control[:4])} and the distances {_span(control[4:])}."

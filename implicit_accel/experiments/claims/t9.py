@@ -155,14 +155,10 @@ def _sides(curves: _Curves, level: float) -> dict[str, Side]:
     return found
 
 
-def _medians(side: Side, seeds: np.ndarray) -> np.ndarray:
-    """(rate,) median steps of some seeds; inf at rates that too many of them do not survive."""
-    usable = side.usable(seeds[None])[0]
-    return np.where(usable, np.median(side.steps[:, seeds], axis=1), np.inf)
-
-
-def _best(side: Side, seeds: np.ndarray) -> float:
-    return float(_medians(side, seeds).min())
+def _best(side: Side, seeds: np.ndarray) -> tuple[int, float]:
+    """The number of the rate that is best for some seeds, and their median steps at it."""
+    rate = int(side.best(seeds[None])[0])
+    return rate, float(np.median(side.steps[rate, seeds])) if rate >= 0 else np.inf
 
 
 def _over(a: float, b: float) -> float:
@@ -176,7 +172,7 @@ def _effects(label: str, sides: dict[str, Side]) -> tuple[list[Effect], list[Eff
     seeds = sides[_GD].num_seeds
 
     def gain(who: str, draw: np.ndarray) -> float:
-        return _over(_best(sides[_GD], draw), _best(sides[who], draw))
+        return _over(_best(sides[_GD], draw)[1], _best(sides[who], draw)[1])
 
     def together(draw: np.ndarray) -> float:
         return _over(gain(_RATE, draw) * gain(_PROJECTION, draw), gain(_BOTH, draw))
@@ -188,7 +184,7 @@ def _effects(label: str, sides: dict[str, Side]) -> tuple[list[Effect], list[Eff
     ]  # fmt: skip
     alone = [
         resampled(f"{label}: {who}", lambda d, who=who: gain(who, d), seeds,
-                  note=f"{_best(sides[who], np.arange(seeds)):,.0f} steps")
+                  note=f"{_best(sides[who], np.arange(seeds))[1]:,.0f} steps")
         for who in _CONTESTANTS
     ]  # fmt: skip
     return judged, alone
@@ -202,9 +198,8 @@ def _draw(shown: dict[str, tuple[_Curves, float]]) -> Figure:
     for ax, (label, (curves, level)) in zip(axes[0], shown.items(), strict=True):
         sides = _sides(curves, level)
         for colour, (who, (steps, excess, rates)) in zip(COLOURS, curves.items(), strict=False):
-            medians = _medians(sides[who], np.arange(sides[who].num_seeds))
-            r = int(np.argmin(medians))
-            told = f"{medians[r]:,.0f}" if np.isfinite(medians[r]) else "not there"
+            r, middle = _best(sides[who], np.arange(sides[who].num_seeds))
+            told = f"{middle:,.0f}" if np.isfinite(middle) else "not there"
             # The median seed's own curve: others arrive, and diverge, at other times.
             times = sides[who].steps[r]
             seed = int(np.argsort(times)[len(times) // 2])

@@ -201,14 +201,11 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
     for who, side in sides.items():
         best = int(side.best(side.everyone)[0])
         medians = np.median(side.steps, axis=1)
-        there = side.usable(side.everyone)[0] & np.isfinite(medians)
-        reached.append(bool(there.any()))
-        if not there.any():
+        arrives = best >= 0 and np.isfinite(medians[best])
+        reached.append(arrives)
+        if not arrives:
             notes.append(f"the {who} never reached the target: a bound")
             continue
-        if not there[best]:
-            # As many steps as the run has: a rate that does not get there counts the same.
-            best = int(np.argmin(np.where(there, medians, np.inf)))
         edge = {0: "lowest", len(medians) - 1: "highest"}.get(best)
         # A higher rate that diverges bounds the choice from above: that is no edge.
         if edge and len(medians) > 1:

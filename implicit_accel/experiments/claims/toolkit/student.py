@@ -32,6 +32,12 @@ PROTOCOL = (
     "[10, 10], [64, 64]; each repeat keeps the rate with the lowest last training loss."
 )
 
+COMMON_TARGET = (
+    "to a tenth of the zero predictor's excess loss or, where one of the two does not get there, "
+    "to the higher of the lowest losses at which they end"
+)
+"""To which target `speed_up_to_common` measures."""
+
 
 def protocol(lab: Laboratory, **changes: object) -> SweepConfig:
     """The student project's grid.
@@ -151,7 +157,7 @@ _TARGET, _NO_WAY = 0.1, 0.99
 
 
 def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str) -> Effect:
-    """The speed-up to the usual target, or to the lowest excess loss that both models reach.
+    """The speed-up to the usual target or another, see `COMMON_TARGET`.
 
     Defined where a run is too short, or a grid of rates too low, for the target: then the target
     is what the one that gets less far reaches at the end, at the best rate for that. Where one
