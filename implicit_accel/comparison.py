@@ -1,16 +1,25 @@
-"""Several sweeps side by side: models matched by their labels, and what else differs."""
+"""Several sweeps side by side: models matched by their coordinates, and what else differs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
-from implicit_accel.results import STEPS, by_model, model_coordinates, model_labels, varying
+from implicit_accel.results import (
+    STEPS,
+    by_model,
+    first_unique,
+    identity,
+    labels_across,
+    model_coordinates,
+    number_forms,
+    varying,
+)
 from implicit_accel.statistics import (
     at_best,
     best_learning_rates,
@@ -20,8 +29,10 @@ from implicit_accel.statistics import (
     valid_steps,
 )
 
-# As many values of a setting are listed; of more their number and their range are told.
+# As many values of a setting are listed; of more there are their number and range.
 _LISTED = 6
+
+_FINGERPRINT = "dataset_fingerprint"
 
 # Attributes of results that say nothing of what was asked for, or the same in fewer words.
 _UNTOLD = ("format", "axes", "is_stand_in", "source", "num_outputs")
@@ -30,21 +41,23 @@ _UNTOLD = ("format", "axes", "is_stand_in", "source", "num_outputs")
 def common_labels(
     runs: Mapping[str, xr.Dataset], *, without: Collection[str] = ()
 ) -> dict[str, list[str]]:
-    """Labels that models of several sweeps have in common.
+    """Labels that models of several sweeps have in common, by which they are matched.
 
-    They tell what differs between the models of any of the sweeps, and the depth. What is the same
-    within each of them, even if not in all, belongs to the sweep: a sweep with Adam and one with
-    gradient descent have models of the same labels.
+    Labels state what differs between the models of any of the sweeps, and the depth. What is the
+    same within each of them, even if not in all, belongs to the sweep: a sweep with Adam and one
+    with gradient descent have models of the same labels.
 
     Args:
         runs: Results of any axes, by name.
-        without: Coordinates that labels do not tell.
+        without: Coordinates that are left out of the labels.
 
     Returns:
-        For each name its models' labels.
+        For each name its models' labels. Two models have the same label if and only if they have
+        the same values of all these coordinates, see `labels_across`.
     """
-    names = {"depth"}.union(*(varying(results) for results in runs.values()))
-    return {name: model_labels(results, names - {*without}) for name, results in runs.items()}
+    names = {"depth"}.union(*(varying(results, without=without) for results in runs.values()))
+    found = labels_across([*runs.values()], names, without=without)
+    return dict(zip(runs, found, strict=True))
 
 
 def compare(
@@ -114,37 +127,76 @@ def with_ends(
 
 
 def differences(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """What differs between the settings of several sweeps, as their results tell it.
+    """What differs between the settings of several sweeps, according to their results.
 
     Args:
         runs: Results of any axes, by name.
 
     Returns:
-        A row per setting that differs, a column per sweep: text, ``-`` where it has none.
+        A row per setting that differs, a column per sweep: text, ``-`` where it has none. Numbers
+        have four digits, or as many as tell them apart; cells that differ have different texts.
     """
-    told = {name: _settings(results) for name, results in runs.items()}
-    settings = dict.fromkeys(setting for own in told.values() for setting in own)
-    rows = {s: [own.get(s, "-") for own in told.values()] for s in settings}
-    rows = {s: row for s, row in rows.items() if len(set(row)) > 1}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*told], dtype=object)
+    found = {name: _settings(results) for name, results in runs.items()}
+    rows = {}
+    for setting in dict.fromkeys(setting for own in found.values() for setting in own):
+        row = [own.get(setting, ("-",)) for own in found.values()]
+        keys = [tuple(map(identity, values)) for values in row]
+        if len(set(keys)) > 1:
+            texts = _texts(setting, dict(zip(keys, row, strict=True)))
+            rows["data" if setting == _FINGERPRINT else setting] = [texts[key] for key in keys]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*found], dtype=object)
 
 
-def _settings(results: xr.Dataset) -> dict[str, str]:
-    """All settings of a sweep, in words."""
-    told = {n: str(v) for n, v in results.attrs.items() if n not in _UNTOLD}
-    if fingerprint := told.pop("dataset_fingerprint", ""):
-        told["data"] = fingerprint[:12]
+def _settings(results: xr.Dataset) -> dict[str, tuple[object, ...]]:
+    """The different values of every setting of a sweep, in their order."""
+    settings: dict[str, tuple[object, ...]] = {
+        name: (str(value),) for name, value in results.attrs.items() if name not in _UNTOLD
+    }
+    if fingerprint := results.attrs.get(_FINGERPRINT):
+        del settings[_FINGERPRINT]
+        settings[_FINGERPRINT] = (str(fingerprint),)  # behind the others
     results = by_model(results)
     for name in (*model_coordinates(results), "learning_rate", "seed"):
-        told[name] = _values(results[name].values.tolist())
+        values = results[name].values.tolist()
+        settings[name] = tuple({identity(value): value for value in values}.values())
     recorded = [str(n) for n, v in results.data_vars.items() if v.dims[-1:] == STEPS[1:]]
-    return told | {"recorded": ", ".join(recorded) or "-"}
+    return settings | {"recorded": (", ".join(recorded) or "-",)}
 
 
-def _values(values: Sequence[object]) -> str:
-    """Values of a setting: all of few, their number and range of many."""
-    different = list(dict.fromkeys(values))
-    shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in different]
-    if len(shown) <= _LISTED:
-        return ", ".join(dict.fromkeys(shown))
-    return f"{len(shown)}, from {shown[0]} to {shown[-1]}"
+def _texts(
+    setting: str, columns: Mapping[tuple[Hashable, ...], Sequence[object]]
+) -> dict[tuple[Hashable, ...], str]:
+    """Different texts for different values of a setting.
+
+    Args:
+        setting: Its name.
+        columns: The values by their identities.
+
+    Returns:
+        By the same keys all of few values, the number and range of many.
+    """
+    different = {identity(value): value for values in columns.values() for value in values}
+    words = first_unique({key: _forms(setting, value) for key, value in different.items()})
+
+    def forms(key: tuple[Hashable, ...]) -> list[str]:
+        values = [words[own] for own in key]
+        listed = ", ".join(values)
+        # Texts that contain a comma are told apart by their quotation marks.
+        quoted = ", ".join(repr(different[own]) for own in key)
+        if len(values) <= _LISTED:
+            return [listed, quoted]
+        short = f"{len(values)}, from {values[0]} to {values[-1]}"
+        alike = [other for other in columns if len(other) == len(key)]
+        first = next((i for i, own in enumerate(zip(*alike, strict=True)) if len({*own}) > 1), 0)
+        return [short, f"{short}, number {first + 1}: {values[first]}", listed, quoted]
+
+    return first_unique({key: forms(key) for key in columns})
+
+
+def _forms(setting: str, value: object) -> list[str]:
+    """A value in words, from the shortest."""
+    if setting == _FINGERPRINT:
+        return [str(value)[:12], str(value)]
+    if isinstance(value, float) and math.isfinite(value):
+        return [f"{value:.4g}", *number_forms(value, 5)]
+    return [str(value), repr(value)]

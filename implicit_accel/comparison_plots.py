@@ -12,9 +12,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.comparison import common_labels, of_run, with_ends
-from implicit_accel.plotting import plain, plot_curves, plot_effects, shown_runs
+from implicit_accel.plotting import plain_labels, plot_curves, plot_effects, shown_runs
 from implicit_accel.results import by_model
-from implicit_accel.statistics import best_learning_rates, bounded, compares_final
+from implicit_accel.statistics import (
+    BEST_BY_WORDS,
+    best_learning_rates,
+    bounded,
+    compares_final,
+)
 
 # More panels than this are no figure any more.
 _MOST_PANELS = 12
@@ -48,9 +53,11 @@ def comparison_figures(
     """
     final = compares_final(table)
     models = list(dict.fromkeys(table["model"]))
+    names, words = plain_labels(runs), plain_labels(models)
     measured = "final_excess" if final else "steps_to_target"
     compared = "final_ratio" if final else "speed_up"
     better = "times lower" if final else "times fewer steps"
+    rule = f"\n(best learning rates: {BEST_BY_WORDS[best_by]})"
 
     def reached(own: pd.DataFrame, m: int) -> _Row:
         quartiles = with_ends(own, m, measured, ("_q25", "_q75"))
@@ -76,8 +83,8 @@ def comparison_figures(
             places = {model: m for m, model in enumerate(own["model"])}
             found = [of(own, places[s]) if s in places else _Row("") for s in shown]
             named = zip(shown, found, strict=True)
-            series[plain(run)] = [
-                _Row(plain(s), row.value, row.low, row.high, row.note) for s, row in named
+            series[names[run]] = [
+                _Row(words[s], row.value, row.low, row.high, row.note) for s, row in named
             ]
         return series
 
@@ -85,7 +92,7 @@ def comparison_figures(
     figures = {
         measured: plot_effects(
             rows(reached, models),
-            title=f"{_words(measured).capitalize()}: medians and quartiles over seeds",
+            title=f"{_words(measured).capitalize()}: medians and quartiles over seeds{rule}",
             xlabel=_words(measured),
             reference=smallest if 0 < smallest < np.inf else 1.0,
         )
@@ -95,15 +102,15 @@ def comparison_figures(
     if deeper:
         figures[compared] = plot_effects(
             rows(over_baseline, deeper),
-            title=f"How many {better} than the sweep's own baseline",
+            title=f"How many {better} than the sweep's own baseline{rule}",
             xlabel="worse | better than the baseline",
         )
     again = [model for model in models if (table["model"] == model).sum() > 1]
     if again:
-        name = plain(next(iter(runs)))
+        name = names[next(iter(runs))]
         figures["over_first"] = plot_effects(
             rows(over_first, again),
-            title=f"How many {better} than the same model in {name}",
+            title=f"How many {better} than the same model in {name}{rule}",
             xlabel=f"worse | better than in {name}",
         )
     if len(models) <= _MOST_PANELS:
@@ -119,17 +126,20 @@ def _curves(runs: Mapping[str, xr.Dataset], models: list[str], best_by: str) -> 
     """A panel per model, a line per sweep, each at its own best learning rate."""
     # Where a sweep lacks a model, its line is empty, so that each keeps its colour.
     empty = np.ones(1), np.full((1, 1), np.nan)
-    panels = {plain(model): {plain(name): empty for name in runs} for model in models}
+    names, words = plain_labels(runs), plain_labels(models)
+    panels = {words[model]: {names[name]: empty for name in runs} for model in models}
     for name, labels in common_labels(runs).items():
         results = by_model(runs[name])
         best = best_learning_rates(results, best_by)
         steps = results["step"].values.astype(float)
         for m, label in enumerate(labels):
             if best[m] >= 0:
-                panels[plain(label)][plain(name)] = steps, shown_runs(results, m, int(best[m]))
+                curves = shown_runs(results, m, int(best[m]))
+                panels[words[label]][names[name]] = steps, curves
     return plot_curves(
         panels,
-        title="Excess loss, each model at its best learning rate in each sweep",
+        title="Excess loss, each model at its best learning rate in each sweep\n"
+        f"({BEST_BY_WORDS[best_by]})",
         xlabel="step",
         ylabel=r"excess loss $L - L^*$",
     )

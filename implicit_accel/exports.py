@@ -60,7 +60,7 @@ def to_tidy(runs: xr.Dataset, what: str = "runs") -> pd.DataFrame:
         names = [n for n, v in runs.data_vars.items() if v.dims == dims]
     coordinates = [name for name in model_coordinates(runs) if name != "model"]
     labels = np.array(model_labels(runs), object)
-    # By the model's place while it is laid out: labels need not tell all models apart.
+    # By the model's place while it is laid out: the same model may be there twice.
     values = runs[names].drop_vars("model", errors="ignore").assign_coords(model=range(len(labels)))
     values[_TRAINED] = RUN[:2], trained(runs)
     table = values.to_dataframe(dim_order=list(dims)).reset_index()
@@ -132,7 +132,8 @@ def to_rliable(
     """Scores as the functions of rliable expect them, each model at its own best learning rates.
 
     Problems are the results that are given, and in each of them its losses (``loss_name``), in
-    their order. Algorithms are the models, told apart by what else differs between them.
+    their order. Algorithms are the models, matched by what else differs between them, see
+    `comparison.common_labels`.
 
     Args:
         runs: Results of any axes; or several, e.g. of one grid on several datasets, by name.
@@ -153,7 +154,7 @@ def to_rliable(
     if score not in SCORES:
         raise UserError(f"score {score!r}: choose from {', '.join(SCORES)}")
     named = {"": runs} if isinstance(runs, xr.Dataset) else dict(runs)
-    scores: dict[str, dict[str, np.ndarray]] = {}
+    scores: dict[str, dict[tuple[str, str], np.ndarray]] = {}
     for name, labels in common_labels(named, without=("loss_name",)).items():
         results = by_model(named[name])
         steps = at_best(best_learning_rates(results, best_by), _steps(results, best_by))
@@ -161,20 +162,21 @@ def to_rliable(
         losses = results["loss_name"].values if "loss_name" in results.coords else [""] * len(steps)
         own_labels = table["model"].tolist()
         for m, (label, loss) in enumerate(zip(labels, losses, strict=True)):
-            problem = " ".join(filter(None, (name, str(loss))))
+            problem = name, str(loss)
+            words = _words(problem) or "the problem"
             if score == "log_steps":
                 found = -np.log10(np.clip(steps[m], 1, results.attrs["num_steps"]))
             else:
                 base = table["baseline"].iloc[m]
                 if not base:
                     raise UserError(
-                        f"{problem or 'the problem'}: {label} has no baseline to be compared with; "
+                        f"{words}: {label} has no baseline to be compared with; "
                         "name one (baseline=…), or use the score 'log_steps'"
                     )
                 reference = float(np.median(np.maximum(steps[own_labels.index(base)], 1)))
                 if not np.isfinite(reference):
                     raise UserError(
-                        f"{problem or 'the problem'}: {base} does not reach the target, so that "
+                        f"{words}: {base} does not reach the target, so that "
                         "nothing has a speed-up over it; train longer, or use the score 'log_steps'"
                     )
                 found = reference / np.maximum(steps[m], 1)
@@ -182,13 +184,19 @@ def to_rliable(
     problems = list(dict.fromkeys(p for of_label in scores.values() for p in of_label))
     for label, of_label in scores.items():
         if missing := [p for p in problems if p not in of_label]:
-            raise UserError(f"{label} was not trained on {', '.join(missing)}: leave it out")
+            words = ", ".join(map(_words, missing))
+            raise UserError(f"{label} was not trained on {words}: leave it out")
     if len({len(found) for of_label in scores.values() for found in of_label.values()}) > 1:
         raise UserError("numbers of seeds differ between problems: give all the same")
     return {
         label: np.stack([of_label[p] for p in problems], axis=1)
         for label, of_label in scores.items()
     }
+
+
+def _words(problem: tuple[str, str]) -> str:
+    """A dataset's name and a loss, as far as there are some."""
+    return " ".join(filter(None, problem))
 
 
 def _steps(results: xr.Dataset, best_by: str) -> np.ndarray:

@@ -13,31 +13,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
-from implicit_accel.files import atomic_path, is_printable, is_sealed, seal
+from implicit_accel.files import atomic_path, is_printable, is_sealed, seal, seal_of
 
 FORMAT = "implicit_accel sweep 3"
 
 RESULTS_FILE = "results.nc"
 SUMMARY_FILE = "summary.csv"
 CONFIG_FILE = "config.json"
+PREDICTION_FILE = "prediction.csv"
 FIGURES_FOLDER = "figures"
 PAGE_FILE = "report.html"
+
+# Key of ``config.json``: the SHA-256 with which the run's results.nc is sealed.
+RESULTS_SEAL = "results_sha256"
 
 # A model's runs, in results by model.
 RUN = ("model", "learning_rate", "seed")
 
-# Dimensions that are no axes: steps at which every loss is recorded, and those, perhaps fewer, at
-# which something else was observed.
-STEPS = ("step", "observation_step")
+# Dimensions that are no axes: steps at which every loss is recorded, those, perhaps fewer, at which
+# something else was observed, and those at which the loss of a mini-batch was kept.
+STEPS = ("step", "observation_step", "batch_step")
 
 # In a declaration's dimensions: every axis in its order, and some of the axes or none.
 ALL_AXES = "axes"
@@ -99,6 +104,11 @@ def is_curve(v: np.ndarray) -> Any:
     return (v > -np.inf) | np.isnan(v).all(axis=-1, keepdims=True)
 
 
+def is_observed(v: np.ndarray) -> Any:
+    """Whether values of an observable are allowed: numbers, or NaN where it is not defined."""
+    return (v > -np.inf) | np.isnan(v)
+
+
 def _finite(v: np.ndarray) -> Any:
     return (v >= 0) & (v < np.inf)
 
@@ -116,13 +126,17 @@ QUANTITIES: Mapping[str, Quantity] = declare(
              special=_DIVERGED),
     Quantity("held_out_loss", (ALL_AXES, "step"), "loss on the held-out rows", is_curve,
              special=_DIVERGED, required=False),
+    Quantity("batch_loss", (ALL_AXES, "batch_step"), "loss that training saw, of a mini-batch",
+             is_curve, special=_DIVERGED, required=False),
     Quantity("steps_to_target", (ALL_AXES,), "steps to target", lambda v: v >= 0,
              units=_UPDATES, special=("inf", "never")),
     Quantity("divergence_step", (ALL_AXES,), "step of divergence",
              lambda v: np.isnan(v) | (v >= 0), units=_UPDATES, special=("NaN", "never")),
-    Quantity("optimum", (SOME_AXES,), "L*, the smallest loss", _finite),
+    Quantity("optimum", (SOME_AXES,), "L*, the smallest loss; 0 where it is not known",
+             np.isfinite),
     Quantity("zero_loss", (SOME_AXES,), "loss of predicting zero", _finite, required=False),
-    Quantity("target", (SOME_AXES,), "target excess loss", _finite),
+    Quantity("target", (SOME_AXES,), "target excess loss",
+             lambda v: np.isfinite(v) | np.isnan(v), special=("NaN", "none")),
     Quantity("resolution", (SOME_AXES,), "excess loss below which a trajectory is rounding",
              _finite),
     Quantity("learning_rate", ("learning_rate",), "learning rate",
@@ -132,6 +146,8 @@ QUANTITIES: Mapping[str, Quantity] = declare(
     Quantity("step", ("step",), "updates made before", lambda v: (v[0] == 0) & _increasing(v),
              kind="whole number", units=_UPDATES),
     Quantity("observation_step", ("observation_step",), "updates made before", _increasing,
+             kind="whole number", units=_UPDATES, required=False),
+    Quantity("batch_step", ("batch_step",), "updates made before", _increasing,
              kind="whole number", units=_UPDATES, required=False),
 )  # fmt: skip
 
@@ -237,6 +253,11 @@ def model_coordinates(runs: xr.Dataset) -> tuple[str, ...]:
     return tuple(str(name) for name, value in coordinates if value.dims == ("model",))
 
 
+def observed(results: xr.Dataset) -> list[str]:
+    """The names of the observables that were recorded along the runs."""
+    return [str(n) for n, v in results.data_vars.items() if v.dims[-1:] == ("observation_step",)]
+
+
 def matching(runs: xr.Dataset, coordinates: Mapping[str, object]) -> np.ndarray:
     """The numbers of the models that have these coordinates, values of `model_coordinates`.
 
@@ -279,28 +300,164 @@ def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
 # What labels call a coordinate, if not by its name.
 _WORDS = {"hidden_widths": "width", "init_std": "std", "weight_decay": "decay"}
 
+# Digits that tell any two double-precision numbers apart; labels have six where these suffice.
+_ALL_DIGITS = 17
 
-def varying(runs: xr.Dataset) -> list[str]:
-    """The model coordinates in which models differ, in their order."""
+
+def varying(runs: xr.Dataset, *, without: Collection[str] = ()) -> list[str]:
+    """The model coordinates that tell models apart, in their order.
+
+    Hidden widths that follow from the depth and one width are left out.
+
+    Args:
+        runs: Results of any axes.
+        without: Coordinates that do not count.
+    """
     runs = by_model(runs)
-    return [n for n in model_coordinates(runs) if len(_distinct(n, runs[n].values.tolist())) > 1]
+    counted = [name for name in model_coordinates(runs) if name not in without]
+    values = {name: runs[name].values.tolist() for name in counted}
+    found = [name for name in counted if len(_distinct(name, values[name])) > 1]
+
+    def num_models(names: Sequence[str]) -> int:
+        rows = [
+            tuple(_exact(values[name][m]) for name in names) for m in range(runs.sizes["model"])
+        ]
+        return len({*rows})
+
+    if num_models(found) == num_models(counted):
+        return found
+    return [name for name in counted if name in found or num_models([name]) > 1]
 
 
-def _distinct(name: str, values: list[object]) -> set[str]:
-    """Different values, as text."""
+def _distinct(name: str, values: Iterable[object]) -> set[Hashable]:
+    """Different values; of hidden widths the different widths in them."""
     if name == "hidden_widths":  # 4 and 4x4 are one width, and - of single layers is none
         return {width for v in values if v != "-" for width in str(v).split("x")}
-    return set(map(str, values))
+    return set(map(_exact, values))
 
 
-def coordinate_label(name: str, value: object) -> str:
-    """A model's coordinate in words: ``width_scale 0.5``, ``adam``; empty if it has none."""
-    if value == "-" or value != value:
+def _exact(value: object) -> Hashable:
+    """Equal for values of one type and one representation; NaN equals itself."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return type(value).__name__, repr(value)
+
+
+def identity(value: object) -> Hashable:
+    """Equal for equal values of a coordinate: numbers as numbers, booleans and text apart."""
+    value = value.item() if isinstance(value, np.generic) else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and value == value else _exact(value)
+
+
+def _is_none(value: object) -> bool:
+    """Whether a model does not have this coordinate, as a single layer has no hidden widths."""
+    return bool(value == "-" or value != value)
+
+
+def coordinate_label(name: str, value: object, among: Iterable[object] = ()) -> str:
+    """A model's coordinate in words: ``width_scale 0.5``, ``adam``; empty if it has none.
+
+    Args:
+        name: Of the coordinate.
+        value: Of the coordinate.
+        among: Values from which the label must tell this one apart.
+    """
+    values = {identity(v): v for v in (*among, value)}
+    if len(values) > 1:
+        return _value_labels(name, values)[identity(value)]
+    if _is_none(value):
         return ""
     if isinstance(value, str):
         return f"{_WORDS[name]} {value}" if name in _WORDS else value
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{_WORDS.get(name, name)} {shown}"
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def first_unique(forms: Mapping[_Key, Sequence[str]]) -> dict[_Key, str]:
+    """For each key the first of its texts that no other key has.
+
+    Args:
+        forms: For each key its possible texts, in the order of preference.
+
+    Returns:
+        Texts that differ, unless those at the end of two keys' forms are equal.
+    """
+    places = dict.fromkeys(forms, 0)
+    while True:
+        texts = {key: forms[key][place] for key, place in places.items()}
+        counts = Counter(texts.values())
+        longer = [
+            key for key, text in texts.items()
+            if counts[text] > 1 and places[key] + 1 < len(forms[key])
+        ]  # fmt: skip
+        if not longer:
+            return texts
+        for key in longer:
+            places[key] += 1
+
+
+def number_forms(value: float, digits: int) -> list[str]:
+    """A number with that many significant digits, with one more, and so on until it is exact.
+
+    More digits than make it exact are left out: 0.3, and not 0.29999999999999999.
+    """
+    counts = range(digits, _ALL_DIGITS + 1)
+    exact = next((n for n in counts if float(f"{value:.{n}g}") == value), _ALL_DIGITS)
+    return [f"{value:.{min(n, exact)}g}" for n in counts]
+
+
+def _with_word(name: str, label: str) -> str:
+    """A value's label, in front of it what the coordinate is called; empty if the label is."""
+    word = _WORDS.get(name, name)
+    return label if not label or label.startswith(f"{word} ") else f"{word} {label}"
+
+
+def _quoted(name: str, value: object) -> str:
+    """A value with its coordinate's name, in quotation marks if it is text."""
+    return f"{name} {value!r}"
+
+
+def _value_labels(name: str, values: Mapping[_Key, object]) -> dict[_Key, str]:
+    """A coordinate's values in words, in as many digits as tell them apart."""
+
+    def forms(value: object) -> list[str]:
+        usual, full = coordinate_label(name, value), _quoted(name, value)
+        if not isinstance(value, float) or not math.isfinite(value):
+            return [usual, full]
+        word = _WORDS.get(name, name)
+        return [usual, *(f"{word} {text}" for text in number_forms(value, 7)), full]
+
+    labels = {key: coordinate_label(name, value) for key, value in values.items()}
+    if len({*labels.values()}) == len(values):
+        return labels
+    return first_unique({key: forms(value) for key, value in values.items()})
+
+
+def coordinate_labels(runs: xr.Dataset, names: Iterable[str]) -> dict[str, list[str]]:
+    """Every model's value of some coordinates in words; empty for a value that is none.
+
+    Args:
+        runs: Results of any axes.
+        names: Some of the `model_coordinates`.
+
+    Returns:
+        By the coordinates' names, for each model a label. Different values have different labels,
+        also those of two coordinates.
+    """
+    runs = by_model(runs)
+    keys, forms = {}, {}
+    for name in names:
+        values = runs[name].values.tolist()
+        keys[name] = [(name, _exact(value)) for value in values]
+        distinct = dict(zip(keys[name], values, strict=True))
+        for key, label in _value_labels(name, distinct).items():
+            if label:
+                forms[key] = [label, _with_word(name, label), _quoted(name, distinct[key])]
+    labels = first_unique(forms)
+    return {name: [labels.get(key, "") for key in own] for name, own in keys.items()}
 
 
 def model_labels(runs: xr.Dataset, names: Collection[str] | None = None) -> list[str]:
@@ -310,13 +467,94 @@ def model_labels(runs: xr.Dataset, names: Collection[str] | None = None) -> list
         runs: Results.
         names: Of the coordinates that it tells; unless given what differs between models, and
             always the depth.
+
+    Returns:
+        Labels that are equal if and only if all these coordinates are. They are for readers: where
+        the usual words of two models are the same, they are lengthened, by digits, by the
+        coordinates' names or by a number.
     """
-    runs = by_model(runs)
-    there = model_coordinates(runs)
     names = {*varying(runs), "depth"} if names is None else names
-    shown = [name for name in there if name in names] or there
-    rows = zip(*(runs[n].values.tolist() for n in shown), strict=True) if shown else [()]
-    return [", ".join(filter(None, map(coordinate_label, shown, row))) or "model" for row in rows]
+    return labels_across([runs], names)[0]
+
+
+def labels_across(
+    sweeps: Sequence[xr.Dataset], names: Collection[str], *, without: Collection[str] = ()
+) -> list[list[str]]:
+    """Labels that models of several sweeps have in common.
+
+    Args:
+        sweeps: Results of any axes.
+        names: Of the coordinates that count; of a sweep that has none of these all do.
+        without: Coordinates that never count.
+
+    Returns:
+        For each sweep its models' labels, which are equal if and only if the coordinates are, in
+        whatever order a sweep has these. A value that is none (``-``, NaN) equals a coordinate that
+        is missing, and 1 equals 1.0, unless one of the sweeps has both values.
+    """
+    sweeps = list(map(by_model, sweeps))
+    columns: list[dict[str, list[Any]]] = []
+    for runs in sweeps:
+        there = [name for name in model_coordinates(runs) if name not in without]
+        shown = [name for name in there if name in names] or there
+        columns.append({name: runs[name].values.tolist() for name in shown})
+    keys_of = {
+        name: _matching_key([own[name] for own in columns if name in own])
+        for name in dict.fromkeys(name for own in columns for name in own)
+    }
+    values: dict[str, dict[Hashable, Any]] = {name: {} for name in keys_of}
+    for own in columns:
+        for name, column in own.items():
+            for value in column:
+                values[name].setdefault(keys_of[name](value), value)
+    words = {name: _value_labels(name, found) for name, found in values.items()}
+    models: dict[Hashable, dict[str, Hashable]] = {}
+    keys: list[list[Hashable]] = []
+    for runs, own in zip(sweeps, columns, strict=True):
+        keys.append([])
+        for m in range(runs.sizes["model"]):
+            row = {name: keys_of[name](column[m]) for name, column in own.items()}
+            keys[-1].append(frozenset((n, key) for n, key in row.items() if key is not None))
+            models.setdefault(keys[-1][-1], row)
+
+    def usual(row: Mapping[str, Hashable]) -> str:
+        return ", ".join(filter(None, (words[n][key] for n, key in row.items()))) or "model"
+
+    def named(row: Mapping[str, Hashable]) -> str:
+        shown = (_with_word(n, words[n][key]) for n, key in row.items())
+        return ", ".join(filter(None, shown)) or "model"
+
+    def full(row: Mapping[str, Hashable]) -> str:
+        return ", ".join(_quoted(n, values[n][key]) for n, key in row.items()) or "model"
+
+    labels = {key: usual(row) for key, row in models.items()}
+    if len({*labels.values()}) < len(labels):
+        forms = {key: (usual(row), named(row), full(row)) for key, row in models.items()}
+        labels = _numbered(first_unique(forms))
+    return [[labels[key] for key in own] for own in keys]
+
+
+def _matching_key(columns: Sequence[Sequence[object]]) -> Callable[[object], Hashable]:
+    """What makes two values of a coordinate one, given those of each sweep that has it."""
+
+    def loosely(value: object) -> Hashable:
+        return None if _is_none(value) else identity(value)
+
+    exactly = any(len({*map(_exact, own)}) > len({*map(loosely, own)}) for own in columns)
+    return _exact if exactly else loosely
+
+
+def _numbered(texts: Mapping[_Key, str]) -> dict[_Key, str]:
+    """The texts, with a number behind those that another key has."""
+    taken, counts = {*texts.values()}, Counter(texts.values())
+    found = dict(texts)
+    for key, text in texts.items():
+        number = 1
+        while counts[text] > 1 and found[key] in taken:
+            found[key] = f"{text} ({number})"
+            number += 1
+        taken.add(found[key])
+    return found
 
 
 # --- files ---
@@ -351,11 +589,25 @@ def save_json(content: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def recorded_seal(folder: Path) -> str:
+    """The seal of ``results.nc`` that a run's ``config.json`` records; empty if it records none.
+
+    Folders from before there was this record have none.
+    """
+    try:
+        stored = json.loads((folder / CONFIG_FILE).read_text())
+        recorded = stored[RESULTS_SEAL] if stored["format"] == FORMAT else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return recorded if isinstance(recorded, str) else ""
+
+
 def load_netcdf(path: Path) -> xr.Dataset:
     """Reads into memory what `save_netcdf` wrote, and nothing else.
 
     Raises:
-        DataError: If the file is damaged or another's.
+        DataError: If the file is damaged, no program of ours wrote it, or it is a ``results.nc``
+            beside the ``config.json`` of another run.
     """
     try:
         size = path.stat().st_size
@@ -366,6 +618,13 @@ def load_netcdf(path: Path) -> xr.Dataset:
             )
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if path.name == RESULTS_FILE and recorded_seal(path.parent) not in ("", seal_of(path)):
+        raise DataError(
+            f"{path}: not the results of the run that {CONFIG_FILE} beside it describes (the file "
+            "was copied from another run, or replaced): give the run's command again, which makes "
+            f"{RESULTS_FILE} from its checkpoints, or train the run again (overwrite=True, "
+            "--overwrite in the shell)"
+        )
     try:
         with xr.open_dataset(path, engine="h5netcdf") as stored:
             if stored.nbytes > _MAX_RATIO * size:

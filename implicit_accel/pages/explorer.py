@@ -30,7 +30,7 @@ from implicit_accel.plotting import COLOURS, STABILITY_OF, Predicted, observed, 
 from implicit_accel.results import (
     RUN,
     by_model,
-    coordinate_label,
+    coordinate_labels,
     model_labels,
     trained,
     varying,
@@ -199,9 +199,8 @@ class _Runs:
         """
         names = sorted(varying(self.runs), key=lambda name: name != "depth")
         axes = []
-        for name in names:
+        for name, labels in coordinate_labels(self.runs, names).items():
             values = self.runs[name].values.tolist()
-            labels = [coordinate_label(name, value) for value in values]
             distinct = dict.fromkeys(filter(None, labels))
             if all(isinstance(value, int | float) for value in values):
                 order = dict(zip(labels, values, strict=True))
