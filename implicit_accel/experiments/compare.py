@@ -3,13 +3,14 @@
     python -m experiments.compare outputs/gas outputs/abalone
     python -m experiments.compare outputs/gas-* --best_by final --csv all.csv --latex table.tex
 
-Models are matched by their labels: by what differs within the runs. What is the same within each
-run but not in all of them is listed first.
+Models are matched by the coordinates that differ within any of the runs. What is the same within
+each run but not in all of them is listed first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,13 +24,17 @@ from implicit_accel.comparison import compare, differences, of_run, with_ends
 from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
 from implicit_accel.exports import save_text
-from implicit_accel.files import printable
+from implicit_accel.figure_files import COMPARISON_FIGURES, remove_figures
 from implicit_accel.latex import to_latex
 from implicit_accel.loading import load_run
-from implicit_accel.statistics import compares_final
+from implicit_accel.statistics import BEST_BY_WORDS, compares_final
 
 _GROUPS = cli.FlagGroups()
-_FIGURES = flags.DEFINE_string("figures_dir", "outputs/comparison", "Where the figures go.")
+_FIGURES = flags.DEFINE_string(
+    "figures_dir",
+    "outputs/comparison",
+    "Where the figures go; those of an earlier comparison are replaced.",
+)
 _FORMATS = cli.define_formats()
 _CSV = flags.DEFINE_string("csv", None, "File for the whole table: a row per run and model.")
 _LATEX = flags.DEFINE_string("latex", None, "File for the printed table as LaTeX (booktabs).")
@@ -38,7 +43,7 @@ _GROUPS.add("Flags", _BEST_BY, _FIGURES, _FORMATS, _CSV, _LATEX)
 
 
 def load(folders: list[str]) -> dict[str, xr.Dataset]:
-    """Runs by their folders' names; by the whole paths where two have one name.
+    """Runs by their names, see `run_names`.
 
     Raises:
         UserError: If there are none, one is given twice, or one is no run.
@@ -50,10 +55,45 @@ def load(folders: list[str]) -> dict[str, xr.Dataset]:
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise UserError(f"{path} is given twice")
-    names = [place.name for place in places]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    return {printable(name): load_run(path) for name, path in zip(names, paths, strict=True)}
+    return dict(zip(run_names(places), map(load_run, paths), strict=True))
+
+
+def run_names(places: Sequence[Path]) -> list[str]:
+    """Names for runs: the last parts of their paths, as many of each as tell it from the others.
+
+    Args:
+        places: Different absolute paths.
+
+    Returns:
+        Different names, each one printable line.
+    """
+    names = []
+    for place in places:
+        endings = [place.parts[-count:] for count in range(1, len(place.parts) + 1)]
+        unique = (e for e in endings if sum(other.parts[-len(e) :] == e for other in places) == 1)
+        names.append(str(Path(*next(unique, place.parts))))
+    return _short_lines(names, 80)
+
+
+def _short_lines(texts: Sequence[str], longest: int) -> list[str]:
+    """Texts from outside as short printable lines; different texts stay different.
+
+    Characters that cannot be printed are escaped as in Python, and so is the backslash. Of long
+    texts the middle is left out, as far as they still differ.
+    """
+    lines = [
+        "".join(
+            c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode()
+            for c in text
+        )
+        for text in texts
+    ]
+    while True:
+        half = longest // 2
+        short = [x if len(x) <= longest else f"{x[: half - 1]}…{x[-half:]}" for x in lines]
+        if len(set(short)) == len(set(lines)):
+            return short
+        longest *= 2
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,13 +129,13 @@ def print_differences(table: pd.DataFrame, console: Console) -> None:
     for name in ("setting", *table):
         shown.add_column(str(name))
     for setting, row in table.iterrows():
-        shown.add_row(str(setting), *(printable(str(value), 60) for value in row))
+        shown.add_row(str(setting), *_short_lines(list(map(str, row)), 60))
     console.print(shown)
 
 
-def print_side_by_side(table: pd.DataFrame, console: Console) -> None:
+def print_side_by_side(table: pd.DataFrame, title: str, console: Console) -> None:
     """The runs of each model below each other."""
-    shown = Table(title="The runs side by side, each model at its best learning rate")
+    shown = Table(title=title)
     shown.title_justify = "left"
     for name in table:
         shown.add_column(str(name), justify="left" if name in ("model", "run") else "right")
@@ -117,7 +157,9 @@ def main(folders: list[str]) -> None:
     if len(runs) > 1:
         print_differences(differences(runs), console)
     shown = side_by_side(table)
-    print_side_by_side(shown, console)
+    rule = BEST_BY_WORDS[_BEST_BY.value]
+    title = f"The runs side by side, each model at its best learning rate ({rule})"
+    print_side_by_side(shown, title, console)
     for name in runs:
         for sentence in summary.answers(of_run(table, name)):
             console.print(f"→ {name}: {sentence}", soft_wrap=True)
@@ -125,7 +167,7 @@ def main(folders: list[str]) -> None:
     if _CSV.value:
         written.append(save_text(table.to_csv(index=False), Path(_CSV.value)))
     if _LATEX.value:
-        written.append(save_text(to_latex(shown), Path(_LATEX.value)))
+        written.append(save_text(to_latex(shown, caption=f"{title}."), Path(_LATEX.value)))
     names = ", ".join(map(str, written))
     if not formats:
         if names:
@@ -139,6 +181,7 @@ def main(folders: list[str]) -> None:
     drawn = comparison_figures(runs, table, best_by=_BEST_BY.value)
     try:
         paths = write_figures(drawn, figures, formats)
+        remove_figures(figures, COMPARISON_FIGURES, keep=paths)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
     console.print(f"{len(paths)} figures in {figures}" + (f"; {names}" if names else ""))
