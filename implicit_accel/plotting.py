@@ -7,7 +7,7 @@ import json
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +23,19 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.observables import stability_threshold
-from implicit_accel.results import STEPS, by_model, coordinate_label, model_labels, trained, varying
+from implicit_accel.results import (
+    STEPS,
+    by_model,
+    coordinate_label,
+    coordinate_labels,
+    first_unique,
+    model_labels,
+    observed,
+    trained,
+    varying,
+)
 from implicit_accel.statistics import (
+    BEST_BY_WORDS,
     best_learning_rates,
     bounded,
     compares_final,
@@ -46,6 +57,10 @@ _PANEL = ("loss_name", "optimizer", "weight_decay", "init", "init_std")
 FORMATS = ("png", "pdf")
 
 
+# Characters of a title that have room above a panel, and of one above panels side by side.
+_TITLE_WIDTH = 58
+
+
 def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
     """Models that belong in one panel, with its title.
 
@@ -53,19 +68,20 @@ def _panels(results: xr.Dataset) -> Iterator[tuple[str, list[int]]]:
     of one loss.
     """
     names = [n for n in (_PANEL if _is_linear(results) else _PANEL[:1]) if n in results.coords]
-    varied = [n for n in names if len(set(map(str, results[n].values.tolist()))) > 1]
+    labels = coordinate_labels(results, names)
+    varied = [n for n in names if len(set(labels[n])) > 1]
     groups: dict[tuple[str, ...], list[int]] = {}
     for m in range(results.sizes["model"]):
-        groups.setdefault(tuple(str(results[n].values[m]) for n in names), []).append(m)
+        groups.setdefault(tuple(labels[n][m] for n in names), []).append(m)
     for models in groups.values():
         m = models[0]
         words = []
         for name in names:
-            value = results[name].values[m]
             if name == "loss_name" and _is_linear(results):
-                words.append(rf"$\ell_{{{str(value).removeprefix('l')}}}$ loss")
+                exponent = str(results[name].values[m]).removeprefix("l")
+                words.append(rf"$\ell_{{{exponent}}}$ loss")
             elif name in varied or name == "loss_name":
-                words.append(plain(coordinate_label(name, value)))
+                words.append(plain(labels[name][m]))
         yield ", ".join(filter(None, words)), models
 
 
@@ -78,14 +94,24 @@ def plain(label: str) -> str:
     return label.replace("$", r"\$").lstrip("_")
 
 
-def _line_label(results: xr.Dataset, m: int) -> str:
+def plain_labels(labels: Iterable[str]) -> dict[str, str]:
+    """The `plain` labels of different ones, which stay different: they are keys of figures."""
+    # Matplotlib leaves labels that begin with an underscore out of legends; a space hides it.
+    return first_unique(
+        {label: [plain(label), f" {label}".replace("$", r"\$")] for label in labels}
+    )
+
+
+def _line_labels(results: xr.Dataset) -> list[str]:
+    """What legends call each model."""
     if not _is_linear(results):
-        return plain(model_labels(results)[m])
-    depth, hidden = results["depth"].values[m], str(results["hidden_widths"].values[m])
-    widths = set(hidden.split("x"))
-    if depth == 1:
-        return "depth 1"
-    return f"depth {depth}, width {widths.pop() if len(widths) == 1 else hidden}"
+        return list(map(plain, model_labels(results)))
+    labels = []
+    for depth, hidden in zip(results["depth"].values, results["hidden_widths"].values, strict=True):
+        widths = set(str(hidden).split("x"))
+        width = widths.pop() if len(widths) == 1 else hidden
+        labels.append("depth 1" if depth == 1 else f"depth {depth}, width {width}")
+    return labels
 
 
 def _figure(
@@ -93,9 +119,18 @@ def _figure(
     title: str,
     draw: Callable[[Axes, list[int]], None],
     *,
+    rule: str,
     panel_size: tuple[float, float] = (4.4, 3.4),
 ) -> Figure:
-    """A row (or grid) of panels under one title, with one legend per panel."""
+    """A row (or grid) of panels under one title, with one legend per panel.
+
+    Args:
+        results: By model.
+        title: Of the figure.
+        draw: Draws some models.
+        rule: By which rule the learning rates that are shown were chosen: below the title.
+        panel_size: In inches.
+    """
     panels = list(_panels(results))
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -113,7 +148,8 @@ def _figure(
         ax.set_visible(False)
     # The dataset's name is text: a dollar sign in it starts no formula.
     name = printable(str(results.attrs["title"]), 160)
-    figure.suptitle(f"{title}\n{name}", fontsize=10, parse_math=False, usetex=False)
+    above = textwrap.wrap(f"{title} {rule}", _TITLE_WIDTH * columns)
+    figure.suptitle("\n".join([*above, name]), fontsize=10, parse_math=False, usetex=False)
     return figure
 
 
@@ -127,8 +163,10 @@ def _styles(results: xr.Dataset, models: list[int]) -> list[dict[str, Any]]:
     if _is_linear(results) or not names:
         return [_style(i % len(COLOURS), i // len(COLOURS)) for i in range(len(models))]
 
+    labels = coordinate_labels(results, names)
+
     def ranks(names: Sequence[str]) -> list[int]:
-        rows = [tuple(str(results[n].values[m]) for n in names) for m in models]
+        rows = [tuple(labels[n][m] for n in names) for m in models]
         places = {row: rank for rank, row in enumerate(dict.fromkeys(rows))}
         return [places[row] for row in rows]
 
@@ -219,13 +257,13 @@ def plot_excess_loss(
     are predictions, where there are some.
     """
     results = by_model(results)
-    best = best_learning_rates(results, best_by)
+    best, labels = best_learning_rates(results, best_by), _line_labels(results)
     steps = results["step"].values
     diverged = results["divergence_step"].values
 
     def draw(ax: Axes, models: list[int]) -> None:
         for m, style in zip(models, _styles(results, models), strict=True):
-            label = _line_label(results, m)
+            label = labels[m]
             if best[m] < 0:
                 ax.plot([], [], label=f"{label}: diverges at every rate", **style)
                 continue
@@ -252,7 +290,8 @@ def plot_excess_loss(
         ax.set_ylabel(r"excess loss $L - L^*$")
         _legend(ax)
 
-    return _figure(results, "Excess loss at each model's best learning rate", draw)
+    title = "Excess loss at each model's best learning rate"
+    return _figure(results, title, draw, rule=f"({BEST_BY_WORDS[best_by]})")
 
 
 def _draw_predicted(ax: Axes, steps: np.ndarray, curve: np.ndarray) -> None:
@@ -290,75 +329,104 @@ def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
         ax.axhline(floor, color="0.4", linewidth=0.8, linestyle=":", label=label)
 
 
-def plot_learning_rates(results: xr.Dataset) -> Figure:
+def plot_learning_rates(results: xr.Dataset, *, best_by: str = "target") -> Figure:
     """Final excess loss against learning rate; where it ends, the median run diverges.
 
-    Rings mark the best rates, crosses on the top edge those at which more than a tenth of the runs
-    diverges: they are never chosen.
+    Rings mark the rates that `summarise` chooses by the same rule; one on the top edge marks a rate
+    at which the median run has diverged by the last step. Crosses on the top edge mark rates at
+    which more than a tenth of the runs diverges, see `best_learning_rates`.
     """
     results = by_model(results)
     final = final_excess(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
-        _draw_against_rates(ax, results, models, final, "final")
+        _draw_against_rates(ax, results, models, final, best_by)
         _mark_resolution(ax, results, models)
         ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
         _legend(ax)
 
-    return _figure(results, f"Final excess loss against learning rate {_MARKS}", draw)
+    return _figure(results, "Final excess loss against learning rate", draw, rule=_marks(best_by))
 
 
-# What marks in figures against the learning rate mean.
-_MARKS = "(○: the best, ×: runs diverge)"
+def _marks(best_by: str) -> str:
+    """What marks in figures against the learning rate mean."""
+    diverging = "runs diverge" + (" before the target" if best_by == "target" else "")
+    return f"(○: best, {BEST_BY_WORDS[best_by]}; ×: {diverging})"
 
 
-def plot_steps_to_target(results: xr.Dataset) -> Figure:
-    """Steps to the target against learning rate, marked as in `plot_learning_rates`."""
+def plot_steps_to_target(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+    """Steps to the target against learning rate, marked as in `plot_learning_rates`.
+
+    With ``best_by="stable"`` runs that diverge after the target count as never there, as in the
+    table. A ring on the top edge marks a best rate at which the median run misses the target.
+    """
     results = by_model(results)
-    steps = valid_steps(results)
+    steps = valid_steps(results, stable=best_by == "stable")
 
     def draw(ax: Axes, models: list[int]) -> None:
-        _draw_against_rates(ax, results, models, np.maximum(steps, 1), "target")
+        _draw_against_rates(
+            ax, results, models, np.maximum(steps, 1), best_by, without=": not reached"
+        )
         ax.set_ylabel("steps to target")
         _legend(ax)
 
-    return _figure(results, f"Steps to target against learning rate {_MARKS}", draw)
+    return _figure(results, "Steps to target against learning rate", draw, rule=_marks(best_by))
 
 
 def _draw_against_rates(
-    ax: Axes, results: xr.Dataset, models: list[int], values: np.ndarray, best_by: str
+    ax: Axes,
+    results: xr.Dataset,
+    models: list[int],
+    values: np.ndarray,
+    best_by: str,
+    *,
+    without: str = "",
 ) -> None:
-    """Values (model, learning_rate, seed) against the rates, as far as there is anything to see."""
+    """Values (model, learning_rate, seed) against the rates, as far as there is anything to see.
+
+    A model's label ends with ``without`` if its median has no value at any rate.
+    """
     rates, tried, styles = _rates(results), trained(results), _styles(results, models)
     best, fine = best_learning_rates(results, best_by), usable(results, best_by)
+    labels = _line_labels(results)
     seen = np.zeros(len(rates), bool)
     for m, style in zip(models, styles, strict=True):
-        own, label = rates[tried[m]], _line_label(results, m)
+        own, label = rates[tried[m]], labels[m]
         curves = values[m][tried[m]].T
         middle = np.median(curves, axis=0)
         known = np.isfinite(middle)
         seen[tried[m]] |= known
-        label += "" if known.any() or best_by == "final" else ": not reached"
+        label += "" if known.any() else without
         style = {**style, "marker": "o", "markersize": 2.5}
         _draw_spread(ax, own, np.where(known, curves, np.nan), style)
         ax.plot(own, np.where(known, middle, np.nan), label=label, **style)
-        if best[m] >= 0 and np.isfinite(np.median(values[m, best[m]])):
-            place = rates[best[m]], np.median(values[m, best[m]])
-            ax.plot(*place, "o", color=style["color"], markersize=8, fillstyle="none")
+        if best[m] >= 0:
+            seen[best[m]] = True
+            height = np.median(values[m, best[m]])
+            if np.isfinite(height):
+                ax.plot(rates[best[m]], height, color=style["color"], **_RING)
     shown = np.flatnonzero(seen)
     # One rate more on both sides: where a line ends is seen only if there is something beyond.
     ends = (max(shown[0] - 1, 0), shown[-1] + 2) if len(shown) else (0, len(rates))
     _log_axes(ax, rates[slice(*ends)])
     ax.set_xlabel(r"learning rate $\eta$")
+    on_edge = {"clip_on": False, "transform": ax.get_xaxis_transform()}
     for position, (m, style) in enumerate(zip(models, styles, strict=True)):
+        if best[m] >= 0 and not np.isfinite(np.median(values[m, best[m]])):
+            (ring,) = ax.plot(rates[best[m]], 1.0, color=style["color"], **_RING, **on_edge)
+            ring.set_in_layout(False)
         bad = np.zeros(len(rates), bool)
         bad[slice(*ends)] = (tried[m] & ~fine[m])[slice(*ends)]
         (crosses,) = ax.plot(
             rates[bad], np.full(bad.sum(), 1.0 - 0.035 * position), "x", markersize=3.5,
-            clip_on=False, color=style["color"], transform=ax.get_xaxis_transform(),
+            color=style["color"], **on_edge,
         )  # fmt: skip
         # Unclipped and perhaps empty, it would confuse the layout.
         crosses.set_in_layout(False)
+
+
+# A best rate's mark.
+_RING: Mapping[str, Any] = {"marker": "o", "markersize": 8, "fillstyle": "none"}
 
 
 def _draw_spread(ax: Axes, x: np.ndarray, curves: np.ndarray, style: Mapping[str, Any]) -> None:
@@ -391,25 +459,30 @@ def plot_speed_up(
     """
     results = by_model(results)
     table = summarise(results, best_by=best_by, baseline=baseline)
-    final = compares_final(table)
-    base = table.attrs["baseline"] or {"depth": 1}
-    base = plain(", ".join(coordinate_label(name, value) for name, value in base.items()))
+    final, labels = compares_final(table), _line_labels(results)
+    wanted = table.attrs["baseline"] or {"depth": 1}
+    words = (
+        coordinate_label(name, value, results[name].values.tolist() if name in results else ())
+        for name, value in wanted.items()
+    )
+    base = plain(", ".join(words))
     if final:
         title = "How many times lower the final excess loss is"
         xlabel = f"final excess loss of {base} over the model's"
     else:
         title = f"How many times fewer steps than {base}"
         xlabel = f"speed-up over {base}: slower | faster"
-    if base == "depth 1" and not final:
+    if wanted == {"depth": 1} and not final:
         title = "How many times fewer steps than one layer"
 
     def draw(ax: Axes, models: list[int]) -> None:
         rows = zip(models, _styles(results, models), strict=True)
         _draw_comparisons(ax, table, [(m, style["color"]) for m, style in rows], final=final)
-        ax.set_yticks(range(len(models)), [_line_label(results, m) for m in models], fontsize=8)
+        ax.set_yticks(range(len(models)), [labels[m] for m in models], fontsize=8)
         ax.set_xlabel(xlabel)
 
-    return _figure(results, title, draw, panel_size=(4.4, 2.6))
+    rule = f"(best learning rates: {BEST_BY_WORDS[best_by]})"
+    return _figure(results, title, draw, rule=rule, panel_size=(4.4, 2.6))
 
 
 def _draw_comparisons(
@@ -442,12 +515,26 @@ def _draw_comparisons(
     ax.set_ylim(len(models) - 0.4, -0.6)
     limits = (min(shown) / 1.3, max(shown) * 1.3)
     ax.set_xlim(*limits)
-    for position, ends, colour in intervals:  # an end at 0 or infinity leaves the panel
-        ends = np.clip(ends, *limits)
-        ax.plot(ends, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+    for position, ends, colour in intervals:
+        inside = np.clip(ends, *limits)
+        ax.plot(inside, [position] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+        _draw_arrows(ax, ends, position, colour)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 50 * min(shown) else (1,)))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_arrows(ax: Axes, ends: np.ndarray, place: float, colour: str) -> None:
+    """Arrow heads on the edges of a panel, where an interval's ends lie beyond them."""
+    left, right = ax.get_xlim()
+    for end in ends[_is_open(ends, log=ax.get_xscale() == "log")]:
+        edge, marker = (right, ">") if end > 0 else (left, "<")
+        ax.plot(edge, place, marker, color=colour, markersize=5, clip_on=False)
+
+
+def _is_open(ends: np.ndarray, *, log: bool) -> np.ndarray:
+    """Whether the ends of intervals have no place on an axis: infinite, or not above 0 on a log."""
+    return np.isinf(ends) | ((ends <= 0) & log)
 
 
 # Around a mark that lies on lines.
@@ -491,11 +578,11 @@ def plot_observable(
     if name not in curves:
         raise UserError(f"{name!r} was not recorded: there are {', '.join(map(str, curves))}")
     steps = results[curves[name]].values
-    best = best_learning_rates(results, best_by)
+    best, labels = best_learning_rates(results, best_by), _line_labels(results)
 
     def draw(ax: Axes, models: list[int]) -> None:
         for m, style in zip(models, _styles(results, models), strict=True):
-            label = _line_label(results, m)
+            label = labels[m]
             if best[m] < 0:
                 ax.plot([], [], label=f"{label}: diverges at every rate", **style)
                 continue
@@ -516,12 +603,8 @@ def plot_observable(
         _legend(ax)
 
     title = plain(name.replace("_", " ")).capitalize()
-    return _figure(results, f"{title} at each model's best learning rate", draw)
-
-
-def observed(results: xr.Dataset) -> list[str]:
-    """The names of the observables that were recorded along the runs."""
-    return [str(n) for n, v in results.data_vars.items() if v.dims[-1:] == ("observation_step",)]
+    title = f"{title} at each model's best learning rate"
+    return _figure(results, title, draw, rule=f"({BEST_BY_WORDS[best_by]})")
 
 
 # Whose stability threshold each kind of sharpness is held against.
@@ -614,7 +697,8 @@ def plot_effects(
     """Effects with their 95 % intervals, one row each: a forest plot.
 
     Behind an interval a pale bar spans what the halves of the learning rates' grid give alone, of
-    effects that have ``halves``. One that is a ``bound`` is an arrow.
+    effects that have ``halves``. One that is a ``bound`` is an arrow. An interval with an infinite
+    end, or on a logarithmic axis one at 0, reaches to the edge of the panel, with an arrow there.
 
     Args:
         series: Label → effects, as many in each; those at one position share a row, which has the
@@ -639,6 +723,7 @@ def plot_effects(
     if log:
         ax.set_xscale("log")
     shown = [reference]
+    beyond: list[tuple[np.ndarray, float, str]] = []
     for number, (label, effects) in enumerate(zip(series, columns, strict=True)):
         depth = re.fullmatch(r"depth ([1-9])", label)
         colour = COLOURS[((int(depth[1]) - 1) if depth else number) % len(COLOURS)]
@@ -668,9 +753,12 @@ def plot_effects(
             if halves:  # behind the interval
                 ax.hlines(place, min(halves), max(halves), color=colour, linewidth=6, alpha=0.25)
                 shown += halves
-        valid = drawn & np.isfinite(ends).all(axis=1) & ((ends > 0).all(axis=1) | (not log))
+        is_open = _is_open(ends, log=log)
+        valid = drawn & np.isfinite(ends).all(axis=1) & ~is_open.any(axis=1)
         ax.hlines(places[valid], *ends[valid].T, color=colour, linewidth=1.6)
-        shown += [*values[drawn], *ends[valid].ravel()]
+        leaving = drawn & ~np.isnan(ends).any(axis=1) & is_open.any(axis=1)
+        beyond += [(ends[i], places[i], colour) for i in np.flatnonzero(leaving)]
+        shown += [*values[drawn], *ends[valid].ravel(), *ends[leaving][~is_open[leaving]]]
     low, high = min(shown), max(shown)
     if log:
         ax.set_xlim(low / 1.25, high * 1.25)
@@ -679,6 +767,12 @@ def plot_effects(
         ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
+    if beyond and not log:  # finite ends of these intervals have not widened the axis yet
+        margin = 0.05 * (high - low) or 1.0
+        ax.set_xlim(low - margin, high + margin)
+    for ends, place, colour in beyond:
+        ax.hlines(place, *np.clip(ends, *ax.get_xlim()), color=colour, linewidth=1.6)
+        _draw_arrows(ax, ends, place, colour)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(True, axis="x", alpha=0.25, linewidth=0.6)
@@ -778,8 +872,8 @@ def save_figures(
     """
     figures = {
         "excess_loss": plot_excess_loss(results, best_by=best_by, predicted=predicted),
-        "learning_rates": plot_learning_rates(results),
-        "steps_to_target": plot_steps_to_target(results),
+        "learning_rates": plot_learning_rates(results, best_by=best_by),
+        "steps_to_target": plot_steps_to_target(results, best_by=best_by),
     }
     if baseline or _is_linear(results):
         figures["speed_up"] = plot_speed_up(results, best_by=best_by, baseline=baseline)

@@ -1,10 +1,15 @@
 """Several runs side by side."""
 
+import math
+import shutil
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from programs import as_module, forked
 from test_statistics import INF, NAN, general, made
 
@@ -12,6 +17,7 @@ import implicit_accel as ia
 from implicit_accel import UserError, compare, differences
 from implicit_accel.comparison import common_labels
 from implicit_accel.comparison_plots import comparison_figures
+from implicit_accel.plotting import plot_effects, plot_speed_up
 
 LOW = np.full((2, 1, 3), 0.05)
 
@@ -82,6 +88,91 @@ def test_figures_have_a_colour_for_each_run(pair):
     assert list(final)[:2] == ["final_excess", "final_ratio"]
 
 
+# --- intervals in figures ---
+
+
+@dataclass(frozen=True)
+class Ratio:
+    value: float
+    low: float = NAN
+    high: float = NAN
+    name: str = "ratio"
+    note: str = ""
+
+
+def segments(ax) -> list[tuple[float, float, float]]:
+    """The horizontal lines of a panel: their height and ends."""
+    found = [line for collection in ax.collections for line in collection.get_segments()]
+    found += [
+        np.asarray(line.get_xydata()) for line in ax.get_lines() if len(line.get_xdata()) == 2
+    ]
+    return [(a[1], a[0], b[0]) for a, b in found if a[1] == b[1] and a[0] != b[0]]
+
+
+def arrows(ax) -> set[tuple[str, float, float]]:
+    """The arrow heads of a panel: their direction and place."""
+    return {
+        (str(line.get_marker()), x, y)
+        for line in ax.get_lines() if line.get_marker() in ("<", ">")
+        for x, y in np.asarray(line.get_xydata())
+    }  # fmt: skip
+
+
+@given(
+    log=st.booleans(),
+    effects=st.lists(
+        st.tuples(
+            st.floats(0.1, 10), st.sampled_from([0.5, 0.0, -1.0, -INF, NAN]),
+            st.sampled_from([2.0, INF, NAN]),
+        ),
+        min_size=1, max_size=5,
+    ),
+)  # fmt: skip
+def test_an_interval_without_an_end_reaches_the_edge_of_the_panel(log, effects):
+    rows = [Ratio(v, v * low if low > 0 else low, v * high) for v, low, high in effects]
+    figure = plot_effects({"": rows}, title="", xlabel="", log=log)
+    (ax,) = figure.axes
+    left, right = ax.get_xlim()
+    expected, heads = [], set()
+    for place, row in enumerate(rows):
+        if math.isnan(row.low) or math.isnan(row.high):
+            continue
+        opens = row.low == -INF or (log and row.low <= 0)
+        expected.append((place, left if opens else row.low, right if row.high == INF else row.high))
+        heads |= {("<", left, place)} if opens else set()
+        heads |= {(">", right, place)} if row.high == INF else set()
+        # Whatever is finite lies inside.
+        for inside in (row.value, row.low, row.high):
+            if math.isfinite(inside) and (inside > 0 or not log):
+                assert left < inside < right
+    assert sorted(segments(ax)) == sorted(expected)
+    assert arrows(ax) == heads
+
+
+def test_finite_intervals_are_drawn_between_their_ends():
+    rows = [Ratio(2, 1, 3), Ratio(0.5, 0.4, 0.8), Ratio(4)]
+    (ax,) = plot_effects({"": rows}, title="", xlabel="").axes
+    assert segments(ax) == [(0, 1, 3), (1, 0.4, 0.8)]
+    assert arrows(ax) == set()
+    np.testing.assert_allclose(ax.get_xlim(), (0.4 / 1.25, 4 * 1.25))
+
+
+def test_a_comparison_with_runs_that_never_arrive_has_an_arrow():
+    # Of three seeds one never reaches the target: the range of ratios has no upper end.
+    runs = {
+        "a": made([[[100, 200, INF]], [[50, 60, 70]]], LOW),
+        "b": made([[[20, 30, 40]], [[5, 6, 7]]], LOW),
+    }
+    (ax,) = plot_speed_up(runs["a"]).axes
+    (head,) = [(x, y) for marker, x, y in arrows(ax) if marker == ">"]
+    assert head == (ax.get_xlim()[1], 1)
+    (segment,) = segments(ax)
+    assert segment[2] == head[0]
+    assert segment[1] == pytest.approx(100 / 70)
+    (ax,) = comparison_figures(runs, compare(runs))["speed_up"].axes
+    assert len(arrows(ax)) == 1
+
+
 def test_without_a_common_model_only_what_there_is_is_drawn():
     runs = {"$x_": general({"width_scale": (1, 2)}), "y": general({"momentum": (0.1, 0.2)})}
     figures = comparison_figures(runs, compare(runs))
@@ -130,6 +221,22 @@ def test_two_folders_of_one_name_are_told_apart(folders, tmp_path):
     result = run(folders / "one", tmp_path / "x" / "one", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "two" in result.stdout
+
+
+def test_long_names_that_begin_alike_are_different_runs(folders, tmp_path):
+    places = [tmp_path / ("width-" * 15 + end) for end in ("4", "8", "8\x1b[2J")]
+    for place, name in zip(places, ("one", "two", "two"), strict=True):
+        shutil.copytree(folders / name, place)
+    result = run(*places, "--csv", "all.csv", "--formats", "none", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    assert "width-8" in result.stdout
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert len(table) == 6
+    assert table["run"].nunique() == 3
+    expected = [ia.summarise(ia.load_run(folders / n))["steps_to_target"] for n in ("one", "two")]
+    np.testing.assert_allclose(table["steps_to_target"][:4], np.concatenate(expected))
+    assert table["run"].iloc[-1].endswith(r"width-8\x1b[2J")
 
 
 @pytest.mark.parametrize(
