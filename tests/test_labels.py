@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from pathlib import PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from implicit_accel.comparison_plots import comparison_figures
 from implicit_accel.experiments.compare import run_names
 from implicit_accel.pages.explorer import payload
 from implicit_accel.plotting import plain_labels, plot_excess_loss, plot_speed_up
-from implicit_accel.results import coordinate_labels, model_labels
+from implicit_accel.results import coordinate_labels, model_labels, save_results
 
 CLOSE = 0.01, math.nextafter(0.01, 1), 0.01000001, 0.1 + 0.2, 0.3, 0.9999995, 0.9999999, 1e300
 TEXTS = "-", "", "a", "b", "a, b", "x a", "x", "y 1", "1", "nan", "True", "model", "x 'a'"
@@ -203,7 +204,7 @@ def close_runs():
 
 
 def test_models_that_look_alike_are_compared_with_themselves(close_runs):
-    table = compare(close_runs)
+    table: Any = compare(close_runs)
     assert len(table) == 8
     both = table[table["run"] == "both"]
     assert both["model"].nunique() == 4
@@ -221,7 +222,7 @@ def test_models_that_look_alike_are_compared_with_themselves(close_runs):
     new = table[(table["run"] == "one") & (table["init_std"] == 0.4)]
     assert (new["over_first"] == 1).all()
     # Depth 1 with the same standard deviation, not with the one that looks like it.
-    summary = summarise(close_runs["both"])
+    summary: Any = summarise(close_runs["both"])
     for _, row in summary.iterrows():
         (base,) = summary[summary["model"] == row["baseline"]].to_dict("records")
         assert (base["depth"], base["init_std"]) == (1, row["init_std"])
@@ -229,7 +230,7 @@ def test_models_that_look_alike_are_compared_with_themselves(close_runs):
 
 def test_models_that_look_alike_have_rows_panels_and_boxes_of_their_own(close_runs):
     results = close_runs["both"]
-    assert to_tidy(results)["model"].nunique() == 4
+    assert len(set(to_tidy(results)["model"])) == 4
     scores = to_rliable(results)
     assert len(scores) == 4
     titles = [ax.get_title() for ax in plot_excess_loss(results).axes]
@@ -249,7 +250,51 @@ def test_models_that_look_alike_have_rows_panels_and_boxes_of_their_own(close_ru
     assert len(panels) == 6
 
 
-def test_a_user_s_axis_of_close_numbers():
+def test_a_user_s_models_of_close_numbers_are_compared_with_themselves(tmp_path):
+    """On a quadratic whose curvature depends on them; gradient descent's steps are known."""
+    emas = {"a": (0.9999995, 0.9999999), "b": (0.9999999, 0.99999985)}
+    rates = {"a": 0.05, "b": 0.1}
+    target = 1e-3
+
+    def curvature(ema):
+        return (1 - ema) * 1e7
+
+    def steps(ema, rate):
+        c, n, w = curvature(ema), 0, 1.0
+        while c * w**2 / 2 > target:
+            n, w = n + 1, w * (1 - rate * c)
+        return n
+
+    task = ia.from_loss(
+        lambda w, batch, hp: curvature(hp["ema"]) * w**2 / 2 + 0 * batch.sum(),
+        init=lambda seed: np.ones(()), data=np.zeros((2, 1)), optimum=0.0, name="quadratic",
+    )  # fmt: skip
+    runs = {}
+    for name, rate in rates.items():
+        axes = {"learning_rate": (rate,), "seed": (0, 1), "ema": emas[name]}
+        found = ia.sweep(
+            task, axes=axes, optimizer=ia.Optimizer("sgd"), num_steps=200, target=target,
+            precision="float64", records_per_decade=1000,
+        )  # fmt: skip
+        (tmp_path / name).mkdir()
+        save_results(found, tmp_path / name)
+        runs[name] = ia.load_run(tmp_path / name)
+    table = compare(runs)
+    assert table["model"].tolist() == [
+        "ema 0.9999995", "ema 0.9999999", "ema 0.9999999", "ema 0.99999985",
+    ]  # fmt: skip
+    expected = steps(emas["a"][1], 0.05) / steps(emas["b"][0], 0.1)
+    assert expected < 5  # steps of the two models of one sweep differ more
+    assert steps(emas["a"][1], 0.05) > 4 * steps(emas["a"][0], 0.05)
+    np.testing.assert_allclose(table["over_first"], [1, 1, expected, 1])
+    scores = to_rliable(runs["a"], score="log_steps")
+    np.testing.assert_allclose(
+        [10 ** -float(found[0, 0]) for found in scores.values()],
+        [steps(ema, 0.05) for ema in emas["a"]],
+    )
+
+
+def test_an_axis_of_close_numbers_has_a_box_for_each():
     emas = 0.9999995, 0.9999999
     runs = general({"ema": emas, "seed": (0, 1, 2), "optimizer": ("sgd", "adam")})
     page = payload(runs, baseline={"ema": emas[0]})
@@ -291,7 +336,7 @@ PARTS = st.one_of(
 
 @given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map(tuple), min_size=1, unique=True))
 def test_different_paths_have_different_printable_names(paths):
-    names = run_names([PurePosixPath("/", *parts) for parts in paths])
+    names = run_names([Path("/", *parts) for parts in paths])
     assert len(set(names)) == len(paths)
     assert all(name.isprintable() for name in names)
 
@@ -311,7 +356,7 @@ def test_different_paths_have_different_printable_names(paths):
     ],
 )  # fmt: skip
 def test_names_are_the_last_parts_that_differ(paths, names):
-    assert run_names([PurePosixPath(path) for path in paths]) == names
+    assert run_names([Path(path) for path in paths]) == names
 
 
 # --- settings ---
