@@ -91,6 +91,23 @@ def is_sealed(path: Path) -> bool:
         return file.read() == _SEAL.format(digest.hexdigest()).encode()
 
 
+def seal_of(path: Path) -> str:
+    """The SHA-256 that `seal` wrote at a file's end; empty if there is no such file or seal.
+
+    The bytes before it are not read: `is_sealed` verifies them.
+    """
+    before, after = _SEAL.encode().split(b"{}")
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _SEAL_SIZE, 0))
+            end = file.read()
+    except OSError:
+        return ""
+    digest = end.removeprefix(before).removesuffix(after)
+    sealed = len(end) == _SEAL_SIZE and before + digest + after == end and digest.isalnum()
+    return digest.decode() if sealed else ""
+
+
 def is_printable(text: object) -> bool:
     """Whether this is text that can be shown: not empty, one line, no control characters."""
     return isinstance(text, str) and bool(text) and text.isprintable()

@@ -16,7 +16,7 @@ def load_run(folder: str | Path) -> xr.Dataset:
     """Reads a run's results into memory.
 
     The file's checksum is verified first, since the HDF5 library may crash or never return on
-    damaged bytes.
+    damaged bytes. It must be the one that ``config.json`` beside the file records, if there is one.
 
     Args:
         folder: The run's folder, or its ``results.nc``.
@@ -25,7 +25,8 @@ def load_run(folder: str | Path) -> xr.Dataset:
         The labelled results, see `implicit_accel.results`.
 
     Raises:
-        DataError: If there are none, the file is damaged, or it is not one of ours.
+        DataError: If there are none, the file is damaged, it is not one of ours, or not that of
+            the run in the folder.
     """
     path = Path(folder)
     try:

@@ -129,8 +129,8 @@ class Accessor:
         runs = self._results()
         makers = {
             "excess_loss": functools.partial(plotting.plot_excess_loss, best_by=best_by),
-            "learning_rates": plotting.plot_learning_rates,
-            "steps_to_target": plotting.plot_steps_to_target,
+            "learning_rates": functools.partial(plotting.plot_learning_rates, best_by=best_by),
+            "steps_to_target": functools.partial(plotting.plot_steps_to_target, best_by=best_by),
             "speed_up": functools.partial(
                 plotting.plot_speed_up, best_by=best_by, baseline=baseline
             ),

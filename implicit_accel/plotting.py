@@ -148,7 +148,7 @@ def _figure(
         ax.set_visible(False)
     # The dataset's name is text: a dollar sign in it starts no formula.
     name = printable(str(results.attrs["title"]), 160)
-    above = textwrap.wrap(f"{title} {rule}", _TITLE_WIDTH * columns)
+    above = [line for text in (title, rule) for line in textwrap.wrap(text, _TITLE_WIDTH * columns)]
     figure.suptitle("\n".join([*above, name]), fontsize=10, parse_math=False, usetex=False)
     return figure
 
@@ -412,13 +412,14 @@ def _draw_against_rates(
     ax.set_xlabel(r"learning rate $\eta$")
     on_edge = {"clip_on": False, "transform": ax.get_xaxis_transform()}
     for position, (m, style) in enumerate(zip(models, styles, strict=True)):
+        height = 1.0 - 0.035 * position
         if best[m] >= 0 and not np.isfinite(np.median(values[m, best[m]])):
-            (ring,) = ax.plot(rates[best[m]], 1.0, color=style["color"], **_RING, **on_edge)
+            (ring,) = ax.plot(rates[best[m]], height, color=style["color"], **_RING, **on_edge)
             ring.set_in_layout(False)
         bad = np.zeros(len(rates), bool)
         bad[slice(*ends)] = (tried[m] & ~fine[m])[slice(*ends)]
         (crosses,) = ax.plot(
-            rates[bad], np.full(bad.sum(), 1.0 - 0.035 * position), "x", markersize=3.5,
+            rates[bad], np.full(bad.sum(), height), "x", markersize=3.5,
             color=style["color"], **on_edge,
         )  # fmt: skip
         # Unclipped and perhaps empty, it would confuse the layout.

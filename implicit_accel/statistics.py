@@ -26,6 +26,13 @@ from implicit_accel.results import by_model, matching, model_coordinates, model_
 
 BEST_BY = ("target", "stable", "final")
 
+# The rules in words, for captions and titles.
+BEST_BY_WORDS = {
+    "target": "fewest steps to the target",
+    "stable": "fewest steps among runs that do not diverge",
+    "final": "smallest final excess loss",
+}
+
 _RESAMPLES = 4000
 
 
@@ -44,7 +51,8 @@ def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
 def resolved(results: xr.Dataset) -> xr.DataArray:
     """Excess losses of results by model, no smaller than training's precision resolves.
 
-    What lies below is rounding, and may be negative: it must not decide a comparison.
+    What lies below is rounding, and may be negative: it must not decide a comparison. Where the
+    resolution is 0, the optimum is not known, and losses are as they are.
 
     Args:
         results: From `by_model`, or a part of them.
@@ -52,7 +60,8 @@ def resolved(results: xr.Dataset) -> xr.DataArray:
     Returns:
         The dimensions of the part's ``excess_loss``.
     """
-    return results["excess_loss"].astype(float).clip(min=results["resolution"])
+    floor = results["resolution"].where(results["resolution"] > 0, -np.inf)
+    return results["excess_loss"].astype(float).clip(min=floor)
 
 
 def final_excess(results: xr.Dataset) -> np.ndarray:
@@ -124,10 +133,10 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
     """How many times smaller: the ratio of medians over seeds, the learning rates taken as given.
 
     Where medians are inf, the ratio may be inf (only the baseline's is), 0 (only the model's is),
-    or NaN (both are).
+    or NaN (both are). Negative numbers, losses above no known optimum, have no ratio: NaN.
 
     Args:
-        baseline: Numbers >= 0 of the model compared with, one per seed.
+        baseline: Numbers of the model compared with, one per seed.
         values: Those of the model.
         least: Medians count as no smaller than this.
 
@@ -141,6 +150,8 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return above / below
 
+    if min(np.min(baseline), np.min(values)) < 0:
+        return Interval(np.nan, np.nan, np.nan, np.nan)
     value = float(ratio(np.median(baseline), np.median(values)))
     size = min(len(baseline), len(values))
     if size < 2:
@@ -196,6 +207,7 @@ def summarise(
         * ``best_learning_rate`` (NaN if every rate diverged, or results have no rates) and
           ``grid_edge``: ``low``, ``high`` or ``only`` if it is the grid's first, last or only
           rate, else empty. At an edge the model was not given its best rate;
+        * ``best_by``, the rule by which that rate was chosen;
         * ``diverged_share``, the share of seeds whose run at that rate diverges (before it reaches
           the target, with ``best_by="target"``), with ``_low``, ``_high``, the ends of Wilson's
           95 % interval: an estimate of the probability of divergence. Not among them are
@@ -215,7 +227,8 @@ def summarise(
         * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
           this, see `resolved`) and ``num_steps``.
 
-        Its ``attrs`` hold the ``baseline`` as it was asked for.
+        Its ``attrs`` hold the ``baseline`` as it was given; ``evaluated``, on what losses were
+        evaluated where that is not what training saw; and ``is_optimum_known``.
 
     Raises:
         UserError: If ``best_by`` is unknown, or no model has the baseline's values; the message
@@ -239,6 +252,7 @@ def summarise(
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
         row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
         row["grid_edge"] = _edge(int(b), rates, np.flatnonzero(tried[m]))
+        row["best_by"] = best_by
         row.update(_divergence(lost_runs[m], diverged[m], int(b)))
         row.update(_quartiles("final_excess", final[m]))
         if held_out:
@@ -266,12 +280,19 @@ def summarise(
         rows.append(row)
     table = pd.DataFrame(rows)
     table.attrs["baseline"] = dict(baseline)
+    table.attrs["evaluated"] = str(runs.attrs.get("evaluated", ""))
+    table.attrs["is_optimum_known"] = bool(runs.attrs.get("is_optimum_known", True))
     return table
 
 
 def compares_final(table: pd.DataFrame) -> bool:
     """Whether a table from `summarise` compares final excess losses, not steps to the target."""
     return "final_ratio" in table
+
+
+def is_floored(row: pd.Series) -> bool:
+    """Whether a summary's row has a final excess loss that is smaller than shown."""
+    return bool(0 < row["resolution"] and row["final_excess"] <= row["resolution"])
 
 
 def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
@@ -294,7 +315,7 @@ def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
         return np.nan, ""
     base = base.iloc[0]
     if compares_final(table):
-        floored = [r["final_excess"] <= r["resolution"] for r in (base, row)]
+        floored = [is_floored(r) for r in (base, row)]
         bound = {(False, True): ">", (True, False): "<"}.get(tuple(floored), "")
         value = float(row["final_ratio"])
         return value, bound if 0 < value < np.inf else ""

@@ -15,20 +15,20 @@ import pandas as pd
 from implicit_accel.files import printable
 from implicit_accel.intervals import FEWEST
 from implicit_accel.results import coordinate_label
-from implicit_accel.statistics import bounded, compares_final
+from implicit_accel.statistics import BEST_BY_WORDS, bounded, compares_final, is_floored
 
 
 def columns(table: pd.DataFrame) -> list[str]:
     """What is above the `cells` of a table from `summarise`; some in two lines."""
-    base = _baseline_words(table)
+    base, loss = _baseline_words(table), _loss_words(table)
     compared = (
-        f"final excess loss of {base}\nover the model's " if compares_final(table)
+        f"final {loss} of {base}\nover the model's " if compares_final(table)
         else f"speed-up over {base}\n"
     )  # fmt: skip
     return [
         "model",
         "best learning rate",
-        "final excess loss\n[quartiles]",
+        f"final {loss}\n[quartiles]",
         "steps to target\n[quartiles]",
         f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
         "diverged at it, %\n[95 % interval]",
@@ -48,23 +48,46 @@ def _baseline_words(table: pd.DataFrame) -> str:
     return printable(", ".join(words)) or "a baseline"
 
 
+def _loss_words(table: pd.DataFrame) -> str:
+    """What a final excess loss is: without a known optimum it is the loss itself."""
+    return "excess loss" if table.attrs.get("is_optimum_known", True) else "loss"
+
+
+def _has_target(row: pd.Series) -> bool:
+    """Whether a row's model had a target; 0 is what older results hold without one."""
+    return bool(pd.notna(row["target"]) and row["target"] != 0)
+
+
 def _what_was_run(table: pd.DataFrame) -> str:
     losses: Sequence[str] = (
         table["loss_name"].tolist() if "loss_name" in table else [""] * len(table)
     )
     seeds, steps = int(table["num_seeds"].iloc[0]), int(table["num_steps"].iloc[0])
     targets = dict.fromkeys(
-        f"{loss} {target:.3g}".strip() for loss, target in zip(losses, table["target"], strict=True)
+        f"{loss} {target:.3g}".strip()
+        for loss, target in zip(losses, table["target"].astype(float), strict=True)
+        if target == target and target != 0
     )
+    what = f"Target {_loss_words(table)}: {', '.join(targets)}." if targets else "No target."
     return (
-        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. "
-        f"Target excess loss: {', '.join(targets)}."
+        f"Medians over {seeds} seed{'s' if seeds > 1 else ''}, {steps:,} steps. {_rule(table)}"
+        f"{what}"
     )
+
+
+def _rule(table: pd.DataFrame) -> str:
+    """By which rule learning rates were chosen, a sentence; empty for tables without the record."""
+    if "best_by" not in table:
+        return ""
+    rule = str(table["best_by"].iloc[0])
+    return f"Best learning rate: {BEST_BY_WORDS.get(rule, rule)}. "
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
     """What a reader of the table must know."""
     notes = []
+    if evaluated := table.attrs.get("evaluated"):
+        notes.append(f"Losses are evaluated {evaluated}.")
     if set(table["grid_edge"]) != {""}:
         notes.append("* at the edge of the grid of learning rates: widen it.")
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
@@ -73,9 +96,9 @@ def _notes(table: pd.DataFrame) -> list[str]:
             "Final loss 'diverged': by the last step, after the target "
             "(--best_by stable avoids it)."
         )
-    if np.any(table["final_excess"] <= table["resolution"]):
+    if any(is_floored(table.iloc[m]) for m in range(len(table))):
         notes.append("'<': smaller than the precision resolves.")
-    if np.any(table["target"] < table["resolution"]):
+    if np.any((table["target"] < table["resolution"]) & (table["target"] > 0)):
         notes.append("The target is below what the precision resolves: use --precision float64.")
     return notes
 
@@ -139,8 +162,11 @@ def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
 def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
     def show(value: float) -> str:
         if value == float("inf"):
-            return "never" if name == "steps_to_target" else "diverged"
-        below = name == "final_excess" and value <= _number(row, "resolution")
+            if name != "steps_to_target":
+                return "diverged"
+            return "never" if _has_target(row) else "-"
+        resolution = _number(row, "resolution")
+        below = name == "final_excess" and 0 < resolution and value <= resolution
         return ("< " if below else "") + form.format(value)
 
     middle, low, high = (show(_number(row, name + end)) for end in ("", "_q25", "_q75"))
@@ -197,6 +223,8 @@ def _steps_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     model = table["model"].iloc[m]
     value, bound = bounded(table, m)
     low, high = _interval(table, m)
+    if not _has_target(table.iloc[m]):
+        return "no target was set, so that no steps are compared: set one, or compare final losses"
     if pd.isna(value):
         return f"neither {baseline} nor any {other} model reached the target"
     if bound == ">":
@@ -222,6 +250,9 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
     value, bound = bounded(table, m)
     low, high = _interval(table, m)
     least = "at least " if bound else ""
+    ends = [_number(r, "final_excess") for r in (_row_of(table, baseline), table.iloc[m])]
+    if min(ends) < 0:  # losses above no known optimum have no ratio
+        return f"{model} ends at a loss of {ends[1]:.4g}, {baseline} at {ends[0]:.4g}"
     if pd.isna(value):
         return f"neither {baseline} nor any {other} model ends at a finite loss"
     if np.isinf(value):
@@ -242,6 +273,10 @@ def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> st
         f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
         f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
     )
+
+
+def _row_of(table: pd.DataFrame, model: str) -> pd.Series:
+    return table[table["model"] == model].iloc[0]
 
 
 def is_summary(table: pd.DataFrame) -> bool:

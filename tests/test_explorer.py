@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import re
 import zlib
 
 import numpy as np
@@ -15,8 +16,9 @@ from test_statistics import general, some_axes
 from implicit_accel import UserError, summarise
 from implicit_accel.errors import DataError
 from implicit_accel.pages import shell
-from implicit_accel.pages.explorer import Published, assets, explorer, payload
+from implicit_accel.pages.explorer import Published, assets, explorer, payload, read_asset
 from implicit_accel.results import by_model, trained
+from implicit_accel.statistics import BEST_BY_WORDS
 
 INF, NAN = np.inf, np.nan
 BURST = 137  # a step, and how high runs jump there
@@ -149,6 +151,12 @@ def test_rates_chosen_by_the_final_loss_are_compared_as_they_are():
     np.testing.assert_allclose(got[1:, 0], middle[0] / np.array(middle[1:]), rtol=1e-6)
     assert (got[1:, 1] <= got[1:, 0]).all()
     assert (got[1:, 0] <= got[1:, 2]).all()
+
+
+def test_the_page_names_rules_as_tables_do():
+    script = read_asset("explorer.js")
+    (listed,) = re.findall(r"const BEST_BY_WORDS = \{(.*?)\};", script, re.DOTALL)
+    assert dict(re.findall(r'(\w+): "(.*?)"', listed)) == BEST_BY_WORDS
 
 
 @pytest.mark.parametrize("budget", [5_000, 5_600, 1_000_000])

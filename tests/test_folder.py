@@ -1,18 +1,23 @@
 """A run's folder: what may go on, what is set aside, who may come in."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from test_statistics import general
 
-from implicit_accel import UserError
+from implicit_accel import DataError, Problem, SweepConfig, UserError, load_run, run_sweep
 from implicit_accel.experiment import Identity
 from implicit_accel.results import FORMAT
 from implicit_accel.store.folder import ForeignFolderError, Manifest, Part, RunFolder
@@ -22,8 +27,22 @@ PART = Part(AXES, 10, 1)
 
 
 def identity(*, num_steps: Any = 10, axes: Any = None, **changes: Any) -> Identity:
-    settings = {"bias": False, "programs": {"a": 1}} | changes
+    settings = {"bias": False, "programs": {"a": 1}, "record": ["sharpness"]} | changes
     return Identity(settings, AXES | (axes or {}), num_steps, "f" * 64)
+
+
+DERIVED = (
+    "summary.csv", "prediction.csv", "report.html", "figures/excess_loss.png",
+    "figures/sharpness.pdf",
+)  # fmt: skip
+
+# What a user may have put beside a run's figures.
+MINE = ("figures/excess_loss_annotated.png", "figures/notes.txt")
+
+
+def write_mine(path):
+    for name in MINE:
+        (path / name).write_text("mine")
 
 
 def write_run(path, who, *, finished=True, begun=True):
@@ -35,10 +54,9 @@ def write_run(path, who, *, finished=True, begun=True):
         folder.save_manifest(Manifest(who, (PART,), "a machine"))
         (folder.checkpoints / "part0-0of1.000001.npz").write_text(who.code())
     if finished:
-        (path / "results.nc").write_text(who.code())
-        (path / "summary.csv").write_text(who.code())
         (path / "figures").mkdir()
-        (path / "figures" / "a.png").write_text(who.code())
+        for name in ("results.nc", *DERIVED):
+            (path / name).write_text(who.code())
         config = {"format": FORMAT, "identity": who.as_json()}
         (path / "config.json").write_text(json.dumps(config))
     return folder
@@ -46,7 +64,7 @@ def write_run(path, who, *, finished=True, begun=True):
 
 def contents(path):
     return {
-        str(p.relative_to(path)): p.read_text()
+        str(p.relative_to(path)): p.read_bytes()
         for p in path.rglob("*")
         if p.is_file() and p.name != ".lock"
     }
@@ -141,11 +159,13 @@ def test_a_finished_run_without_checkpoints_cannot_go_on(tmp_path):
 def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     (folder.path / "notes.txt").write_text("mine")
+    write_mine(folder.path)
     before = contents(folder.path)
     new = identity(bias=True)
     for _ in range(3):  # several processes look after the folder in turn
         folder.settle(new, overwrite=True)
         assert folder.stored() is None
+        assert {p.name for p in (folder.path / "figures").iterdir()} == {Path(m).name for m in MINE}
         kept = {k.removeprefix("replaced/"): v for k, v in contents(folder.path).items()}
         assert kept == before
         folder.checkpoints.mkdir(exist_ok=True)
@@ -159,7 +179,7 @@ def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     folder.settle(new, overwrite=True)
     assert folder.stored() == new
     assert set(contents(folder.path)) == {
-        "notes.txt", "checkpoints/part0-0of1.000001.npz", "checkpoints/manifest.json"
+        "notes.txt", *MINE, "checkpoints/part0-0of1.000001.npz", "checkpoints/manifest.json"
     }  # fmt: skip
 
 
@@ -168,10 +188,11 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize(("aside", "back"), [*itertools.product(range(6), (0, 1, 2, 4))])
+@pytest.mark.parametrize(("aside", "back"), [*itertools.product(range(9), (0, 1, 2, 4, 7))])
 def test_a_move_broken_off_anywhere_loses_nothing(tmp_path, monkeypatch, aside, back, begun):
     """Killed after so many renamings of setting aside, and after so many of putting back."""
     folder = write_run(tmp_path / "run", identity(), begun=begun)
+    write_mine(folder.path)
     before = contents(folder.path)
     replace, new = type(folder.path).replace, identity(bias=True)
 
@@ -201,6 +222,103 @@ def test_a_move_broken_off_anywhere_loses_nothing(tmp_path, monkeypatch, aside, 
     if begun:
         folder.settle(identity(), overwrite=False)
         assert contents(folder.path) == before
+
+
+def test_names_of_figures_lead_out_of_no_folder(tmp_path):
+    """Names of what was recorded come from a file that anybody may have edited."""
+    outside = tmp_path / "precious.png"
+    outside.write_text("precious")
+    names = ["../../precious", str(outside.with_suffix("")), "", ".", "..", "\0", "x" * 5000, 3]
+    folder = write_run(tmp_path / "run", identity(record=names))
+    (folder.path / "figures" / "folder.png").mkdir()
+    folder.settle(identity(bias=True), overwrite=True)
+    assert outside.read_text() == "precious"
+    assert (folder.path / "figures" / "folder.png").is_dir()
+    assert not (folder.path / "figures" / "excess_loss.png").exists()
+
+
+def test_what_was_made_of_other_results_is_removed(tmp_path):
+    folder = write_run(tmp_path / "run", identity())
+    write_mine(folder.path)
+    results = general({"width": (1, 2), "seed": (0, 1)}, observed=True)
+    made = [folder.path / "summary.csv", folder.path / "figures" / "sharpness.pdf"]
+    folder.finish(results, {}, identity(num_steps=20), made=made)
+    there = set(contents(folder.path))
+    assert there & {*DERIVED} == {"summary.csv", "figures/sharpness.pdf"}
+    assert there >= {*MINE, "results.nc", "config.json"}
+    # The same results once more: what was made of them stays.
+    (folder.path / "prediction.csv").write_text("of these results")
+    folder.finish(results, {}, identity(num_steps=20))
+    assert set(contents(folder.path)) == there | {"prediction.csv"}
+    # A call that was broken off has left no config.json: nothing is known of what is there.
+    (folder.path / "config.json").unlink()
+    folder.finish(results, {}, identity(num_steps=20))
+    assert set(contents(folder.path)) == there - {"summary.csv", "figures/sharpness.pdf"}
+
+
+def test_results_of_another_run_are_refused(tmp_path):
+    runs = {name: general({"width": (1, 2)}, seed=seed) for seed, name in enumerate("ab")}
+    for name, results in runs.items():
+        (tmp_path / name).mkdir()
+        RunFolder(tmp_path / name).finish(results, {}, identity())
+        xr.testing.assert_identical(load_run(tmp_path / name), results)
+    own = (tmp_path / "a" / "results.nc").read_bytes()
+    shutil.copy(tmp_path / "b" / "results.nc", tmp_path / "a" / "results.nc")
+    for path in (tmp_path / "a", tmp_path / "a" / "results.nc"):
+        with pytest.raises(DataError, match=r"not the results of the run.*--overwrite") as raised:
+            load_run(path)
+        assert "\n" not in str(raised.value)
+    # Alone, under another name, or beside files that record nothing, it is read as ever.
+    shutil.copy(tmp_path / "b" / "results.nc", tmp_path / "results.nc")
+    shutil.copy(tmp_path / "b" / "results.nc", tmp_path / "a" / "other.nc")
+    for path in (tmp_path / "results.nc", tmp_path / "a" / "other.nc"):
+        xr.testing.assert_identical(load_run(path), runs["b"])
+    config = tmp_path / "a" / "config.json"
+    stored = json.loads(config.read_text())
+    older = {key: value for key, value in stored.items() if key != "results_sha256"}
+    unreadable = ("{", "[]", "3", json.dumps(stored | {"results_sha256": 3}))
+    for text in (json.dumps(older), json.dumps(stored | {"format": "another"}), *unreadable):
+        config.write_text(text)
+        xr.testing.assert_identical(load_run(tmp_path / "a"), runs["b"])
+    # What is recorded is the SHA-256 of the bytes before the seal.
+    assert stored["results_sha256"] == hashlib.sha256(own[: own.rindex(b"\nsha256:")]).hexdigest()
+
+
+def test_results_that_are_no_more_are_made_from_the_checkpoints(tmp_path):
+    """By the library as by the program: the same call again."""
+    rng = np.random.default_rng(0)
+    problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
+    configs = {
+        name: SweepConfig(depths=(1,), learning_rates=(rate,), num_seeds=1, num_steps=5)
+        for name, rate in (("a", 0.1), ("b", 0.2))
+    }
+    for name, config in configs.items():
+        run_sweep(problem, config, folder=tmp_path / name)
+    path = tmp_path / "a" / "results.nc"
+    own, other = path.read_bytes(), (tmp_path / "b" / "results.nc").read_bytes()
+    for wrong in (other, own[:-1]):
+        path.write_bytes(wrong)
+        results, _ = run_sweep(problem, configs["a"], folder=tmp_path / "a")
+        assert results["learning_rate"].values.tolist() == [0.1]
+        assert path.read_bytes() == own
+    path.write_bytes(other)
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    with pytest.raises(DataError, match="not the results of the run"):
+        run_sweep(problem, configs["a"], folder=tmp_path / "a")
+
+
+def test_a_run_extended_by_the_library_keeps_no_table_of_the_shorter_one(tmp_path):
+    rng = np.random.default_rng(0)
+    problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
+    config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=5)
+    run_sweep(problem, config, folder=tmp_path)
+    for name in ("summary.csv", "report.html"):
+        (tmp_path / name).write_text("of 5 steps")
+    run_sweep(problem, config, folder=tmp_path)
+    assert (tmp_path / "summary.csv").exists()
+    run_sweep(problem, dataclasses.replace(config, num_steps=9), folder=tmp_path)
+    there = {p.name for p in tmp_path.iterdir() if p.name[0] != "."}
+    assert there == {"checkpoints", "config.json", "results.nc"}
 
 
 def test_an_unfinished_run_goes_on_even_with_overwrite(tmp_path):

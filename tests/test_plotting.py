@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from test_statistics import AXES, INF, NAN, general, made
 
-from implicit_accel import UserError
+from implicit_accel import UserError, summarise
 from implicit_accel.plotting import (
     plot_excess_loss,
     plot_learning_rates,
@@ -74,6 +74,84 @@ def test_steps_are_drawn_where_reached(results):
     np.testing.assert_allclose(lines(ax)["depth 2, width 1"].get_ydata(), [60, NAN])
 
 
+@pytest.fixture
+def rates_by_rule():
+    """A model whose best rate is 1 by target, 0.1 by stable and 0.01 by final; with its results."""
+    steps = [[[200] * 3, [100] * 3, [50] * 3]]
+    final = [[[0.01] * 3, [0.05] * 3, [INF] * 3]]
+    diverged = [[[NAN] * 3, [NAN] * 3, [60] * 3]]  # after the target
+    results = made(steps, final, diverged=diverged, rates=[0.01, 0.1, 1.0], depths=[1])
+    return results, {"target": 1.0, "stable": 0.1, "final": 0.01}
+
+
+def rings(ax: Axes) -> list[Any]:
+    return [line for line in ax.get_lines() if line.get_fillstyle() == "none"]
+
+
+@pytest.mark.parametrize("best_by", ["target", "stable", "final"])
+@pytest.mark.parametrize("plot", [plot_learning_rates, plot_steps_to_target])
+def test_figures_mark_the_rates_of_the_table(rates_by_rule, plot, best_by):
+    results, expected = rates_by_rule
+    assert summarise(results, best_by=best_by)["best_learning_rate"].tolist() == [expected[best_by]]
+    (ax,) = plot(results, best_by=best_by).axes
+    (ring,) = rings(ax)
+    assert np.asarray(ring.get_xdata()).tolist() == [expected[best_by]]
+    low, high = ax.get_xlim()
+    assert low < expected[best_by] < high
+    # The final loss at rate 1 is infinite: the mark is on the top edge.
+    on_edge = plot is plot_learning_rates and best_by == "target"
+    (place,) = ring.get_transform().transform(ring.get_xydata())
+    assert bool(place[1] == pytest.approx(ax.bbox.y1)) is on_edge
+    values = {
+        plot_learning_rates: {"stable": 0.05, "final": 0.01},
+        plot_steps_to_target: {"target": 50, "stable": 100, "final": 200},
+    }[plot]
+    if not on_edge:
+        assert heights(ring) == [values[best_by]]
+
+
+def test_a_mark_on_the_top_edge_leaves_the_panel_as_it_is(rates_by_rule):
+    results, _ = rates_by_rule
+    low, high = plot_learning_rates(results, best_by="target").axes[0].get_ylim()
+    assert low < 0.01
+    assert 0.05 < high < 0.1
+
+
+RULES = {
+    "target": "fewest steps to the target",
+    "stable": "fewest steps among runs that do not diverge",
+    "final": "smallest final excess loss",
+}
+
+
+@pytest.mark.parametrize("best_by", RULES)
+def test_titles_name_the_rule(rates_by_rule, observed, best_by):
+    results, _ = rates_by_rule
+    figures = [
+        plot(results, best_by=best_by)
+        for plot in (plot_excess_loss, plot_learning_rates, plot_steps_to_target, plot_speed_up)
+    ]
+    figures.append(plot_observable(observed, "sharpness", best_by=best_by))
+    for figure in figures:
+        title = " ".join(figure.get_suptitle().split())
+        assert [rule for rule, words in RULES.items() if words in title] == [best_by]
+
+
+@pytest.mark.parametrize("best_by", RULES)
+@pytest.mark.parametrize("loss_names", [("l2",), ("l2", "l4"), ("l2", "l3", "l4")])
+def test_titles_are_no_wider_than_their_figures(best_by, loss_names):
+    runs = general({"loss_name": loss_names, "depth": (1, 2), "seed": (0, 1)})
+    figures = [
+        plot(runs, best_by=best_by)
+        for plot in (plot_excess_loss, plot_learning_rates, plot_steps_to_target)
+    ]
+    figures.append(plot_speed_up(runs, best_by=best_by, baseline={"depth": 1}))
+    for figure in figures:
+        figure.canvas.draw()
+        (suptitle,) = figure.texts
+        assert suptitle.get_window_extent().width <= figure.bbox.width
+
+
 def test_speed_up_shows_value_and_interval(results):
     (ax,) = plot_speed_up(results).axes
     assert "1.83×" in [t.get_text() for t in ax.texts]
@@ -119,7 +197,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_names_from_data_are_shown_as_they_are(results, name):
     results.attrs["title"] = name
-    text = plot_excess_loss(results).get_suptitle().split("\n", 1)[1]
+    text = plot_excess_loss(results).get_suptitle().rsplit("\n", 1)[1]
     assert text.isprintable()
     assert len(text) <= 160
     if name.isprintable() and len(name) < 100:

@@ -1,5 +1,7 @@
 """Redraws the figures and the page of a finished run, without training.
 
+In the run's own folder it writes summary.csv as well, so that all files there follow one --best_by.
+
 python -m experiments.plot --run outputs/gas_like
 python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
 """
@@ -12,18 +14,22 @@ from absl import flags
 
 from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
+from implicit_accel.experiments.predictions import save_table
 from implicit_accel.experiments.sweep_page import command_of, write_page
+from implicit_accel.figure_files import SWEEP_FIGURES, remove_figures
 from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
-from implicit_accel.results import FIGURES_FOLDER, PAGE_FILE
+from implicit_accel.results import FIGURES_FOLDER, PAGE_FILE, SUMMARY_FILE, observed
 from implicit_accel.statistics import summarise
+from implicit_accel.store.folder import RunFolder
 
 _GROUPS = cli.FlagGroups()
 _RUN = flags.DEFINE_string("run", None, "Output folder of a sweep.")
 _FIGURES = flags.DEFINE_string(
     "figures_dir",
     None,
-    "Where figures and page go; the run's own figures/ and folder unless given.",
+    "Where figures and page go; the run's own figures/ and folder unless given. Figures of an "
+    "earlier call are replaced, in whatever format.",
 )
 _FORMATS = cli.define_formats()
 _BEST_BY = cli.define_best_by()
@@ -37,7 +43,8 @@ def main() -> None:
     formats = cli.formats(_FORMATS)
     results = load_run(_RUN.value)
     console = cli.make_console()
-    cli.print_summary(summarise(results, best_by=_BEST_BY.value), results.attrs["title"], console)
+    table = summarise(results, best_by=_BEST_BY.value)
+    cli.print_summary(table, results.attrs["title"], console)
     if not formats:
         return
     run = Path(_RUN.value)
@@ -46,8 +53,11 @@ def main() -> None:
     page = (figures if _FIGURES.value else folder) / PAGE_FILE
     try:
         paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
+        remove_figures(figures, (*SWEEP_FIGURES, *observed(results)), keep=paths)
         command = command_of(folder)
-        write_page(results, page, command=command, figures=figures, best_by=_BEST_BY.value)
+        write_page(results, page, command=command, figures=paths, best_by=_BEST_BY.value)
+        if not _FIGURES.value and RunFolder(folder).finished() is not None:
+            save_table(table, folder / SUMMARY_FILE)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
     console.print(f"{len(paths)} figures in {figures}, {page}", soft_wrap=True)

@@ -19,8 +19,6 @@ from implicit_accel.theory.predict import Predictions, predict
 # From here on a number's size is all that one reads of it.
 _LARGE = 1e9
 
-PREDICTION_FILE = "prediction.csv"
-
 
 def predictions(experiment: Experiment, log: Console) -> Predictions:
     """Predicts what flags ask for, with a bar.

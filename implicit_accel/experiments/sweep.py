@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +31,7 @@ from implicit_accel.engine.train import Device, Timing
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiment import RATES, Experiment, Identity
 from implicit_accel.experiments import cli, cluster, compilation
-from implicit_accel.experiments.predictions import (
-    PREDICTION_FILE,
-    predictions,
-    print_beside,
-    save_table,
-)
+from implicit_accel.experiments.predictions import predictions, print_beside, save_table
 from implicit_accel.experiments.settings import (
     BEST_BY,
     CHECKPOINT_EVERY,
@@ -52,6 +46,7 @@ from implicit_accel.experiments.settings import (
     build,
 )
 from implicit_accel.experiments.stopping import watched_signals
+from implicit_accel.figure_files import SWEEP_FIGURES, remove_figures
 from implicit_accel.files import remove_partial
 from implicit_accel.loading import load_run
 from implicit_accel.rates import next_own_rates
@@ -59,9 +54,11 @@ from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
     PAGE_FILE,
+    PREDICTION_FILE,
     RESULTS_FILE,
     SUMMARY_FILE,
     model_labels,
+    observed,
 )
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder
@@ -118,30 +115,48 @@ def choose_devices() -> list[Device]:
 
 def report_results(
     results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
-) -> pd.DataFrame:
-    """Writes a run's summary, and its figures and page if formats are asked for; the table."""
-    table = summarise(results, best_by=BEST_BY.value)
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Writes a run's summary, and its figures and page if formats are asked for.
+
+    Figures and a page that this call does not draw anew are removed: they may show a shorter run,
+    or rates chosen by another rule.
+
+    Args:
+        results: The run's.
+        folder: The run's.
+        predicted: Predictions to write and to draw, if they were asked for.
+        command: What made the results.
+
+    Returns:
+        The table, and the files written.
+    """
+    best_by = BEST_BY.value
+    table = summarise(results, best_by=best_by)
     save_table(table, folder / SUMMARY_FILE)
+    made = [folder / SUMMARY_FILE]
     if predicted is not None:
-        beside = predicted.beside(results, best_by=BEST_BY.value)
+        beside = predicted.beside(results, best_by=best_by).assign(best_by=best_by)
         save_table(beside, folder / PREDICTION_FILE)
+        made.append(folder / PREDICTION_FILE)
     curve = None if predicted is None else predicted.curve
     figures, formats = folder / FIGURES_FOLDER, cli.formats(FORMATS)
-    if not formats:  # what an earlier, shorter run has drawn is of that run
-        if figures.exists():
-            shutil.rmtree(figures)
-        (folder / PAGE_FILE).unlink(missing_ok=True)
-        return table
-    # Imported here: errors and --help come half a second sooner without matplotlib.
-    from implicit_accel.experiments.sweep_page import write_page
-    from implicit_accel.plotting import save_figures
+    drawn: list[Path] = []
+    if formats:
+        # Imported here: errors and --help come half a second sooner without matplotlib.
+        from implicit_accel.plotting import save_figures
 
-    save_figures(results, figures, best_by=BEST_BY.value, formats=formats, predicted=curve)
+        drawn = save_figures(results, figures, best_by=best_by, formats=formats, predicted=curve)
+    remove_figures(figures, (*SWEEP_FIGURES, *observed(results)), keep=drawn)
+    if not formats:
+        (folder / PAGE_FILE).unlink(missing_ok=True)
+        return table, made
+    from implicit_accel.experiments.sweep_page import write_page
+
     write_page(
-        results, folder / PAGE_FILE, command=command, figures=figures, best_by=BEST_BY.value,
+        results, folder / PAGE_FILE, command=command, figures=drawn, best_by=best_by,
         predicted=curve,
     )  # fmt: skip
-    return table
+    return table, [*made, *drawn, folder / PAGE_FILE]
 
 
 def print_results(
@@ -168,14 +183,16 @@ def show_finished(
     """Prints a finished run's table and redraws its figures.
 
     Returns:
-        False if its results are damaged, or its search is not over: by another --best_by.
+        False if its results are damaged or another run's and there are checkpoints to make them
+        from, or its search is not over: by another --best_by.
     """
     try:
         results = load_run(folder.path)
     except DataError as error:
         if folder.manifest() is None:
             raise
-        console.print(f"{error}: put together again from the checkpoints")
+        made = "There are checkpoints: the results are made from them."
+        console.print(f"{error}. {made}", soft_wrap=True)
         return False
     if asked.search is not None and any(next_own_rates(results, best_by=BEST_BY.value)):
         return False
@@ -185,7 +202,7 @@ def show_finished(
         from implicit_accel.experiments.sweep_page import command_of
 
         command = command_of(folder.path) or cli.command("sweep")
-        table = report_results(results, folder.path, predicted, command)
+        table, _ = report_results(results, folder.path, predicted, command)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
     return True
@@ -348,8 +365,9 @@ def main() -> None:
             | asked.about
             | found
         )
-        table = report_results(results, folder.path, predicted, cli.command("sweep"))
-        folder.finish(results, about | training.about(timing), training.identity)
+        table, made = report_results(results, folder.path, predicted, cli.command("sweep"))
+        about |= training.about(timing)
+        folder.finish(results, about, training.identity, made=made)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
 

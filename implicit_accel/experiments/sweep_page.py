@@ -15,8 +15,13 @@ from implicit_accel.files import atomic_path, is_printable, printable
 from implicit_accel.pages.sweep import page
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import CONFIG_FILE
+from implicit_accel.statistics import BEST_BY
 
 _SOFTWARE = ("implicit-accel", "jax", "numpy")
+
+# As absl accepts them.
+_BEST_BY_FLAGS = ("--best_by", "-best_by")
+_FLAGFILE_FLAGS = ("--flagfile", "-flagfile")
 
 
 def write_page(
@@ -24,7 +29,7 @@ def write_page(
     path: Path,
     *,
     command: Sequence[str],
-    figures: Path,
+    figures: Sequence[Path],
     best_by: str,
     predicted: Predicted | None = None,
 ) -> None:
@@ -33,23 +38,58 @@ def write_page(
     Args:
         results: The sweep's.
         path: The page's.
-        command: What made them: the program, as one types it, and its flags.
-        figures: A folder whose PNG files are shown, as far as they are small.
+        command: What made them: the program, as one types it, and its flags. On the page it has
+            the ``--best_by`` in use.
+        figures: Files that were drawn of these results; PNG files among them are shown, as far as
+            they are small.
         best_by: What makes a learning rate the best.
         predicted: Predicted excess losses, if they were asked for.
     """
-    program, flags = command[:1], [printable(flag, 4096) for flag in command[1:]]
+    program, *flags = with_best_by(command, best_by) or [""]
+    shown = [program, *(shlex.quote(printable(flag, 4096)) for flag in flags)]
     text = page(
         results,
-        command=" ".join([*program, *map(shlex.quote, flags)]),
+        command=" ".join(shown),
         versions={name: version(name) for name in _SOFTWARE}
         | {"Python": platform.python_version()},
         best_by=best_by,
         predicted=predicted,
-        figures=sorted(figures.glob("*.png")),
+        figures=sorted(path for path in figures if path.suffix == ".png"),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def with_best_by(command: Sequence[str], best_by: str) -> list[str]:
+    """A command with the ``--best_by`` in use, instead of the one that it has or lacks.
+
+    Args:
+        command: The program and its flags; empty if it is not known.
+        best_by: In use.
+
+    Returns:
+        The command. The flag is left out where it was not given and the default is in use.
+    """
+    # A file of flags may set another rule: a flag behind it overrides it.
+    in_file = any(word.partition("=")[0] in _FLAGFILE_FLAGS for word in command)
+    shown: list[str] = []
+    given = False
+    words = iter(command)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in _BEST_BY_FLAGS:
+            shown.append(word)
+            continue
+        if not equals:
+            next(words, None)
+        if not (given or in_file):  # programs accept a flag once
+            shown += [f"{name}={best_by}"] if equals else [name, best_by]
+        given = True
+    if command and (in_file or (best_by != BEST_BY[0] and not given)):
+        # Nothing behind "--" is a flag.
+        end = shown.index("--") if "--" in shown else len(shown)
+        shown.insert(end, f"--best_by={best_by}")
+    return shown
 
 
 def command_of(folder: Path) -> list[str]:

@@ -7,6 +7,12 @@
   const MOST_SENTENCES = 8;
   const MOST_DIVERGED = 0.1; // as statistics.usable has it
   const MEDIAN = 1;
+  // As statistics.BEST_BY_WORDS has them; tests/test_explorer.py compares both.
+  const BEST_BY_WORDS = {
+    target: "fewest steps to the target",
+    stable: "fewest steps among runs that do not diverge",
+    final: "smallest final excess loss",
+  };
 
   // --- numbers ---
 
@@ -653,6 +659,11 @@
       return words.join(", ") || models[m].label;
     }
 
+    // By which rule the learning rates were chosen.
+    rule() {
+      return BEST_BY_WORDS[this.now.best_by] ?? this.now.best_by;
+    }
+
     targetWords() {
       const { now, state } = this;
       const m = this.shown()[0] ?? this.reference();
@@ -819,7 +830,7 @@
           (known.length < steps.length ? ", where it diverges" : "");
       });
       parts.one.title.textContent = `${capital(quantity.words)} against step, ` +
-        (state.rate === null ? "each model at its best learning rate"
+        (state.rate === null ? `each model at its best learning rate (${this.rule()})`
           : `at learning rate ${three(now.rates[state.rate])}, or each model’s nearest`);
       parts.one.grip = (at) =>
         isExcess && now.targets.factors.length > 1 && levels.some((y) => Math.abs(at.pixels(y) - at.py) < 9)
@@ -964,7 +975,7 @@
         { x: null, y: 1, colour: "var(--soft)", width: 1, dash: [], opacity: 1 },
         { x: at[state.target], y: null, colour: "var(--ink)", width: 1.3, dash: [4, 3], opacity: 0.8 },
       ];
-      parts.two.title.textContent = "Speed-up over the baseline against the target, each model at its best learning rate for it (△ at least, ▽ at most)";
+      parts.two.title.textContent = `Speed-up over the baseline against the target, each model at its best learning rate for it (${this.rule()}; △ at least, ▽ at most)`;
       parts.two.grip = () => (to) => this.change({ target: nearest(at, Math.max(to.x, 1e-300)) });
       parts.two.cursor = "ew-resize";
       parts.two.chart.draw({
@@ -1049,16 +1060,18 @@
     // --- what is taken along ---
 
     csv() {
-      const { parts, state } = this;
-      const rows = [["chart", "line", "curve", "learning_rate", "x", "y", "low", "high"]];
+      const { now, parts, state } = this;
+      const rows = [["chart", "line", "curve", "learning_rate", "x", "y", "low", "high", "best_by"]];
       const charts = [[`${state.quantity} against step`, parts.one]];
       if (state.view) {
         charts.push([state.view === "rates" ? "steps to target against learning rate" : "speed-up against target", parts.two]);
       }
       for (const [name, part] of charts) {
+        const atBest = part === parts.one ? state.rate === null : state.view !== "rates";
         for (const line of part.chart.model.lines) {
+          const rule = atBest && line.line !== "published" ? now.best_by : null;
           line.points.forEach(([x, y], i) => {
-            if (y !== null) rows.push([name, line.line, line.name, line.rate, x, y, line.low?.[i], line.high?.[i]]);
+            if (y !== null) rows.push([name, line.line, line.name, line.rate, x, y, line.low?.[i], line.high?.[i], rule]);
           });
         }
       }

@@ -12,6 +12,7 @@ import xarray as xr
 from implicit_accel.pages import shell
 from implicit_accel.pages.explorer import assets, explorer, payload, summary_table
 from implicit_accel.plotting import Predicted
+from implicit_accel.statistics import BEST_BY_WORDS
 
 # What the page may hold of the results: beside Vega's 0.9 MB it still opens at once.
 _BUDGET = 600_000
@@ -23,9 +24,8 @@ _HOW_TO_READ = (
     ("Excess loss", "is the training loss less the smallest loss that there is, L − L*."),
     (
         "Each at its best",
-        "compares models at their own best learning rates, those that take the fewest steps to "
-        "the target. At a learning rate of the slider's, models are shown at the nearest rate "
-        "at which they were trained.",
+        "compares models at their own best learning rates ({rule}). With the slider, each curve "
+        "uses the nearest trained rate.",
     ),
     (
         "Speed-up",
@@ -75,7 +75,10 @@ def page(
     title = found["title"]
     source = str(results.attrs.get("source", ""))
     answers = "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
-    terms = "".join(f"<dt>{_safe(a)}</dt><dd>{_safe(b)}</dd>" for a, b in _HOW_TO_READ)
+    rule = BEST_BY_WORDS[best_by]
+    terms = "".join(
+        f"<dt>{_safe(a)}</dt><dd>{_safe(b.format(rule=rule))}</dd>" for a, b in _HOW_TO_READ
+    )
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     drawn = [f for f in figures if f.stat().st_size <= _MOST_FIGURE_BYTES]
     body = (

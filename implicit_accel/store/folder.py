@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,14 +36,19 @@ from implicit_accel.experiment import (
     chosen_runs,
     is_count,
 )
-from implicit_accel.files import remove_partial
+from implicit_accel.figure_files import SWEEP_FIGURES, figure_files, remove_figures
+from implicit_accel.files import remove_partial, seal_of
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
     FORMAT,
     PAGE_FILE,
+    PREDICTION_FILE,
     RESULTS_FILE,
+    RESULTS_SEAL,
     SUMMARY_FILE,
+    observed,
+    recorded_seal,
     save_json,
     save_results,
 )
@@ -56,11 +61,12 @@ _LOCK_FILE = ".lock"
 
 _MOST_SHARES = 100_000
 
-# A run's own files. The checkpoints are the first to be set aside and the last to be put back: as
-# long as they are not in their place, a broken move is begun again.
-_OWN = (
-    CHECKPOINTS_FOLDER, RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, FIGURES_FOLDER, PAGE_FILE,
-)  # fmt: skip
+# What is made of a run's results, beside its figures.
+_DERIVED = (SUMMARY_FILE, PREDICTION_FILE, PAGE_FILE)
+
+# A run's own files, beside its figures. The checkpoints are the first to be set aside and the last
+# to be put back: as long as they are not in their place, a broken move is begun again.
+_OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, CONFIG_FILE, *_DERIVED)
 
 
 class ForeignFolderError(UserError):
@@ -330,12 +336,13 @@ class RunFolder:
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed)}): choose "
-                "another folder, or overwrite the run (--overwrite) to replace it"
+                "another folder, or replace the run (overwrite=True, --overwrite in the shell)"
             )
         if self.manifest() is None:
             raise UserError(
                 f"{self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ are gone, so that "
-                "it cannot go on: choose another folder, or overwrite the run (--overwrite)"
+                "it cannot go on: choose another folder, or replace the run (overwrite=True, "
+                "--overwrite in the shell)"
             )
 
     def _has_foreign_checkpoints(self) -> bool:
@@ -398,9 +405,12 @@ class RunFolder:
             for name in _OWN:
                 if (self.path / name).exists():
                     (self.path / name).replace(replaced / name)
+            figures = figure_files(self.path / FIGURES_FOLDER, _figure_names(stored))
+            _move_figures(figures, self.path, replaced)
 
     def _put_back(self) -> None:
         replaced = self.path / _REPLACED_FOLDER
+        _move_figures(sorted((replaced / FIGURES_FOLDER).glob("*")), replaced, self.path)
         for name in reversed(_OWN):
             if (replaced / name).exists():
                 _remove(self.path / name)  # the beginning of a run that saved nothing
@@ -411,23 +421,43 @@ class RunFolder:
         """Removes the run that was replaced."""
         replaced = self.path / _REPLACED_FOLDER
         if replaced.exists():
-            for name in _OWN:
+            for name in (*_OWN, FIGURES_FOLDER):
                 _remove(replaced / name)
             replaced.rmdir()
 
-    def finish(self, results: xr.Dataset, about: dict[str, Any], identity: Identity) -> None:
+    def finish(
+        self,
+        results: xr.Dataset,
+        about: dict[str, Any],
+        identity: Identity,
+        *,
+        made: Collection[Path] = (),
+    ) -> None:
         """Writes a run's results and, last, ``config.json``, without which it is not finished.
+
+        A summary, predictions, figures or a page that were made of other results are removed.
 
         Args:
             results: Labelled results.
             about: What else to say of the run.
             identity: Of the run.
+            made: Files that have just been made of these results.
         """
+        before = recorded_seal(self.path)
         (self.path / CONFIG_FILE).unlink(missing_ok=True)
-        save_results(results, self.path)
+        seal = seal_of(save_results(results, self.path))
+        if seal != before:
+            for name in _DERIVED:
+                if (path := self.path / name) not in made:
+                    path.unlink(missing_ok=True)
+            names = (*SWEEP_FIGURES, *observed(results))
+            remove_figures(self.path / FIGURES_FOLDER, names, keep=made)
         written = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"format": FORMAT, "written": written, "identity": identity.as_json()} | about
-        save_json(content, self.path / CONFIG_FILE)
+        content = {
+            "format": FORMAT, "written": written, "identity": identity.as_json(),
+            RESULTS_SEAL: seal,
+        }  # fmt: skip
+        save_json(content | about, self.path / CONFIG_FILE)
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Writes ``checkpoints/manifest.json``, atomically."""
@@ -453,6 +483,24 @@ class RunFolder:
             "data": manifest.identity.fingerprint,
         }
         return Checkpoints(self.checkpoints, name, json.dumps(about, sort_keys=True))
+
+
+def _figure_names(identity: Identity | None) -> tuple[str, ...]:
+    """The names of the figures that a run with this identity has."""
+    recorded = () if identity is None else identity.settings.get("record", ())
+    if not isinstance(recorded, list | tuple):
+        recorded = ()
+    return (*SWEEP_FIGURES, *(name for name in recorded if isinstance(name, str)))
+
+
+def _move_figures(paths: Sequence[Path], source: Path, target: Path) -> None:
+    """Moves files from one folder's ``figures/`` to another's; removes the first if empty."""
+    if paths:
+        (target / FIGURES_FOLDER).mkdir(exist_ok=True)
+    for path in paths:
+        path.replace(target / FIGURES_FOLDER / path.name)
+    with contextlib.suppress(OSError):  # other files are in it, or there is none
+        (source / FIGURES_FOLDER).rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The files of figures: which names the programs give them, and which of them are out of date."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+# The figures of every sweep; each observable that was recorded has one of its own name.
+SWEEP_FIGURES = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
+
+# Every figure that a comparison of sweeps may have.
+COMPARISON_FIGURES = (
+    "steps_to_target", "final_excess", "speed_up", "final_ratio", "over_first", "excess_loss",
+)  # fmt: skip
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
+
+
+def figure_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files in a folder that are figures of these names, in any format.
+
+    Args:
+        folder: The folder; it need not exist.
+        names: Of figures. Those that are no plain file name are ignored: they come from files
+            that anybody may have edited, and must not lead out of the folder.
+    """
+    plain = [name for name in dict.fromkeys(names) if name and name == Path(name).name]
+    paths = [folder / f"{name}.{extension}" for name in plain for extension in FIGURE_FORMATS]
+    # lexists: links count as well, and a name that is no valid path is not there.
+    return [path for path in paths if os.path.lexists(path) and not path.is_dir()]
+
+
+def remove_figures(
+    folder: Path, names: Iterable[str], *, keep: Collection[Path] = ()
+) -> Sequence[Path]:
+    """Removes figures of earlier calls, then the folder if nothing is left in it.
+
+    Args:
+        folder: Where they are; it need not exist.
+        names: Of the figures that the program draws; other files are never touched.
+        keep: Files that have just been drawn.
+
+    Returns:
+        The files removed.
+    """
+    removed = [path for path in figure_files(folder, names) if path not in keep]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there are other files in it, or there is no such folder
+        folder.rmdir()
+    return removed
