@@ -84,6 +84,90 @@ def chosen_runs(axes: Axes, rates: OwnRates) -> np.ndarray:
     return chosen.transpose([order.index(name) for name in axes])
 
 
+def rates_by_model(
+    axes: Axes, rates: OwnRates
+) -> dict[frozenset[tuple[str, Any]], tuple[float, ...]]:
+    """Models' own learning rates, by their values along the other axes with these axes' names."""
+    others = [name for name in axes if name not in (RATES, SEEDS)]
+    models = (
+        frozenset(zip(others, values, strict=True))
+        for values in itertools.product(*(axes[name] for name in others))
+    )
+    return dict(zip(models, rates, strict=True))
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What a user's functions compute.
+
+    Attributes:
+        jax: The version of JAX that made the programs; digests of two versions do not compare.
+        programs: Digests of the programs, by what they are of (``loss``, ``init``, ``optimizer``,
+            ``record``) and for which fixed hyper-parameters; a run may be given more.
+        written: Digests of the Python functions' content by what they are of, empty where it cannot
+            be read. They decide where versions of JAX differ.
+        initial: Digests of the initial parameters that ``init`` returned on the host, by the values
+            that it was given; a run may be given more.
+    """
+
+    jax: str
+    programs: dict[str, dict[str, str]]
+    written: dict[str, str]
+    initial: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stored: Any) -> Functions:
+        """Reads what `dataclasses.asdict` made.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: If it is something else.
+        """
+        programs = {str(k): dict(v) for k, v in dict(stored["programs"]).items()}
+        written, initial = dict(stored["written"]), dict(stored["initial"])
+        texts = [*written.values(), *initial.values(), *(t for p in programs.values() for t in p)]
+        if not isinstance(stored["jax"], str) or not all(isinstance(t, str) for t in texts):
+            raise ValueError("no functions")
+        return cls(stored["jax"], programs, written, initial)
+
+    def differences(self, wanted: Functions) -> list[str]:
+        """What is not computed as it was, in words."""
+        found = []
+        for name, programs in wanted.programs.items():
+            there = self.programs.get(name, {})
+            if self.jax == wanted.jax:
+                if any(there[key] != programs[key] for key in there.keys() & programs.keys()):
+                    found.append(f"{name}: computes something else than there")
+            elif not self.written.get(name) or self.written[name] != wanted.written.get(name):
+                found.append(
+                    f"{name}: cannot be compared with the one there, which JAX {self.jax} compiled "
+                    f"(here it is {wanted.jax}), and its code is not the same"
+                )
+        if other := _other_initial(self.initial, wanted.initial):
+            found.append(f"init: returns other initial parameters than there, for {_show(other)}")
+        return found
+
+
+def _other_initial(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Values for which two functions return different initial parameters; empty without any.
+
+    An ``init`` that is not given a hyper-parameter returns the same for all of its values.
+    """
+    if not (there and here):
+        return ""
+    keys = [{key: json.loads(key) for key in digests} for digests in (there, here)]
+    names = set.intersection(*(set(values) for by in keys for values in by.values()))
+
+    def projected(digests: Mapping[str, str], by: Mapping[str, Any]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for key, digest in digests.items():
+            at = json.dumps({n: by[key][n] for n in sorted(names)})
+            found.setdefault(at, set()).add(digest)
+        return found
+
+    old, new = projected(there, keys[0]), projected(here, keys[1])
+    return next((at for at in new if at in old and old[at] != new[at]), "")
+
+
 @dataclass(frozen=True)
 class Identity:
     """What an experiment's results depend on.
@@ -96,6 +180,7 @@ class Identity:
         fingerprint: Of the data's contents.
         rates: Each model's own learning rates where they are searched for, which finds more of
             them; None where every model is trained at all of the axis.
+        functions: What a user's functions compute; None for models of the project's own.
     """
 
     settings: dict[str, Any]
@@ -103,6 +188,7 @@ class Identity:
     num_steps: int
     fingerprint: str
     rates: OwnRates | None = None
+    functions: Functions | None = None
 
     def __post_init__(self) -> None:
         # As it comes back from a file, so that both can be compared.
@@ -121,6 +207,8 @@ class Identity:
             kept = {name: tuple(values) for name, values in axes.items()}
             rates = stored.get("rates")
             rates = rates if rates is None else tuple(tuple(own) for own in rates)
+            functions = stored.get("functions")
+            functions = functions if functions is None else Functions.of(functions)
         except (AttributeError, TypeError, KeyError, ValueError):
             raise ValueError("no identity") from None
         if (
@@ -130,18 +218,19 @@ class Identity:
             or not (rates is None or _are_own_rates(rates, kept))
         ):
             raise ValueError("no identity")
-        return cls(settings, kept, num_steps, fingerprint, rates)
+        return cls(settings, kept, num_steps, fingerprint, rates, functions)
 
-    def rates_by_model(self) -> dict[tuple[Any, ...], tuple[float, ...]]:
-        """Models' own learning rates, by their values along the other axes."""
-        models = itertools.product(*(v for n, v in self.axes.items() if n not in (RATES, SEEDS)))
-        return dict(zip(models, self.rates or (), strict=self.rates is not None))
+    def rates_by_model(self) -> dict[frozenset[tuple[str, Any]], tuple[float, ...]]:
+        """See `rates_by_model`; empty where models have no rates of their own."""
+        return {} if self.rates is None else rates_by_model(self.axes, self.rates)
 
     def as_json(self) -> dict[str, Any]:
         """The fields, as JSON gives them back."""
         content = json.loads(json.dumps(dataclasses.asdict(self)))
-        if self.rates is None:  # as runs without a search have always been written
-            del content["rates"]
+        # As runs without them have always been written.
+        for name in ("rates", "functions"):
+            if getattr(self, name) is None:
+                del content[name]
         return content
 
     def code(self) -> str:
@@ -153,6 +242,22 @@ class Identity:
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def covers(self, wanted: Identity) -> bool:
+        """Whether a finished run with this identity holds all of the wanted runs' results.
+
+        They may be some of the values along its axes, in any order.
+        """
+        if self.rates is not None or wanted.rates is not None:
+            return self == wanted
+        axes = {name: tuple(dict.fromkeys((*wanted.axes.get(name, ()), *values)))
+                for name, values in self.axes.items()}  # fmt: skip
+        return (
+            self.num_steps == wanted.num_steps
+            and self.axes.keys() == wanted.axes.keys()
+            and all(set(wanted.axes[name]) <= set(values) for name, values in self.axes.items())
+            and not self.differences(dataclasses.replace(wanted, axes=axes), may_extend=True)
+        )
+
     def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
         """What keeps a run with this identity from becoming the wanted one, in words.
 
@@ -160,12 +265,19 @@ class Identity:
             wanted: The identity asked for.
             may_extend: Whether more steps and more values along the axes are no difference.
         """
-        here = {"data": self.fingerprint[:12]} | self.settings
-        there = {"data": wanted.fingerprint[:12]} | wanted.settings
-        found = [
-            _difference(name, here.get(name), there.get(name))
-            for name in dict.fromkeys([*there, *here])
-            if not _may_become(here.get(name), there.get(name), may_extend=may_extend)
+        found = [] if self.fingerprint == wanted.fingerprint else ["data: other values than there"]
+        if self.functions is not None and wanted.functions is not None:
+            found += self.functions.differences(wanted.functions)
+        elif self.functions is not None or wanted.functions is not None:
+            found.append(
+                "what is trained: the run there is of another kind, or of a version before"
+            )
+        found += [
+            _difference(name, self.settings.get(name), wanted.settings.get(name))
+            for name in dict.fromkeys([*wanted.settings, *self.settings])
+            if not _may_become(
+                self.settings.get(name), wanted.settings.get(name), may_extend=may_extend
+            )
         ]
         searched = [identity.rates is not None for identity in (self, wanted)]
         if searched[0] != searched[1]:
@@ -175,6 +287,12 @@ class Identity:
             if name == RATES and any(searched):
                 continue
             old, new = self.axes.get(name, ()), wanted.axes.get(name, ())
+            if name != RATES and {_kind(v) for v in old} != {_kind(v) for v in new} and old and new:
+                found.append(
+                    f"{name}: {_kind(old[0])} there, {_kind(new[0])} asked for, which another "
+                    "program trains"
+                )
+                continue
             extends = may_extend and old and set(old) <= set(new)
             if old != new and not extends:
                 found.append(_difference(name, old, new))
@@ -182,6 +300,13 @@ class Identity:
         if fewer or (wanted.num_steps > self.num_steps and not may_extend):
             found.append(_difference("num_steps", self.num_steps, wanted.num_steps))
         return found
+
+
+def _kind(value: Any) -> str:
+    """The type of an axis's value, in words."""
+    if isinstance(value, bool):
+        return "truth values"
+    return {int: "whole numbers", float: "fractions", str: "words"}[type(value)]
 
 
 def _may_become(old: Any, new: Any, *, may_extend: bool) -> bool:
@@ -226,10 +351,12 @@ class Experiment(ABC):
     Attributes:
         num_steps: T, updates per run.
         precision: ``float32`` or ``float64``.
+        rates: Each model's own learning rates; None where all are trained at all of the axis.
     """
 
     num_steps: int
     precision: str
+    rates: OwnRates | None = None
 
     @property
     @abstractmethod
@@ -266,6 +393,28 @@ class Experiment(ABC):
             arrays: What `assemble` gives for the whole grid.
         """
 
+    def adapted_to(self, stored: Identity) -> Experiment:  # noqa: ARG002
+        """This experiment, as a stored run would have it which differs only in form.
+
+        Args:
+            stored: Of the run in the folder.
+        """
+        return self
+
+    def view(self, results: xr.Dataset, stored: Identity) -> xr.Dataset:
+        """What is asked for out of a finished run that covers it, see `Identity.covers`.
+
+        Args:
+            results: The run's.
+            stored: Its identity.
+        """
+        places = {
+            name: [stored.axes[name].index(value) for value in values]
+            for name, values in self.axes.items()
+            if values != stored.axes[name]
+        }
+        return results.isel(places) if places else results
+
     @property
     def num_runs(self) -> int:
         """Runs of the whole grid."""
@@ -286,7 +435,8 @@ class AtOwnRates(Experiment):
     def __init__(self, grid: Experiment, rates: OwnRates) -> None:
         if not _are_own_rates(rates, grid.axes):
             raise ValueError("the models' own learning rates must together be the axis")
-        self.grid, self.rates = grid, rates
+        self.grid = grid
+        self.rates = rates
         self.num_steps, self.precision = grid.num_steps, grid.precision
 
     @property
@@ -308,6 +458,18 @@ class AtOwnRates(Experiment):
         """See `Experiment.plan`."""
         return self.grid.plan(axes, platform=platform, planned_steps=planned_steps)
 
+    def adapted_to(self, stored: Identity) -> Experiment:
+        """See `Experiment.adapted_to`."""
+        grid = self.grid.adapted_to(stored)
+        assert self.rates is not None
+        own = rates_by_model(self.axes, self.rates)
+        models = rates_by_model(grid.axes, self.rates)
+        return AtOwnRates(grid, tuple(own[model] for model in models))
+
+    def view(self, results: xr.Dataset, stored: Identity) -> xr.Dataset:
+        """See `Experiment.view`."""
+        return self.grid.view(results, stored)
+
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """See `Experiment.label`; losses of runs that are not trained are NaN."""
         return self.grid.label(arrays)
@@ -315,6 +477,7 @@ class AtOwnRates(Experiment):
     @property
     def num_runs(self) -> int:
         """Runs that are trained."""
+        assert self.rates is not None
         return int(chosen_runs(self.axes, self.rates).sum())
 
 

@@ -44,11 +44,13 @@ class Point:
     """One run at one recorded step. It is made inside the traced function, and is no pytree.
 
     Attributes:
-        parameters: Pytree of arrays.
-        value_and_grad: The full-batch training loss and its gradient as functions of the
-            parameters, without randomness; the gradient may be non-zero at frozen entries.
+        parameters: The model as it was initialised, whole: a pytree of arrays, with whatever else is
+            in it (functions, masks, counters).
+        trained: Its floating arrays alone, the same pytree with None in place of all else.
+        value_and_grad: The full-batch training loss and its gradient as functions of either, without
+            randomness; the gradient may be non-zero at frozen entries.
         held_out_loss: Loss on held-out data as a function of the parameters; None without any.
-        trainable: Pytree like ``parameters`` of booleans that broadcast to each leaf (Python's,
+        trainable: Pytree like ``trained`` of booleans that broadcast to each leaf (Python's,
             scalars or full arrays, also traced): False for entries that training leaves alone.
         opt_state: The optax optimizer's state.
         hyper: Hyper-parameters by name, numbers traced.
@@ -58,6 +60,7 @@ class Point:
     """
 
     parameters: Any
+    trained: Any
     value_and_grad: Callable[[Any], tuple[jax.Array, Any]]
     held_out_loss: Callable[[Any], jax.Array] | None
     trainable: Any
@@ -104,7 +107,7 @@ def parse(names: Iterable[str], table: Mapping[str, Entry]) -> dict[str, Observa
 
 def loss(point: Point) -> jax.Array:
     """The training loss L."""
-    return point.value_and_grad(point.parameters)[0]
+    return point.value_and_grad(point.trained)[0]
 
 
 def excess_loss(point: Point) -> jax.Array:
@@ -116,17 +119,17 @@ def held_out_loss(point: Point) -> jax.Array:
     """The loss on held-out data; NaN without any."""
     if point.held_out_loss is None:
         return jnp.full_like(loss(point), jnp.nan)
-    return point.held_out_loss(point.parameters)
+    return point.held_out_loss(point.trained)
 
 
 def gradient_norm(point: Point) -> jax.Array:
     """``‖∇L‖₂`` over the trainable entries."""
-    return _trainable_norm(point, point.value_and_grad(point.parameters)[1])
+    return _trainable_norm(point, point.value_and_grad(point.trained)[1])
 
 
 def parameter_norm(point: Point) -> jax.Array:
     """``‖θ‖₂`` over the trainable entries."""
-    return _trainable_norm(point, point.parameters)
+    return _trainable_norm(point, point.trained)
 
 
 def _trainable_norm(point: Point, tree: Any) -> jax.Array:
@@ -137,7 +140,7 @@ def _trainable_norm(point: Point, tree: Any) -> jax.Array:
 def _trainable(point: Point) -> jax.Array:
     """(n,) booleans for the n entries of the parameters."""
     full = jax.tree.map(
-        lambda a, t: jnp.broadcast_to(t, jnp.shape(a)), point.parameters, point.trainable
+        lambda a, t: jnp.broadcast_to(t, jnp.shape(a)), point.trained, point.trainable
     )
     return ravel_pytree(full)[0]
 
@@ -194,7 +197,7 @@ def scaled_sharpness(point: Point, scale: Any) -> tuple[jax.Array, jax.Array]:
         scale: Diagonal of S, that broadcasts to the flat parameters; entries at which it is 0
             count as frozen.
     """
-    theta, unravel = ravel_pytree(point.parameters)
+    theta, unravel = ravel_pytree(point.trained)
     scale = jnp.where(_trainable(point), scale, 0).astype(theta.dtype)
 
     def gradient(flat: jax.Array) -> jax.Array:

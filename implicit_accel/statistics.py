@@ -292,7 +292,7 @@ def compares_final(table: pd.DataFrame) -> bool:
 
 def is_floored(row: pd.Series) -> bool:
     """Whether a summary's row has a final excess loss that is smaller than shown."""
-    return bool(0 < row["resolution"] and row["final_excess"] <= row["resolution"])
+    return bool(row["resolution"] > 0 and row["final_excess"] <= row["resolution"])
 
 
 def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:

@@ -166,7 +166,7 @@ def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
                 return "diverged"
             return "never" if _has_target(row) else "-"
         resolution = _number(row, "resolution")
-        below = name == "final_excess" and 0 < resolution and value <= resolution
+        below = name == "final_excess" and resolution > 0 and value <= resolution
         return ("< " if below else "") + form.format(value)
 
     middle, low, high = (show(_number(row, name + end)) for end in ("", "_q25", "_q75"))

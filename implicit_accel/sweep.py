@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,19 +18,28 @@ import xarray as xr
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.train import Device, Segment, Timing, Training
-from implicit_accel.errors import UserError
+from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiment import Experiment, assemble, chosen_runs
+from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.observables import Observable
 from implicit_accel.results import RESULTS_FILE, load_netcdf
 from implicit_accel.store.folder import RunFolder
+from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining
 from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
 from implicit_accel.tasks.loss_task import LossTask
 
 Progress = Callable[[int, int], None]
+
+_CHECKPOINT_EVERY = Field(
+    60.0,
+    "Seconds between checkpoints.",
+    one="checkpoint_every",
+    allowed=Allowed("a number of seconds >= 0", numbers.Real, (0, math.inf)),
+)
 
 
 def sweep(
@@ -54,11 +65,14 @@ def sweep(
             randomness; where it is missing it is 0. Numbers are traced: they change neither the
             program nor the number of compilations. Text, and what `static` marks, is fixed in a
             program of its own for every value, all in the same compiled call.
-        optimizer: An optax transformation, a function that makes one from the hyper-parameters
-            (the values along the axes by name), or an `Optimizer`.
+        optimizer: A function that makes an optax transformation from the hyper-parameters (the
+            values along the axes by name), and from ``key``, a JAX key of the run's own, if it takes
+            that; an `Optimizer`; or, where no axis is for it, a transformation.
         num_steps: T, updates per run.
         batch_size: Rows in a mini-batch; the full batch by default.
-        target: Excess loss at which a run has reached its target.
+        target: Excess loss at which a run has reached its target; a loss where the task's optimum is
+            not known. With mini-batches or randomness it is the loss of all rows that counts, see
+            `from_loss`.
         record: Observables to record along the way, by name, or names of those that
             `observables.OBSERVABLES` holds.
         records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
@@ -72,7 +86,8 @@ def sweep(
     Returns:
         Over (axes …, step) ``loss`` and ``excess_loss``, over (axes …) ``steps_to_target`` (inf:
         not reached) and ``divergence_step`` (NaN: did not diverge), and what is recorded over
-        (axes …, observation_step); inf from a run's divergence on.
+        (axes …, observation_step); with mini-batches or randomness ``batch_loss`` over (axes …,
+        batch_step). From a run's divergence on losses are inf, other quantities NaN.
 
     Raises:
         UserError: If something that was asked for is not allowed.
@@ -117,7 +132,7 @@ def run(
     overwrite: bool = False,
     checkpoint_every: float = 60.0,
     devices: Sequence[Device] | None = None,
-    memory_limit: int | None = None,
+    memory_limit: float | str | None = None,
     progress: Progress | None = None,
 ) -> tuple[xr.Dataset, Timing]:
     """Trains an experiment.
@@ -125,13 +140,15 @@ def run(
     Args:
         experiment: What to train.
         folder: The run's own folder. With it the run is safe: it keeps checkpoints, from which the
-            same call goes on, to the bit; a call that asks for more steps, or more values along
-            any axis, trains only what is new; one that asks for nothing new trains nothing.
+            same call goes on, to the bit; a call with more steps, or more values along any axis,
+            trains only what is new; one with nothing new trains nothing. Ctrl-C ends training after
+            a checkpoint; once more ends it at once.
         overwrite: Whether a run with other settings in the folder may be replaced; it is kept
             until the new one has its first checkpoint.
         checkpoint_every: Seconds between checkpoints.
         devices: Devices to spread the runs over; all local ones by default.
-        memory_limit: Bytes that states and records may take; no limit by default.
+        memory_limit: Bytes that states and records may take, a number or a size like ``4GiB``; no
+            limit by default.
         progress: Called with (run-steps done, all of them) now and then, like `progress_bar`; a
             context manager is entered while there is training.
 
@@ -139,8 +156,11 @@ def run(
         Labelled results, and what they cost.
 
     Raises:
-        UserError: If the folder holds something else, or another process is at work there.
+        UserError: If the folder holds something else, another process is at work there, or
+            ``memory_limit`` or ``checkpoint_every`` is not allowed.
     """
+    checkpoint_every = _CHECKPOINT_EVERY.value("checkpoint_every", checkpoint_every)
+    limit = None if memory_limit is None else _read_memory_limit(memory_limit)
     devices = list(jax.local_devices() if devices is None else devices)
 
     def report(segment: Segment) -> None:
@@ -149,11 +169,18 @@ def run(
 
     with progress if isinstance(progress, AbstractContextManager) else nullcontext():
         if folder is None:
-            return _run_here(experiment, report, devices, memory_limit)
+            return _run_here(experiment, report, devices, limit)
         return _run_in(
             RunFolder(Path(folder)), experiment, report, overwrite=overwrite, devices=devices,
-            memory_limit=memory_limit, checkpoint_every=checkpoint_every,
+            memory_limit=limit, checkpoint_every=checkpoint_every,
         )  # fmt: skip
+
+
+def _read_memory_limit(given: float | str) -> int:
+    try:
+        return parse_bytes(given)
+    except UserError as error:
+        raise UserError(f"memory_limit: {error}") from None
 
 
 def _run_here(
@@ -165,8 +192,8 @@ def _run_here(
     plan = experiment.plan(
         experiment.axes, platform=devices[0].platform, planned_steps=experiment.num_steps
     )
-    if (rates := experiment.identity.rates) is not None:
-        plan = plan.only(np.flatnonzero(chosen_runs(experiment.axes, rates)))
+    if experiment.rates is not None:
+        plan = plan.only(np.flatnonzero(chosen_runs(experiment.axes, experiment.rates)))
     training = Training(
         plan.groups,
         num_steps=experiment.num_steps,
@@ -189,20 +216,28 @@ def _run_in(
     overwrite: bool,
     **options: Any,
 ) -> tuple[xr.Dataset, Timing]:
-    identity = experiment.identity
-    if not overwrite and folder.finished() == identity:
-        return load_netcdf(folder.path / RESULTS_FILE), Timing()
+    if not overwrite and (begun := folder.stored()) is not None:
+        experiment = experiment.adapted_to(begun)
+    identity, stored = experiment.identity, folder.finished()
+    if not overwrite and stored is not None and stored.covers(identity):
+        try:
+            return experiment.view(load_netcdf(folder.path / RESULTS_FILE), stored), Timing()
+        except DataError:  # damaged, or another run's: below they are made from the checkpoints
+            if folder.manifest() is None:
+                raise
     folder.check(identity, overwrite=overwrite)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder.path}: {error.strerror}; choose another folder") from None
-    with folder.locked():
+    with folder.locked(), deferred_interrupt() as is_interrupted:
         folder.settle(identity, overwrite=overwrite)
-        training = StoredTraining(folder, experiment, **options)
+        training = StoredTraining(folder, experiment, wanted=is_interrupted, **options)
         for unit in training.units:
             for segment in training.train(unit):
                 report(segment)
+                if is_interrupted():
+                    raise KeyboardInterrupt(f"saved in {folder.path}: the same call goes on")
         results, timing = training.results()
         folder.finish(results, training.about(timing), identity)
     return results, timing

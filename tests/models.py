@@ -94,14 +94,25 @@ MODELS = {
 }  # fmt: skip
 
 
-def follow(name: str, hp: dict[str, Any], num_steps: int, dtype: str) -> np.ndarray:
-    """The losses 0 … T of one run, step by step in a Python loop over a jitted update."""
+def stream(seed: int, name: bytes) -> jax.Array:
+    """The key of a run's stream: the name's letters, as a number, folded into the seed's key."""
+    return jax.random.fold_in(jax.random.key(np.uint32(seed)), int.from_bytes(name, "big"))
+
+
+def follow(
+    name: str, hp: dict[str, Any], num_steps: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The losses 0 … T of one run, step by step in a Python loop over a jitted update.
+
+    Returns:
+        What training saw, of mini-batches and with randomness; and on all rows, without it.
+    """
     task, optimizer, _, batch_size = MODELS[name]()
     with jax.enable_x64(dtype == "float64"):
         if name == "logistic":
             model = task.init(hp["seed"])
         else:
-            arguments = {"key": jax.random.key(np.uint32(hp["seed"])), "hp": hp}
+            arguments = {"key": stream(hp["seed"], b"init"), "hp": hp}
             names = {"tanh_network": ("key", "hp"), "equinox": ("key",)}[name]
             with jax.enable_x64(False):
                 make_model = task.init if name == "equinox" else jax.jit(task.init)
@@ -118,21 +129,22 @@ def follow(name: str, hp: dict[str, Any], num_steps: int, dtype: str) -> np.ndar
             rule = optimizer(hp)
         takes = {"logistic": {"hp": hp}, "tanh_network": {}, "equinox": {"key": None}}[name]
 
+        def value(params, batch, key):
+            whole = jax.tree.map(
+                lambda a, b: b if a is None else a, params, rest, is_leaf=lambda a: a is None
+            )
+            given = takes | ({"key": key} if "key" in takes else {})
+            found = task.loss(whole, batch, **given)
+            return found[0] if task.has_aux else found
+
         @jax.jit
         def update(params, state, batch, key):
-            def value(p):
-                whole = jax.tree.map(
-                    lambda a, b: b if a is None else a, p, rest, is_leaf=lambda a: a is None
-                )
-                given = takes | ({"key": key} if "key" in takes else {})
-                found = task.loss(whole, batch, **given)
-                return found[0] if task.has_aux else found
-
-            loss, gradient = jax.value_and_grad(value)(params)
+            loss, gradient = jax.value_and_grad(value)(params, batch, key)
             updates, state = rule.update(gradient, state, params)
             return loss, optax.apply_updates(params, updates), state
 
-        state, losses = rule.init(params), []
+        on_all = jax.jit(lambda params: value(params, data, None))
+        state, losses, full = rule.init(params), [], []
         per_epoch = task.num_rows // (batch_size or task.num_rows)
         for step in range(num_steps + 1):
             rows = np.arange(task.num_rows)
@@ -141,7 +153,8 @@ def follow(name: str, hp: dict[str, Any], num_steps: int, dtype: str) -> np.ndar
                 order = batch_order(hp["seed"], epoch, task.num_rows)
                 rows = order[within * batch_size : (within + 1) * batch_size]
             batch = jax.tree.map(lambda a, rows=rows: a[rows], data)
-            key = jax.random.fold_in(jax.random.key(np.uint32(hp["seed"])), step)
+            key = jax.random.fold_in(stream(hp["seed"], b"loss"), step)
+            full.append(float(on_all(params)))
             loss, params, state = update(params, state, batch, key)
             losses.append(float(loss))
-    return np.array(losses)
+    return np.array(losses), np.array(full)

@@ -51,7 +51,7 @@ def make_point(parameters, value_and_grad, **fields) -> Point:
         "loss_optimum": 0.0,
         "step": 0,
     }
-    return Point(parameters, value_and_grad, **(defaults | fields))
+    return Point(parameters, parameters, value_and_grad, **(defaults | fields))
 
 
 def quadratic_point(A, x, **fields) -> Point:
@@ -173,7 +173,7 @@ def network_point(problem, p, layers, dtype, *, kind="collapsed", active=None, t
 
 
 def compiled_sharpness(point):
-    return jax.jit(lambda q: scaled_sharpness(replace(point, parameters=q), 1.0))(point.parameters)
+    return jax.jit(lambda q: scaled_sharpness(replace(point, parameters=q, trained=q), 1.0))(point.parameters)
 
 
 def hessian(layers, problem, p):

@@ -20,9 +20,13 @@ from jax import lax
 from implicit_accel.errors import UserError
 from implicit_accel.observables import Observable, Point
 
-# A run whose loss exceeds this multiple of the larger of its first loss and the reference loss has
-# diverged, as has one whose loss is not a number. Catapults that recover stay far below it.
+# A run has diverged once its loss exceeds this multiple of the larger of its first loss' size and
+# the scale of the loss, or is not a number. Catapults that recover stay far below it.
 DIVERGENCE_FACTOR = 1e6
+
+# Names under which losses are recorded. After divergence a loss counts as infinite, since a run
+# must not become the best by diverging; every other quantity is then undefined, NaN.
+LOSSES = frozenset({"loss", "excess_loss", "held_out_loss"})
 
 Params = Any
 Data = Any
@@ -81,8 +85,24 @@ class Task(ABC):
             raise TypeError(f"{type(self).__name__} is trained on the full batch")
         return data
 
+    def loss(self, params: Params, batch: Data, hp: Values, key: Any) -> Any:
+        """The loss alone, for optimizers which evaluate it along a line; see `evaluate`."""
+        return self.evaluate(params, batch, hp, key).loss
+
+    def key(self, hp: Values, step: Any) -> Any:
+        """The key of a step, for `evaluate`; only where ``is_random``."""
+        return jax.random.fold_in(jax.random.key(hp["seed"]), step)
+
+    def model(self, params: Params) -> Any:
+        """The pytree that users know as the model; ``params`` are its trained arrays."""
+        return params
+
+    def trained(self, model: Any) -> Params:
+        """The inverse of `model`."""
+        return model
+
     def reference_loss(self, data: Data) -> Any:  # noqa: ARG002
-        """The loss of knowing nothing: a lucky first loss must set no low limit of divergence."""
+        """Scale of the loss; lower bound for the divergence threshold over its factor."""
         return 0.0
 
     def optimum(self, data: Data) -> Any:  # noqa: ARG002
@@ -143,6 +163,7 @@ class Program:
         is_entrywise: Whether the optimizer moves every entry by that entry's own gradients alone,
             or what is frozen has no gradient: then it may see what is frozen, and a pass over the
             gradient is saved.
+        losses: Names, beyond `LOSSES`, of recorded quantities that are losses.
     """
 
     task: Task
@@ -151,6 +172,11 @@ class Program:
     initialises: bool = False
     aux: tuple[str, ...] = ()
     is_entrywise: bool = False
+    losses: frozenset[str] = frozenset()
+
+    def undefined(self, name: str) -> float:
+        """What is recorded of a quantity from a run's divergence on."""
+        return jnp.inf if name in LOSSES | self.losses else jnp.nan
 
     def visible(self, mask: Any | None, tree: Any) -> Any:
         """The tree with zeros in the place of what is frozen: no optimizer shall see it."""
@@ -174,7 +200,50 @@ class Program:
             like = params
             params = jax.tree.map(lambda a, b: a.astype(b.dtype), self.task.init(values), like)
         mask = self.task.trainable(values)
-        return params, self.optimizer(values).init(self.visible(mask, params))
+        return params, _raw_keys(self.optimizer(values).init(self.visible(mask, params)))
+
+    def update(
+        self, gradient: Params, opt_state: Any, params: Params, values: Values, **extra: Any
+    ) -> tuple[Params, Any]:
+        """The optimizer's update and its next state.
+
+        Args:
+            gradient: Zero where frozen, see `visible`.
+            opt_state: From `start` or the update before.
+            params: As the optimizer sees them.
+            values: The run's hyper-parameters.
+            **extra: What some optimizers need besides, by optax's names: ``value``, ``grad`` and
+                ``value_fn`` (plateau schedules, Polyak's step, line searches). Others ignore them.
+        """
+        optimizer = optax.with_extra_args_support(self.optimizer(values))
+        kinds = jax.eval_shape(optimizer.init, params)
+        updates, new = optimizer.update(gradient, _typed_keys(opt_state, kinds), params, **extra)
+        return updates, _raw_keys(new)
+
+
+_KEY_KINDS = ("threefry2x32", "rbg", "unsafe_rbg")
+
+
+def _is_key(a: Any) -> bool:
+    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def _raw_keys(tree: Any) -> Any:
+    """Typed JAX keys as plain numbers, which can be stored like any other state."""
+    return jax.tree.map(lambda a: jax.random.key_data(a) if _is_key(a) else a, tree)
+
+
+def _typed_keys(tree: Any, kinds: Any) -> Any:
+    """The inverse of `_raw_keys`, for a state with these types."""
+
+    def one(kind: Any, a: Any) -> Any:
+        if not _is_key(kind):
+            return a
+        # JAX gives no name for the implementation of a type alone.
+        impl = next(n for n in _KEY_KINDS if jax.random.key(0, impl=n).dtype == kind.dtype)
+        return jax.random.wrap_key_data(a, impl=impl)
+
+    return jax.tree.map(one, kinds, tree)
 
 
 def train_step(
@@ -201,13 +270,15 @@ def train_step(
         num_steps: T.
 
     Returns:
-        The state after one more update, and what is recorded at t (inf for a diverged run).
+        The state after one more update, and what is recorded at t (`Program.undefined` for a
+        diverged run).
     """
     task, values = program.task, program.values(hyper)
     batch = task.take(data, rows)
-    key = jax.random.fold_in(jax.random.key(values["seed"]), step) if task.is_random else None
+    key = task.key(values, step) if task.is_random else None
     now = task.evaluate(state.params, batch, values, key)
-    start_limit = DIVERGENCE_FACTOR * jnp.maximum(now.loss, task.reference_loss(data))
+    # The size of the first loss: a likelihood's may be negative, or 0 by chance.
+    start_limit = DIVERGENCE_FACTOR * jnp.maximum(jnp.abs(now.loss), task.reference_loss(data))
     limit = jnp.where(step == 0, start_limit, state.limit)
     running = state.divergence_step < 0
     # A comparison with NaN is false: written this way round, NaN diverges and reaches no target.
@@ -217,9 +288,17 @@ def train_step(
     reaches = running & (state.steps_to_target < 0) & (now.excess <= hyper.target)
 
     mask = task.trainable(values)
-    updates, opt_state = program.optimizer(values).update(
-        program.visible(mask, now.gradient), state.opt_state, program.visible(mask, state.params)
-    )
+
+    def value_fn(params: Params) -> Any:
+        if mask is not None:  # the optimizer sees zeros where parameters are frozen
+            params = jax.tree.map(jnp.where, mask, params, state.params)
+        return task.loss(params, batch, values, key)
+
+    gradient = program.visible(mask, now.gradient)
+    updates, opt_state = program.update(
+        gradient, state.opt_state, program.visible(mask, state.params), values,
+        value=now.loss, grad=gradient, value_fn=value_fn,
+    )  # fmt: skip
     moved = optax.apply_updates(state.params, updates)
     moves = running & (step < num_steps)
 
@@ -240,7 +319,9 @@ def train_step(
         divergence_step=divergence_step,
     )
     records = {"excess_loss": now.excess} | {name: now.aux[name] for name in program.aux}
-    return state, {name: jnp.where(running, a, jnp.inf) for name, a in records.items()}
+    return state, {
+        name: jnp.where(running, a, program.undefined(name)) for name, a in records.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -284,7 +365,9 @@ def observe(
     data: Data,
     step: Any,
 ) -> dict[str, jax.Array]:
-    """Observables of one run; inf from its divergence on, and where they are no numbers.
+    """Observables of one run; `Program.undefined` from its divergence on.
+
+    A loss that is not a number counts as infinite.
 
     Raises:
         UserError: If one of them is not a single number.
@@ -292,15 +375,16 @@ def observe(
     task, values = program.task, program.values(hyper)
 
     def value_and_grad(params: Params) -> tuple[jax.Array, Params]:
-        found = task.evaluate(params, task.take(data, None), values, None)
+        found = task.evaluate(task.trained(params), task.take(data, None), values, None)
         return found.loss, found.gradient
 
     def held_out_loss(params: Params) -> Any:
-        return task.held_out_loss(params, data, values)
+        return task.held_out_loss(task.trained(params), data, values)
 
     mask = task.trainable(values)
     point = Point(
-        parameters=state.params,
+        parameters=task.model(state.params),
+        trained=state.params,
         value_and_grad=value_and_grad,
         held_out_loss=held_out_loss if task.has_held_out else None,
         trainable=jax.tree.map(lambda _: True, state.params) if mask is None else mask,
@@ -314,7 +398,7 @@ def observe(
     found = {name: _scalar(name, f(point), dtype) for name, f in observables.items()}
     running = state.divergence_step < 0
     return {
-        name: jnp.where(running & ~jnp.isnan(value), value, jnp.inf)
+        name: jnp.where(running & ~jnp.isnan(value), value, program.undefined(name))
         for name, value in found.items()
     }
 
@@ -330,9 +414,11 @@ def _scalar(name: str, value: Any, dtype: Any) -> jax.Array:
 Records = dict[str, jax.Array]
 
 
-def _no_records(size: int, names: tuple[str, ...], num_runs: int, dtype: Any) -> Records:
+def _no_records(
+    program: Program, size: int, names: tuple[str, ...], num_runs: int, dtype: Any
+) -> Records:
     """Room for records; what is not to be kept goes to one more slot, the last."""
-    return {name: jnp.full((size + 1, num_runs), jnp.inf, dtype) for name in names}
+    return {name: jnp.full((size + 1, num_runs), program.undefined(name), dtype) for name in names}
 
 
 def _put(records: Records, now: Records, slot: Any) -> Records:
@@ -370,8 +456,8 @@ def run_block(
     batches = schedule.batches[number]
 
     empty = (
-        _no_records(num_records, ("excess_loss", *program.aux), B, dtype),
-        *(_no_records(w.num_records, tuple(w.observables), B, dtype) for w in watches),
+        _no_records(program, num_records, ("excess_loss", *program.aux), B, dtype),
+        *(_no_records(program, w.num_records, tuple(w.observables), B, dtype) for w in watches),
     )
 
     def one_step(state: RunState, hyper: Hyper, step: Any, position: Any) -> Any:

@@ -117,8 +117,8 @@ class GroupResult:
     """Trajectories of a group's runs; C of them.
 
     Attributes:
-        records: By name (C, R): ``excess_loss``, L − L*, and whatever else is recorded; inf from a
-            run's divergence on.
+        records: By name (C, R): ``excess_loss``, L − L*, and whatever else is recorded; from a
+            run's divergence on losses are inf, other quantities NaN.
         steps_to_target: (C,) steps, −1 if the target was not reached.
         divergence_step: (C,) step, −1 if the run did not diverge.
         params: Final parameters, leading axis C; None if not kept.
@@ -591,7 +591,7 @@ def _empty_result(group: Group, recording: Recording, dtype: np.dtype) -> GroupR
     C = group.num_runs
     return GroupResult(
         records={
-            name: np.full((C, len(steps)), np.inf, dtype)
+            name: np.full((C, len(steps)), group.program.undefined(name), dtype)
             for names, steps in zip(group.names(), recording.all, strict=True)
             for name in names
         },

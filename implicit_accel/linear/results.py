@@ -70,8 +70,8 @@ LINEAR_QUANTITIES = {
 LINEAR_QUANTITIES |= declare(
     *(
         Quantity(
-            name, (*RUN, "observation_step"), entry.description, general.is_curve,
-            special=("inf", "diverged"), required=False,
+            name, (*RUN, "observation_step"), entry.description, general.is_observed,
+            special=("NaN", "diverged or undefined"), required=False,
         )
         for name, entry in OBSERVABLES.items()
         if name not in QUANTITIES

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Axes
+from implicit_accel.experiment import RATES, SEEDS, Axes
+from implicit_accel.names import check_axis_names
 
 _MOST_PROGRAMS = 1000
 
-RESERVED = frozenset({"step", "observation_step", "model", "loss", "excess_loss", "optimum",
-                       "target", "resolution", "steps_to_target", "divergence_step"})  # fmt: skip
+# JAX computes whole numbers in 32 bits; results hold them in 64.
+_WHOLE = (-(2**31), 2**31 - 1)
+_HELD = (-(2**63), 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -38,41 +40,102 @@ def _plain(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
-def _is_beyond(number: float) -> bool:
-    """Whether a number, or a whole one, is none that arrays can hold."""
-    return abs(number) >= 2**63 if isinstance(number, int) else not math.isfinite(number)
+def _typed(name: str, values: tuple[Any, ...], *, is_static: bool) -> tuple[Any, ...]:
+    """The values of an axis in its one type, which is decided by all of them.
+
+    Learning rates are fractions. Other numbers are fractions if one of them is, else whole; truth
+    values and words are each by themselves. What is static keeps its type, value by value.
+
+    Raises:
+        UserError: If a value has no type, does not fit it, or types are mixed.
+    """
+    is_number = [isinstance(v, int | float) and not isinstance(v, bool) for v in values]
+    is_word = [isinstance(v, str) for v in values]
+    is_truth = [isinstance(v, bool) for v in values]
+    if not all(map(any, zip(is_number, is_word, is_truth, strict=True))):
+        raise UserError(f"axis {name}: values must be numbers, true or false, or text")
+    if any(is_word) and not all(is_word):
+        raise UserError(f"axis {name}: values must be all text or all numbers, not both")
+    if any(is_truth) and not all(is_truth):
+        raise UserError(f"axis {name}: true and false are no numbers; give them alone")
+    if all(is_word) or all(is_truth):
+        return values
+    for v in values:
+        if isinstance(v, float) and not math.isfinite(v):
+            raise UserError(f"axis {name}: a value is not finite, or too large")
+    is_whole = all(isinstance(v, int) for v in values)
+    if name == RATES or not (is_whole or is_static):
+        try:
+            return tuple(map(float, values))
+        except OverflowError:
+            raise UserError(f"axis {name}: a value is not finite, or too large") from None
+    low, high = _HELD if is_static else _WHOLE
+    if name != SEEDS and not all(low <= v <= high for v in values):
+        raise UserError(
+            f"axis {name}: a whole number is too large, it does not fit "
+            f"{64 if is_static else 32} bits; write it as a fraction, like 1.5e10"
+        )
+    return values
 
 
 def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
-    """Axes as tuples of plain values, and the names of those that programs are made for."""
+    """Axes as tuples of plain values, and the names of those that programs are made for.
+
+    Raises:
+        UserError: If a name is taken, or values are not allowed.
+    """
+    check_axis_names(axes)
     read: Axes = {}
     fixed = set()
     for name, given in axes.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
-            raise UserError(f"axis {name!r}: give it a name like learning_rate; not one of "
-                            f"{', '.join(sorted(RESERVED))}")  # fmt: skip
-        values = given.values if isinstance(given, static) else given
+        is_static = isinstance(given, static)
+        values = given.values if is_static else given
         if isinstance(values, str) or not hasattr(values, "__iter__"):
             raise UserError(f"axis {name}: give a list of values, not {values!r}")
-        plain = tuple(map(_plain, values))
-        is_number = [isinstance(v, bool | int | float) for v in plain]
-        if not all(
-            isinstance(v, str) or number for v, number in zip(plain, is_number, strict=True)
-        ):
-            raise UserError(f"axis {name}: values must be numbers or text")
-        if any(_is_beyond(v) for v, number in zip(plain, is_number, strict=True) if number):
-            raise UserError(f"axis {name}: a value is not finite, or too large")
+        plain = _typed(name, tuple(map(_plain, values)), is_static=is_static)
         if not plain or len(set(plain)) < len(plain):
             raise UserError(f"axis {name}: give one value or more, each once")
-        if isinstance(given, static) or not all(is_number):
+        if is_static or isinstance(plain[0], str):
             fixed.add(name)
         read[name] = plain
-    rates = read.get("learning_rate", (1.0,))
-    if "learning_rate" in fixed or not all(rate > 0 for rate in rates):
+    rates = read.get(RATES, (1.0,))
+    if RATES in fixed or not all(isinstance(rate, float) and rate > 0 for rate in rates):
         raise UserError("axis learning_rate: give numbers above 0, not marked static")
-    seeds = read.get("seed", (0,))
-    if "seed" in fixed or any(type(s) is not int or not 0 <= s < 2**32 for s in seeds):
+    seeds = read.get(SEEDS, (0,))
+    if SEEDS in fixed or any(type(s) is not int or not 0 <= s < 2**32 for s in seeds):
         raise UserError("axis seed: give whole numbers from 0 up, below 2^32")
     if math.prod(len(read[name]) for name in fixed) > _MOST_PROGRAMS:
         raise UserError(f"more than {_MOST_PROGRAMS} programs: make fewer of the values static")
     return read, frozenset(fixed)
+
+
+def check_axes_precision(axes: Axes, fixed: frozenset[str], precision: str) -> None:
+    """Makes sure that training tells an axis's numbers apart.
+
+    Raises:
+        UserError: If two of them are one number in the precision, or one overflows or vanishes.
+    """
+    for name, values in axes.items():
+        if name in fixed or not isinstance(values[0], float):
+            continue
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = np.array(values).astype(precision)
+        # JAX flushes subnormal numbers to 0 on some devices.
+        tiny = float(np.finfo(precision).tiny)
+        lost = [
+            v for v, r in zip(values, rounded, strict=True)
+            if not np.isfinite(r) or (v != 0 and abs(r) < tiny)
+        ]  # fmt: skip
+        if lost:
+            raise UserError(
+                f"axis {name}: {lost[0]!r} is beyond what {precision} holds; rescale it"
+                + (", or use precision float64" if precision == "float32" else "")
+            )
+        first: dict[float, float] = {}
+        for v, r in zip(values, rounded.tolist(), strict=True):
+            if r in first:
+                raise UserError(
+                    f"axis {name}: {first[r]!r} and {v!r} are one number in {precision}; leave one "
+                    "out, or use precision float64"
+                )
+            first[r] = v

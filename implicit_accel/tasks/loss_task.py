@@ -4,7 +4,7 @@
     runs = sweep(task, axes={"learning_rate": rates, "seed": range(5)}, optimizer=..., num_steps=9)
 
 Parameters are any pytree: dictionaries of arrays, Flax variables, Equinox modules. Its floating
-arrays are trained; everything else in it is fixed.
+arrays are trained; everything else in it (functions, masks, counters) is fixed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -22,6 +22,31 @@ import numpy as np
 
 from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.errors import UserError
+from implicit_accel.tasks.content import UnidentifiedError, content_digest
+
+# A stream of random numbers each, all of the run's seed. In JAX ``split(key, n)[i]`` is
+# ``fold_in(key, i)``: numbers that nobody counts up to keep the streams apart from each other and
+# from what a user makes of ``jax.random.key(seed)``.
+STREAMS = {"init": 0x696E6974, "loss": 0x6C6F7373, "optimizer": 0x6F707469}
+
+# JAX computes in 32 bits: whole numbers beyond would wrap.
+_LARGEST_WHOLE = 2**31 - 1
+
+
+def run_key(seed: Any, stream: str) -> jax.Array:
+    """The JAX key from which a run draws.
+
+    Args:
+        seed: The run's; a whole number below 2³², also traced.
+        stream: ``init`` for the key that a task's ``init`` is given, ``loss`` for the one into
+            which the step is folded (``jax.random.fold_in``) to make the loss's key, ``optimizer``
+            for the one that a function which makes an optimizer is given.
+
+    Raises:
+        KeyError: If there is no such stream.
+    """
+    seed = jnp.asarray(seed, jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
 
 
 def from_loss(
@@ -30,8 +55,8 @@ def from_loss(
     init: Callable[..., Any],
     data: Any,
     held_out: Any = None,
-    optimum: float = 0.0,
-    reference_loss: float = 0.0,
+    optimum: float | None = None,
+    reference_loss: float | None = None,
     trainable: Any = None,
     has_aux: bool = False,
     name: str = "task",
@@ -41,17 +66,21 @@ def from_loss(
     Args:
         loss: ``loss(params, batch)``, a scalar to minimise, in JAX. Further arguments are given to
             it if it has them: ``hp``, the hyper-parameters by name, and ``key``, a JAX key for
-            randomness, a function of the run's seed and the step alone (None where the loss is
-            evaluated for an observable: then it should be without randomness).
+            randomness (dropout, noise), a function of the run's seed and the step alone. The key is
+            None where the loss is evaluated rather than trained on: then it should be without
+            randomness.
         init: Makes a run's initial parameters. It may take ``key``, a JAX key made of the run's
-            seed, and ``hp``; then it is traced into the program. If it takes ``seed``, a whole
-            number, it is called on the host instead, with ``hp`` as plain numbers if it has it.
+            seed (`run_key`), and ``hp``; then it is traced into the program. If it takes ``seed``,
+            a whole number, it is called on the host instead, with ``hp`` as plain numbers if it has
+            it.
         data: A pytree of arrays whose first axis is the rows, handed to the loss as ``batch``,
             whole or in mini-batches.
         held_out: The same, not trained on: its loss is recorded as ``held_out_loss``.
-        optimum: L*, the smallest loss there is, where it is known: excess losses are above it.
-        reference_loss: The loss of knowing nothing. A run diverges above 10⁶ times the larger of
-            this and its first loss.
+        optimum: L*, the smallest loss there is; excess losses are above it. Where it is not known
+            the excess loss is the loss itself, which may be negative (a likelihood's).
+        reference_loss: Scale of the loss, above 0, such as that of the zero predictor; 1 unless
+            given. A run diverges above 10⁶ times the larger of this and the size of its first
+            loss.
         trainable: Booleans in the shape of the parameters (or of a prefix of them), False for
             what stays as it is initialised; all by default.
         has_aux: Whether the loss returns (loss, dictionary of scalars); these are recorded too.
@@ -60,16 +89,21 @@ def from_loss(
     Returns:
         The task, for `implicit_accel.sweep`.
 
+    With mini-batches, or a loss that takes a key, the loss of a step is one draw of many. The run's
+    ``loss``, its final loss and its steps to the target are then those of all rows without
+    randomness, evaluated at the ends of epochs; what training saw is recorded as ``batch_loss``.
+
     Raises:
-        UserError: If the functions take something else, or the data are no rows.
+        UserError: If the functions take something else, the data are no rows, or whole numbers
+            among them do not fit 32 bits.
     """
     return LossTask(
         loss=loss,
         init=init,
         data=jax.tree.map(np.asarray, data),
         held_out=None if held_out is None else jax.tree.map(np.asarray, held_out),
-        optimum=float(optimum),
-        reference_loss=float(reference_loss),
+        optimum=None if optimum is None else float(optimum),
+        reference_loss=None if reference_loss is None else float(reference_loss),
         trainable=trainable,
         has_aux=has_aux,
         name=name,
@@ -84,8 +118,8 @@ class LossTask:
     init: Callable[..., Any]
     data: Any
     held_out: Any
-    optimum: float
-    reference_loss: float
+    optimum: float | None
+    reference_loss: float | None
     trainable: Any
     has_aux: bool
     name: str
@@ -93,7 +127,7 @@ class LossTask:
     def __post_init__(self) -> None:
         _check_arguments("loss", self.loss, first=2, allowed=("hp", "key"))
         _check_arguments("init", self.init, first=0, allowed=("key", "hp", "seed"))
-        if {"key", "seed"} <= _arguments(self.init).keys():
+        if {"key", "seed"} <= arguments_of(self.init).keys():
             raise UserError("init takes both key and seed: take key, to be traced, or seed")
         for what, arrays in (("data", self.data), ("held_out", self.held_out)):
             leaves = jax.tree.leaves(arrays)
@@ -108,9 +142,44 @@ class LossTask:
                     raise UserError(f"{what}: an array of type {a.dtype}; give numbers")
                 if a.dtype.kind == "f" and not np.isfinite(a).all():
                     raise UserError(f"{what}: an array holds numbers that are not finite")
+                if a.dtype.kind in "iu" and a.size and not (
+                    a.min() >= -_LARGEST_WHOLE - 1 and a.max() <= _LARGEST_WHOLE
+                ):  # fmt: skip
+                    raise UserError(
+                        f"{what}: an array holds whole numbers that do not fit 32 bits; make them "
+                        "floating (astype(float)) or subtract an offset"
+                    )
         for what in ("optimum", "reference_loss"):
-            if not math.isfinite(getattr(self, what)):
-                raise UserError(f"{what} {getattr(self, what)}: it must be a finite number")
+            value = getattr(self, what)
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"{what} {value}: it must be a finite number")
+        if self.reference_loss is not None and not self.reference_loss >= 0:
+            raise UserError(f"reference_loss {self.reference_loss}: it must not be negative")
+
+    @property
+    def scale(self) -> float:
+        """The scale of the loss: the reference loss, or 1."""
+        return self.reference_loss or 1.0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the loss takes a key."""
+        return "key" in arguments_of(self.loss)
+
+    def check_precision(self, precision: str) -> None:
+        """Makes sure that the numbers of the data and of the losses fit a precision.
+
+        Raises:
+            UserError: If one overflows.
+        """
+        largest = float(np.finfo(precision).max)
+        leaves = [a for a in jax.tree.leaves(self.arrays()) if a.dtype.kind == "f" and a.size]
+        numbers = [*(float(np.abs(a).max()) for a in leaves), self.optimum or 0, self.scale]
+        if any(abs(number) > largest for number in numbers):
+            raise UserError(
+                f"data, optimum or reference_loss: a number is too large for {precision}; rescale "
+                "it" + (", or use precision float64" if precision == "float32" else "")
+            )
 
     @property
     def num_rows(self) -> int:
@@ -121,7 +190,7 @@ class LossTask:
     @property
     def initialises_on_host(self) -> bool:
         """Whether ``init`` wants a seed."""
-        return "seed" in _arguments(self.init)
+        return "seed" in arguments_of(self.init)
 
     def arrays(self) -> dict[str, Any]:
         """What goes to the devices."""
@@ -130,13 +199,19 @@ class LossTask:
     def fingerprint(self) -> str:
         """Of the data's contents, and of the numbers that results depend on."""
         digest = hashlib.sha256(repr((self.optimum, self.reference_loss)).encode())
+        digest.update(str(jax.tree.structure(self.arrays())).encode())
         for a in jax.tree.leaves(self.arrays()):
             digest.update(f"{a.dtype.str}{a.shape}".encode())
             digest.update(np.ascontiguousarray(a).data)
         return digest.hexdigest()
 
 
-def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def arguments_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """A function's arguments by name.
+
+    Raises:
+        UserError: If they cannot be read.
+    """
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -149,7 +224,7 @@ def _check_arguments(
     """Makes sure that a function can be called with what there is."""
     if not callable(function):
         raise UserError(f"{what}: give a function, not {type(function).__name__}")
-    parameters = list(_arguments(function).values())
+    parameters = list(arguments_of(function).values())
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if len(parameters) < first or any(p.kind not in plain for p in parameters[:first]):
         raise UserError(f"{what}: it must take (params, batch) first, not {_names(parameters)}")
@@ -167,53 +242,132 @@ def _names(parameters: Sequence[inspect.Parameter]) -> str:
     return f"({', '.join(p.name for p in parameters)})"
 
 
-class Named(dict[str, Any]):
-    """Hyper-parameters by name, which say what a missing one needs."""
+@jax.tree_util.register_pytree_node_class
+class Named(Mapping[str, Any]):
+    """Hyper-parameters by name; it notes which are read, and says what a missing one needs.
 
-    def __missing__(self, name: str) -> Any:
-        """There is none of this name."""
-        axes = ", ".join(self) or "none"
-        raise UserError(
-            f"the task asks for the hyper-parameter {name!r}, which is no axis of the grid "
-            f"(these are: {axes}); give one, from the shell by --axes {name}=value:value"
-        )
+    Args:
+        values: By name.
+        reads: Where the names that are read are noted.
+    """
+
+    def __init__(self, values: Mapping[str, Any], reads: set[str] | None = None) -> None:
+        self._values, self._reads = dict(values), set() if reads is None else reads
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a hyper-parameter."""
+        if name not in self._values:
+            axes = ", ".join(self._values) or "none"
+            raise UserError(
+                f"the task asks for the hyper-parameter {name!r}, which is no axis of the grid "
+                f"(these are: {axes}); give one, from the shell by --axes {name}=value:value"
+            )
+        self._reads.add(name)
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is one of this name."""
+        return name in self._values
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a hyper-parameter, or the default."""
+        return self[name] if name in self._values else default
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._values)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+        """Values and names, for functions that JAX compiles; all of them count as read."""
+        return tuple(self[name] for name in self._values), tuple(self._values)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], values: Sequence[Any]) -> Named:
+        """The inverse of `tree_flatten`."""
+        return cls(dict(zip(names, values, strict=True)))
 
 
 def call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
     """Calls a function with those of the offered arguments that it has."""
-    has = _arguments(function)
-    if "hp" in offered:
-        offered["hp"] = Named(offered["hp"])
+    has = arguments_of(function)
     return function(*first, **{name: value for name, value in offered.items() if name in has})
 
 
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
 def _is_trained(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(
-        leaf.dtype, jnp.floating
-    )
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def is_held(leaf: Any) -> bool:
+    """Whether a leaf of a model is an array that is not trained: a mask, a counter."""
+    return _is_array(leaf) and not _is_trained(leaf)
 
 
 def split(tree: Any) -> tuple[Any, Any]:
-    """A pytree's floating arrays, and all else; None in the place of the other's leaves."""
+    """A pytree's floating arrays, and all else; None in the place of the other's leaves.
+
+    Raises:
+        UserError: If there is nothing to train, or an array is of a type that is not supported.
+    """
     trained = jax.tree.map(lambda a: a if _is_trained(a) else None, tree)
     fixed = jax.tree.map(lambda a: None if _is_trained(a) else a, tree)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(fixed):
-        if isinstance(leaf, jax.Array | np.ndarray):
-            where = jax.tree_util.keystr(path)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = jax.tree_util.keystr(path) or "the top"
+        if _is_trained(leaf) and leaf.dtype.itemsize < 4:
             raise UserError(
-                f"init: the array at {where or 'the top'} has type {leaf.dtype}; parameters are "
-                "floating arrays, keep others in the loss or the data"
+                f"init: the array at {where} has type {leaf.dtype}; parameters are trained in "
+                "float32 or float64: return one of these, and cast in the loss"
+            )
+        if is_held(leaf) and not (
+            jnp.issubdtype(leaf.dtype, jnp.integer) or jnp.issubdtype(leaf.dtype, jnp.bool)
+        ):
+            raise UserError(
+                f"init: the array at {where} has type {leaf.dtype}; floating arrays are trained, "
+                "whole numbers and booleans are kept as they are, others are not supported"
             )
     if not jax.tree.leaves(trained):
         raise UserError("init: it returns no floating arrays, so there is nothing to train")
     return trained, fixed
 
 
+def check_same_fixed(fixed: Any, other: Any) -> None:
+    """Makes sure that what is fixed in the models of two runs is the same.
+
+    Raises:
+        UserError: If it is not: a program has one of it.
+    """
+
+    def same(a: Any, b: Any) -> bool:
+        if _is_array(a) or _is_array(b):
+            return np.array_equal(a, b)
+        try:
+            return bool(a is b or a == b) or content_digest(a) == content_digest(b)
+        except (UnidentifiedError, TypeError, ValueError):
+            return False
+
+    structures = jax.tree.structure(fixed), jax.tree.structure(other)
+    leaves = zip(jax.tree.leaves(fixed), jax.tree.leaves(other), strict=False)
+    if structures[0] != structures[1] or not all(same(a, b) for a, b in leaves):
+        raise UserError(
+            "init: what is not trained (masks, counters, functions) differs between runs; it must "
+            "be the same for all, or be made in the loss, or be a static axis"
+        )
+
+
 def join(trained: Any, fixed: Any) -> Any:
     """The inverse of `split`."""
+    # Held arrays as JAX's own, as the loss would have them from ``init``.
     return jax.tree.map(
-        lambda a, b: b if a is None else a, trained, fixed, is_leaf=lambda a: a is None
-    )
+        lambda a, b: (jnp.asarray(b) if is_held(b) else b) if a is None else a,
+        trained, fixed, is_leaf=lambda a: a is None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,16 +378,18 @@ class BoundTask(Task):
         task: The task.
         fixed: What of the parameters is no floating array.
         mask: Booleans in the parameters' structure, or None.
+        reads: Where the names of the hyper-parameters that are read are noted.
     """
 
     task: LossTask
     fixed: Any
     mask: Any
+    reads: set[str] = field(default_factory=set)
 
     @property
     def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the loss takes a key."""
-        return "key" in _arguments(self.task.loss)
+        return self.task.is_random
 
     @property
     def has_held_out(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -242,7 +398,19 @@ class BoundTask(Task):
 
     def init(self, hp: Values) -> Any:
         """See `Task.init`."""
-        return split(initial(self.task, hp))[0]
+        return split(initial(self.task, hp, self.reads))[0]
+
+    def key(self, hp: Values, step: Any) -> Any:
+        """See `Task.key`."""
+        return jax.random.fold_in(run_key(hp["seed"], "loss"), step)
+
+    def model(self, params: Any) -> Any:
+        """See `Task.model`."""
+        return join(params, self.fixed)
+
+    def trained(self, model: Any) -> Any:
+        """See `Task.trained`; of trained arrays alone they are these."""
+        return jax.tree.map(lambda a: a if _is_trained(a) else None, model)
 
     def take(self, data: Any, rows: jax.Array | None) -> Any:
         """See `Task.take`."""
@@ -251,7 +419,7 @@ class BoundTask(Task):
 
     def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, dict[str, Any]]:
         model = join(params, self.fixed)
-        found = call(self.task.loss, model, batch, hp=hp, key=key)
+        found = call(self.task.loss, model, batch, hp=Named(hp, self.reads), key=key)
         value, aux = found if self.task.has_aux else (found, {})
         value = jnp.asarray(value)
         if value.shape != ():
@@ -263,15 +431,24 @@ class BoundTask(Task):
         (value, aux), gradient = jax.value_and_grad(
             lambda p: self._value(p, batch, hp, key), has_aux=True
         )(params)
-        return Evaluation(value, gradient, value - self.task.optimum, aux)
+        return Evaluation(value, gradient, value - (self.task.optimum or 0.0), aux)
+
+    def loss(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
+        """See `Task.loss`."""
+        return self._value(params, batch, hp, key)[0]
+
+    def evaluate_all(self, params: Any, data: Any, hp: Values) -> tuple[Any, dict[str, Any]]:
+        """The excess loss of all rows without randomness, and what comes with it."""
+        value, aux = self._value(params, data["train"], hp, None)
+        return value - (self.task.optimum or 0.0), aux
 
     def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
         """See `Task.reference_loss`."""
-        return self.task.reference_loss
+        return self.task.scale
 
     def optimum(self, data: Any) -> Any:  # noqa: ARG002
         """See `Task.optimum`."""
-        return self.task.optimum
+        return self.task.optimum or 0.0
 
     def trainable(self, hp: Values) -> Any | None:  # noqa: ARG002
         """See `Task.trainable`."""
@@ -282,12 +459,12 @@ class BoundTask(Task):
         return self._value(params, data["held_out"], hp, None)[0]
 
 
-def initial(task: LossTask, hp: Values) -> Any:
-    """What a task's traced ``init`` gives: the parameters and all else of their pytree."""
+def initial(task: LossTask, hp: Values, reads: set[str]) -> Any:
+    """What a task's traced ``init`` returns: the parameters and all else of their pytree."""
     # In single precision whatever training's is: the same seed starts alike in both.
     single = {
         name: value.astype(np.float32) if _is_trained(value) else value
         for name, value in hp.items()
     }
     with jax.enable_x64(False):
-        return call(task.init, key=jax.random.key(single["seed"]), hp=single)
+        return call(task.init, key=run_key(single["seed"], "init"), hp=Named(single, reads))
