@@ -9,14 +9,14 @@ built inside the mapped function: this gives the same bits as a Python float wou
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optax
 
 from implicit_accel.errors import UserError
+from implicit_accel.fields import finite, is_real, plain, shown
 from implicit_accel.linear.end_to_end import scale_by_end_to_end
 
 Setting = float | bool
@@ -80,7 +80,8 @@ class Optimizer:
             by which a deep linear network's end-to-end matrix moves, applied to every weight
             matrix (`scale_by_end_to_end`; its ``depth`` is the emulated network's, ``rate`` and
             ``projection`` may be switched off).
-        settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``.
+        settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``; a
+            dictionary may be given, and is stored as pairs.
 
     Raises:
         UserError: If the name or a setting is unknown, or a value is out of range.
@@ -90,19 +91,29 @@ class Optimizer:
     settings: tuple[tuple[str, Setting], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name not in _KINDS:
-            raise UserError(f"optimizer {self.name!r}: choose from {', '.join(OPTIMIZERS)}")
+        if not isinstance(self.name, str) or self.name not in _KINDS:
+            raise UserError(
+                f"optimizer {shown(self.name, repr)}: choose from {', '.join(OPTIMIZERS)}"
+            )
+        object.__setattr__(self, "settings", self._pairs())
         allowed = _KINDS[self.name].settings
         for key, value in self.settings:
-            if key not in allowed:
+            if not isinstance(key, str) or key not in allowed:
                 names = ", ".join(allowed) or "none: it has no settings but the learning rate"
-                raise UserError(f"optimizer {self.name} has no setting {key!r}: it has {names}")
-            if isinstance(allowed[key], bool) != isinstance(value, bool):
-                kind = "true or false" if isinstance(allowed[key], bool) else "a number"
-                raise UserError(f"optimizer setting {self.name}:{key} must be {kind}")
-            if not (math.isfinite(value) and value >= 0 and (key != "eps" or value > 0)):
+                raise UserError(
+                    f"optimizer {self.name} has no setting {shown(key, repr)}: it has {names}"
+                )
+            if isinstance(allowed[key], bool):
+                if not isinstance(value, bool):
+                    raise UserError(f"optimizer setting {self.name}:{key} must be true or false")
+                continue
+            if not is_real(value):
+                raise UserError(f"optimizer setting {self.name}:{key} must be a number")
+            if finite(value) is None or value < 0 or (key == "eps" and value == 0):
                 bound = "> 0" if key == "eps" else ">= 0"
-                raise UserError(f"optimizer setting {self.name}:{key}={value}: must be {bound}")
+                raise UserError(
+                    f"optimizer setting {self.name}:{key}={shown(value)}: must be {bound}"
+                )
             if key in ("b1", "b2", "momentum", "rho", "decay") and value >= 1:
                 raise UserError(f"optimizer setting {self.name}:{key}={value}: must be below 1")
             if key == "depth" and not (1 <= value <= _LARGEST_DEPTH and value == int(value)):
@@ -112,6 +123,24 @@ class Optimizer:
                 )
         if len({key for key, _ in self.settings}) < len(self.settings):
             raise UserError(f"optimizer {self.name}: a setting is given twice")
+
+    def _pairs(self) -> tuple[tuple[Any, Any], ...]:
+        """The settings as pairs, numbers as the ``float`` that `parse_settings` makes of them."""
+        given: Any = self.settings
+        try:
+            pairs = [
+                (key, plain(value))
+                for key, value in (given.items() if isinstance(given, Mapping) else given)
+            ]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"optimizer {self.name}: its settings must be pairs or a dictionary, like "
+                f"{{'momentum': 0.8}}, not {shown(given)}"
+            ) from None
+        return tuple(
+            (key, value if (number := finite(value)) is None else float(number))
+            for key, value in pairs
+        )
 
     @property
     def is_equivariant(self) -> bool:

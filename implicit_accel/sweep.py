@@ -223,7 +223,7 @@ def _run_in(
         try:
             return experiment.view(load_netcdf(folder.path / RESULTS_FILE), stored), Timing()
         except DataError:  # damaged, or another run's: below they are made from the checkpoints
-            if folder.manifest() is None:
+            if stored != identity or folder.manifest() is None:
                 raise
     folder.check(identity, overwrite=overwrite)
     try:

@@ -1,5 +1,6 @@
 """Classifiers against PyTorch, and what a run must not depend on."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from implicit_accel.images.task import (
     FULLY_CONNECTED,
     SMALL_CNN,
     ClassifierConfig,
+    ImageSweep,
     objective,
     train_classifiers,
 )
@@ -535,6 +537,9 @@ def test_small_cnn_learns_the_stand_in():
         (lambda: ClassifierConfig(rate_decay=0.0), "rate_decay 0"),
         (lambda: ClassifierConfig(weight_decay=float("nan")), "weight_decay nan"),
         (lambda: ClassifierConfig(precision="half"), "choose from float32"),
+        (lambda: ClassifierConfig(optimizer="lion"), "choose from sgd"),  # pyright: ignore
+        (lambda: ClassifierConfig(optimizer=None), "an Optimizer, or a name"),  # pyright: ignore
+        (lambda: ClassifierConfig(weight_decay="x"), "weight_decay x"),  # pyright: ignore
     ],
 )
 def test_settings_are_checked(make, words):
@@ -567,6 +572,43 @@ def test_grids_are_checked(changes, arguments, words):
     arguments = {"learning_rates": [0.1]} | arguments
     with pytest.raises(UserError, match=words):
         train_classifiers(DATA, replace(SMALL, **changes), **arguments)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning_rates": np.array([0.1, 1.0]), "stds": np.array([0, 0.5]), "seeds": range(2)},
+        {"learning_rates": "log:0.1:1:2", "stds": "0,0.5", "seeds": "0,1"},
+        {"learning_rates": ("0.1", 1), "stds": [0, "0.5"], "seeds": np.arange(2)},
+    ],
+)
+def test_grids_may_be_written_in_many_ways(given):
+    wanted = ImageSweep(
+        DATA, replace(SMALL, network=DEEP_CNN), learning_rates=(0.1, 1.0), stds=(0.0, 0.5),
+        seeds=(0, 1),
+    )  # fmt: skip
+    sweep = ImageSweep(DATA, replace(SMALL, network=DEEP_CNN), **given)
+    assert sweep.axes == wanted.axes
+    assert sweep.identity.code() == wanted.identity.code()
+
+
+@pytest.mark.parametrize("name", ["learning_rates", "stds", "seeds"])
+@pytest.mark.parametrize("value", ["x", [None], [True], {0.1}, b"1", [[1]], 1j, [math.nan], -1])
+def test_bad_grids_are_user_errors(name, value):
+    given: dict[str, Any] = {"learning_rates": 0.1, "stds": 0.1, "seeds": 0} | {name: value}
+    with pytest.raises(UserError):
+        ImageSweep(DATA, replace(SMALL, network=DEEP_CNN), **given)
+
+
+def test_settings_may_be_written_in_many_ways():
+    given: dict[str, Any] = {"optimizer": "adam", "rate_decay": 1, "weight_decay": np.float64(0.5)}
+    config = ClassifierConfig(SmallCNN([2, 3]), **given)  # pyright: ignore[reportArgumentType]
+    wanted = ClassifierConfig(
+        SmallCNN((2, 3)), optimizer=Optimizer("adam"), rate_decay=1.0, weight_decay=0.5
+    )
+    assert (config, str(config)) == (wanted, str(wanted))
+    widths: Any = np.array([12, 11])
+    assert FullyConnected("near_zero", widths) == FullyConnected("near_zero", (12, 11))
 
 
 def test_another_optimizer():

@@ -1,13 +1,27 @@
+import contextlib
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.flags import ListParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from implicit_accel import Loss, Optimizer, SweepConfig, Target, UserError
+import implicit_accel as ia
+from implicit_accel import Initialiser, Loss, Optimizer, SweepConfig, Target, UserError
+from implicit_accel.data.problems import Preparation, Problem
 from implicit_accel.engine.layout import largest_block, spaced_steps, split_evenly
+from implicit_accel.fields import fields_of, read
 from implicit_accel.linear.config import parse_hidden_widths, parse_learning_rates
 from implicit_accel.linear.networks import layer_shapes
 from implicit_accel.linear.planning import merge_shapes, plan_groups
+from implicit_accel.linear.sweep import LinearSweep
+
+PROBLEM = Problem.from_arrays(np.arange(12.0).reshape(6, 2) % 5, np.arange(6.0) % 4)
 
 
 def test_the_student_project_s_grid_has_seven_models():
@@ -57,10 +71,30 @@ def test_own_widths_make_one_network():
         ({"learning_rates": (10**400,)}, "learning rate 1000"),
         ({"depths": (2.0,)}, "depth 2.0: must be a whole number"),
         ({"depths": (True,)}, "depth True: must be a whole number"),
-        ({"depths": [1]}, "depths: must be a tuple"),
-        ({"hidden_widths": ("4",)}, "hidden width 4: must be a whole number"),
+        ({"depths": (True, 2)}, "depth True: must be a whole number"),
+        ({"depths": ("true",)}, "depths: 'true' is not a whole number"),
+        ({"depths": ((1, 2),)}, r"depth \(1, 2\): must be a whole number"),
+        ({"depths": {1, 2}}, "depths: must be a list"),
+        ({"hidden_widths": ("4x",)}, "hidden width '4x': write a whole number like 10"),
+        ({"losses": (4,)}, "loss '4': write an l and an exponent"),
+        ({"losses": None}, "loss None: must be a Loss, or a text like 'l4'"),
+        ({"losses": (Loss,)}, "must be a Loss, or a text like 'l4'"),
+        ({"optimizers": "lion"}, "optimizer 'lion': choose from sgd"),
+        ({"learning_rates": (0.1, True)}, "learning rate True: must be a number above 0"),
+        ({"learning_rates": "auto"}, "log:low:high:count"),
+        ({"learning_rates": ["log:1e-3:1:60000"] * 9}, "more than 100,000 learning rates"),
+        ({"num_steps": "many"}, "number of steps: 'many' is not a whole number"),
+        pytest.param(
+            {"num_steps": 10**5000},
+            "number of steps a value of type int: must be a whole number",
+            id="digits",
+        ),
         ({"bias": "no"}, "bias no: must be true or false"),
-        ({"target": 0.1}, "target 0.1: must be a Target"),
+        ({"bias": 1}, "bias 1: must be true or false"),
+        ({"target": "100%"}, "below 100%"),
+        ({"target": 0}, "target 0: the target excess loss must be a number above 0"),
+        ({"target": None}, "target None: must be an excess loss like 1e-5, a share like '10%'"),
+        ({"target": True}, "target True: must be an excess loss"),
         ({"weight_decays": tuple(map(float, range(10_000)))}, "60,000 combinations"),
         ({"precision": "float16"}, "'float16': choose from float32, float64"),
         ({"activation": "tanh"}, "'tanh': choose from identity, relu"),
@@ -69,6 +103,257 @@ def test_own_widths_make_one_network():
 def test_bad_grids_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         SweepConfig(**changes)
+
+
+NUMPY: list[Any] = [np.float32(2), np.int64(4), np.float64(2.5)]
+SPELLINGS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    (
+        {"depths": (1, 2)},
+        [{"depths": d} for d in ([1, 2], "1,2", range(1, 3), np.array([1, 2]), jnp.array([1, 2]),
+                                 ("1", 2), [np.int8(1), 2], np.array(["1", "2"]), iter((1, 2)))],
+    ),
+    ({"depths": (3,)}, [{"depths": d} for d in (3, "3", [3], np.int64(3), np.array(3))]),
+    (
+        {"depths": (3,), "hidden_widths": ((64, 32), 5)},
+        [{"depths": 3, "hidden_widths": h}
+         for h in ("64x32,5", ["64x32", "5"], [[64, 32], 5], [np.array([64, 32]), 5],
+                   (("64", 32), 5))],
+    ),
+    ({"bias": True}, [{"bias": b} for b in ("true", "True", np.bool_(1), np.array(True))]),
+    ({"activation": "relu"}, [{"activation": np.array("relu")}]),
+    (
+        {"inits": ("near_zero", "pytorch")},
+        [{"inits": i} for i in (["near_zero", "pytorch"], "near_zero, pytorch",
+                                np.array(["near_zero", "pytorch"]))],
+    ),
+    ({"inits": ("balanced",), "hidden_widths": (4,)},
+     [{"inits": "balanced", "hidden_widths": 4}]),
+    ({"init_stds": (0.0, 1.0)},
+     [{"init_stds": s} for s in ((0, 1), "0,1", [-0.0, 1], np.array([0, 1]))]),
+    ({"init_stds": (0.25,)}, [{"init_stds": s} for s in (0.25, np.float32(0.25), Fraction(1, 4))]),
+    (
+        {"losses": (Loss(2), Loss(4), Loss(2.5))},
+        [{"losses": ls} for ls in ("l2,l4,l2.5", ["l2", "l4", "l2.5"], (Loss(2), "l4", "l2.5"),
+                                   [Loss(p) for p in NUMPY])],
+    ),
+    ({"losses": (Loss(4),)}, [{"losses": ls} for ls in ("l4", ("l4",), Loss(4), [Loss(4.0)])]),
+    (
+        {"optimizers": (Optimizer("sgd"), Optimizer("adam"))},
+        [{"optimizers": o} for o in ("sgd,adam", ("sgd", "adam"), ["sgd", Optimizer("adam")])],
+    ),
+    (
+        {"optimizers": (Optimizer("end_to_end", (("depth", 3.0), ("rate", False))),)},
+        [{"optimizers": Optimizer("end_to_end", s)}  # pyright: ignore[reportArgumentType]
+         for s in ((("depth", 3), ("rate", False)), {"depth": np.int64(3), "rate": np.bool_(0)},
+                   [["depth", 3], ["rate", False]])],
+    ),
+    ({"weight_decays": (0.0, 1.0)}, [{"weight_decays": w} for w in ("0,1", [0, 1], ("-0", 1))]),
+    (
+        {"learning_rates": (0.001, 1.0)},
+        [{"learning_rates": r} for r in ([0.001, 1], "1e-3,1", np.array([0.001, 1.0]), ("1e-3", 1),
+                                         "log:1e-3:1:2", ["log:1e-3:1:2"])],
+    ),
+    (
+        {"learning_rates": tuple(np.geomspace(1e-3, 1, 5).tolist())},
+        [{"learning_rates": r} for r in (np.geomspace(1e-3, 1, 5), [*np.geomspace(1e-3, 1, 5)])],
+    ),
+    ({"learning_rates": (0.5, 2.0)}, [{"learning_rates": jnp.array([0.5, 2], t)}
+                                      for t in (jnp.float32, jnp.bfloat16)]),
+    ({"num_seeds": 3, "num_steps": 300}, [{"num_seeds": "3", "num_steps": np.int32(300)}]),
+    ({"target": Target(0.01, relative=True)}, [{"target": "1%"}, {"target": " 1.0%"}]),
+    (
+        {"target": Target(0.01)},
+        [{"target": t} for t in (0.01, "0.01", "1e-2", np.float64(0.01), Fraction(1, 100),
+                                 Target(np.float64(0.01)))],
+    ),
+    ({"target": Target(2.0)}, [{"target": t} for t in (2, "2", Target(2), jnp.float32(2))]),
+    ({"record": ("sharpness",)}, [{"record": r} for r in ("sharpness", ["sharpness"])]),
+    ({"record": ()}, [{"record": r} for r in ("", [], np.array([]))]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("canonical", "spellings"), SPELLINGS)
+def test_settings_may_be_written_in_many_ways(canonical, spellings):
+    wanted = SweepConfig(**canonical)
+    assert {name: getattr(wanted, name) for name in canonical} == canonical
+    identity = LinearSweep(PROBLEM, wanted).identity
+    for spelling in spellings:
+        config = SweepConfig(**spelling)
+        assert config == wanted
+        assert hash(config) == hash(wanted)
+        assert config.settings() == wanted.settings()
+        assert LinearSweep(PROBLEM, config).identity.code() == identity.code()
+
+
+def test_every_setting_has_a_second_spelling():
+    written = {name for canonical, _ in SPELLINGS for name in canonical}
+    whole = {"first_seed", "records_per_decade", "observations_per_decade"}  # as num_seeds
+    assert written | whole | {"precision"} == set(fields_of(SweepConfig))
+
+
+def test_learning_rates_are_floats_of_the_same_bits():
+    given: Any = (1, 0.1, np.float32(0.1), 5e-324)
+    rates = SweepConfig(learning_rates=given).learning_rates
+    assert [rate.hex() for rate in rates] == [
+        (1.0).hex(), (0.1).hex(), float(np.float32(0.1)).hex(), (5e-324).hex()
+    ]  # fmt: skip
+    assert {type(rate) for rate in rates} == {float}
+
+
+items = st.one_of(
+    st.text(max_size=5), st.sampled_from(["1", "2", " 3", "1_0", "0.5", "nan", "1e3", "64x32", "l2",
+                                          "l4", "lx", "sgd", "adam", "log:1:2:3", "log:1:2", "true",
+                                          "near_zero", "sharpness", "0x1", "-1"])
+)  # fmt: skip
+LISTS = sorted(name for name, field in fields_of(SweepConfig).items() if field.is_list)
+
+
+def made(**changes: Any) -> SweepConfig | None:
+    with contextlib.suppress(UserError):
+        return SweepConfig(**changes)
+    return None
+
+
+@given(name=st.sampled_from(LISTS), texts=st.lists(items, max_size=3))
+def test_a_text_means_the_same_in_python_and_on_the_command_line(name, texts):
+    text = ",".join(texts)
+    try:
+        flag = ListParser().parse(text)
+    except ValueError:  # quotes and line breaks are special to a flag
+        return
+    if '"' in text:
+        return
+    shell = None
+    with contextlib.suppress(UserError):
+        shell = SweepConfig(**read(fields_of(SweepConfig), {name: flag}))
+    assert made(**{name: text}) == shell
+    assert made(**{name: flag}) == shell
+
+
+@given(text=items | st.sampled_from(["1%", "10 %", "0.1", "1e-5", "100%", "0"]))
+def test_a_target_s_text_means_the_same(text):
+    shell = None
+    with contextlib.suppress(UserError):
+        shell = SweepConfig(**read(fields_of(SweepConfig), {"target": text}))
+    assert made(target=text) == shell
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(1, 5), st.just(10**400),
+    st.floats(), st.floats(0, 1), st.complex_numbers(), st.fractions(),
+    st.decimals(), st.binary(max_size=3), items, st.just(object()), st.just(Loss), st.just(Loss(2)),
+    st.just(Optimizer("adam")), st.just(Target(1.0)), st.just(Initialiser()), st.just(math.nan),
+    st.sampled_from([np.float32(0.5), np.int64(2), np.bool_(1), np.array(3), np.array(None),
+                     np.datetime64("2020"), jnp.array(2), jnp.bfloat16(1.5), Decimal("0.1")]),
+)  # fmt: skip
+anything = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple),
+        st.lists(inner, max_size=3).map(iter),
+        st.dictionaries(st.text(max_size=2), inner, max_size=2),
+        st.sampled_from([range(3), range(10**12), np.arange(1, 4), np.ones((2, 2)), np.array([]),
+                         np.array([1, "a"], object), jnp.arange(1, 3), {1, 2}, frozenset({1}),
+                         bytearray(b"1"), memoryview(b"1")]),
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(changes=st.dictionaries(st.sampled_from(sorted(fields_of(SweepConfig))), anything,
+                               min_size=1, max_size=2))  # fmt: skip
+def test_anything_at_all_is_a_grid_or_a_user_error(changes):
+    config = made(**changes)
+    if config is None:
+        return
+    assert config == SweepConfig(**vars(config))
+    hash(config)
+    for name, field in fields_of(SweepConfig).items():
+        value = getattr(config, name)
+        assert type(value) is (tuple if field.is_list else type(field.default_value))
+        for item in value if field.is_list else (value,):
+            assert type(item) in (bool, int, float, str, tuple, Loss, Optimizer, Target)
+    assert config.settings()
+
+
+@given(value=anything, text=items)
+def test_objects_refuse_what_is_not_theirs(value, text):
+    pairs: Any = {"b1": text}
+    for make in (
+        lambda: Loss(value), lambda: Loss(2, value), lambda: Target(value),
+        lambda: Initialiser(value), lambda: Initialiser(std=value), lambda: Optimizer(value),
+        lambda: Optimizer("adam", value), lambda: Optimizer("adam", (("b1", value),)),
+        lambda: Optimizer("adam", ((value, 0.5),)), lambda: Optimizer("adam", pairs),
+        lambda: Preparation(value), lambda: Preparation(held_out_fraction=value),
+        lambda: Preparation(split_seed=value),
+    ):  # fmt: skip
+        with contextlib.suppress(UserError):
+            hash(make())
+
+
+def test_preparations_are_read():
+    assert Preparation("center", "0.25", "3") == Preparation("center", 0.25, 3)  # pyright: ignore
+    data = ia.gas_like(num_rows=140)
+    a = ia.make_problem(data, held_out_fraction=np.float32(0.25), split_seed=np.int64(3))  # pyright: ignore
+    b = ia.make_problem(data, held_out_fraction=0.25, split_seed=3)
+    assert a.fingerprint == b.fingerprint
+    assert len(a.features) == 105
+
+
+def test_one_network_takes_the_same_spellings():
+    layers = ia.Layers((np.full((1, 2), 0.1),))
+    options: dict[str, Any] = {"num_steps": 5, "precision": "float64"}
+    plain = ia.train(
+        PROBLEM, layers, learning_rates=(0.01, 1.0), loss=Loss(4), optimizer=Optimizer("momentum"),
+        target=Target(0.5, relative=True), weight_decay=1.0, **options,
+    )  # fmt: skip
+    for rates in ("0.01,1", [0.01, 1], np.array([0.01, 1.0])):
+        same = ia.train(
+            PROBLEM, layers, learning_rates=rates, loss="l4", optimizer="momentum", target="50%",
+            weight_decay=1, **options,
+        )  # fmt: skip
+        np.testing.assert_array_equal(same.loss, plain.loss)
+        np.testing.assert_array_equal(same.steps_to_target, plain.steps_to_target)
+    for changes in ({"loss": "x"}, {"loss": 4}, {"optimizer": None}, {"target": "2"[:0]},
+                    {"learning_rates": 0}, {"weight_decay": "x"}):  # fmt: skip
+        given: dict[str, Any] = {"learning_rates": 0.1} | options | changes
+        with pytest.raises(UserError):
+            ia.train(PROBLEM, layers, **given)
+
+
+RUN = SweepConfig(depths=1, losses="l2", learning_rates="0.01,0.02", num_seeds=4, num_steps=3)  # pyright: ignore
+
+
+@pytest.mark.parametrize("limit", ["4GiB", "1 MiB", 2**30, 1e9, np.int64(2**30), 1, "1"])
+def test_memory_limits_of_a_run(limit):
+    results, timing = ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
+    assert (timing.num_pieces > 1) == (limit in (1, "1"))
+    free, _ = ia.run_sweep(PROBLEM, RUN)
+    np.testing.assert_array_equal(results["loss"], free["loss"])
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [0, -1, 0.5, math.nan, math.inf, "x", "", "0", "nan", "4TiB", True, [2**30], {}, b"4GiB"],
+)
+def test_bad_memory_limits_are_refused_before_training(limit):
+    with pytest.raises(UserError, match=r"^memory_limit: .*(4GiB|at least one byte)"):
+        ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, -1, -1e-9, "x", "nan", None, True, [60], 1j])
+def test_bad_checkpoint_intervals_are_refused_before_training(tmp_path, seconds):
+    for folder in (None, tmp_path / "run"):
+        with pytest.raises(UserError, match=r"^checkpoint_every"):
+            ia.run_sweep(PROBLEM, RUN, folder=folder, checkpoint_every=seconds)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, "60", np.float32(1), math.inf, 10**400])
+def test_checkpoint_intervals(tmp_path, seconds):
+    results, _ = ia.run_sweep(PROBLEM, RUN, folder=tmp_path / "run", checkpoint_every=seconds)
+    free, _ = ia.run_sweep(PROBLEM, RUN)
+    np.testing.assert_array_equal(results["loss"], free["loss"])
 
 
 def test_learning_rates_are_read():

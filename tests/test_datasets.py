@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +153,8 @@ class TestGas:
         data = load_gas(batches=(3, 2), data_dir=tmp_path)
         np.testing.assert_array_equal(data.targets[:, 0], [31, 21])
         assert data.title == "Gas Sensor (Ethanol, batches 3,2)"
+        batches: Any = np.array([3, 2])
+        assert load_gas(batches=batches, data_dir=tmp_path).title == data.title
 
     def test_windows_line_ends(self, tmp_path):
         write_gas(tmp_path)

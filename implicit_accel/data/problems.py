@@ -176,7 +176,9 @@ def make_problem(
         UserError: If a setting is out of range.
         DataError: If a training column is constant and has to be scaled, or the labels are.
     """
-    Preparation(scaling, held_out_fraction, split_seed)  # checks them
+    preparation = Preparation(scaling, held_out_fraction, split_seed)
+    scaling, split_seed = preparation.scaling, preparation.split_seed
+    held_out_fraction = preparation.held_out_fraction
     n = len(dataset.features)
     num_held_out = round(held_out_fraction * n)
     if num_held_out > n - 2 or (held_out_fraction > 0 and num_held_out == 0):

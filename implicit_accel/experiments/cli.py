@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from implicit_accel import summary
+from implicit_accel import fields, summary
 from implicit_accel.errors import UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
@@ -130,6 +131,7 @@ def run(
     try:
         check_flagfiles(sys.argv[1:])
         rest = flags.FLAGS(sys.argv)
+        check_repeated(sys.argv[1:])
     except UserError as error:
         _fail(str(error))
     except flags.Error as error:
@@ -245,6 +247,54 @@ def _flagfiles(arguments: Sequence[str]) -> Iterable[str]:
             yield value.strip()
 
 
+def check_repeated(arguments: Sequence[str]) -> None:
+    """Makes sure that the command line gives no flag twice, unless the flag collects its values.
+
+    absl takes the last of several values. The command line may still override what is in a
+    ``--flagfile``, which may be given several times.
+
+    Args:
+        arguments: The command line, which absl has parsed without an error.
+
+    Raises:
+        UserError: If it does.
+    """
+    given: dict[str, list[str]] = {}
+    for flag, value in _flags_of(arguments):
+        given.setdefault(flag.name, []).append(value)
+    for name, values in given.items():
+        flag = flags.FLAGS[name]
+        if len(values) == 1 or isinstance(flag, flags.MultiFlag):
+            continue
+        times = "twice" if len(values) == 2 else f"{len(values)} times"
+        if isinstance(flag.parser, flags.BaseListParser):
+            items = [item for value in values for item in flag.parser.parse(value)]
+            advice = f"write --{name} {','.join(dict.fromkeys(items))}"
+        else:
+            advice = f"give it once ({' or '.join(dict.fromkeys(values))})"
+        raise UserError(f"--{name} is given {times}: {advice}")
+
+
+def _flags_of(arguments: Sequence[str]) -> Iterator[tuple[flags.Flag, str]]:
+    """The flags on a command line with their values, by the rules of absl's own parser."""
+    known = flags.FLAGS
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return
+        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
+        if not word.startswith("-") or not name:
+            continue
+        if name in known and known[name].boolean:
+            yield known[name], value if equals else "true"
+        elif name in known or name in ("flagfile", "undefok"):
+            value = value if equals else next(words, "")
+            if name in known:
+                yield known[name], value
+        elif name.startswith("no") and name[2:] in known and known[name[2:]].boolean:
+            yield known[name[2:]], "false"
+
+
 def check_address_space() -> None:
     """Makes sure that the process may have the address space that its libraries need.
 
@@ -279,6 +329,22 @@ def limit_reached(error: BaseException | None) -> str | None:
                     return advice
         error = error.__cause__
     return None
+
+
+class _FloatParser(flags.FloatParser):
+    """absl's, which lets NaN pass every bound: comparisons with it are false."""
+
+    def is_outside_bounds(self, val: float) -> bool:
+        return math.isnan(val) or super().is_outside_bounds(val)
+
+
+def define_float(
+    name: str, default: float, help: str, lower_bound: float | None = None
+) -> flags.FlagHolder:
+    """The flag of a number; NaN is refused."""
+    return flags.DEFINE(
+        _FloatParser(lower_bound), name, default, help, serializer=flags.ArgumentSerializer()
+    )
 
 
 def define_formats() -> flags.FlagHolder:
@@ -321,33 +387,16 @@ def define_best_by() -> flags.FlagHolder:
     )
 
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "k": 2**10,
-    "kib": 2**10,
-    "m": 2**20,
-    "mib": 2**20,
-    "g": 2**30,
-    "gib": 2**30,
-}
-
-
 def parse_bytes(text: str) -> int:
-    """Reads ``4GiB``, ``500MiB`` or a number of bytes.
+    """The value of ``--memory_limit``, see `fields.parse_bytes`.
 
     Raises:
-        UserError: If the text is neither.
+        UserError: If the text is no size.
     """
-    digits = text.rstrip("bBiIkKmMgG ")
-    unit = text[len(digits) :].strip().lower()
     try:
-        size = int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise UserError(f"--memory_limit: {text!r} is no size; write 4GiB or 500MiB") from None
-    if size <= 0:
-        raise UserError(f"--memory_limit: {text!r} must be above 0")
-    return size
+        return fields.parse_bytes(text)
+    except UserError as error:
+        raise UserError(f"--memory_limit: {error}") from None
 
 
 def host_memory() -> int:

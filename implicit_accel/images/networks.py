@@ -19,6 +19,7 @@ import scipy.special
 
 from implicit_accel.data.mnist import NUM_CLASSES, SIDE
 from implicit_accel.errors import UserError
+from implicit_accel.fields import items_of, plain
 from implicit_accel.linear.initialisers import Initialiser, stream
 from implicit_accel.linear.networks import Layers, matmul, predict
 
@@ -36,6 +37,14 @@ def check_count(what: str, value: object, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise UserError(f"{what} {value!r}: it must be a whole number from {least} up")
+
+
+def _read_counts(what: str, given: Any) -> tuple[int, ...]:
+    """Whole numbers >= 1 from a list or an array."""
+    counts = tuple(map(plain, items_of(what, given)))
+    for count in counts:
+        check_count(what, count)
+    return counts
 
 
 class Convolution(NamedTuple):
@@ -119,10 +128,9 @@ class TutorialCNN:
             raise UserError(
                 f"regularised {self.regularised!r}: choose from {', '.join(REGULARISED)}"
             )
+        object.__setattr__(self, "channels", _read_counts("channels", self.channels))
         if len(self.channels) != 2:
             raise UserError(f"channels {self.channels}: give one number for each of 2 convolutions")
-        for channel in self.channels:
-            check_count("channels", channel)
         check_count("hidden width", self.hidden_width)
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout {self.dropout:g}: it must be from 0 up and below 1")
@@ -240,12 +248,11 @@ class SmallCNN:
         return (flat, *(() if self.hidden_width is None else (self.hidden_width,)), NUM_CLASSES)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", _read_counts("channels", self.channels))
         if not 1 <= len(self.channels) <= 4:
             raise UserError(
                 f"channels {self.channels}: give one number for each of 1 to 4 convolutions"
             )
-        for channel in self.channels:
-            check_count("channels", channel)
         if self.hidden_width is not None:
             check_count("hidden width", self.hidden_width)
 
@@ -321,8 +328,8 @@ class FullyConnected:
         return _operations(*(a * b for a, b in itertools.pairwise(widths)))
 
     def __post_init__(self) -> None:
-        for width in self.hidden_widths:
-            check_count("hidden width", width)
+        widths = _read_counts("hidden width", self.hidden_widths)
+        object.__setattr__(self, "hidden_widths", widths)
         self.draw(1.0, 0)  # an unknown name, or a balanced start that does not fit
 
     @property

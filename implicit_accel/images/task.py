@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values
 from implicit_accel.engine.train import PRECISIONS, Group, Recording
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan
+from implicit_accel.fields import Allowed, Field, each, finite, shown
 from implicit_accel.images.networks import (
     FullyConnected,
     Network,
@@ -31,6 +34,7 @@ from implicit_accel.images.networks import (
     TutorialCNN,
     check_count,
 )
+from implicit_accel.linear.config import parse_learning_rates
 from implicit_accel.observables import Point
 from implicit_accel.optimizers import Optimizer
 
@@ -55,7 +59,7 @@ class ClassifierConfig:
         network: What is trained.
         num_steps: Updates, T.
         batch_size: Images in a mini-batch.
-        optimizer: By what.
+        optimizer: By what; the name of one with its usual settings may be given.
         rate_decay: Factor of the learning rate from one epoch to the next.
         weight_decay: λ, the factor of the network's penalty in the objective.
         num_train: Images to train with, the first ones after the validation images; None for all.
@@ -102,18 +106,29 @@ class ClassifierConfig:
                 f"num_train {self.num_train} is below the batch size {self.batch_size}: "
                 "take more images or smaller batches"
             )
-        for what in ("rate_decay", "weight_decay"):
-            value = getattr(self, what)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{what} {value:g}: it must be a finite number >= 0")
+        self._read_number("rate_decay", least=0, allowed="a finite number >= 0")
+        self._read_number("weight_decay", least=0, allowed="a finite number >= 0")
         if self.rate_decay == 0:
             raise UserError("rate_decay 0 stops training after the first epoch: it must be above 0")
-        if not math.isfinite(self.pixel_mean):
-            raise UserError(f"pixel_mean {self.pixel_mean:g}: it must be a finite number")
-        if not (math.isfinite(self.pixel_std) and self.pixel_std > 0):
-            raise UserError(f"pixel_std {self.pixel_std:g}: it must be a finite number above 0")
+        self._read_number("pixel_mean", least=-math.inf, allowed="a finite number")
+        least = math.nextafter(0, 1)
+        self._read_number("pixel_std", least=least, allowed="a finite number above 0")
+        if isinstance(self.optimizer, str):
+            object.__setattr__(self, "optimizer", Optimizer(self.optimizer))
+        if not isinstance(self.optimizer, Optimizer):
+            raise UserError(
+                f"optimizer {shown(self.optimizer)}: it must be an Optimizer, or a name like adam"
+            )
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+
+    def _read_number(self, what: str, *, least: float, allowed: str) -> None:
+        """Replaces a number by Python's own, if it is allowed."""
+        given = getattr(self, what)
+        value = finite(given)
+        if value is None or value < least:
+            raise UserError(f"{what} {shown(given)}: it must be {allowed}")
+        object.__setattr__(self, what, float(value))
 
     @property
     def uses_penalty(self) -> bool:
@@ -301,7 +316,8 @@ class ImageSweep(Experiment):
     Args:
         data: Images to train and test with.
         config: What is trained, and how.
-        learning_rates: η's, numbers above 0.
+        learning_rates: η's, numbers above 0; like the other two a list, an array, or a text as
+            the sweep's flag takes it, ``log:1e-3:1:5``.
         stds: Standard deviations that the network's start leaves open, see its ``draw``; None
             for a network that leaves none.
         seeds: Different whole numbers from 0 up, below 2³².
@@ -317,9 +333,9 @@ class ImageSweep(Experiment):
         data: ImageData,
         config: ClassifierConfig,
         *,
-        learning_rates: Sequence[float],
-        stds: Sequence[float] | None = None,
-        seeds: Sequence[int] = (0,),
+        learning_rates: Sequence[float] | np.ndarray | str,
+        stds: Sequence[float] | np.ndarray | str | None = None,
+        seeds: Sequence[int] | np.ndarray | str = (0,),
         largest_block: int | None = None,
     ) -> None:
         self.num_steps, self.precision = config.num_steps, config.precision
@@ -503,9 +519,9 @@ def train_classifiers(
     data: ImageData,
     config: ClassifierConfig,
     *,
-    learning_rates: Sequence[float],
-    stds: Sequence[float] | None = None,
-    seeds: Sequence[int] = (0,),
+    learning_rates: Sequence[float] | np.ndarray | str,
+    stds: Sequence[float] | np.ndarray | str | None = None,
+    seeds: Sequence[int] | np.ndarray | str = (0,),
     largest_block: int | None = None,
     **options: Any,
 ) -> xr.Dataset:
@@ -544,41 +560,55 @@ def train_classifiers(
     return run(experiment, **options)[0]
 
 
+_RATES = Field(
+    (),
+    "Learning rates.",
+    one="learning rate",
+    parse=parse_learning_rates,
+    allowed=Allowed(
+        "a finite number above 0", numbers.Real, (math.nextafter(0, 1), sys.float_info.max)
+    ),
+)
+_STDS = Field(
+    (),
+    "Initial standard deviations.",
+    one="initial standard deviation",
+    parse=each(float),
+    allowed=Allowed("a number >= 0", numbers.Real, (0, sys.float_info.max)),
+)
+_SEEDS = Field(
+    (),
+    "Seeds.",
+    one="seed",
+    parse=each(int),
+    allowed=Allowed("a whole number from 0 up, below 2^32", numbers.Integral, (0, 2**32 - 1)),
+)
+
+
 def _check_grid(
     config: ClassifierConfig,
-    learning_rates: Sequence[float],
-    stds: Sequence[float] | None,
-    seeds: Sequence[int],
+    learning_rates: Sequence[float] | np.ndarray | str,
+    stds: Sequence[float] | np.ndarray | str | None,
+    seeds: Sequence[int] | np.ndarray | str,
 ) -> tuple[tuple[float, ...], tuple[float, ...] | None, tuple[int, ...]]:
     network = config.network
     if (stds is not None) != network.has_std:
         needed = "needs" if network.has_std else "has no"
         raise UserError(f"network {network.name!r} {needed} initial standard deviations (stds)")
-    axes = [("learning rate", list(learning_rates)), ("seed", list(seeds))]
-    axes += [("initial standard deviation", list(stds))] if stds is not None else []
+    read_rates = _RATES.items("learning_rates", learning_rates)
+    read_stds = None if stds is None else _STDS.items("stds", stds)
+    read_seeds = _SEEDS.items("seeds", seeds)
+    axes = [("learning rate", read_rates), ("seed", read_seeds)]
+    axes += [("initial standard deviation", read_stds)] if read_stds is not None else []
     for what, values in axes:
         if not values or len(set(values)) < len(values):
-            raise UserError(f"{what}s {values}: give one or more, each once")
-    for rate in learning_rates:
-        if not (math.isfinite(rate) and rate > 0):
-            raise UserError(f"learning rate {rate:g}: it must be a finite number above 0")
-    for std in stds or ():
-        if not (math.isfinite(std) and std >= 0):
-            raise UserError(f"initial standard deviation {std:g}: it must be a number >= 0")
-    for seed in seeds:
-        check_count("seed", seed, least=0)
-        if seed >= 2**32:
-            raise UserError(f"seed {seed}: it must be below 2^32")
+            raise UserError(f"{what}s {shown(list(values))}: give one or more, each once")
     if math.prod(len(values) for _, values in axes) * config.num_steps > _MOST_RECORDS:
         raise UserError(
             f"num_steps {config.num_steps}: with so many runs their losses take more than 2 GiB; "
             "take fewer steps or runs"
         )
-    return (
-        tuple(float(rate) for rate in learning_rates),
-        None if stds is None else tuple(float(std) for std in stds),
-        tuple(int(seed) for seed in seeds),
-    )
+    return read_rates, read_stds, read_seeds
 
 
 def _split(data: ImageData, config: ClassifierConfig) -> tuple[Part, dict[str, Part]]:

@@ -16,7 +16,18 @@ import numpy as np
 from implicit_accel.engine.layout import spaced_steps
 from implicit_accel.engine.train import PRECISIONS
 from implicit_accel.errors import UserError
-from implicit_accel.fields import Allowed, Field, check, each, fields_of, setting, write
+from implicit_accel.fields import (
+    MAX_ITEMS,
+    Allowed,
+    Field,
+    check,
+    each,
+    fields_of,
+    finite,
+    setting,
+    shown,
+    write,
+)
 from implicit_accel.linear.initialisers import INITIALISERS, Initialiser
 from implicit_accel.linear.losses import CONVENTIONS, Loss, shortest
 from implicit_accel.linear.networks import ACTIVATIONS
@@ -29,7 +40,6 @@ _MOST_RECORDS = 2**31
 
 # Combinations of all fields but learning rate and seed.
 _MOST_MODELS = 10_000
-_MOST_RATES = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,14 @@ class Target:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.value) and self.value > 0):
-            raise UserError(f"target {self.value:g}: the target excess loss must be above 0")
-        if self.relative and self.value >= 1:
-            raise UserError(f"target {100 * self.value:g}%: a relative target must be below 100%")
+        value = finite(self.value)
+        if value is None or value <= 0:
+            text = shown(self.value) if value is None else f"{value:g}"
+            raise UserError(f"target {text}: the target excess loss must be a number above 0")
+        if self.relative and value >= 1:
+            raise UserError(f"target {100 * value:g}%: a relative target must be below 100%")
+        object.__setattr__(self, "value", float(value))
+        object.__setattr__(self, "relative", bool(self.relative))
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -86,10 +100,14 @@ class Target:
         return (f"{percent:f}" if percent > Decimal("1e-4") else str(percent).lower()) + "%"
 
 
-def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
+def parse_learning_rates(items: Sequence[str], *, one: str = "learning rate") -> tuple[float, ...]:
     """Reads numbers and log ranges, e.g. ``["log:1e-5:0.5:24"]`` or ``["0.1", "0.2"]``.
 
     ``log:low:high:count`` is ``count`` rates from low to high in equal ratios.
+
+    Args:
+        items: A number or a log range each.
+        one: What errors call an item.
 
     Returns:
         The rates, in the order given.
@@ -103,7 +121,7 @@ def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
             if item.startswith("log:"):
                 low_text, high_text, count_text = item.removeprefix("log:").split(":")
                 low, high, count = float(low_text), float(high_text), int(count_text)
-                if not (0 < low < high < math.inf and 2 <= count <= _MOST_RATES):
+                if not (0 < low < high < math.inf and 2 <= count <= MAX_ITEMS):
                     raise ValueError
                 # Six digits are ample for a learning rate, and read well in tables and labels.
                 with np.errstate(over="ignore"):  # at the largest number; the ends are set exactly
@@ -112,11 +130,11 @@ def parse_learning_rates(items: Sequence[str]) -> tuple[float, ...]:
                 rates.append(float(item))
         except ValueError:
             raise UserError(
-                f"learning rate {item!r}: write numbers above 0, or log:low:high:count with "
+                f"{one} {item!r}: write numbers above 0, or log:low:high:count with "
                 "0 < low < high and count >= 2"
             ) from None
-        if len(rates) > _MOST_RATES:
-            raise UserError(f"more than {_MOST_RATES:,} learning rates: give fewer")
+        if len(rates) > MAX_ITEMS:
+            raise UserError(f"more than {MAX_ITEMS:,} {one}s: give fewer")
     return tuple(rates)
 
 
@@ -220,6 +238,10 @@ class SweepConfig:
     combinations that are the same model are trained once. Each field is declared below with its
     default, as a command line gives it, and what it is.
 
+    A field may be given as on the command line (``losses="l2,l4"``, ``target="1%"``,
+    ``learning_rates="log:1e-3:1:5"``), as any list or array, or as a single value. It is stored in
+    the form of its annotation: configurations with the same meaning are equal.
+
     Raises:
         UserError: If a field is empty, repeats itself or holds a value that is not allowed.
     """
@@ -241,6 +263,7 @@ class SweepConfig:
         parse=each(parse_hidden_widths),
         allowed=_whole(1, 10**6, "a whole number >= 1, at most 10^6"),
         may_grow=True,
+        may_nest=True,
     )
     bias: bool = setting(
         False,
@@ -278,7 +301,7 @@ class SweepConfig:
         one="loss",
         parse=each(Loss.parse),
         write=lambda losses: [loss.name for loss in losses],
-        allowed=Allowed("a Loss", Loss),
+        allowed=Allowed("a Loss, or a text like 'l4'", Loss),
         details={
             "loss_convention": Field(
                 "paper",
@@ -297,7 +320,7 @@ class SweepConfig:
         one="optimizer",
         parse=_parse_optimizers,
         write=lambda optimizers: [o.name for o in optimizers],
-        allowed=Allowed("an Optimizer", Optimizer),
+        allowed=Allowed("an Optimizer, or a text like 'adam'", Optimizer),
         details={
             "optimizer_settings": Field(
                 (),
@@ -356,7 +379,7 @@ class SweepConfig:
         heading="Results",
         parse=Target.parse,
         write=str,
-        allowed=Allowed("a Target", Target),
+        allowed=Allowed("an excess loss like 1e-5, a share like '10%', or a Target", Target),
     )
     records_per_decade: int = setting(
         150,

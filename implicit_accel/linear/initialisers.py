@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from implicit_accel.errors import UserError
+from implicit_accel.fields import finite, shown
 from implicit_accel.linear.networks import Layers, layer_shapes
 
 _Draw = Callable[[tuple[tuple[int, int], ...], float, int], Layers]
@@ -132,12 +133,19 @@ class Initialiser:
     std: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.name not in _KINDS:
-            raise UserError(f"initialiser {self.name!r}: choose from {', '.join(INITIALISERS)}")
-        if not _KINDS[self.name].uses_std:
-            object.__setattr__(self, "std", math.nan)
-        elif not (math.isfinite(self.std) and self.std >= 0):
-            raise UserError(f"initial standard deviation {self.std:g}: it must be a number >= 0")
+        if not isinstance(self.name, str) or self.name not in _KINDS:
+            raise UserError(
+                f"initialiser {shown(self.name, repr)}: choose from {', '.join(INITIALISERS)}"
+            )
+        std = math.nan
+        if _KINDS[self.name].uses_std:
+            number = finite(self.std)
+            if number is None or number < 0:
+                raise UserError(
+                    f"initial standard deviation {shown(self.std)}: it must be a number >= 0"
+                )
+            std = float(number)
+        object.__setattr__(self, "std", std)
 
     @property
     def key(self) -> tuple[str, float | None]:

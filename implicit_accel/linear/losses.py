@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from implicit_accel.errors import UserError
+from implicit_accel.fields import finite, shown
 
 CONVENTIONS = ("paper", "plain")
 
@@ -47,12 +48,13 @@ class Loss:
     convention: str = "paper"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.p) and self.p >= 2):
-            raise UserError(f"loss exponent p = {self.p:g}: p must be a finite number >= 2")
-        if self.convention not in CONVENTIONS:
-            raise UserError(
-                f"loss convention {self.convention!r}: choose from {', '.join(CONVENTIONS)}"
-            )
+        p = finite(self.p)
+        if p is None or p < 2:
+            raise UserError(f"loss exponent p = {shown(self.p)}: p must be a finite number >= 2")
+        object.__setattr__(self, "p", p)
+        if not isinstance(self.convention, str) or self.convention not in CONVENTIONS:
+            text = shown(self.convention, repr)
+            raise UserError(f"loss convention {text}: choose from {', '.join(CONVENTIONS)}")
 
     @classmethod
     def parse(cls, text: str, convention: str = "paper") -> Loss:

@@ -330,13 +330,13 @@ def train(
     problem: Problem,
     layers: Layers,
     *,
-    learning_rates: Sequence[float],
+    learning_rates: Sequence[float] | np.ndarray | str,
     num_steps: int,
-    loss: Loss = Loss(2),
-    optimizer: Optimizer = Optimizer("sgd"),
+    loss: Loss | str = Loss(2),
+    optimizer: Optimizer | str = Optimizer("sgd"),
     weight_decay: float = 0.0,
     activation: str = "identity",
-    target: Target = Target(0.1, relative=True),
+    target: Target | float | str = Target(0.1, relative=True),
     precision: str = "float64",
     objective: str = "auto",
     padded_to: Sequence[int] | None = None,
@@ -346,7 +346,7 @@ def train(
     Args:
         problem: What to fit, see `Problem.from_arrays`.
         layers: Initial weights, W_j of shape (h_j, h_{j−1}), and biases or none.
-        learning_rates: η's.
+        learning_rates: η's; like the next ones in any form that `SweepConfig` takes.
         num_steps: T.
         loss: What is minimised.
         optimizer: By what.
@@ -372,8 +372,10 @@ def train(
     hidden = tuple(W.shape[0] for W in layers.weights[:-1])
     config = _checked(
         layers, hidden, learning_rates, num_steps, loss, optimizer, weight_decay, activation,
-        precision,
+        precision, target,
     )  # fmt: skip
+    (loss,), (optimizer,) = config.losses, config.optimizers
+    num_steps, (weight_decay,) = config.num_steps, config.weight_decays
     kind = OBJECTIVES.get(objective) or choose(
         loss, activation=activation, equivariant=optimizer.is_equivariant
     )
@@ -389,7 +391,7 @@ def train(
     )
     padded, active, widths = _embed(layers, reduction, task)
     rates = np.asarray(config.learning_rates)
-    goal = target.absolute(reduction.zero_excess)
+    goal = config.target.absolute(reduction.zero_excess)
 
     def runs(numbers: np.ndarray) -> tuple[Layers, Hyper]:
         def repeat(a: np.ndarray) -> np.ndarray:
@@ -445,27 +447,29 @@ def _checked_shapes(problem: Problem, layers: Layers) -> tuple[tuple[int, int], 
 def _checked(
     layers: Layers,
     hidden: tuple[int, ...],
-    learning_rates: Sequence[float],
+    learning_rates: Any,
     num_steps: int,
-    loss: Loss,
-    optimizer: Optimizer,
+    loss: Any,
+    optimizer: Any,
     weight_decay: float,
     activation: str,
     precision: str,
+    target: Any,
 ) -> SweepConfig:
-    """Borrows the grid's own checks of ranges and names."""
+    """Reads and checks ranges and names as those of a grid."""
     return SweepConfig(
         depths=(layers.depth,),
         hidden_widths=(hidden,) if len(hidden) > 1 else (hidden[0] if hidden else 1,),
         losses=(loss,),
         optimizers=(optimizer,),
         weight_decays=(weight_decay,),
-        learning_rates=tuple(learning_rates),
+        learning_rates=learning_rates,
         num_seeds=1,
         num_steps=num_steps,
         precision=precision,
         bias=bool(layers.biases),
         activation=activation,
+        target=target,
     )
 
 

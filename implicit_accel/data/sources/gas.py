@@ -18,7 +18,7 @@ from implicit_accel.data.dataset import (
     quoted,
 )
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.fields import Field, each
+from implicit_accel.fields import Field, each, items_of, plain
 
 GAS_NAMES = {
     "ethanol": 1,
@@ -97,7 +97,7 @@ def load_gas(
     """
     if gas_name not in GAS_NAMES:
         raise UserError(f"gas_name {gas_name!r} is unknown; choose from {', '.join(GAS_NAMES)}.")
-    batches = tuple(batches)
+    batches = tuple(map(plain, items_of("gas batches", batches)))
     if (
         not batches
         or len(set(batches)) < len(batches)
