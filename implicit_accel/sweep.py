@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -232,7 +233,10 @@ def _run_in(
         raise UserError(f"{folder.path}: {error.strerror}; choose another folder") from None
     with folder.locked(), deferred_interrupt() as is_interrupted:
         folder.settle(identity, overwrite=overwrite)
-        training = StoredTraining(folder, experiment, wanted=is_interrupted, **options)
+        training = StoredTraining(
+            folder, experiment, wanted=is_interrupted, **options,
+            warn=lambda message: warnings.warn(message, stacklevel=5),
+        )  # fmt: skip
         for unit in training.units:
             for segment in training.train(unit):
                 report(segment)

@@ -383,8 +383,10 @@ def costs(programs: compilation.ProgramCount, timing: Timing) -> str:
 
 def where(folder: RunFolder) -> str:
     """What lies where, in a line."""
+    predicted = (PREDICTION_FILE,) if PREDICT.value else ()
     drawn = (f"{FIGURES_FOLDER}/", PAGE_FILE) if cli.formats(FORMATS) else ()
-    return f"{folder.path}: {', '.join((RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, *drawn))}"
+    files = (RESULTS_FILE, SUMMARY_FILE, CONFIG_FILE, *predicted, *drawn)
+    return f"{folder.path}: {', '.join(files)}"
 
 
 if __name__ == "__main__":
