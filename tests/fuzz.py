@@ -415,7 +415,14 @@ def make_config(rng: Random) -> dict[str, Any]:
 
     def some(make: Callable[[], Any]) -> Any:
         values = tuple(make() for _ in range(rng.choice([0, 1, 1, 1, 2, 3])))
-        return list(values) if rng.random() < 0.02 else values
+        form = rng.random()
+        if form < 0.1:
+            return list(values)
+        if form < 0.15 and values and len({type(v) for v in values}) == 1:
+            return values[0] if form < 0.12 else np.array([*values, None], object)[:-1]
+        if form > 0.95 and all(isinstance(v, str | float) for v in values):
+            return ",".join(map(str, values))
+        return values
 
     def widths() -> Any:
         return whole() if rng.random() < 0.7 else tuple(whole() for _ in range(rng.randint(0, 3)))
@@ -425,8 +432,12 @@ def make_config(rng: Random) -> dict[str, Any]:
         "hidden_widths": lambda: some(widths),
         "inits": lambda: some(lambda: rng.choice([*INITIALISERS, "zeros", ""])),
         "init_stds": lambda: some(lambda: number(rng)),
-        "losses": lambda: some(lambda: Loss(rng.choice([2, 4, 2.5, 2.0000001, 1e300]))),
-        "optimizers": lambda: some(lambda: Optimizer(rng.choice(OPTIMIZERS))),
+        "losses": lambda: some(
+            lambda: rng.choice(["l4", "l3", "4", Loss(rng.choice([2, 4, 2.5, 2.0000001, 1e300]))])
+        ),
+        "optimizers": lambda: some(
+            lambda: rng.choice([Optimizer(rng.choice(OPTIMIZERS)), rng.choice(OPTIMIZERS), "x"])
+        ),
         "weight_decays": lambda: some(lambda: number(rng)),
         "learning_rates": lambda: rng.choice(
             [some(lambda: number(rng)), tuple(map(float, range(1, 100_001)))]
@@ -434,7 +445,9 @@ def make_config(rng: Random) -> dict[str, Any]:
         ),
         "num_seeds": whole,
         "num_steps": whole,
-        "target": lambda: Target(rng.choice([1e-300, 0.1, 1e300])),
+        "target": lambda: rng.choice(
+            [Target(rng.choice([1e-300, 0.1, 1e300])), number(rng), f"{digits(rng)}%", digits(rng)]
+        ),
         "records_per_decade": whole,
         "precision": lambda: rng.choice(["float32", "float64", "float16", ""]),
         "bias": lambda: rng.random() < 0.5,
@@ -453,6 +466,7 @@ def read_config(arguments: dict[str, Any]) -> None:
     steps = config.record_steps
     assert (steps[0], steps[-1]) == (0, config.num_steps)
     assert (np.diff(steps) > 0).all()
+    assert SweepConfig(**vars(config)) == config
 
 
 def _distance(params: Any, batch: Any) -> Any:
@@ -527,10 +541,23 @@ def read_user_sweep(arguments: dict[str, Any]) -> None:
     jax.clear_caches()  # programs are many, and memory is bounded
 
 
+def make_axis(rng: Random) -> str:
+    name = rng.choice(["", "width_scale=", "seed=", "x1 = ", "a b="])
+    form = rng.choice(["#:#", "log:#:#:#", "log:1e-3:1:#", "true:False", "tanh:relu", "log:linear"])
+    while "#" in form and rng.random() < 0.9:
+        form = form.replace("#", digits(rng), 1)
+    return name + (form if name and rng.random() < 0.5 else text("=", ":", "log", "x", form)(rng))
+
+
 def read_axis_flag(item: str) -> None:
     name, found = parse_axis(item)
-    assert name
-    assert len(found) == item.partition("=")[2].count(":") + 1
+    assert name.isidentifier()
+    parts = item.partition("=")[2].split(":")
+    is_range = parts[0].strip() == "log" and isinstance(found[0], float)
+    assert len(found) == (int(parts[-1]) if is_range else len(parts))
+    kinds = {"word" if type(v) is str else "truth" if type(v) is bool else "number" for v in found}
+    assert len(kinds) == 1
+    assert all(math.isfinite(v) for v in found if not isinstance(v, str))
 
 
 _FORMS = {
@@ -882,7 +909,7 @@ TARGETS = [
     FuzzTarget("initialiser", make_initialiser, read_initialiser, 3),
     FuzzTarget("sweep config", make_config, read_config, 5),
     FuzzTarget("flags", make_flags, read_flags, 5),
-    FuzzTarget("user's axis", text("=", ":", "width_scale", "1e-3", "seed"), read_axis_flag, 5),
+    FuzzTarget("user's axis", make_axis, read_axis_flag, 5),
     FuzzTarget("user's sweep", make_user_sweep, read_user_sweep, 0.3,
                prepare=lambda: read_user_sweep({"axes": {"seed": (0, 1)}, "num_steps": 3})),
     FuzzTarget("results", mutated(results_files, [b"\x89HDF", b"OHDR", b"TREE", b"sha256:"]),

@@ -103,6 +103,13 @@ def run(program, *arguments, cwd=None, **environment):
     )  # fmt: skip
 
 
+def replaced(flags, *changes):
+    """Flags, written ``--name value``, with these in place of those of the same names."""
+    values = dict(zip(flags[::2], flags[1::2], strict=True))
+    values |= dict(zip(changes[::2], changes[1::2], strict=True))
+    return [word for flag in values.items() for word in flag]
+
+
 def expect_usage_error(result, *words):
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""

@@ -13,8 +13,11 @@ import pytest
 from programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
-from implicit_accel import UserError, summarise
+from implicit_accel import UserError, load_run, summarise
 from implicit_accel.experiments import cli
+from implicit_accel.experiments.user_task import parse_axis
+from implicit_accel.fields import parse_bytes
+from implicit_accel.linear.config import parse_learning_rates
 
 HOSTILE = "<script>$x_&\x1b[31m\u202e"
 SMALL = ["--num_steps", "20", "--num_seeds", "1", "--learning_rates", "0.1", "--losses", "l2"]
@@ -25,12 +28,194 @@ SMALL = ["--num_steps", "20", "--num_seeds", "1", "--learning_rates", "0.1", "--
 )
 def test_sizes_are_read(text, size):
     assert cli.parse_bytes(text) == size
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(7, 7), (1.5e3, 1500), (np.int64(2**40), 2**40), (np.float32(8), 8)]
+)
+def test_sizes_may_be_numbers(number, size):
+    found = parse_bytes(number)
+    assert (found, type(found)) == (size, int)
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "4TiB", "nan", "inf", "-1", "0", "1e-9", "4GiBGiB"])
 def test_bad_sizes_are_refused(text):
     with pytest.raises(UserError, match="--memory_limit"):
         cli.parse_bytes(text)
+    with pytest.raises(UserError, match=r"^'"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "values"),
+    [
+        ("x=0.5:1:2", "x", (0.5, 1, 2)),
+        (" x = 1 : 2 ", "x", (1, 2)),
+        ("x=10:1e3:1.0", "x", (10, 1e3, 1.0)),
+        ("x=-3:+4:.5", "x", (-3, 4, 0.5)),
+        ("x=1_000", "x", (1000,)),  # as --learning_rates takes it
+        ("x=\u0663:007", "x", (3, 7)),
+        ("x=log:0.1:1:3", "x", (0.1, 0.316228, 1.0)),
+        ("x=log:1:8:4", "x", (1.0, 2.0, 4.0, 8.0)),
+        ("flag=true:false", "flag", (True, False)),
+        ("flag=FALSE", "flag", (False,)),
+        ("act=tanh:relu", "act", ("tanh", "relu")),
+        ("scale=log:linear", "scale", ("log", "linear")),
+        ("hidden=64x32:8", None, "no mixture"),
+        ("hidden=64x32:8x8", "hidden", ("64x32", "8x8")),
+        ("x=1:tanh", None, "no mixture"),
+        ("x=true:1", None, "no mixture"),
+        ("x=true:tanh", None, "no mixture"),
+        ("x=0.5:log:0.1:1:3", None, "no mixture"),
+        ("x=nan", None, "nan is not a finite number"),
+        ("x=1:-inf", None, "-inf is not a finite number"),
+        ("x=1e999", None, "1e999 is not a finite number"),
+        ("x=" + "1" * 5000, None, "is not a finite number"),
+        ("x=0x10", None, "write 0x10 in decimals"),
+        ("x=1:0b1", None, "write 0b1 in decimals"),
+        ("=1", None, "write name=value:value"),
+        (" =1", None, "write name=value:value"),
+        ("x", None, "write name=value:value"),
+        ("x=", None, "write name=value:value"),
+        ("x=1::2", None, "write name=value:value"),
+        ("a b=1", None, "'a b' is no name"),
+        ("1x=1", None, "'1x' is no name"),
+        ("x-y=1", None, "'x-y' is no name"),
+    ],
+)
+def test_axes_are_read(text, name, values):
+    if name is None:
+        with pytest.raises(UserError) as error:
+            parse_axis(text)
+        assert str(error.value).startswith("--axes '")
+        assert values in str(error.value)
+        return
+    found = parse_axis(text)
+    assert found == (name, values)
+    assert [type(value) for value in found[1]] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "text", ["log:1:2", "log:2:1:3", "log:0:1:3", "log:1:2:1", "log:1:2:3:4", "log:-1:1:3",
+             "log:1e-3:inf:3", "log:nan:1:3", "log:1:2:99999999", "log:0x1:2:3", "log:1:2:3.0"],
+)  # fmt: skip
+def test_log_ranges_of_axes_have_the_errors_of_learning_rates(text):
+    errors = []
+    for read in (lambda: parse_axis(f"x={text}"), lambda: parse_learning_rates([text])):
+        with pytest.raises(UserError) as error:
+            read()
+        errors.append(str(error.value))
+    assert errors[0] == f"--axes 'x={text}': " + errors[1].replace("learning rate", "value")
+
+
+# Every form that absl takes.
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--losses", "l2", "--losses", "l4"], ["--losses is given twice: write --losses l2,l4"]),
+        (["--losses=l2, l4", "-losses", "l4"], ["--losses is given twice: write --losses l2,l4"]),
+        (["--losses=l2"] * 3, ["--losses is given 3 times: write --losses l2"]),
+        (["--losses=", "--losses=l2"], ["--losses is given twice: write --losses l2"]),
+        (["--num_steps", "5", "--num_steps=50"], ["--num_steps is given twice", "(5 or 50)"]),
+        (["--learning_rates", "-0.1", "--learning_rates", "1"], ["--learning_rates -0.1,1"]),
+        (["--bias", "--nobias"], ["--bias is given twice: give it once (true or false)"]),
+        (["-bias", "--bias=true"], ["--bias is given twice: give it once (true)"]),
+        (["--output_dir", "--bias", "--output_dir", "x"], ["--output_dir is given twice"]),
+        (["--precision=float64", "--precision", "float64"], ["--precision is given twice"]),
+    ],
+)
+def test_a_flag_given_twice_is_refused(tmp_path, arguments, words):
+    expect_usage_error(run("sweep", *arguments, cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "flag"),
+    [
+        ("plot", "--run"),
+        ("compare", "--csv"),
+        ("predict", "--output"),
+        ("reproduce", "--output_dir"),
+        ("article", "--sources"),
+    ],
+)
+def test_no_program_takes_the_last_of_two_flags(program, flag):
+    expect_usage_error(run(program, f"{flag}=1", flag, "1"), f"{flag} is given twice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--depths", "0", "--", "--depths", "1"], "unexpected '--depths'"),
+        (["--output_dir", "--losses", "--losses", "l2", "--depths", "0"], "depth 0"),
+        (["--flagfile", "{file}", "--losses", "l2", "--flagfile={file}", "--depths=0"], "depth 0"),
+    ],
+)
+def test_what_is_no_second_flag(tmp_path, arguments, words):
+    (tmp_path / "flags").write_text("--losses=l4\n--num_steps=5\n--num_steps=6\n")
+    file = str(tmp_path / "flags")
+    given = [argument.replace("{file}", file) for argument in arguments]
+    expect_usage_error(run("sweep", *given, cwd=tmp_path), words)
+
+
+def test_the_command_line_overrides_a_file_of_flags(tmp_path):
+    (tmp_path / "flags").write_text("--losses=l4\n--num_steps=500\n--depths=1\n")
+    flags = ["--flagfile", tmp_path / "flags", *SMALL, "--output_dir", tmp_path / "run"]
+    result = run("sweep", *flags)
+    assert result.returncode == 0, result.stderr
+    runs = load_run(tmp_path / "run")
+    assert runs.attrs["num_steps"] == 20
+    assert runs["loss_name"].values.tolist() == ["l2"]
+    assert runs["depth"].values.tolist() == [1]
+
+
+TASK = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+import implicit_accel as ia
+
+def start(key, hp):
+    drawn = 0 * jax.random.normal(key)
+    return {"w": hp["scale"] * jnp.where(hp["flag"], 1.0, 3.0) + hp["offset"] + drawn}
+
+task = ia.from_loss(lambda params, batch: params["w"] ** 2, init=start, data=np.ones((2, 1)))
+"""
+
+
+def test_axes_accumulate(tmp_path):
+    (tmp_path / "model.py").write_text(TASK)
+    flags = ["--task", tmp_path / "model.py:task", "--num_steps=2", "--learning_rates=0.1"]
+    axes = ["--axes", "scale=log:1:4:3,flag=true:False", "--axes=offset=-1"]
+    result = run("sweep", *flags, "--num_seeds=1", *axes, "--output_dir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    runs = load_run(tmp_path / "run")
+    assert runs["scale"].values.tolist() == [1.0, 2.0, 4.0]
+    # Along flag: true, then false.
+    first = runs["loss"].isel(step=0, seed=0, learning_rate=0, offset=0)
+    assert first.dims == ("scale", "flag")
+    for scale in (1.0, 2.0, 4.0):
+        np.testing.assert_allclose(first.sel(scale=scale)[0], (scale - 1) ** 2)
+        np.testing.assert_allclose(first.sel(scale=scale)[1], (3 * scale - 1) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--axes", "scale=1:2", "--axes", "scale=3"], "--axes: scale is given twice"),
+        (["--axes", "scale=1:2,scale=3"], "--axes: scale is given twice"),
+        (["--axes", "seed=1:2"], "--axes: seed is an axis already"),
+        (["--axes", "scale=log:1:2"], "log:low:high:count"),
+        (["--axes", "scale=1:small"], "no mixture"),
+        (["--axes", "a b=1"], "'a b' is no name"),
+        (["--axes", "scale=nan"], "nan is not a finite number"),
+        (["--axes", "scale=1,"], "write name=value:value"),
+    ],
+)
+def test_bad_axes(tmp_path, arguments, words):
+    (tmp_path / "model.py").write_text(TASK)
+    expect_usage_error(run("sweep", "--task", tmp_path / "model.py:task", *arguments), words)
 
 
 def test_an_error_is_one_line_that_no_terminal_obeys(capsys, monkeypatch):

@@ -13,7 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from programs import REPOSITORY, SMALL, TINY, as_module, expect_usage_error, forked, run, visible
+from programs import (
+    REPOSITORY,
+    SMALL,
+    TINY,
+    as_module,
+    expect_usage_error,
+    forked,
+    replaced,
+    run,
+    visible,
+)
 
 from implicit_accel import load_run
 
@@ -162,14 +172,15 @@ def test_overwriting(tmp_path):
     assert run("sweep", *arguments).returncode == 0
     arguments += ["--compilation_cache", "none"]
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    result = run("sweep", *arguments, "--depths", "1", "--overwrite", "--formats", "png")
+    arguments = replaced(arguments, "--depths", "1")
+    result = run("sweep", *arguments, "--overwrite", "--formats", "png")
     assert result.returncode == 0, result.stderr
     assert load_run(tmp_path / "run").sizes["model"] == 1
     assert visible(tmp_path / "run") == [
         "checkpoints", "config.json", "figures", "notes.txt", "report.html", "results.nc",
         "summary.csv",
     ]  # fmt: skip
-    trained_again = run("sweep", *arguments, "--depths", "1", "--overwrite")
+    trained_again = run("sweep", *arguments, "--overwrite")
     assert "1 compilation" in trained_again.stdout
 
 
@@ -262,6 +273,15 @@ def test_bad_csv(tmp_path, what):
         (["--scaling", "minmax"], ["standard", "whiten", "center"]),
         (["--held_out_fraction", "1.5"], ["held-out fraction"]),
         (["--memory_limit", "huge"], ["--memory_limit", "4GiB"]),
+        (["--memory_limit", "0"], ["--memory_limit", "at least one byte"]),
+        (["--checkpoint_every", "nan"], ["--checkpoint_every", "nan", "non-negative"]),
+        (["--checkpoint_every", "-1"], ["--checkpoint_every", "-1", "non-negative"]),
+        (["--checkpoint_every", "often"], ["--checkpoint_every", "often"]),
+        (["--held_out_fraction", "nan"], ["held_out_fraction", "nan"]),
+        (["--learning_rates", "nan"], ["learning rate nan"]),
+        (["--weight_decays", "inf"], ["weight decay inf"]),
+        (["--init_stds", "nan"], ["init std nan"]),
+        (["--target", "nan"], ["target nan"]),
         (["--csv_path", "a.csv"], ["--dataset csv"]),
         (["--gas_name", "toluene"], ["--gas_name goes with --dataset gas"]),
         (["--devices", "1000"], ["--devices 1000"]),
@@ -288,7 +308,7 @@ def test_bad_flags(tmp_path, arguments, words):
 def test_runs_with_other_settings_do_not_meet(tmp_path):
     folders = set()
     for changes in ([], ["--num_seeds", "1"], ["--learning_rates", "0.003,0.03,3.0"]):
-        result = run("sweep", *TINY, *changes, cwd=tmp_path)
+        result = run("sweep", *replaced(TINY, *changes), cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         folders |= {p.name for p in (tmp_path / "outputs").iterdir()}
     # 3 and 3.0 are the same learning rate: the third run is the first.
@@ -337,7 +357,7 @@ def free_port() -> int:
 def processes(tmp_path, count, *arguments):
     port = free_port()
     shared = [
-        *SMALL, *arguments, "--output_dir", tmp_path / "shared", "--devices", "1",
+        *replaced(SMALL, *arguments), "--output_dir", tmp_path / "shared", "--devices", "1",
         "--formats", "none",
         "--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(count),
     ]  # fmt: skip
@@ -373,9 +393,10 @@ def test_a_lost_process_ends_the_others_and_its_share_alone_is_trained_again(tmp
     assert "Traceback" not in errors
     assert list(checkpoints.glob("part0-0of2.*.npz"))
     # One process alone finishes what two have begun.
-    result = run("sweep", *SMALL, *long, "--output_dir", tmp_path / "shared", "--devices", "1")
+    flags = replaced(SMALL, *long)
+    result = run("sweep", *flags, "--output_dir", tmp_path / "shared", "--devices", "1")
     assert result.returncode == 0, result.stderr
-    assert run("sweep", *SMALL, *long, "--output_dir", tmp_path / "alone").returncode == 0
+    assert run("sweep", *flags, "--output_dir", tmp_path / "alone").returncode == 0
     together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
     np.testing.assert_array_equal(together.divergence_step, alone.divergence_step)
     np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=1e-2)

@@ -12,6 +12,7 @@ import scipy.stats
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import replaced
 from programs import run as program
 from test_fixtures import falls
 
@@ -344,7 +345,9 @@ def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == before
     assert program("plot", "--run", folder).returncode == 0
 
-    explicit = program("sweep", *SMALL, "--learning_rates=0.01", "--output_dir", folder)
+    explicit = program(
+        "sweep", *replaced(SMALL, "--learning_rates", "0.01"), "--output_dir", folder
+    )
     assert explicit.returncode == 2
     assert "searched for (auto) there, a grid asked for" in explicit.stderr
 
@@ -375,7 +378,7 @@ def test_a_search_goes_on_where_it_was_broken_off(tmp_path):
 def test_more_seeds_go_on_from_the_rates_there_are(tmp_path):
     assert program("sweep", *SMALL, "--output_dir", tmp_path).returncode == 0
     before = stored(tmp_path)
-    more = program("sweep", *SMALL, "--num_seeds", "3", "--output_dir", tmp_path)
+    more = program("sweep", *replaced(SMALL, "--num_seeds", "3"), "--output_dir", tmp_path)
     assert more.returncode == 0, more.stderr
     after = stored(tmp_path).sel(learning_rate=before["learning_rate"])
     was = trained(before)
@@ -394,6 +397,6 @@ def test_more_seeds_go_on_from_the_rates_there_are(tmp_path):
     ],
 )
 def test_what_a_search_cannot_do_is_said(tmp_path, flags, words):
-    refused = program("sweep", *SMALL, *flags, "--output_dir", tmp_path / "run")
+    refused = program("sweep", *replaced(SMALL, *flags), "--output_dir", tmp_path / "run")
     assert refused.returncode == 2
     assert words in refused.stderr

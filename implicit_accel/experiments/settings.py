@@ -37,7 +37,7 @@ DECLARED_GROUPS = cli.FlagGroups()
 _DEFINE = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
+    float: cli.define_float,
     str: flags.DEFINE_string,
     type(None): flags.DEFINE_string,
 }
@@ -97,7 +97,7 @@ OVERWRITE = flags.DEFINE_bool(
     "Replace a finished run, or one with other settings; it is kept until the new run has its "
     "first checkpoint.",
 )
-CHECKPOINT_EVERY = flags.DEFINE_float(
+CHECKPOINT_EVERY = cli.define_float(
     "checkpoint_every",
     60.0,
     "Seconds between checkpoints, from which the same command goes on; more if writing one takes "
@@ -139,11 +139,12 @@ TASK = flags.DEFINE_string(
     "a function that makes it. The file is run. Of the settings above, learning rates, seeds, "
     "steps, optimizers, precision and what is recorded are for tasks too.",
 )
-AXES = flags.DEFINE_list(
+AXES = flags.DEFINE_multi_string(
     "axes",
     [],
     "Further axes of a task's grid, their values separated by colons: "
-    "width_scale=0.5:1:2,activation=tanh:relu. Numbers change no program, words do.",
+    "width_scale=0.5:1:2,activation=tanh:relu. Values are numbers, log:low:high:count, true and "
+    "false, or words. Numbers change no program, words do. It may be given several times.",
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "A task's mini-batches; all rows unless given."
@@ -226,6 +227,19 @@ class Asked:
             begun: Of the run to go on with.
         """
         return self.grid if self.search is None else self.search.first(begun)
+
+    def adapted_to(self, stored: Identity) -> Asked:
+        """The same, as a run in the folder has it which differs only in form.
+
+        Args:
+            stored: Of the run in the folder.
+        """
+        if (search := self.search) is None:
+            return dataclasses.replace(self, grid=self.grid.adapted_to(stored))
+        adapted = dataclasses.replace(
+            search, grid_of=lambda rates: search.grid_of(rates).adapted_to(stored)
+        )
+        return dataclasses.replace(self, search=adapted)
 
 
 def build(console: Console) -> Asked:
@@ -322,10 +336,13 @@ def _build_task(place: str) -> Asked:
         optimizer = lambda hp: by_name[hp["optimizer"]].build(  # noqa: E731
             hp["learning_rate"], hp.get("weight_decay")
         )
-    for text in AXES.value:
-        name, values = parse_axis(text)
+    given_axes = [text for texts in AXES.value for text in (texts.split(",") if texts else [])]
+    parsed = [parse_axis(text) for text in given_axes]
+    for number, (name, values) in enumerate(parsed):
+        if name in dict(parsed[:number]):
+            raise UserError(f"--axes: {name} is given twice; write all its values once")
         if name in axes:
-            raise UserError(f"--axes: {name} is an axis already")
+            raise UserError(f"--axes: {name} is an axis already, of a flag of its own")
         axes[name] = values
 
     def grid_of(rates: tuple[float, ...]) -> Experiment:

@@ -5,13 +5,16 @@ The file is run, as the user's own program would be: name only files that you tr
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from implicit_accel.errors import UserError
+from implicit_accel.linear.config import parse_learning_rates
 from implicit_accel.tasks.loss_task import LossTask
 
 
@@ -66,23 +69,65 @@ def attribute(module: ModuleType, name: str, flag: str) -> Any:
     return getattr(module, name)
 
 
-def parse_axis(text: str) -> tuple[str, tuple[float | int | str, ...]]:
-    """Reads ``width_scale=0.5:1:2``.
+Value = bool | int | float | str
+
+
+def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
+    """Reads an axis: ``width_scale=0.5:1:2``, ``scale=log:0.1:10:5`` or ``activation=tanh:relu``.
+
+    ``log:low:high:count`` means the same as in ``--learning_rates``. ``true`` and ``false``, in
+    any case, are truth values. Digits alone are a whole number; with a point or an exponent they
+    are a fraction. Everything else is a word.
+
+    Returns:
+        The name, and values that are all numbers, all truth values or all words.
 
     Raises:
-        UserError: If the text has another form.
+        UserError: If the text has another form, or a number is not finite.
     """
-    name, equals, values = text.partition("=")
-    parts = [part.strip() for part in values.split(":")]
-    if not equals or not name.strip() or not all(parts):
+    name, equals, listed = (part.strip() for part in text.partition("="))
+    parts = [part.strip() for part in listed.split(":")]
+    if not equals or not name or not all(parts):
         raise UserError(f"--axes {text!r}: write name=value:value")
-    return name.strip(), tuple(map(_number, parts))
-
-
-def _number(text: str) -> float | int | str:
-    for kind in (int, float):
+    if not name.isidentifier():
+        raise UserError(
+            f"--axes {text!r}: {name!r} is no name; write letters, digits and _, like width_scale"
+        )
+    # An axis may have the words log and linear.
+    if parts[0] == "log" and not all(map(_is_word, parts)):
         try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+            return name, parse_learning_rates([":".join(parts)], one="value")
+        except UserError as error:
+            raise UserError(f"--axes {text!r}: {error}") from None
+    values = tuple(_value(text, part) for part in parts)
+    for kind in (str, bool):
+        if 0 < sum(isinstance(value, kind) for value in values) < len(values):
+            raise UserError(
+                f"--axes {text!r}: write numbers, or words, or true and false, but no mixture"
+            )
+    return name, values
+
+
+def _is_word(text: str) -> bool:
+    for read in (float, lambda digits: int(digits, 0)):
+        with contextlib.suppress(ValueError):
+            read(text)
+            return False
+    return True
+
+
+def _value(axis: str, text: str) -> Value:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if _is_word(text):
+        return text
+    try:
+        fraction = float(text)
+    except ValueError:  # such as 0x10, which --learning_rates does not take either
+        raise UserError(f"--axes {axis!r}: write {text} in decimals") from None
+    if not math.isfinite(fraction):
+        raise UserError(f"--axes {axis!r}: {text} is not a finite number")
+    try:
+        return int(text)
+    except ValueError:
+        return fraction
