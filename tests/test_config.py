@@ -321,6 +321,13 @@ def test_one_network_takes_the_same_spellings():
             ia.train(PROBLEM, layers, **given)
 
 
+def test_an_optimum_takes_a_loss_s_name():
+    X, Y = PROBLEM.features, PROBLEM.targets
+    assert ia.optimum("l4", X, Y).loss == ia.optimum(Loss(4), X, Y).loss
+    with pytest.raises(UserError, match="loss 'four'"):
+        ia.optimum("four", X, Y)
+
+
 RUN = SweepConfig(depths=1, losses="l2", learning_rates="0.01,0.02", num_seeds=4, num_steps=3)  # pyright: ignore
 
 

@@ -182,7 +182,7 @@ class Optimum:
 
 
 def optimum(
-    loss: Loss, features: np.ndarray, targets: np.ndarray, *, bias: bool = False
+    loss: Loss | str, features: np.ndarray, targets: np.ndarray, *, bias: bool = False
 ) -> Optimum:
     """Minimises an ℓp loss over linear (affine if ``bias``) maps, in float64.
 
@@ -192,7 +192,7 @@ def optimum(
     the loss agrees with a computation of 60 digits to 12 (see the tests).
 
     Args:
-        loss: The loss.
+        loss: The loss, or its name, as `Loss.parse` reads it.
         features: (n, d).
         targets: (n, k).
         bias: Whether a constant may be added.
@@ -203,6 +203,7 @@ def optimum(
     Raises:
         UserError: If float64 does not hold the loss, or does not resolve its optimum.
     """
+    loss = Loss.parse(loss) if isinstance(loss, str) else loss
     loss.check_range(np.asarray(targets))
     X = np.asarray(features, np.float64)
     Y = np.asarray(targets, np.float64)
