@@ -42,7 +42,7 @@ from implicit_accel.results import select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
 from implicit_accel.tasks.axes import static
-from implicit_accel.tasks.loss_task import LossTask, from_loss
+from implicit_accel.tasks.loss_task import LossTask, from_loss, run_key
 from implicit_accel.theory.predict import predict
 
 # One version: the one that the package was installed with, from pyproject.toml.
@@ -89,6 +89,7 @@ __all__ = [
     "predict",
     "progress_bar",
     "run",
+    "run_key",
     "run_sweep",
     "save_tidy",
     "scale_by_end_to_end",

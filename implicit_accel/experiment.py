@@ -30,6 +30,9 @@ combination of the other axes' values but the seed's, the last axis fastest."""
 
 RATES, SEEDS = "learning_rate", "seed"
 
+# The setting that lists the observables.
+_RECORD = "record"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -139,8 +142,8 @@ class Functions:
                     found.append(f"{name}: computes something else than there")
             elif not self.written.get(name) or self.written[name] != wanted.written.get(name):
                 found.append(
-                    f"{name}: cannot be compared with the one there, which JAX {self.jax} compiled "
-                    f"(here it is {wanted.jax}), and its code is not the same"
+                    f"{name}: JAX {self.jax} compiled the one there, here it is {wanted.jax}, and "
+                    "its code is not the same (or cannot be read, or another Python compiled it)"
                 )
         if other := _other_initial(self.initial, wanted.initial):
             found.append(f"init: returns other initial parameters than there, for {_show(other)}")
@@ -245,12 +248,16 @@ class Identity:
     def covers(self, wanted: Identity) -> bool:
         """Whether a finished run with this identity holds all of the wanted runs' results.
 
-        They may be some of the values along its axes, in any order.
+        They may be some of the values along its axes, in any order, with fewer observables.
         """
         if self.rates is not None or wanted.rates is not None:
             return self == wanted
         axes = {name: tuple(dict.fromkeys((*wanted.axes.get(name, ()), *values)))
                 for name, values in self.axes.items()}  # fmt: skip
+        settings, recorded = dict(wanted.settings), self.settings.get(_RECORD, ())
+        if set(settings.get(_RECORD, ())) <= set(recorded):
+            settings[_RECORD] = recorded
+        wanted = dataclasses.replace(wanted, settings=settings)
         return (
             self.num_steps == wanted.num_steps
             and self.axes.keys() == wanted.axes.keys()
@@ -413,6 +420,10 @@ class Experiment(ABC):
             for name, values in self.axes.items()
             if values != stored.axes[name]
         }
+        recorded = (set(i.settings.get(_RECORD, ())) for i in (stored, self.identity))
+        results = results.drop_vars(set.difference(*recorded) & {*results.data_vars})
+        if not any("observation_step" in v.dims for v in results.data_vars.values()):
+            results = results.drop_vars("observation_step", errors="ignore")
         return results.isel(places) if places else results
 
     @property

@@ -44,11 +44,11 @@ class Point:
     """One run at one recorded step. It is made inside the traced function, and is no pytree.
 
     Attributes:
-        parameters: The model as it was initialised, whole: a pytree of arrays, with whatever else is
-            in it (functions, masks, counters).
+        parameters: The model, whole: a pytree of arrays, with whatever else ``init`` put in it
+            (functions, masks, counters).
         trained: Its floating arrays alone, the same pytree with None in place of all else.
-        value_and_grad: The full-batch training loss and its gradient as functions of either, without
-            randomness; the gradient may be non-zero at frozen entries.
+        value_and_grad: The full-batch training loss and its gradient as functions of either,
+            without randomness; the gradient may be non-zero at frozen entries.
         held_out_loss: Loss on held-out data as a function of the parameters; None without any.
         trainable: Pytree like ``trained`` of booleans that broadcast to each leaf (Python's,
             scalars or full arrays, also traced): False for entries that training leaves alone.

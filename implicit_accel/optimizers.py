@@ -143,6 +143,11 @@ class Optimizer:
         )
 
     @property
+    def settings_text(self) -> str:
+        """The settings as the command line has them, ``momentum=0.8``; empty for the defaults."""
+        return ":".join(f"{key}={value}" for key, value in self.settings)
+
+    @property
     def is_equivariant(self) -> bool:
         """Whether updates commute with rotations of the features, so that these may be rotated."""
         return _KINDS[self.name].is_equivariant

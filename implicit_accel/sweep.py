@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ _CHECKPOINT_EVERY = Field(
 def sweep(
     task: LossTask,
     *,
-    axes: Mapping[str, Sequence[Any] | static],
+    axes: Mapping[str, Iterable[Any] | static],
     optimizer: MakeOptimizer,
     num_steps: int,
     batch_size: int | None = None,
@@ -67,12 +67,12 @@ def sweep(
             program nor the number of compilations. Text, and what `static` marks, is fixed in a
             program of its own for every value, all in the same compiled call.
         optimizer: A function that makes an optax transformation from the hyper-parameters (the
-            values along the axes by name), and from ``key``, a JAX key of the run's own, if it takes
-            that; an `Optimizer`; or, where no axis is for it, a transformation.
+            values along the axes by name), and from ``key``, a JAX key of the run's own, if it
+            takes that; an `Optimizer`; or, where no axis is for it, a transformation.
         num_steps: T, updates per run.
         batch_size: Rows in a mini-batch; the full batch by default.
-        target: Excess loss at which a run has reached its target; a loss where the task's optimum is
-            not known. With mini-batches or randomness it is the loss of all rows that counts, see
+        target: Excess loss at which a run has reached its target; a loss where the task's optimum
+            is not known. With mini-batches or randomness the loss of all rows counts, see
             `from_loss`.
         record: Observables to record along the way, by name, or names of those that
             `observables.OBSERVABLES` holds.

@@ -41,7 +41,7 @@ class Holder:
 def helper_source(value: float) -> Callable[[Any], Any]:
     """A helper function with the constant written into its body."""
     scope: dict[str, Any] = {"jnp": jnp}
-    exec(f"def helper(x):\n    return jnp.tanh({value!r} * x)\n", scope)  # noqa: S102
+    exec(f"def helper(x):\n    return jnp.tanh({value!r} * x)\n", scope)
     return scope["helper"]
 
 
@@ -245,7 +245,11 @@ PLACES = (
 
 def train(changes: dict[str, Any], folder: Path) -> Any:
     """The usual small run with some of its parts replaced."""
-    task = {"loss": base_loss, "data": (X, Y), "init": lambda key: {"w": jax.random.normal(key, (2,))}}
+    task = {
+        "loss": base_loss,
+        "data": (X, Y),
+        "init": lambda key: {"w": jax.random.normal(key, (2,))},
+    }
     given: dict[str, Any] = {"optimizer": lambda hp: optax.sgd(hp["learning_rate"])}
     for name, value in changes.items():
         (given if name in ("optimizer", "record") else task)[name] = value

@@ -27,7 +27,9 @@ NUM_STEPS = 5
 
 def loss(params: Any, batch: Any, hp: Any) -> Any:  # noqa: ARG001
     """Depends on the sign, the type and the size of what it is given."""
-    goal = (hp["shift"] - 1) / 4 + jnp.where(hp["flag"], 0.5, 0.0) + {"a": 0.1, "b": 0.2}[hp["word"]]
+    goal = (
+        (hp["shift"] - 1) / 4 + jnp.where(hp["flag"], 0.5, 0.0) + {"a": 0.1, "b": 0.2}[hp["word"]]
+    )
     return (params["w"] - goal) ** 2 + 10.0 ** -hp["power"] * params["w"] ** 2 + hp["extra"]
 
 
@@ -55,7 +57,9 @@ def draw(rng: Random) -> dict[str, list[Any]]:
         return rng.sample(values, rng.randint(1, min(3, len(values))))
 
     # Mixtures are fractions, whichever value comes first.
-    shift = rng.choice([[0, 1, 2, 5], [0.5, 1.5, 2.25], [0.5, 1, 1.5, 2], [-3, 0, 4], [np.int64(0), 3]])
+    shift = rng.choice(
+        [[0, 1, 2, 5], [0.5, 1.5, 2.25], [0.5, 1, 1.5, 2], [-3, 0, 4], [np.int64(0), 3]]
+    )
     axes = {
         "learning_rate": some(rng.choice([[0.01, 0.1], [1, 0.5], [0.25, np.float32(0.125)]])),
         "seed": some([0, 3, 2**31, 2**32 - 1]),
@@ -78,7 +82,9 @@ def kind(values: list[Any]) -> str:
     return "float" if any(isinstance(v, float | np.floating) for v in values) else "int"
 
 
-def grow(rng: Random, axes: dict[str, list[Any]], pool: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def grow(
+    rng: Random, axes: dict[str, list[Any]], pool: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
     """More values along some axes, in other orders, without another type."""
     grown = {}
     for name, values in axes.items():

@@ -108,7 +108,10 @@ def test_another_type_is_another_run(tmp_path, there, asked, words):
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"t": [1_600_000_000_000]}, "axis t: a whole number is too large, it does not fit 32 bits"),
+        (
+            {"t": [1_600_000_000_000]},
+            "axis t: a whole number is too large, it does not fit 32 bits",
+        ),
         ({"t": [-(2**31) - 1]}, "does not fit 32 bits"),
         ({"t": [1e300]}, r"1e\+300 is beyond what float32 holds; rescale it, or use precision f"),
         ({"t": [1e-50, 1.0]}, "1e-50 is beyond what float32 holds"),
@@ -137,7 +140,11 @@ def test_close_values_are_told_apart_in_double_precision():
 @pytest.mark.parametrize(
     ("data", "precision", "words"),
     [
-        (np.array([1_600_000_000_000]), "float32", "data: .*do not fit 32 bits; make them floating"),
+        (
+            np.array([1_600_000_000_000]),
+            "float32",
+            "data: .*do not fit 32 bits; make them floating",
+        ),
         (np.array([2**63], np.uint64), "float32", "do not fit 32 bits"),
         (np.array([1e300]), "float32", "too large for float32; rescale it, or use precision fl"),
     ],

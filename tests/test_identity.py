@@ -1,4 +1,4 @@
-"""What is the same run, and what is not: stored results are returned only for what computed them."""
+"""What is the same run: stored results are returned only for what computed them."""
 
 import functools
 import json
@@ -147,7 +147,9 @@ def test_what_cannot_be_identified_is_refused_with_a_folder_only(tmp_path):
         )
 
     task = ia.from_loss(loss, init=normal, data=(X, y))
-    with pytest.raises(ia.UserError, match=r"_thread.lock .*content cannot be read.*without folder"):
+    with pytest.raises(
+        ia.UserError, match=r"_thread.lock .*content cannot be read.*without folder"
+    ):
         train(tmp_path / "run", task, num_steps=2)
     assert not (tmp_path / "run").exists()
     assert np.isfinite(train(None, task, num_steps=2)["loss"]).all()

@@ -173,7 +173,10 @@ def network_point(problem, p, layers, dtype, *, kind="collapsed", active=None, t
 
 
 def compiled_sharpness(point):
-    return jax.jit(lambda q: scaled_sharpness(replace(point, parameters=q, trained=q), 1.0))(point.parameters)
+    def at(q):
+        return scaled_sharpness(replace(point, parameters=q, trained=q), 1.0)
+
+    return jax.jit(at)(point.parameters)
 
 
 def hessian(layers, problem, p):

@@ -46,10 +46,11 @@ def test_an_optimizer_s_noise_is_not_the_initial_weights():
     def move(hp, key):
         noise = jax.random.normal(jax.random.split(key)[1], (SIZE,))
 
-        def update(updates, state, params):
+        def update(updates, state, params=None):
+            del updates, params
             return {"w": noise + hp["learning_rate"]}, state
 
-        return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
     runs = train(
         lambda p, b: jnp.sum(p["w"]) + 0 * jnp.sum(b), init, optimizer=move,

@@ -44,7 +44,7 @@ def nll(params, batch):
 
 
 def likelihood(**options: Any):
-    init = lambda key: {"m": jnp.zeros(1), "s": jnp.full(1, -3.0)}  # noqa: ARG005, E731
+    init = lambda key: {"m": jnp.zeros(1), "s": jnp.full(1, -3.0)}  # noqa: E731
     return ia.from_loss(nll, init=init, data=Z, **options)
 
 
@@ -267,7 +267,7 @@ def test_metrics_of_a_diverged_run_are_no_numbers():
         axes={"learning_rate": [0.05, 50.0]}, optimizer=sgd, num_steps=30,
         record={"size": lambda point: jnp.sum(jnp.abs(point.parameters["w"]))},
     )  # fmt: skip
-    assert np.isfinite(runs["divergence_step"]).values.tolist() == [False, True]
+    assert np.isfinite(runs["divergence_step"].values).tolist() == [False, True]
     for name in ("accuracy", "size"):
         last = runs[name].isel({runs[name].dims[-1]: -1})
         assert np.isnan(last[1])
@@ -279,8 +279,8 @@ def test_metrics_of_a_diverged_run_are_no_numbers():
 def test_an_undefined_observable_is_no_number_and_a_loss_is_infinite():
     problem = ia.make_problem(ia.gas_like())
     config = ia.SweepConfig(
-        depths=(1,), losses=("l2",), optimizers=("adam",), learning_rates=(0.01,), num_seeds=1,
-        num_steps=5, record=("preconditioned_sharpness",),
+        depths=(1,), losses=(ia.Loss(2),), optimizers=(ia.Optimizer("adam"),), num_steps=5,
+        learning_rates=(0.01,), num_seeds=1, record=("preconditioned_sharpness",),
     )  # fmt: skip
     runs, _ = ia.run_sweep(problem, config)
     values = runs["preconditioned_sharpness"].values.ravel()

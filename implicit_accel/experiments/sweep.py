@@ -172,15 +172,20 @@ def print_results(
 def is_finished(folder: RunFolder, asked: Asked) -> bool:
     """Whether the folder holds what is asked for, whatever rates a search has found."""
     stored, identity = folder.finished(), asked.experiment().identity
+    if stored is None:
+        return False
     if asked.search is None:
-        return stored == identity
-    return stored is not None and not stored.differences(identity, may_extend=False)
+        return stored.covers(identity)
+    return not stored.differences(identity, may_extend=False)
 
 
 def show_finished(
     folder: RunFolder, asked: Asked, predicted: Predictions | None, console: Console
 ) -> bool:
     """Prints a finished run's table and redraws its figures.
+
+    Of a run that holds more than is asked for, or had another target, the table of what is asked
+    for is printed alone: the folder's files go on showing the run as it was trained.
 
     Returns:
         False if its results are damaged or another run's and there are checkpoints to make them
@@ -196,6 +201,17 @@ def show_finished(
         return False
     if asked.search is not None and any(next_own_rates(results, best_by=BEST_BY.value)):
         return False
+    stored = folder.finished()
+    if asked.search is None and stored is not None:
+        wanted = asked.experiment().view(results, stored)
+        if not wanted.identical(results):
+            table = summarise(wanted, best_by=BEST_BY.value)
+            print_results(table, wanted, predicted, asked.title, console)
+            what = (
+                "From the run in {}, whose files show it as it was trained, with all of its runs."
+            )
+            console.print(f"\n{what.format(folder.path)}", soft_wrap=True)
+            return True
     with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
         remove_partial(folder.path)
         # Its settings are what is asked for; how it was asked for is told by its own.
@@ -277,6 +293,7 @@ def search(
         return trained[-1].results()[0]
 
     first = asked.search.first(begun)
+    assert first.rates is not None
     results, _ = rates.search(asked.search.grid_of, run, first.rates, best_by=BEST_BY.value)
     # Of earlier calls too.
     rounds = rates.history(results, trained[-1].rounds, best_by=BEST_BY.value)
@@ -317,14 +334,21 @@ def main() -> None:
         cli.parse_bytes(MEMORY_LIMIT.value)
     cli.formats(FORMATS)
     console, log = cli.make_console(), cli.make_console(stderr=True)
+    # One host-platform device per core: each runs its own blocks of runs in its cache. More may be
+    # set, to try what several devices do; but not without bound. Before a task's file is run, which
+    # may compute.
+    most = max(num_cores(), _MOST_CPU_DEVICES)
+    use_cpu_devices(min(DEVICES.value or num_cores(), most))
     asked = build(log)
     if asked.search is not None and cluster.is_one_of_many():
         raise UserError(
             "--learning_rates auto: a search is one process's work, with all of its devices; give "
             "several processes a grid, like --learning_rates log:1e-3:3:29"
         )
-    identity, overwrite = asked.experiment().identity, OVERWRITE.value
-    folder = choose_folder(asked)
+    overwrite, folder = OVERWRITE.value, choose_folder(asked)
+    if not overwrite and (begun := folder.stored()) is not None:
+        asked = asked.adapted_to(begun)
+    identity = asked.experiment().identity
     finished = not overwrite and is_finished(folder, asked)
     if not finished:
         folder.check(identity, overwrite=overwrite)
@@ -332,10 +356,6 @@ def main() -> None:
     if finished and show_finished(folder, asked, predicted, console):
         return
 
-    # One host-platform device per core: each runs its own blocks of runs in its cache.
-    # More may be asked for, to try what several devices do; but not without bound.
-    most = max(num_cores(), _MOST_CPU_DEVICES)
-    use_cpu_devices(min(DEVICES.value or num_cores(), most))
     compilation.keep_programs(compilation.asked_for())
     with contextlib.ExitStack() as stack:
         stack.enter_context(cli.output_folder(folder.path))

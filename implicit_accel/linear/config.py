@@ -189,7 +189,7 @@ class Model:
     def text(self) -> str:
         """All of it as text: equal for models that train alike, and for no others."""
         init, std = self.initialiser.key
-        optimizer = [self.optimizer.name, *(f"{k}={v}" for k, v in self.optimizer.settings)]
+        optimizer = filter(None, [self.optimizer.name, self.optimizer.settings_text])
         return " ".join(
             [
                 self.loss.name,

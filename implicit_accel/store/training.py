@@ -36,7 +36,8 @@ class StoredTraining:
         memory_limit: Bytes for runs in training; None for no bound.
         checkpoint_every: Seconds between snapshots, see `Keeper`.
         wanted: Tells whether a snapshot is asked for now.
-        log: Told what is done.
+        log: Called with what is done.
+        warn: Called with what differs from where the run was begun; ``log`` unless given.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class StoredTraining:
         checkpoint_every: float = 60.0,
         wanted: Callable[[], bool] = _never,
         log: Callable[[str], object] = _silent,
+        warn: Callable[[str], object] | None = None,
     ) -> None:
         self._folder, self._experiment, self._process = folder, experiment, process
         self._devices, self._memory_limit = devices, memory_limit
         self._every, self._wanted, self._log = checkpoint_every, wanted, log
+        self._warn = warn or log
         self._manifest = self._open_manifest()
         self._plans = [self._plan(part) for part in self._manifest.parts]
         self._units = self._manifest.units()
@@ -203,7 +206,7 @@ class StoredTraining:
         else:
             manifest = begun.extended(identity, self._process.count)
             if begun.environment != environment:
-                self._log(
+                self._warn(
                     f"this run was begun with {begun.environment}; it goes on with {environment}, "
                     "and its results are the same to rounding"
                 )

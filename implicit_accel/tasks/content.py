@@ -109,9 +109,7 @@ class _Programs:
             digest.update(equation.primitive.name.encode())
             for a in equation.invars:
                 digest.update(atom(a))
-            nested = any(
-                hasattr(v, "jaxpr") or hasattr(v, "eqns") for v in equation.params.values()
-            )
+            nested = any(hasattr(v, "eqns") for v in equation.params.values())
             for key in sorted(equation.params):
                 # The name of a function that is called changes nothing.
                 if key not in _RULES and not (key == "name" and nested):
@@ -126,10 +124,10 @@ class _Programs:
         return found
 
     def _parameter(self, value: Any) -> bytes:
+        if hasattr(value, "consts"):  # which also has the equations of the jaxpr that it closes
+            return self.closed(value)
         if hasattr(value, "eqns"):
             return self.open(value)
-        if hasattr(value, "jaxpr") and hasattr(value, "consts"):
-            return self.closed(value)
         if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
             return b"(" + b",".join(map(self._parameter, value)) + b")"
         is_plain = isinstance(value, _PLAIN) or _is_array(value)
@@ -232,7 +230,9 @@ class _Content:
     def _builtin(self, value: Any) -> list[bytes]:
         own = getattr(value, "__self__", None)
         bound = [] if own is None or isinstance(own, types.ModuleType) else [self.of(own)]
-        return [f"{value.__module__}.{value.__qualname__}".encode(), *bound]
+        owner = getattr(value, "__objclass__", None)
+        where = getattr(value, "__module__", None) or getattr(owner, "__qualname__", "")
+        return [f"{where}.{value.__qualname__}".encode(), *bound]
 
     def _class(self, value: type) -> list[bytes]:
         if (library := _library(value)) is not None:
@@ -283,6 +283,7 @@ class _Content:
 
     _KINDS: tuple[tuple[Any, Callable[..., list[bytes]]], ...] = (
         (enum.Enum, _enum),
+        (jax.tree_util.PyTreeDef, lambda _, value: [str(value).encode()]),
         ((tuple, list), _sequence),
         ((set, frozenset), _set),
         (dict, _dictionary),

@@ -237,7 +237,7 @@ class TaskSweep(Experiment):
                 hp = everything(values)
                 key = task.key(hp, 1) if task.is_random else None
                 drawn = task.evaluate(params, task.take(data, rows), hp, key)
-                if not (self.is_stochastic or self._observables):
+                if not self.is_stochastic:
                     return drawn
                 return drawn, task.evaluate(params, data["train"], hp, None)
 
@@ -261,7 +261,7 @@ class TaskSweep(Experiment):
             found["optimizer"] = program_digest(update, state, hyper, params)
             for name, observable in self._observables.items():
                 found[f"record {name}"] = program_digest(
-                    lambda s, h, d, f={name: observable}: observe(program, f, s, h, d, 1),  # noqa: B006
+                    lambda s, h, d, f={name: observable}: observe(program, f, s, h, d, 1),
                     state, hyper, data,
                 )  # fmt: skip
         found["trainable"] = content_digest(str(task.mask), _leaves_held(task.fixed))
@@ -326,8 +326,7 @@ class TaskSweep(Experiment):
     def _with_seed(self, results: xr.Dataset) -> xr.Dataset:
         if SEEDS in results.dims:
             return results
-        names = [*json.loads(results.attrs["axes"]), SEEDS]
-        return _expanded(results, SEEDS, 0, names)
+        return _expanded(results, SEEDS, 0)
 
     def _fixed_values(self, axes: Axes) -> list[dict[str, Any]]:
         """Every combination of values that a program is made for."""
@@ -432,7 +431,7 @@ class TaskSweep(Experiment):
             def step(state: Any, hyper: Hyper, data: Any, rows: Any) -> Any:
                 return (
                     train_step(program, state, hyper, data, rows, 0, 1)[0],
-                    observe(program, self._observables, state, hyper, data, 0),
+                    observe(program, self._noted, state, hyper, data, 0),
                 )
 
             jax.eval_shape(step, state, hyper, data, rows)
@@ -448,10 +447,8 @@ class TaskSweep(Experiment):
 
         try:
             jax.eval_shape(full, params, data, hyper)
-        except (UserError, *_NOT_TRACEABLE):
-            raise
         except Exception as error:  # whatever the user's function raises without a key
-            if not task.is_random:
+            if not task.is_random or isinstance(error, UserError | jax.errors.JAXTypeError):
                 raise
             raise UserError(
                 "loss: it fails without a key. At the ends of epochs it is evaluated on all rows "
@@ -487,7 +484,10 @@ class TaskSweep(Experiment):
         """Turns what JAX raises of traced numbers into a message that names the way out."""
         try:
             yield
-        except _NOT_TRACEABLE as error:
+        except (TypeError, IndexError) as error:
+            # Some of these errors have no type of their own.
+            if not isinstance(error, _NOT_TRACEABLE) and "concrete value" not in str(error):
+                raise
             free = [n for n in self._axes if n not in self._static and n != SEEDS]
             raise UserError(
                 "a function needs the value of a number that is traced (as a shape, a count, in a "
@@ -513,14 +513,19 @@ class TaskSweep(Experiment):
         if self.task.held_out is not None:
             watched.append({"held_out_loss": observables_module.held_out_loss})
         if self._observables:
-            watched.append({n: self._noting(f) for n, f in self._observables.items()})
+            watched.append(self._noted)
         return tuple(watched)
 
-    def _noting(self, observable: Observable) -> Observable:
-        """The observable, which notes what hyper-parameters it reads."""
-        return lambda point: observable(
-            dataclasses.replace(point, hyper=Named(point.hyper, self._reads))
-        )
+    @property
+    def _noted(self) -> dict[str, Observable]:
+        """The observables, which note what hyper-parameters they read."""
+
+        def noting(observable: Observable) -> Observable:
+            return lambda point: observable(
+                dataclasses.replace(point, hyper=Named(point.hyper, self._reads))
+            )
+
+        return {name: noting(observable) for name, observable in self._observables.items()}
 
     def _maker(self, optimizer: MakeOptimizer) -> Callable[[Values], optax.GradientTransformation]:
         if isinstance(optimizer, Optimizer):
@@ -614,7 +619,7 @@ class TaskSweep(Experiment):
     def _renamed(self, results: xr.Dataset) -> xr.Dataset:
         """Results with the dimensions that were asked for, in their order, and nothing else."""
         for name, value in self._constants.items():
-            results = _expanded(results, name, value, [*results.dims, name])
+            results = _expanded(results, name, value)
         absent = [n for n in (SEEDS, *self._hidden) if n in results.dims and n not in self._names]
         results = results.isel(dict.fromkeys(absent, 0), drop=True)
         rest = [d for d in STEPS if d in results.dims]
@@ -640,18 +645,18 @@ class TaskSweep(Experiment):
         )  # fmt: skip
 
 
-def _expanded(results: xr.Dataset, name: str, value: Any, order: Sequence[Any]) -> xr.Dataset:
-    """Results with one more axis of one value, over which every run's quantities are."""
+def _expanded(results: xr.Dataset, name: str, value: Any) -> xr.Dataset:
+    """Results with one more axis of one value, the last, over which every run's quantities are."""
     runs = json.loads(results.attrs["axes"])
-    steps = set(STEPS)
 
     def expand(variable: xr.DataArray) -> xr.DataArray:
-        over = [d for d in variable.dims if d not in steps]
-        return variable.expand_dims({name: [value]}) if over == runs else variable
+        if {d for d in variable.dims if d not in STEPS} != set(runs):
+            return variable
+        return variable.expand_dims({name: [value]}).transpose(*runs, name, ...)
 
-    wide = xr.Dataset({n: expand(v) for n, v in results.data_vars.items()}, attrs=results.attrs)
-    wide = wide.assign_coords({name: [value]}) if name not in wide.coords else wide
-    return wide.transpose(*[d for d in order if d in wide.dims and d not in steps], ...)
+    wide = xr.Dataset({n: expand(v) for n, v in results.data_vars.items()})
+    wide = wide.assign_coords({n: results[n] for n in STEPS if n in results.coords})
+    return wide.assign_attrs(results.attrs | {"axes": json.dumps([*runs, name])})
 
 
 def _leaves_held(fixed: Any) -> list[Any]:
@@ -726,8 +731,10 @@ class _Runs:
     def _draw(self, places: Mapping[str, int]) -> Any:
         """What ``init`` returns on the host at some places of the axes, the first of all others."""
         hp = {n: _numbers(n, v)[places.get(n, 0)].item() for n, v in self.free.items()}
-        seed = int(hp[SEEDS])
-        return call(self.task.init, seed=seed, hp=Named({**self.fixed, **hp}, self.reads))
+        named = Named({**self.fixed, **hp}, self.reads)
+        # What JAX draws must not depend on training's precision; NumPy's numbers do not.
+        with jax.enable_x64(False):
+            return call(self.task.init, seed=int(hp[SEEDS]), hp=named)
 
     def digests(self, fixed: Mapping[str, Any]) -> dict[str, str]:
         """Digests of all initial parameters that ``init`` returns on the host.
