@@ -19,7 +19,7 @@ _ESCAPES = str.maketrans(
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
         "∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
-        "ℓ": r"$\ell$", "η": r"$\eta$", "λ": r"$\lambda$",
+        "ℓ": r"$\ell$", "†": r"$\dagger$", "η": r"$\eta$", "λ": r"$\lambda$",
     }
 )  # fmt: skip
 

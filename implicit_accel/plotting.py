@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import textwrap
 import warnings
@@ -22,7 +21,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
-from implicit_accel.observables import stability_threshold
 from implicit_accel.results import (
     STEPS,
     by_model,
@@ -34,6 +32,7 @@ from implicit_accel.results import (
     trained,
     varying,
 )
+from implicit_accel.stability import STABILITY_OF, threshold
 from implicit_accel.statistics import (
     BEST_BY_WORDS,
     best_learning_rates,
@@ -606,26 +605,6 @@ def plot_observable(
     title = plain(name.replace("_", " ")).capitalize()
     title = f"{title} at each model's best learning rate"
     return _figure(results, title, draw, rule=f"({BEST_BY_WORDS[best_by]})")
-
-
-# Whose stability threshold each kind of sharpness is held against.
-STABILITY_OF = {
-    "sharpness": ("sgd", "momentum", "nesterov"),
-    "preconditioned_sharpness": ("rmsprop", "adagrad", "adadelta", "adam", "adamw"),
-}
-
-
-def threshold(name: str, runs: xr.Dataset) -> float:
-    """The sharpness above which a model's optimizer is unstable; NaN where it is not known."""
-    optimizer = str(runs["optimizer"].values) if "optimizer" in runs.coords else ""
-    if optimizer not in STABILITY_OF[name]:
-        return np.nan
-    settings = json.loads(runs.attrs.get("optimizer_settings", "{}")).get(optimizer, {})
-    momentum = settings.get("momentum", settings.get("b1", 0.9))
-    try:
-        return float(stability_threshold(optimizer, float(runs["learning_rate"]), momentum))
-    except UserError:
-        return np.nan
 
 
 def _draw_runs(

@@ -23,6 +23,7 @@ from implicit_accel.intervals import (
     of_speed_up,
 )
 from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
+from implicit_accel.stability import is_past_edge
 
 BEST_BY = ("target", "stable", "final")
 
@@ -207,6 +208,9 @@ def summarise(
         * ``best_learning_rate`` (NaN if every rate diverged, or results have no rates) and
           ``grid_edge``: ``low``, ``high`` or ``only`` if it is the grid's first, last or only
           rate, else empty. At an edge the model was not given its best rate;
+        * ``past_edge``: whether most runs at that rate pass the edge of stability, so that their
+          steps may depend on rounding: true, false, or missing where it is not known. The rule is
+          `stability.is_past_edge`'s;
         * ``best_by``, the rule by which that rate was chosen;
         * ``diverged_share``, the share of seeds whose run at that rate diverges (before it reaches
           the target, with ``best_by="target"``), with ``_low``, ``_high``, the ends of Wilson's
@@ -228,7 +232,8 @@ def summarise(
           this, see `resolved`) and ``num_steps``.
 
         Its ``attrs`` hold the ``baseline`` as it was given; ``evaluated``, on what losses were
-        evaluated where that is not what training saw; and ``is_optimum_known``.
+        evaluated where that is not what training saw; ``precision``, of training; and
+        ``is_optimum_known``.
 
     Raises:
         UserError: If ``best_by`` is unknown, or no model has the baseline's values; the message
@@ -252,6 +257,8 @@ def summarise(
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
         row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
         row["grid_edge"] = _edge(int(b), rates, np.flatnonzero(tried[m]))
+        past = None if b < 0 else is_past_edge(runs.isel(model=m, learning_rate=b), best_by=best_by)
+        row["past_edge"] = pd.NA if past is None else past
         row["best_by"] = best_by
         row.update(_divergence(lost_runs[m], diverged[m], int(b)))
         row.update(_quartiles("final_excess", final[m]))
@@ -278,8 +285,9 @@ def summarise(
             row[name] = _of_model(runs[name], m, int(b))
         row["num_steps"] = runs.attrs["num_steps"]
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"past_edge": "boolean"})
     table.attrs["baseline"] = dict(baseline)
+    table.attrs["precision"] = str(runs.attrs.get("precision", ""))
     table.attrs["evaluated"] = str(runs.attrs.get("evaluated", ""))
     table.attrs["is_optimum_known"] = bool(runs.attrs.get("is_optimum_known", True))
     return table
@@ -316,7 +324,7 @@ def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
     base = base.iloc[0]
     if compares_final(table):
         floored = [is_floored(r) for r in (base, row)]
-        bound = {(False, True): ">", (True, False): "<"}.get(tuple(floored), "")
+        bound = {(False, True): ">", (True, False): "<"}.get((floored[0], floored[1]), "")
         value = float(row["final_ratio"])
         return value, bound if 0 < value < np.inf else ""
     value = float(row["speed_up"])

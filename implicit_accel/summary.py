@@ -53,6 +53,12 @@ def _loss_words(table: pd.DataFrame) -> str:
     return "excess loss" if table.attrs.get("is_optimum_known", True) else "loss"
 
 
+def _is_past_edge(row: pd.Series) -> bool:
+    """Whether a row's rate is known to pass the edge of stability; not in older tables."""
+    past = row.get("past_edge")
+    return bool(pd.notna(past) and past)
+
+
 def _has_target(row: pd.Series) -> bool:
     """Whether a row's model had a target; 0 is what older results hold without one."""
     return bool(pd.notna(row["target"]) and row["target"] != 0)
@@ -80,6 +86,8 @@ def _rule(table: pd.DataFrame) -> str:
     if "best_by" not in table:
         return ""
     rule = str(table["best_by"].iloc[0])
+    if not any(_has_target(table.iloc[m]) for m in range(len(table))):
+        rule = "final"
     return f"Best learning rate: {BEST_BY_WORDS.get(rule, rule)}. "
 
 
@@ -90,6 +98,13 @@ def _notes(table: pd.DataFrame) -> list[str]:
         notes.append(f"Losses are evaluated {evaluated}.")
     if set(table["grid_edge"]) != {""}:
         notes.append("* at the edge of the grid of learning rates: widen it.")
+    if any(_is_past_edge(table.iloc[m]) for m in range(len(table))):
+        other = "float32" if table.attrs.get("precision") == "float64" else "float64"
+        notes.append(
+            "† past the edge of stability (ηλ > 2 for gradient descent) by losses, recorded "
+            "sharpness or the gradient flow's: steps may depend on rounding; compare "
+            f"--precision {other}."
+        )
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
     if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
         notes.append(
@@ -119,6 +134,7 @@ def cells(table: pd.DataFrame, m: int) -> list[str]:
             ratio += f"  ({ends[0]} to {ends[1]})" if _is_range(table) else f"  [{', '.join(ends)}]"
     if pd.notna(row["best_learning_rate"]):
         rate = f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
+        rate += " †" if _is_past_edge(row) else ""
     else:
         lost = np.isinf(row["final_excess"]) and np.isinf(row["steps_to_target"])
         rate = "every rate diverges" if lost else "-"

@@ -20,7 +20,7 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.engine.train import GroupResult
 from implicit_accel.errors import UserError
 from implicit_accel.linear.initialisers import INITIALISERS
-from implicit_accel.linear.losses import Loss
+from implicit_accel.linear.losses import CONVENTIONS, Loss
 from implicit_accel.linear.objectives import Reduction
 from implicit_accel.linear.observables import OBSERVABLES
 from implicit_accel.optimizers import OPTIMIZERS
@@ -57,6 +57,11 @@ MODEL_COORDINATES = declare(
     Quantity("init_std", _MODEL, "the initialiser's standard deviation",
              lambda v: np.isnan(v) | ((v >= 0) & (v < np.inf)), special=("NaN", "none")),
     Quantity("optimizer", _MODEL, "optimizer", _each(OPTIMIZERS.__contains__), kind="text"),
+    # Where one name stands for several of them.
+    Quantity("optimizer_settings", _MODEL, "the optimizer's own settings", _each(str.isprintable),
+             kind="text", special=("-", "defaults"), required=False),
+    Quantity("loss_convention", _MODEL, "how the loss is scaled", _each(CONVENTIONS.__contains__),
+             kind="text", required=False),
     Quantity("weight_decay", _MODEL, "weight decay", lambda v: (v >= 0) & (v < np.inf)),
 )  # fmt: skip
 
@@ -77,6 +82,19 @@ LINEAR_QUANTITIES |= declare(
         if name not in QUANTITIES
     )
 )  # fmt: skip
+LINEAR_QUANTITIES |= declare(
+    *(
+        Quantity(
+            name, _MODEL, f"learning rate {where} the edge of stability up to the target, by the "
+            "gradient flow", lambda v: np.isnan(v) | (v > 0), special=("NaN", "unknown"),
+            required=False,
+        )
+        for name, where in (
+            ("edge_rate_low", "below which no step passes"),
+            ("edge_rate_high", "above which steps pass"),
+        )
+    ),
+)  # fmt: skip
 LINEAR_QUANTITIES["optimum"] = replace(
     LINEAR_QUANTITIES["optimum"],
     long_name="L*, the smallest loss of a linear map (0 with an activation)",
@@ -88,6 +106,7 @@ def label_results(
     config: SweepConfig,
     parts: Sequence[GroupResult],
     reductions: Sequence[Reduction],
+    edge_rates: np.ndarray,
 ) -> xr.Dataset:
     """Puts names to the trajectories of a sweep.
 
@@ -96,13 +115,15 @@ def label_results(
         config: The grid; parts and reductions are in the order of its models.
         parts: A model's results, arrays with leading axes (learning rate, seed).
         reductions: What each model minimised.
+        edge_rates: (model, 2), see `theory.predict.edge_rates`.
 
     Returns:
         Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
         (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
         ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
-        ``optimum``, ``zero_loss``, ``target`` and ``resolution`` over model; and what is recorded
-        over (model, learning_rate, seed, observation_step).
+        ``optimum``, ``zero_loss``, ``target``, ``resolution``, ``edge_rate_low`` and
+        ``edge_rate_high`` over model; and what is recorded over (model, learning_rate, seed,
+        observation_step).
     """
     excess = np.stack([p.records["excess_loss"] for p in parts])
     optimum = np.array([r.optimum.loss for r in reductions])
@@ -117,6 +138,8 @@ def label_results(
         "zero_loss": np.array([float(r.data.zero_loss) for r in reductions]),
         "resolution": np.array([_resolution(r, config.precision) for r in reductions]),
         "target": np.array([config.target.absolute(r.zero_excess) for r in reductions]),
+        "edge_rate_low": edge_rates[:, 0],
+        "edge_rate_high": edge_rates[:, 1],
     }
     if problem.held_out_features is not None:
         values["held_out_loss"] = np.stack([p.records["held_out_loss"] for p in parts])
@@ -137,7 +160,12 @@ def label_results(
 
 def _model_coordinates(config: SweepConfig) -> dict[str, Any]:
     models = config.models
-    return {
+    ambiguous = {}
+    if len({o.name for o in config.optimizers}) < len(config.optimizers):
+        ambiguous["optimizer_settings"] = [m.optimizer.settings_text or "-" for m in models]
+    if len({loss.convention for loss in config.losses}) > 1:
+        ambiguous["loss_convention"] = [m.loss.convention for m in models]
+    found = ambiguous | {
         "loss_name": [m.loss.name for m in models],
         "depth": [m.depth for m in models],
         "hidden_widths": [m.hidden for m in models],
@@ -146,6 +174,7 @@ def _model_coordinates(config: SweepConfig) -> dict[str, Any]:
         "optimizer": [m.optimizer.name for m in models],
         "weight_decay": [m.weight_decay for m in models],
     }
+    return {name: found[name] for name in MODEL_COORDINATES if name in found}
 
 
 def labels_of(config: SweepConfig) -> list[str]:

@@ -35,6 +35,8 @@ from implicit_accel.observables import (
     preconditioned_sharpness,
 )
 from implicit_accel.optimizers import Optimizer
+from implicit_accel.theory.predict import edge_rates
+from implicit_accel.theory.surface import Surface, surface_of
 
 
 def axes_of(config: SweepConfig) -> Axes:
@@ -82,6 +84,7 @@ class LinearSweep(Experiment):
         self._models = {model.text: model for model in config.models}
         self._initial = initial
         self._reductions: dict[tuple[type[Objective], Loss], Reduction] = {}
+        self._edges: dict[str, np.ndarray] = {}
         self._fingerprint = fingerprint or problem.fingerprint
         if initial is not None:
             shape = (config.num_seeds, problem.num_outputs, problem.num_features)
@@ -145,7 +148,7 @@ class LinearSweep(Experiment):
         return self._reductions[kind, loss]
 
     def at_learning_rates(self, rates: tuple[float, ...]) -> LinearSweep:
-        """The same sweep at other learning rates; what models minimise is reduced once for both."""
+        """The same sweep at other learning rates; what does not depend on them is computed once."""
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, learning_rates=rates)
         return other
@@ -257,7 +260,23 @@ class LinearSweep(Experiment):
             GroupResult.of({name: a[m] for name, a in arrays.items()}) for m in range(len(models))
         ]
         reductions = [self.reduction(model) for model in models]
-        return label_results(self.problem, self.config, results, reductions)
+        return label_results(self.problem, self.config, results, reductions, self._edge_rates())
+
+    def _edge_rates(self) -> np.ndarray:
+        """See `edge_rates`."""
+        if not self._edges:
+            surfaces: dict[Loss, Surface] = {}
+
+            def surface(loss: Loss) -> Surface:
+                if loss not in surfaces:
+                    surfaces[loss] = surface_of(
+                        lambda kind: self._reduce(kind, loss), loss, bias=self.config.bias
+                    )
+                return surfaces[loss]
+
+            rates = edge_rates(self.config, surface, self._draw)
+            self._edges.update(zip(self._models, rates, strict=True))
+        return np.stack([self._edges[model.text] for model in self.config.models])
 
 
 def _embed(
@@ -376,6 +395,8 @@ def train(
     )  # fmt: skip
     (loss,), (optimizer,) = config.losses, config.optimizers
     num_steps, (weight_decay,) = config.num_steps, config.weight_decays
+    if objective not in ("auto", *OBJECTIVES):
+        raise UserError(f"objective {objective!r}: choose from auto, {', '.join(OBJECTIVES)}")
     kind = OBJECTIVES.get(objective) or choose(
         loss, activation=activation, equivariant=optimizer.is_equivariant
     )

@@ -26,7 +26,7 @@ import xarray as xr
 from implicit_accel import summary
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.intervals import FEWEST
-from implicit_accel.plotting import COLOURS, STABILITY_OF, Predicted, observed, threshold
+from implicit_accel.plotting import COLOURS, Predicted, observed
 from implicit_accel.results import (
     RUN,
     by_model,
@@ -35,6 +35,7 @@ from implicit_accel.results import (
     trained,
     varying,
 )
+from implicit_accel.stability import STABILITY_OF, threshold
 from implicit_accel.statistics import (
     at_best,
     best_learning_rates,
@@ -148,9 +149,14 @@ class _Runs:
         self.cells = [np.flatnonzero(row) for row in tried]
         self.places = np.nonzero(tried)
         self.excess = np.nan_to_num(_values(runs, "excess_loss"), nan=np.inf)
+        # Where losses above no known optimum are negative, they are shown above the lowest of all:
+        # targets are multiples, and axes logarithmic.
+        lowest = float(self.excess[np.isfinite(self.excess)].min(initial=0.0))
+        self.floor = lowest if not runs.attrs.get("is_optimum_known", True) else 0.0
+        self.excess -= self.floor
         # What targets are multiples of; a run may have none of its own, which is a target of 0.
         self.target = _each_run(runs, "target")
-        self.has_target = bool((self.target > 0).all())
+        self.has_target = bool((self.target > 0).all()) and self.floor == 0
         if not self.has_target:
             start = np.where(np.isfinite(self.excess[..., 0]), self.excess[..., 0], np.nan)
             self.target = np.full(start.shape, max(float(np.nanmedian(start)), 1e-300))
@@ -295,10 +301,12 @@ class _Runs:
             dim = str(runs[name].dims[-1])
             values = resolved(runs) if name == "excess_loss" else runs[name].astype(float)
             values = values.transpose(*RUN, dim).values[self.places]
+            if name == "excess_loss":
+                values = values - self.floor
             curves = _Curves.thin(values, runs[dim].values, self.at_best, rung)
             words = str(runs[name].attrs.get("long_name", name.replace("_", " ")))
             if name == "excess_loss":
-                words = "excess loss"
+                words = "loss above the lowest of all runs" if self.floor else "excess loss"
             quantity = {"name": name, "words": words, "records": len(runs[dim])}
             theory = {}
             if name == "excess_loss" and predicted is not None:

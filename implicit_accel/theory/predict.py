@@ -19,6 +19,7 @@ import xarray as xr
 from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
 from implicit_accel.linear.config import Model, SweepConfig
+from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes
 from implicit_accel.linear.results import labels_of
 from implicit_accel.observables import stability_threshold
@@ -38,6 +39,20 @@ LARGEST_STABLE = "at the largest stable rate of the grid"
 _MOST_PARAMETERS = 20_000_000
 _MOST_FOR_HESSIAN = 2_000
 _NEAR_THE_EDGE = 2.0
+
+# Flows for `edge_rates`, which every sweep pays for. At this tolerance of a step edges differ from
+# those at 1e-6 by some 0.5 %, where networks escape from near zero by up to 5 %; at `follow`'s own
+# it takes two to three times as long.
+_EDGE_TOLERANCE = 3e-3
+# Multiplications that the flows of a model may take: 0.5 s, over which there is no prediction.
+_EDGE_WORK = 6e8
+# Those of a gradient for which further networks are followed, at most that many.
+_EDGE_SEEDS, _FOR_MORE_SEEDS = 5, 2e5
+# Times looked at within a step.
+_EDGE_POINTS = 16
+_NO_EDGE = np.array([np.nan, np.nan])
+# What calling NumPy for a gradient takes, and a pass over a parameter, in multiplications.
+_CALL, _PASS = 5e4, 20
 
 
 def momentum_of(optimizer: Optimizer) -> float:
@@ -420,6 +435,104 @@ def early_stable_rates(problem: Problem, config: SweepConfig) -> tuple[float, ..
         sharpness = sharpest[model.loss]
         rates.append(threshold / sharpness if sharpness > 0 else math.nan)
     return tuple(rates)
+
+
+def edge_rates(
+    config: SweepConfig,
+    surface: Callable[[Loss], Surface],
+    draw: Callable[[Model, int], Layers],
+) -> np.ndarray:
+    """Between which learning rates a grid's models come to pass the edge of stability.
+
+    That is, by their gradient flows, to the target or within the grid's number of steps. At rates
+    below the first one ηλ stays below the optimizer's threshold all the way. At rates above the
+    second it exceeds the threshold where a step is taken; between them the last step may lead to
+    the target from where the flow is less sharp, as it does where networks escape from near zero
+    in few steps.
+
+    Unlike `predict` it is meant to cost next to nothing beside training: flows are followed
+    roughly, as far as the target, and for some of the first seeds, one where a gradient is costly.
+
+    Args:
+        config: The grid; its learning rates do not matter.
+        surface: What networks with a loss descend on.
+        draw: A model's initial weights for a seed.
+
+    Returns:
+        (model, 2), medians over the seeds followed. Inf if no rate passes the edge, NaN if that is
+        not known: for adaptive optimizers, activations and weight decay, which follow no gradient
+        flow, and for networks too large to be followed.
+    """
+    found: dict[object, np.ndarray] = {}
+    rates = []
+    for model in config.models:
+        if _no_prediction(model, config):
+            rates.append(_NO_EDGE)
+            continue
+        momentum = momentum_of(model.optimizer)
+        threshold = float(stability_threshold(model.optimizer.name, 1.0, momentum))
+        key = (model.loss, model.hidden_widths, model.initialiser.key, threshold, momentum)
+        if key not in found:
+            found[key] = _edge_rates(config, surface(model.loss), model, draw)
+        rates.append(found[key])
+    return np.stack(rates)
+
+
+def _edge_rates(
+    config: SweepConfig,
+    surface: Surface,
+    model: Model,
+    draw: Callable[[Model, int], Layers],
+) -> np.ndarray:
+    """A model's `edge_rates`."""
+    k, d = surface.shape[0], surface.shape[1] - config.bias
+    parameters = sum(a * b for a, b in layer_shapes(d, model.hidden_widths, k))
+    cost = _PASS * parameters + surface.multiplications
+    count = int(np.clip(_FOR_MORE_SEEDS // cost, 1, min(_EDGE_SEEDS, config.num_seeds)))
+    most_gradients = int(_EDGE_WORK / (_CALL + count * cost))
+    if most_gradients < 100:
+        return _NO_EDGE
+    target = config.target.absolute(surface.zero_excess)
+    pace = ModelPrediction(model, "", (), target)
+    enough = Enough(
+        target, config.num_steps, pace.threshold * pace.step_time, whichever_first=True
+    )  # fmt: skip
+    # Numbers that float64 does not hold end a prediction, and must not cost finished runs.
+    try:
+        with np.errstate(all="ignore"):
+            stack = Stack([draw(model, s) for s in config.seeds[:count]], surface.rotation)
+            paths = follow(
+                stack, surface, enough, tolerance=_EDGE_TOLERANCE, most_gradients=most_gradients
+            )
+    except (UserError, ValueError, ArithmeticError):
+        return _NO_EDGE
+    return np.median([_edges_of(pace, path, config.num_steps) for path in paths], axis=0)
+
+
+def _edges_of(pace: ModelPrediction, path: Path, num_steps: int) -> np.ndarray:
+    """One flow's `edge_rates`."""
+    arrival = path.time_to(pace.target)
+    if arrival == 0:
+        return np.array([np.inf, np.inf])
+    if math.isinf(arrival) and path.ended == "work":
+        return _NO_EDGE
+    end = min(arrival, float(path.time[-1]))
+    numbers = np.arange(len(path.time))
+    between = np.arange(0, len(path.time) - 1 + 1e-9, 1 / _EDGE_POINTS)
+    times = np.append(np.interp(between, numbers, path.time), end)
+    times = times[times <= end]
+    sharpness = np.interp(times, path.time, path.sharpness)
+    edges = np.full(len(times), np.inf)
+    np.divide(pace.threshold, sharpness, out=edges, where=sharpness > 0)
+    # A rate is at a time t if its steps, as many as the grid's, lead so far.
+    low = np.maximum(edges, times / (num_steps * pace.step_time))
+    # It takes a step there unless that is the last one, or one from before leads to the target.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        high = np.where(
+            times > 0, np.maximum(edges, times / ((num_steps - 1) * pace.step_time)), edges
+        )
+    skipped = (times > 0) & (high * pace.step_time > arrival - times)
+    return np.array([low.min(), np.where(skipped, np.inf, high).min()])
 
 
 def flow_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -16,7 +17,14 @@ import numpy as np
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.losses import Loss
-from implicit_accel.linear.objectives import Collapsed, Compressed, Reduction, Spectral, reduce
+from implicit_accel.linear.objectives import (
+    Collapsed,
+    Compressed,
+    Objective,
+    Reduction,
+    Spectral,
+    reduce,
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,19 @@ def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface
     Raises:
         UserError: If float64 does not hold the loss, or does not resolve its optimum.
     """
+    return surface_of(lambda kind: reduce(problem, loss, kind, bias=bias), loss, bias=bias)
+
+
+def surface_of(
+    reduced: Callable[[type[Objective]], Reduction], loss: Loss, *, bias: bool = False
+) -> Surface:
+    """The surface of a problem whose reductions are at hand: to make one takes the optimum.
+
+    Args:
+        reduced: The reduction to a kind of objective.
+        loss: ℓp.
+        bias: Whether a constant may be added.
+    """
     if loss.p == 2 and not bias:
-        return _Diagonal(reduce(problem, loss, Spectral))
-    kind = Compressed if loss.p == 2 else Collapsed
-    return _Rows(reduce(problem, loss, kind, bias=bias), bias=bias)
+        return _Diagonal(reduced(Spectral))
+    return _Rows(reduced(Compressed if loss.p == 2 else Collapsed), bias=bias)
