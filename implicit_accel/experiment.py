@@ -272,13 +272,11 @@ class Identity:
             wanted: The identity asked for.
             may_extend: Whether more steps and more values along the axes are no difference.
         """
+        if (self.functions is None) != (wanted.functions is None):
+            return ["it is of another kind of model, or was stored by an earlier version"]
         found = [] if self.fingerprint == wanted.fingerprint else ["data: other values than there"]
         if self.functions is not None and wanted.functions is not None:
             found += self.functions.differences(wanted.functions)
-        elif self.functions is not None or wanted.functions is not None:
-            found.append(
-                "what is trained: the run there is of another kind, or of a version before"
-            )
         found += [
             _difference(name, self.settings.get(name), wanted.settings.get(name))
             for name in dict.fromkeys([*wanted.settings, *self.settings])

@@ -197,8 +197,13 @@ _ABOVE = 10
 def _log_axes(ax: Axes, x: np.ndarray) -> None:
     """Makes both axes logarithmic around x and what is drawn; also if nothing is to be seen.
 
-    A single run that shoots up leaves the panel.
+    A single run that shoots up leaves the panel. Where losses are negative, y stays linear.
     """
+    if any((np.asarray(line.get_ydata(), float) < 0).any() for line in ax.get_lines()):
+        margin = max((x.max() / x.min()) ** 0.03, 1.1)
+        ax.set_xlim(x.min() / margin, x.max() * margin)
+        ax.set_xscale("log")
+        return
     single, others = [np.zeros(0)], [np.zeros(0)]
     for line in ax.get_lines():
         drawn = np.asarray(line.get_ydata(), float)
@@ -279,17 +284,18 @@ def plot_excess_loss(
                 rate = float(results["learning_rate"].values[best[m]])
                 _draw_predicted(ax, steps[steps > 0], predicted(m, rate, steps[steps > 0]))
         target = float(np.median(results["target"].isel(model=models[0])))
-        if np.isfinite(target):
+        if np.isfinite(target) and target != 0:  # 0 is what older results hold without one
             ax.axhline(target, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
             ax.text(0.01, target, "target", fontsize=7, color="0.4", va="bottom",
                     transform=ax.get_yaxis_transform())  # fmt: skip
         _mark_resolution(ax, results, models)
         _log_axes(ax, steps[steps > 0])
         ax.set_xlabel("step")
-        ax.set_ylabel(r"excess loss $L - L^*$")
+        ax.set_ylabel(r"excess loss $L - L^*$" if _knows_optimum(results) else "loss $L$")
         _legend(ax)
 
-    title = "Excess loss at each model's best learning rate"
+    what = "Excess loss" if _knows_optimum(results) else "Loss"
+    title = f"{what} at each model's best learning rate"
     return _figure(results, title, draw, rule=f"({BEST_BY_WORDS[best_by]})")
 
 
@@ -320,10 +326,17 @@ def shown_runs(results: xr.Dataset, m: int, rate: int) -> np.ndarray:
     return pd.DataFrame(np.where(np.isfinite(curves), curves, np.nan)).ffill(axis=1).to_numpy()
 
 
+def _knows_optimum(results: xr.Dataset) -> bool:
+    """Whether excess losses are above a known optimum; without one they are the losses."""
+    return bool(results.attrs.get("is_optimum_known", True))
+
+
 def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
     """Draws the least excess loss that the precision resolves, if a line lies on it."""
     floor = float(np.median(results["resolution"].isel(model=models[0])))
-    if any((np.asarray(line.get_ydata(), float) <= floor).any() for line in ax.get_lines()):
+    if floor > 0 and any(
+        (np.asarray(line.get_ydata(), float) <= floor).any() for line in ax.get_lines()
+    ):
         label = f"below: rounding ({results.attrs['precision']})"
         ax.axhline(floor, color="0.4", linewidth=0.8, linestyle=":", label=label)
 
@@ -337,14 +350,16 @@ def plot_learning_rates(results: xr.Dataset, *, best_by: str = "target") -> Figu
     """
     results = by_model(results)
     final = final_excess(results)
+    what = "excess loss" if _knows_optimum(results) else "loss"
 
     def draw(ax: Axes, models: list[int]) -> None:
         _draw_against_rates(ax, results, models, final, best_by)
         _mark_resolution(ax, results, models)
-        ax.set_ylabel(f"excess loss after {results.attrs['num_steps']:,} steps")
+        ax.set_ylabel(f"{what} after {results.attrs['num_steps']:,} steps")
         _legend(ax)
 
-    return _figure(results, "Final excess loss against learning rate", draw, rule=_marks(best_by))
+    title = f"Final {what} against learning rate"
+    return _figure(results, title, draw, rule=_marks(best_by))
 
 
 def _marks(best_by: str) -> str:
