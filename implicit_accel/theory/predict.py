@@ -442,16 +442,15 @@ def edge_rates(
     surface: Callable[[Loss], Surface],
     draw: Callable[[Model, int], Layers],
 ) -> np.ndarray:
-    """Between which learning rates a grid's models come to pass the edge of stability.
+    """The learning rates from which a grid's models pass the edge of stability.
 
-    That is, by their gradient flows, to the target or within the grid's number of steps. At rates
-    below the first one ηλ stays below the optimizer's threshold all the way. At rates above the
-    second it exceeds the threshold where a step is taken; between them the last step may lead to
-    the target from where the flow is less sharp, as it does where networks escape from near zero
-    in few steps.
+    They are those of the models' gradient flows, up to the target or the grid's last step. At rates
+    below the first ηλ stays below the optimizer's threshold. Above the second it exceeds the
+    threshold at least two steps before the target. Between them this depends on where the last step
+    begins: networks that escape from near zero in few steps jump over the sharpest part.
 
-    Unlike `predict` it is meant to cost next to nothing beside training: flows are followed
-    roughly, as far as the target, and for some of the first seeds, one where a gradient is costly.
+    Every sweep pays for it, unlike for `predict`. Flows are therefore followed roughly, only to the
+    target, and for at most five seeds: for one where a gradient is costly.
 
     Args:
         config: The grid; its learning rates do not matter.
@@ -526,12 +525,16 @@ def _edges_of(pace: ModelPrediction, path: Path, num_steps: int) -> np.ndarray:
     np.divide(pace.threshold, sharpness, out=edges, where=sharpness > 0)
     # A rate is at a time t if its steps, as many as the grid's, lead so far.
     low = np.maximum(edges, times / (num_steps * pace.step_time))
-    # It takes a step there unless that is the last one, or one from before leads to the target.
+    # It takes a step there unless that comes after its last, or one from before leads to the
+    # target: rates up to twice as large do if two steps are left to it. Where the flow was not
+    # followed to the target, that may come right after its end.
+    if path.ended == "time":
+        arrival = end
     with np.errstate(divide="ignore", invalid="ignore"):
         high = np.where(
             times > 0, np.maximum(edges, times / ((num_steps - 1) * pace.step_time)), edges
         )
-    skipped = (times > 0) & (high * pace.step_time > arrival - times)
+    skipped = (times > 0) & (2 * high * pace.step_time > arrival - times)
     return np.array([low.min(), np.where(skipped, np.inf, high).min()])
 
 
