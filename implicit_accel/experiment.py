@@ -135,10 +135,14 @@ class Functions:
     def differences(self, wanted: Functions) -> list[str]:
         """What is not computed as it was, in words."""
         found = []
-        for name, programs in wanted.programs.items():
-            there = self.programs.get(name, {})
+        gone = (name for name in self.programs if not name.startswith(_RECORD))
+        for name in dict.fromkeys((*wanted.programs, *gone)):
+            there, here = self.programs.get(name, {}), wanted.programs.get(name, {})
             if self.jax == wanted.jax:
-                if any(there[key] != programs[key] for key in there.keys() & programs.keys()):
+                common = there.keys() & here.keys()
+                # Without a common program there is nothing that vouches for the functions.
+                is_new = name.startswith(_RECORD) and not there
+                if not is_new and (not common or any(there[key] != here[key] for key in common)):
                     found.append(f"{name}: computes something else than there")
             elif not self.written.get(name) or self.written[name] != wanted.written.get(name):
                 found.append(
@@ -245,6 +249,16 @@ class Identity:
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def computes(self, wanted: Identity) -> bool:
+        """Whether at most values along the same axes and steps differ from the wanted one's."""
+        if self.axes.keys() != wanted.axes.keys():
+            return False
+        axes = {
+            name: tuple(dict.fromkeys((*wanted.axes[name], *values)))
+            for name, values in self.axes.items()
+        }
+        return not self.differences(dataclasses.replace(wanted, axes=axes, num_steps=2**31 - 1))
+
     def covers(self, wanted: Identity) -> bool:
         """Whether a finished run with this identity holds all of the wanted runs' results.
 
@@ -252,17 +266,13 @@ class Identity:
         """
         if self.rates is not None or wanted.rates is not None:
             return self == wanted
-        axes = {name: tuple(dict.fromkeys((*wanted.axes.get(name, ()), *values)))
-                for name, values in self.axes.items()}  # fmt: skip
         settings, recorded = dict(wanted.settings), self.settings.get(_RECORD, ())
         if set(settings.get(_RECORD, ())) <= set(recorded):
             settings[_RECORD] = recorded
-        wanted = dataclasses.replace(wanted, settings=settings)
         return (
             self.num_steps == wanted.num_steps
-            and self.axes.keys() == wanted.axes.keys()
+            and self.computes(dataclasses.replace(wanted, settings=settings))
             and all(set(wanted.axes[name]) <= set(values) for name, values in self.axes.items())
-            and not self.differences(dataclasses.replace(wanted, axes=axes), may_extend=True)
         )
 
     def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
@@ -275,15 +285,22 @@ class Identity:
         if (self.functions is None) != (wanted.functions is None):
             return ["it is of another kind of model, or was stored by an earlier version"]
         found = [] if self.fingerprint == wanted.fingerprint else ["data: other values than there"]
-        if self.functions is not None and wanted.functions is not None:
-            found += self.functions.differences(wanted.functions)
-        found += [
-            _difference(name, self.settings.get(name), wanted.settings.get(name))
+        changed = [
+            name
             for name in dict.fromkeys([*wanted.settings, *self.settings])
             if not _may_become(
                 self.settings.get(name), wanted.settings.get(name), may_extend=may_extend
             )
         ]
+        found += [
+            _difference(name, self.settings.get(name), wanted.settings.get(name))
+            for name in changed
+        ]
+        # With other shapes or types any functions make another program.
+        is_remade = bool(found) and not {"precision", "batch_size", "static"}.isdisjoint(changed)
+        is_remade |= self.fingerprint != wanted.fingerprint
+        if self.functions is not None and wanted.functions is not None and not is_remade:
+            found += self.functions.differences(wanted.functions)
         searched = [identity.rates is not None for identity in (self, wanted)]
         if searched[0] != searched[1]:
             words = ["searched for (auto)" if s else "a grid" for s in searched]
@@ -292,14 +309,14 @@ class Identity:
             if name == RATES and any(searched):
                 continue
             old, new = self.axes.get(name, ()), wanted.axes.get(name, ())
-            if name != RATES and {_kind(v) for v in old} != {_kind(v) for v in new} and old and new:
-                found.append(
-                    f"{name}: {_kind(old[0])} there, {_kind(new[0])} asked for, which another "
-                    "program trains"
-                )
-                continue
-            extends = may_extend and old and set(old) <= set(new)
-            if old != new and not extends:
+            # Python's 1, 1.0 and True are equal, and are trained by different programs.
+            typed = [[(_kind(v) if name != RATES else "", v) for v in vs] for vs in (old, new)]
+            extends = may_extend and old and set(typed[0]) <= set(typed[1])
+            kinds = [{kind for kind, _ in values} for values in typed]
+            if may_extend and old and new and len(kinds[1]) == 1 and kinds[0] != kinds[1]:
+                was, now = (" and ".join(sorted(k)) for k in kinds)
+                found.append(f"{name}: {was} there, {now} here, which another program trains")
+            elif typed[0] != typed[1] and not extends:
                 found.append(_difference(name, old, new))
         fewer = wanted.num_steps < self.num_steps
         if fewer or (wanted.num_steps > self.num_steps and not may_extend):
@@ -321,7 +338,7 @@ def _may_become(old: Any, new: Any, *, may_extend: bool) -> bool:
 
 
 def _difference(name: str, old: object, new: object) -> str:
-    return f"{name}: {_show(old)} there, {_show(new)} asked for"
+    return f"{name}: {_show(old)} there, {_show(new)} here"
 
 
 def _show(value: object) -> str:

@@ -89,9 +89,9 @@ def test_a_whole_number_among_fractions_is_one_of_them(tmp_path):
 @pytest.mark.parametrize(
     ("there", "asked", "words"),
     [
-        ([1, 2], [1, 2, 0.5], "shift: whole numbers there, fractions asked for"),
-        ([1, 2], [1.0, 2.0, 3.0], "shift: whole numbers there, fractions asked for"),
-        ([0.0, 1.0], [False, True], "shift: fractions there, truth values asked for"),
+        ([1, 2], [1, 2, 0.5], "shift: whole numbers there, fractions here"),
+        ([1, 2], [1.0, 2.0, 3.0], "shift: whole numbers there, fractions here"),
+        ([0.0, 1.0], [False, True], "shift: fractions there, truth values here"),
     ],
 )
 def test_another_type_is_another_run(tmp_path, there, asked, words):

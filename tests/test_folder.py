@@ -81,16 +81,16 @@ def test_more_of_the_same_is_no_difference():
         assert old.differences(identity(**more)) == []
         assert len(old.differences(identity(**more), may_extend=False)) == 1
     for other, words in (
-        ({"num_steps": 9}, "num_steps: 10 there, 9 asked for"),
-        ({"axes": {"seed": (1,)}}, "seed: 0,1 there, 1 asked for"),
+        ({"num_steps": 9}, "num_steps: 10 there, 9 here"),
+        ({"axes": {"seed": (1,)}}, "seed: 0,1 there, 1 here"),
         (
             {"axes": {"learning_rate": (0.1, 0.3)}},
-            "learning_rate: 0.1,0.2 there, 0.1,0.3 asked for",
+            "learning_rate: 0.1,0.2 there, 0.1,0.3 here",
         ),
-        ({"axes": {"std": (1.0,)}}, "std:  there, 1.0 asked for"),
-        ({"bias": True}, "bias: False there, True asked for"),
-        ({"decay": 1}, "decay: None there, 1 asked for"),
-        ({"programs": {"a": 2}}, "programs: {'a': 1} there, {'a': 2} asked for"),
+        ({"axes": {"std": (1.0,)}}, "std:  there, 1.0 here"),
+        ({"bias": True}, "bias: False there, True here"),
+        ({"decay": 1}, "decay: None there, 1 here"),
+        ({"programs": {"a": 2}}, "programs: {'a': 1} there, {'a': 2} here"),
     ):
         assert old.differences(identity(**other)) == [words]
     assert "data" in old.differences(dataclasses.replace(old, fingerprint="e" * 64))[0]
@@ -145,7 +145,7 @@ def test_folders_that_are_no_runs_are_never_touched(tmp_path):
 def test_a_run_with_other_settings_is_named_and_left(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     before = contents(folder.path)
-    with pytest.raises(UserError, match=r"bias: False there, True asked for.*overwrite"):
+    with pytest.raises(UserError, match=r"bias: False there, True here.*overwrite"):
         folder.settle(identity(bias=True), overwrite=False)
     assert contents(folder.path) == before
 

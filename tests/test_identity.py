@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 import threading
 from typing import Any
 
@@ -155,6 +156,164 @@ def test_what_cannot_be_identified_is_refused_with_a_folder_only(tmp_path):
     assert np.isfinite(train(None, task, num_steps=2)["loss"]).all()
 
 
+def with_ridge(params, batch, hp):
+    return mse(params, batch) + hp["ridge"] * jnp.sum(params["w"] ** 2)
+
+
+OTHERS = {
+    "loss": {"task": ia.from_loss(lambda p, b: 2 * mse(p, b), init=normal, data=(X, y))},
+    "init": {"task": ia.from_loss(mse, init=lambda key: {"w": jnp.full(4, 5.0)}, data=(X, y))},
+    "optimizer": {"optimizer": lambda hp: optax.adam(hp["learning_rate"])},
+}
+
+
+@pytest.mark.parametrize("axes", [{"learning_rate": [0.05]}, {"learning_rate": [0.05, 0.1]}])
+@pytest.mark.parametrize("part", OTHERS)
+def test_an_axis_left_out_vouches_for_no_function(tmp_path, part, axes):
+    """Other functions, in the folder of a run with one axis of one value more."""
+    task = ia.from_loss(with_ridge, init=normal, data=(X, y))
+    train(tmp_path, task, axes={"learning_rate": [0.05], "ridge": [0.5]})
+    with pytest.raises(ia.UserError, match=r"ridge: 0\.5 there"):
+        train(tmp_path, **OTHERS[part], axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        (ia.static(1.0, 2.0), [1.0, 2.0]),
+        ([1.0, 2.0], ia.static(1.0, 2.0)),
+        (ia.static(1.0, 2.0), [1.0, 2.0, 3.0]),
+        ([True, False], ia.static(True, False)),
+        (ia.static(1, 2.0), ia.static(1.0, 2)),
+    ],
+    ids=str,
+)
+def test_static_and_traced_axes_are_different_programs(tmp_path, there, here):
+    def task(factor):
+        def loss(params, batch, hp):
+            return with_ridge(params, batch, {"ridge": factor * hp["ridge"]})
+
+        return ia.from_loss(loss, init=normal, data=(X, y))
+
+    train(tmp_path, task(0.1), axes={"learning_rate": [0.05], "ridge": there})
+    for factor in (5.0, 0.1):
+        with pytest.raises(ia.UserError, match=r"static: |ridge: "):
+            train(tmp_path, task(factor), axes={"learning_rate": [0.05], "ridge": here})
+
+
+def test_a_traced_init_and_one_on_the_host_are_different(tmp_path):
+    host = scaled(1.0)
+    for name, (there, here) in {"a": (None, host), "b": (host, None)}.items():
+        train(tmp_path / name, there)
+        with pytest.raises(ia.UserError, match="init: computes something else"):
+            train(tmp_path / name, here)
+
+
+def test_a_step_in_an_observable_is_part_of_it(tmp_path):
+    def record(threshold):
+        return {"a": lambda point: jnp.where(point.step > threshold, 1.0, 2.0)}
+
+    train(tmp_path, record=record(2))
+    with pytest.raises(ia.UserError, match="record a: computes something else"):
+        train(tmp_path, record=record(4))
+
+
+def behind_a_callback(on_host):
+    def loss(params, batch):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        value = jax.pure_callback(
+            lambda w: np.float32(on_host(w)), shape, jax.lax.stop_gradient(params["w"][0]),
+            vmap_method="sequential",
+        )  # fmt: skip
+        return mse(params, batch) + value
+
+    return ia.from_loss(loss, init=normal, data=(X, y))
+
+
+class Wrapped:
+    def __init__(self, function, k):
+        functools.update_wrapper(self, function)
+        self.k = k
+
+    def __call__(self, w):
+        return w * self.k
+
+
+class Table(dict):
+    k = 1.0
+
+
+def table(k):
+    made = Table()
+    made.k = k
+    return made
+
+
+def scaled_by(made, w):
+    return made.k * w
+
+
+def make_modules(monkeypatch, tmp_path, value):
+    """A package of the user's with a constant in a submodule, as if it had been edited."""
+    for name in [n for n in sys.modules if n.startswith("users_package")]:
+        monkeypatch.delitem(sys.modules, name)
+    folder = tmp_path / f"code{value}" / "users_package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("from users_package import sub\n")
+    (folder / "sub.py").write_text(f"SCALE = {value}\ndef scale(w):\n    return SCALE * w\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    import users_package  # pyright: ignore[reportMissingImports]
+
+    return users_package
+
+
+CALLBACKS = {
+    "submodule": lambda value, package: lambda w: package.sub.SCALE * w,
+    "function of a submodule": lambda value, package: lambda w: package.sub.scale(w),
+    "module in a default": lambda value, package: lambda w, sub=package.sub: sub.SCALE * w,
+    "wrapper object": lambda value, package: Wrapped(abs, value),
+    "dictionary with attributes": lambda value, package: functools.partial(scaled_by, table(value)),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_are_known_by_all_that_they_read(tmp_path, monkeypatch, name):
+    def task(value):
+        package = make_modules(monkeypatch, tmp_path, value)
+        return behind_a_callback(CALLBACKS[name](float(value), package))
+
+    train(tmp_path / "run", task(1), num_steps=2)
+    with pytest.raises(ia.UserError, match="loss: computes something else"):
+        train(tmp_path / "run", task(2), num_steps=2)
+
+
+def importing(w):
+    from users_package import sub  # pyright: ignore[reportMissingImports]
+
+    return sub.SCALE * w
+
+
+HIDDEN = 1.0
+
+
+@pytest.mark.parametrize(
+    ("on_host", "words"),
+    [
+        (
+            lambda w: globals()["HIDDEN"] * w,
+            "uses globals, and what it reads by it cannot be known",
+        ),
+        (lambda w: getattr(changes, "SCALE", 1.0) * w, "uses getattr"),
+        (importing, "users_package is imported inside a function"),
+    ],
+)
+def test_what_is_read_by_name_is_refused(tmp_path, monkeypatch, on_host, words):
+    for name in [n for n in sys.modules if n.startswith("users_package")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ia.UserError, match=words):
+        train(tmp_path, behind_a_callback(on_host), num_steps=2)
+
+
 # --- the same run --------------------------------------------------------------------------------
 
 
@@ -256,6 +415,54 @@ def test_an_axis_with_one_value_is_no_other_run(tmp_path, extra):
         np.testing.assert_array_equal(losses(tmp_path / "b", plain), begun.isel({name: 0}))
 
 
+def test_axes_of_one_value_come_and_go_in_one_folder(tmp_path):
+    """Each call returns what a fresh one does, whatever the file had been written for."""
+
+    def loss(params, batch, hp):
+        return mse(params, batch) + 0.5 * jnp.sum(params["w"] ** 2) * (hp.get("w", "a") == "a")
+
+    task = ia.from_loss(loss, init=normal, data=(X, y))
+    rates = {"learning_rate": [0.05]}
+    more = {"learning_rate": [0.05, 0.1]}
+    calls: list[dict[str, Any]] = [
+        rates, more | {"w": ["a"]}, more | {"w": ["a"]}, more, {"w": ["a"], **more},
+        more | {"learning_rate": [0.1, 0.05, 0.2]}, {"seed": [0], **more}, rates | {"w": ["a"]},
+    ]  # fmt: skip
+    for axes in calls:
+        found, fresh = train(tmp_path, task, axes=axes), train(None, task, axes=axes)
+        assert found["loss"].dims == fresh["loss"].dims
+        assert {*found.coords} == {*fresh.coords}
+        np.testing.assert_allclose(found["loss"], fresh["loss"], rtol=1e-5)
+
+
+def test_numpy_s_numbers_are_settings(tmp_path):
+    options: dict[str, Any] = {
+        "batch_size": np.int64(7), "target": np.float32(0.5), "records_per_decade": np.int32(20),
+        "observations_per_decade": np.uint8(5), "num_steps": np.int64(20),
+    }  # fmt: skip
+    begun = train(tmp_path, **options)
+    assert num_trained(tmp_path, **options) == 0
+    plain = {name: value.item() for name, value in options.items()}
+    assert train(tmp_path, **plain).identical(begun)
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 7}, {"precision": "float64"}])
+def test_a_setting_alone_accuses_no_function(tmp_path, changed):
+    train(tmp_path)
+    with pytest.raises(ia.UserError) as error:
+        train(tmp_path, **changed)
+    assert next(iter(changed)) in str(error.value)
+    assert "computes something else" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["optimum", "reference_loss"])
+def test_an_optimum_is_named(tmp_path, name):
+    train(tmp_path)
+    options: dict[str, Any] = {name: 0.001}
+    with pytest.raises(ia.UserError, match=rf"settings \({name}: None there, 0.001 here\)"):
+        train(tmp_path, ia.from_loss(mse, init=normal, data=(X, y), **options))
+
+
 @pytest.mark.parametrize("batch_size", [None, 7])
 def test_another_target_is_no_other_run_where_every_loss_is_kept(tmp_path, batch_size):
     task = ia.from_loss(mse, init=normal, data=(X, y))
@@ -279,13 +486,13 @@ def test_another_target_is_no_other_run_where_every_loss_is_kept(tmp_path, batch
 def test_another_target_is_another_run_where_losses_are_missing(tmp_path):
     options: dict[str, Any] = {"num_steps": 50, "records_per_decade": 5}
     train(tmp_path, target=1.0, **options)
-    with pytest.raises(ia.UserError, match=r"target: 1.0 there, 0.3 asked for"):
+    with pytest.raises(ia.UserError, match=r"target: 1.0 there, 0.3 here"):
         train(tmp_path, target=0.3, **options)
 
 
 def test_fewer_observables_are_no_other_run_and_more_are(tmp_path):
     train(tmp_path, record=("gradient_norm",))
-    with pytest.raises(ia.UserError, match=r"record: gradient_norm there, .*parameter_norm asked"):
+    with pytest.raises(ia.UserError, match=r"record: gradient_norm there, .*parameter_norm here"):
         train(tmp_path, record=("gradient_norm", "parameter_norm"))
     assert num_trained(tmp_path, record=()) == 0
     assert "gradient_norm" not in train(tmp_path, record=())

@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_trained_again(finished):
 def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path):
     folder, _ = finished
     other = ["--output_dir", folder, *SMALL, "--held_out_fraction", "0.2", "--bias"]
-    expect_usage_error(run("sweep", *other), "bias: False there, True asked for", "--overwrite")
+    expect_usage_error(run("sweep", *other), "bias: False there, True here", "--overwrite")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("precious")

@@ -349,7 +349,7 @@ def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
         "sweep", *replaced(SMALL, "--learning_rates", "0.01"), "--output_dir", folder
     )
     assert explicit.returncode == 2
-    assert "searched for (auto) there, a grid asked for" in explicit.stderr
+    assert "searched for (auto) there, a grid here" in explicit.stderr
 
 
 def test_a_search_goes_on_where_it_was_broken_off(tmp_path):

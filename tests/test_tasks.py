@@ -315,7 +315,7 @@ def test_a_run_grows_along_any_axis_and_trains_only_what_is_new(tmp_path):
     straight, _ = train(large, num_steps=60)
     for name in straight.data_vars:
         np.testing.assert_allclose(grown[name], straight[name], rtol=1e-12, err_msg=str(name))
-    with pytest.raises(ia.UserError, match=r"learning_rate: .* there, 0.1 asked for"):
+    with pytest.raises(ia.UserError, match=r"learning_rate: .* there, 0.1 here"):
         train(small | {"learning_rate": (0.1,)}, folder=tmp_path / "run")
 
 
@@ -368,6 +368,9 @@ def test_another_program_or_other_data_are_another_run(tmp_path):
         ({"record": {"w": lambda point: point.parameters}}, "w must return one number"),
         ({"record": {"w": lambda point: jnp.ones(2)}}, "w must return one number"),
         ({"optimizer": 3}, "optimizer: give an optax transformation"),
+        ({"optimizer": optax.sgd}, r"write it like lambda hp: optax.sgd"),
+        ({"optimizer": lambda hp: None}, "must return an optax transformation, not NoneType"),
+        ({"record": lambda point: 1.0}, "record: give observables by name"),
         ({"task": 3}, "give what from_loss makes"),
         ({"optimizer": lambda hp: optax.sgd(hp["rate"])}, "hyper-parameter 'rate', which is no"),
         ({"task": quadratic(init=lambda hp: {"w": hp["size"]})}, "hyper-parameter 'size'"),
@@ -395,10 +398,22 @@ def test_bad_sweeps_are_refused(changes, words):
         ({"data": np.array(["a"])}, "give numbers"),
         ({"data": np.array([np.inf])}, "not finite"),
         ({"optimum": float("nan")}, "optimum nan"),
-        ({"init": lambda key: {"w": jnp.arange(3)}}, "nothing to train"),
+        ({"init": lambda key: {"w": jnp.arange(3)}}, "has type int32 and would not be trained"),
         ({"init": lambda key: {"w": jnp.ones(3, complex)}}, "has type complex64"),
         ({"init": lambda key: {"w": jnp.ones(3, jnp.bfloat16)}}, "has type bfloat16"),
-        ({"init": lambda key: {"w": 1.0}}, "nothing to train"),
+        ({"init": lambda key: {"w": 1.0}}, "would not be trained; write jnp.array"),
+        ({"init": lambda key: {"w": jnp.ones(()), "b": [0.0]}}, r"\['b'\]\[0\] is no array"),
+        ({"init": lambda key: {"w": "a"}}, "nothing to train"),
+        ({"init": lambda **named: {"w": jnp.ones(())}}, r"takes \* or \*\* arguments"),
+        ({"loss": lambda params, batch, **named: 0.0}, r"takes \* or \*\* arguments"),
+        ({"loss": lambda params, batch: (params["w"], {})}, "a tuple of 2; .* use has_aux=True"),
+        ({"loss": lambda params, batch: None}, "must return one number, not NoneType"),
+        ({"loss": lambda params, batch: params["w"] * 1j}, "must return one number"),
+        ({"loss": lambda params, batch: jnp.array(1)}, "must return a floating number"),
+        ({"loss": lambda params, batch: params["w"], "has_aux": True}, "must return .loss, dict"),
+        ({"loss": lambda params, batch: (params["w"], {"a": "b"}), "has_aux": True}, "named numb"),
+        ({"trainable": {"w": "no"}}, "trainable: give true or false"),
+        ({"trainable": lambda path: True}, "trainable: give true or false"),
         ({"loss": lambda params, batch: params["w"] * jnp.ones(2)}, "must return one number"),
         ({"trainable": {"x": True}}, "trainable does not fit"),
     ],

@@ -1,5 +1,6 @@
 """Any pytree, any optax transformation: supported as in a plain loop, or refused in a line."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -69,9 +70,10 @@ def follow(given, seed, *, frozen=None):
                 return mse({"w": jnp.where(free, p["w"], fixed)}, data)
 
             seen = {"w": jnp.where(free, fixed, 0)}
-            updates, state = rule.update(
-                gradient, state, seen, value=loss, grad=gradient, value_fn=value_fn
-            )
+            extra = {"value": loss, "grad": gradient, "value_fn": value_fn}
+            kinds = [p.kind for p in inspect.signature(rule.update).parameters.values()]
+            extra = extra if inspect.Parameter.VAR_KEYWORD in kinds else {}
+            updates, state = rule.update(gradient, state, seen, **extra)
             moved: Any = optax.apply_updates(params, updates)
             params = {"w": jnp.where(free, moved["w"], fixed)}
     return np.array(losses)
@@ -88,6 +90,7 @@ RULES = {
     "backtracking": lambda rate: optax.chain(
         optax.sgd(10 * rate), optax.scale_by_backtracking_linesearch(max_backtracking_steps=8)
     ),
+    "sam": lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(0.01), sync_period=2),
     "lookahead_free": lambda rate: optax.apply_if_finite(optax.adam(rate), 3),
 }
 
@@ -215,7 +218,7 @@ def test_masks_and_counters_are_kept_as_they_are(on_host):
     [
         (lambda key: {"w": jnp.ones(4), "m": jax.random.bernoulli(key, 0.5, (40,))},
          "what is not trained .* differs between runs"),
-        (lambda seed: {"w": np.ones(4), "m": np.arange(3) + seed}, "differs between runs"),
+        (lambda seed: {"w": np.ones(4), "m": np.arange(4) > seed}, "differs between runs"),
         (lambda seed: {"w": np.ones(4), "f": [jnp.tanh, jnp.sin][seed % 2]}, "differs between"),
         (lambda seed: {"w": np.ones(4 + seed)}, "shapes differ between runs"),
         (lambda key: {"w": jnp.ones(4, jnp.bfloat16)}, r"\['w'\] has type bfloat16; parameters"),
@@ -227,6 +230,48 @@ def test_masks_and_counters_are_kept_as_they_are(on_host):
 def test_what_is_not_supported_is_refused_in_a_line(init, words):
     with pytest.raises(ia.UserError, match=words):
         train(task(init=init), axes={"learning_rate": [0.1], "seed": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("bfloat16", "float32"), ("float16", "float64"), ("float32", "float64")],
+)
+def test_a_loss_may_compute_in_another_precision(kind, precision):
+    def loss(params, batch):
+        found = mse(params, batch)
+        return found.astype(kind), {"also": found.astype(kind)}
+
+    runs = train(task(loss, has_aux=True), precision=precision)
+    w = np.asarray(normal(stream(0, b"init"))["w"], float)
+    expected = np.mean((X @ w - y) ** 2)
+    tolerance = {"bfloat16": 1e-2, "float16": 1e-3}.get(kind, 1e-5)
+    for name in ("loss", "also"):
+        np.testing.assert_allclose(runs[name].sel(seed=0)[:, 0], expected, rtol=tolerance)
+    assert runs["loss"].dtype == precision
+
+
+def test_numbers_that_init_reads_must_fit_single_precision():
+    made = task(lambda p, b: p["w"] ** 2 + 0 * b[1][0],
+                lambda key, hp: {"w": jnp.ones(()) * hp["eps"]})  # fmt: skip
+    for values in ([1e-60, 1.0], [1e60], [1.0, 1.000000001]):
+        with pytest.raises(ia.UserError, match="the single precision of init"):
+            train(made, axes={"eps": values}, optimizer=optax.sgd(0.1))
+    assert train(made, axes={"eps": [1e-9, 1.0]}, optimizer=optax.sgd(0.1)).sizes["eps"] == 2
+
+
+def test_inner_jits_take_hyper_parameters_of_all_kinds():
+    @jax.jit
+    def inner(params, batch, hp):
+        scale = {"a": 1.0, "b": 2.0}[hp["word"]] * hp["size"]
+        return scale * hp["x"] * mse(params, batch)
+
+    axes = {"seed": [0], "word": ["a", "b"], "size": ia.static(1, 3), "x": [0.5, 0.9]}
+    runs = train(task(inner), axes=axes, optimizer=optax.sgd(0.01), num_steps=1)
+    first = runs["loss"].isel(seed=0, step=0)
+    unit = float(first.sel(word="a", size=1, x=0.5)) / 0.5
+    for word, size, x in (("b", 3, 0.9), ("a", 3, 0.5), ("b", 1, 0.9)):
+        expected = unit * {"a": 1, "b": 2}[word] * size * x
+        np.testing.assert_allclose(first.sel(word=word, size=size, x=x), expected, rtol=1e-6)
 
 
 def test_a_loss_may_change_its_batch_as_a_jax_array():
@@ -293,6 +338,7 @@ def test_an_axis_that_something_reads_is_none_of_these(where):
         {"made": task(init=lambda key, hp: {"w": jnp.ones(hp["x"])})},
         {"made": task(lambda p, b, hp: mse(p, b) * float(np.asarray(hp["x"])))},
         {"record": {"a": lambda point: 1.0 if point.hyper["x"] > 1 else 0.0}},
+        {"made": task(lambda p, b, hp: {4: 1.0, 5: 2.0}[hp["x"]] * mse(p, b))},
     ],
 )
 def test_a_traced_number_that_python_needs_is_answered_by_static(options):

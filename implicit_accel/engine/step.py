@@ -7,6 +7,7 @@ stays in cache, and blocks are spread over devices.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -216,6 +217,9 @@ class Program:
                 ``value_fn`` (plateau schedules, Polyak's step, line searches). Others ignore them.
         """
         optimizer = optax.with_extra_args_support(self.optimizer(values))
+        takes = inspect.signature(optimizer.update).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in takes):
+            extra = {p.name: extra[p.name] for p in takes if p.name in extra}
         kinds = jax.eval_shape(optimizer.init, params)
         updates, new = optimizer.update(gradient, _typed_keys(opt_state, kinds), params, **extra)
         return updates, _raw_keys(new)

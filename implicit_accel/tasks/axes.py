@@ -109,33 +109,38 @@ def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
     return read, frozenset(fixed)
 
 
-def check_axes_precision(axes: Axes, fixed: frozenset[str], precision: str) -> None:
+def check_axes_precision(axes: Axes, fixed: frozenset[str], precision: str, what: str = "") -> None:
     """Makes sure that training tells an axis's numbers apart.
+
+    Args:
+        axes: The axes.
+        fixed: Those of them that are not traced.
+        precision: In which numbers are traced.
+        what: What the message calls it, where not ``precision`` decides.
 
     Raises:
         UserError: If two of them are one number in the precision, or one overflows or vanishes.
     """
+    # JAX flushes subnormal numbers to 0 on some devices.
+    tiny = float(np.finfo(precision).tiny)
+    if not what:
+        what, advice = precision, ", or use precision float64" if precision == "float32" else ""
+    else:
+        advice = ""
     for name, values in axes.items():
         if name in fixed or not isinstance(values[0], float):
             continue
         with np.errstate(over="ignore", under="ignore"):
-            rounded = np.array(values).astype(precision)
-        # JAX flushes subnormal numbers to 0 on some devices.
-        tiny = float(np.finfo(precision).tiny)
-        lost = [
-            v for v, r in zip(values, rounded, strict=True)
-            if not np.isfinite(r) or (v != 0 and abs(r) < tiny)
-        ]  # fmt: skip
-        if lost:
-            raise UserError(
-                f"axis {name}: {lost[0]!r} is beyond what {precision} holds; rescale it"
-                + (", or use precision float64" if precision == "float32" else "")
-            )
+            rounded = np.array(values).astype(precision).tolist()
         first: dict[float, float] = {}
-        for v, r in zip(values, rounded.tolist(), strict=True):
+        for v, r in zip(values, rounded, strict=True):
+            if not math.isfinite(r) or (v != 0 and abs(r) < tiny):
+                raise UserError(
+                    f"axis {name}: {v!r} is beyond what {what} holds; rescale it{advice}"
+                )
             if r in first:
                 raise UserError(
-                    f"axis {name}: {first[r]!r} and {v!r} are one number in {precision}; leave one "
-                    "out, or use precision float64"
+                    f"axis {name}: {first[r]!r} and {v!r} are one number in {what}; leave one "
+                    f"out{advice}"
                 )
             first[r] = v

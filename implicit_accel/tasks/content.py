@@ -9,6 +9,7 @@ versions of JAX cannot be compared.
 from __future__ import annotations
 
 import builtins
+import dis
 import enum
 import functools
 import hashlib
@@ -63,6 +64,9 @@ def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
     paths = jax.tree_util.tree_flatten_with_path(arguments)[0]
     labels = [jax.tree_util.keystr(path) for path, _ in paths]
     digest = hashlib.sha256(str(jax.tree.structure(shapes)).encode())
+    # Settings of JAX by which one program computes other numbers.
+    for flag in ("jax_threefry_partitionable", "jax_default_matmul_precision"):
+        digest.update(f"{flag}={getattr(jax.config, flag)}".encode())
     digest.update(_Programs().closed(closed, labels))
     return digest.hexdigest()[:16]
 
@@ -185,7 +189,10 @@ class _Content:
             return self._array(value)
         for kind, parts in self._KINDS:
             if isinstance(value, kind):
-                return parts(self, value)
+                found = parts(self, value)
+                if kind in _CONTAINERS and type(value) not in _EXACT:
+                    found.append(self.of(getattr(value, "__dict__", None)))
+                return found
         return self._object(value)
 
     def _array(self, value: Any) -> list[bytes]:
@@ -216,9 +223,12 @@ class _Content:
     def _function(self, function: types.FunctionType) -> list[bytes]:
         if (library := _library(function)) is not None:
             return [library]
+        names = _names(function.__code__)
         cells = [_cell(cell) for cell in function.__closure__ or ()]
-        used = _used_globals(function)
-        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, used)
+        held = [cells, function.__defaults__, function.__kwdefaults__, _globals(function, names)]
+        modules = [*_modules(held), *_imported(function.__code__)]
+        _check_readable(function, names, modules)
+        parts = [function.__code__, *_without_modules(held), _attributes(modules, names)]
         return [*map(self.of, parts), self.of(vars(function))]
 
     def _partial(self, value: functools.partial[Any]) -> list[bytes]:
@@ -247,8 +257,12 @@ class _Content:
         return [value.__name__.encode(), self.of(value.__bases__), self.of(members)]
 
     def _module(self, value: types.ModuleType) -> list[bytes]:
-        # What is used of it is among the names of the function which uses it.
-        return [_library(value) or value.__name__.encode()]
+        if (library := _library(value)) is not None:
+            return [library]
+        raise UnidentifiedError(
+            f"the module {value.__name__} is kept in an object, and what is used of it cannot be "
+            "read: train without folder=…, or let the function name it"
+        )
 
     def _descriptor(self, value: Any) -> list[bytes]:
         names = ("fget", "fset", "fdel", "__func__", "func")
@@ -262,7 +276,7 @@ class _Content:
         return [self.of(value.__wrapped__)]
 
     def _object(self, value: Any) -> list[bytes]:
-        if callable(value) and hasattr(value, "__wrapped__"):
+        if hasattr(value, "__wrapped__") and _library(type(value)) is not None:
             return self._wrapper(value)
         try:
             reduced = value.__reduce_ex__(4)
@@ -299,8 +313,16 @@ class _Content:
     )  # fmt: skip
 
 
+_CONTAINERS = ((tuple, list), (set, frozenset), dict)
+_EXACT = (tuple, list, set, frozenset, dict)
+
+
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "shape")
+    # JAX has kinds of its own for the constants of a program.
+    is_jax = type(value).__module__.partition(".")[0] in ("jax", "jaxlib")
+    return isinstance(value, np.ndarray | np.generic | jax.Array) or (
+        is_jax and hasattr(value, "__array__") and hasattr(value, "shape")
+    )
 
 
 def _cell(cell: Any) -> Any:
@@ -310,22 +332,96 @@ def _cell(cell: Any) -> Any:
         return ()
 
 
-def _used_globals(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """The global names that a function's code may read, with their values.
+def _globals(function: types.FunctionType, names: list[str]) -> list[tuple[str, Any]]:
+    """The global names that a function's code may read, with their values."""
+    return [
+        (name, function.__globals__.get(name, "builtin"))
+        for name in names
+        if name in function.__globals__ or hasattr(builtins, name)
+    ]
 
-    Of a module that is not a library's it is those attributes which the code names.
+
+def _modules(held: list[Any]) -> list[types.ModuleType]:
+    """The modules among what a function holds, but for libraries."""
+    flat = (v for part in held for v in (part.values() if isinstance(part, dict) else part or ()))
+    values = (v for entry in flat for v in (entry if isinstance(entry, tuple) else (entry,)))
+    return [v for v in values if isinstance(v, types.ModuleType) and _library(v) is None]
+
+
+def _without_modules(held: list[Any]) -> list[Any]:
+    """What a function holds, with the names of modules in their places."""
+
+    def one(value: Any) -> Any:
+        is_own = isinstance(value, types.ModuleType) and _library(value) is None
+        return ("module", value.__name__) if is_own else value
+
+    def entry(value: Any) -> Any:
+        return tuple(map(one, value)) if type(value) is tuple else one(value)
+
+    return [
+        {name: one(v) for name, v in part.items()} if isinstance(part, dict)
+        else None if part is None else [entry(value) for value in part]
+        for part in held
+    ]  # fmt: skip
+
+
+def _imported(code: types.CodeType) -> list[types.ModuleType]:
+    """The modules that a function's code imports, but for libraries.
+
+    Raises:
+        UnidentifiedError: If one has not been imported yet.
     """
-    names = _names(function.__code__)
+    found = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname != "IMPORT_NAME":
+            continue
+        name = str(instruction.argval)
+        module = sys.modules.get(name)
+        if module is not None:
+            found += [module] if _library(module) is None else []
+        elif name.partition(".")[0] not in sys.stdlib_module_names:
+            raise UnidentifiedError(
+                f"the module {name} is imported inside a function, and cannot be read before: "
+                "import it at the top, or train without folder=…"
+            )
+    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return found + [module for c in inner for module in _imported(c)]
+
+
+def _attributes(modules: list[types.ModuleType], names: list[str]) -> list[tuple[str, Any]]:
+    """Those attributes of modules, and of modules in them, that a function's code names."""
     found: list[tuple[str, Any]] = []
-    for name in names:
-        if name in function.__globals__:
-            value = function.__globals__[name]
-            found.append((name, value))
+    seen: set[int] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        for name in names:
+            value = getattr(module, name, None)
             if isinstance(value, types.ModuleType) and _library(value) is None:
-                found += [(n, getattr(value, n)) for n in names if hasattr(value, n)]
-        elif hasattr(builtins, name):
-            found.append((name, "builtin"))
+                waiting.append(value)
+            elif hasattr(module, name):
+                found.append((f"{module.__name__}.{name}", value))
     return found
+
+
+# Built-in functions by which code reads what it does not name.
+_BY_NAME = {"globals", "locals", "eval", "exec", "__import__", "import_module"}
+_OF_MODULES = {"getattr", "vars", "__dict__", "attrgetter"}
+
+
+def _check_readable(
+    function: types.FunctionType, names: list[str], modules: list[types.ModuleType]
+) -> None:
+    unread = _BY_NAME.intersection(names)
+    unread |= _OF_MODULES.intersection(names) if modules else set()
+    if unread:
+        raise UnidentifiedError(
+            f"{function.__qualname__} uses {min(unread)}, and what it reads by it cannot be known: "
+            "train without folder=…, or name what is read"
+        )
 
 
 def _names(code: types.CodeType) -> list[str]:

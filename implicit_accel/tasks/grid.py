@@ -61,6 +61,8 @@ _MOST_RECORDS = 2**31
 _FULL = "full:"
 _FULL_LOSS = f"{_FULL}excess_loss"
 
+_STEP = jax.ShapeDtypeStruct((), np.int32)
+
 # What JAX raises where Python needs the number behind a traced value.
 _NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,
@@ -130,7 +132,13 @@ class TaskSweep(Experiment):
             raise UserError(
                 f"batch_size {self._batch_size}: there are {self.task.num_rows} rows; take fewer"
             )
+        # NumPy's numbers are none that JSON has.
+        self.num_steps = int(self.num_steps)
+        self._batch_size = None if self._batch_size is None else int(self._batch_size)
+        self._records = int(self._records[0]), int(self._records[1])
         _check_target(self._target, self.task)
+        if self._target is not None:
+            self._target = self._own_target = float(self._target)
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
         self.task.check_precision(self.precision)
@@ -194,6 +202,9 @@ class TaskSweep(Experiment):
             "observations_per_decade": self._records[1],
             "precision": self.precision,
             "record": sorted(self._observables),
+            "static": sorted(self._static),
+            "optimum": self.task.optimum,
+            "reference_loss": self.task.reference_loss,
         }
         if self._computed is None:
             self._computed = self._functions()
@@ -206,7 +217,7 @@ class TaskSweep(Experiment):
         programs: dict[str, dict[str, str]] = {}
         initial_values: dict[str, str] = {}
         for fixed in self._fixed_values(self._axes):
-            key = json.dumps(fixed)
+            key = json.dumps(fixed, sort_keys=True)
             group = self._group(self._axes, fixed, "cpu")
             with self._explained():
                 for name, digest in self._program_digests(group).items():
@@ -236,18 +247,22 @@ class TaskSweep(Experiment):
             def evaluate(params: Any, data: Any, values: Any, rows: Any) -> Any:
                 hp = everything(values)
                 key = task.key(hp, 1) if task.is_random else None
-                drawn = task.evaluate(params, task.take(data, rows), hp, key)
+                drawn = task.value_and_gradient(params, task.take(data, rows), hp, key)
                 if not self.is_stochastic:
                     return drawn
-                return drawn, task.evaluate(params, data["train"], hp, None)
+                return drawn, task.value_and_gradient(params, data["train"], hp, None)
 
             found["loss"] = program_digest(evaluate, params, data, values, rows)
             if task.has_held_out:
                 found["held-out loss"] = program_digest(
                     lambda p, d, v: task.held_out_loss(p, d, everything(v)), params, data, values
                 )
-            if program.initialises:
-                found["init"] = program_digest(lambda v: task.init(everything(v)), values)
+            # A host's is known by its values, see `Functions.initial`.
+            found["init"] = content_digest(
+                program_digest(lambda v: task.init(everything(v)), values)
+                if program.initialises else "on the host",
+                _leaves_held(task.fixed),
+            )  # fmt: skip
 
             def update(state: Any, hyper: Hyper, gradient: Any) -> Any:
                 # In place of the loss, which has a digest of its own.
@@ -261,10 +276,10 @@ class TaskSweep(Experiment):
             found["optimizer"] = program_digest(update, state, hyper, params)
             for name, observable in self._observables.items():
                 found[f"record {name}"] = program_digest(
-                    lambda s, h, d, f={name: observable}: observe(program, f, s, h, d, 1),
-                    state, hyper, data,
+                    lambda s, h, d, t, f={name: observable}: observe(program, f, s, h, d, t),
+                    state, hyper, data, _STEP,
                 )  # fmt: skip
-        found["trainable"] = content_digest(str(task.mask), _leaves_held(task.fixed))
+        found["trainable"] = content_digest(str(task.mask))
         return found
 
     def _written(self) -> dict[str, str]:
@@ -305,13 +320,14 @@ class TaskSweep(Experiment):
         # In the order of the run in the folder, in which its parts are numbered.
         order = [n for n in stored.axes if n in kept]
         other._axes = {n: kept[n] for n in dict.fromkeys((*order, *kept))}
-        other._static = self._static - {*new} | {*old}
+        # A number that is traced there stays so: its program reads it, and is another.
+        was_static = {*stored.settings.get("static", ())}
+        other._static = self._static - {*new} | ({*old} & was_static)
         other._hidden = tuple(old)
         if self._keeps_every_loss and stored.settings.get("target") != self._target:
             other._target = stored.settings.get("target")
         other._aux, other._computed = {}, None
-        same = not stored.differences(dataclasses.replace(other.identity, num_steps=2**31 - 1))
-        return other if same or not (new or old) else self
+        return other if not (new or old) or stored.computes(other.identity) else self
 
     @property
     def _keeps_every_loss(self) -> bool:
@@ -320,13 +336,17 @@ class TaskSweep(Experiment):
 
     def view(self, results: xr.Dataset, stored: Identity) -> xr.Dataset:
         """See `Experiment.view`."""
-        results = self._renamed(super().view(self._with_seed(results), stored))
-        return self._retargeted(results)
-
-    def _with_seed(self, results: xr.Dataset) -> xr.Dataset:
-        if SEEDS in results.dims:
-            return results
-        return _expanded(results, SEEDS, 0)
+        # The file has the dimensions that were asked for when it was written.
+        named = json.loads(results.attrs["axes"])
+        surplus = [name for name in named if name not in stored.axes]
+        results = results.isel(dict.fromkeys(surplus, 0), drop=True)
+        results = results.assign_attrs(
+            axes=json.dumps([name for name in named if name in stored.axes])
+        )
+        for name, values in stored.axes.items():
+            if name not in results.dims:
+                results = _expanded(results, name, values[0])
+        return self._retargeted(self._renamed(super().view(results, stored)))
 
     def _fixed_values(self, axes: Axes) -> list[dict[str, Any]]:
         """Every combination of values that a program is made for."""
@@ -385,7 +405,7 @@ class TaskSweep(Experiment):
             if self._batch_size is None
             else MiniBatches(self.task.num_rows, self._batch_size, axes[SEEDS]),
         )
-        key = json.dumps(fixed)
+        key = json.dumps(fixed, sort_keys=True)
         if key not in self._aux:
             with self._explained():
                 self._aux[key] = self._trace(group)
@@ -428,13 +448,13 @@ class TaskSweep(Experiment):
                 "what the loss returns beside the loss,", found, {*self._axes, *self._observables}
             )
 
-            def step(state: Any, hyper: Hyper, data: Any, rows: Any) -> Any:
+            def step(state: Any, hyper: Hyper, data: Any, rows: Any, t: Any) -> Any:
                 return (
-                    train_step(program, state, hyper, data, rows, 0, 1)[0],
-                    observe(program, self._noted, state, hyper, data, 0),
+                    train_step(program, state, hyper, data, rows, t, t)[0],
+                    observe(program, self._noted, state, hyper, data, t),
                 )
 
-            jax.eval_shape(step, state, hyper, data, rows)
+            jax.eval_shape(step, state, hyper, data, rows, _STEP)
             if self.is_stochastic:
                 self._trace_full(task, state.params, data, hyper, program)
         return tuple(found)
@@ -486,7 +506,9 @@ class TaskSweep(Experiment):
             yield
         except (TypeError, IndexError) as error:
             # Some of these errors have no type of their own.
-            if not isinstance(error, _NOT_TRACEABLE) and "concrete value" not in str(error):
+            words = str(error)
+            is_traced = "concrete value" in words or ("unhashable" in words and "Tracer" in words)
+            if not isinstance(error, _NOT_TRACEABLE) and not is_traced:
                 raise
             free = [n for n in self._axes if n not in self._static and n != SEEDS]
             raise UserError(
@@ -544,9 +566,21 @@ class TaskSweep(Experiment):
 
         def made(values: Values) -> optax.GradientTransformation:
             hp = Named(values, self._reads)
-            if not self._takes_key:
-                return optimizer(hp)
-            return optimizer(hp, key=run_key(values[SEEDS], "optimizer"))
+            key = {"key": run_key(values[SEEDS], "optimizer")} if self._takes_key else {}
+            try:
+                found = optimizer(hp, **key)
+            except TypeError as error:
+                if isinstance(error, jax.errors.JAXTypeError) or "Tracer" in str(error):
+                    raise
+                raise UserError(
+                    f"optimizer: it fails when given the hyper-parameters by name ({error}); write "
+                    "it like lambda hp: optax.sgd(hp['learning_rate'])"
+                ) from error
+            if not isinstance(found, optax.GradientTransformation):
+                raise UserError(
+                    f"optimizer: it must return an optax transformation, not {type(found).__name__}"
+                )
+            return found
 
         return made
 
@@ -759,6 +793,7 @@ class _Runs:
         Raises:
             UserError: If what is fixed differs between runs.
         """
+        reads: set[str] = set()
         if self.task.initialises_on_host:
             trained, rest = split(self._draw({}))
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), trained), rest
@@ -766,11 +801,15 @@ class _Runs:
         found: list[Any] = []
 
         def start(hp: dict[str, Any]) -> Any:
-            trained, rest = split(initial(self.task, {**self.fixed, **hp}, self.reads))
+            trained, rest = split(initial(self.task, {**self.fixed, **hp}, reads))
             found.append(rest)
             return trained
 
         trained = jax.eval_shape(start, values)
+        self.reads.update(reads)
+        # Initial parameters are computed in single precision, whatever training's is.
+        read = {n: v for n, v in self.free.items() if n in reads}
+        check_axes_precision(read, frozenset(), "float32", "the single precision of init")
         rest = found[0]
         if not _leaves_held(rest):
             return trained, rest
@@ -808,6 +847,10 @@ def _read_observables(
     record: Mapping[str, Observable] | Sequence[str], task: LossTask
 ) -> dict[str, Observable]:
     table = observables_module.OBSERVABLES
+    if isinstance(record, str):
+        record = [name.strip() for name in record.split(",")]
+    if callable(record):
+        raise UserError("record: give observables by name, like {'size': function}")
     if not isinstance(record, Mapping):
         record = observables_module.parse(record, table)
     for name, observable in record.items():
@@ -823,6 +866,11 @@ def _read_mask(trainable: Any, trained: Any) -> Any:
     """Booleans in the parameters' structure from those of a prefix of it."""
     if trainable is None:
         return None
+    leaves = jax.tree.leaves(trainable)
+    if callable(trainable) or not all(isinstance(flag, bool | np.bool_) for flag in leaves):
+        raise UserError(
+            "trainable: give true or false in the shape of the parameters, or of a prefix of it"
+        )
     try:
         return jax.tree.map(
             lambda flag, part: jax.tree.map(lambda _: bool(flag), part), trainable, trained

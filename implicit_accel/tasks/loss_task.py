@@ -29,6 +29,10 @@ from implicit_accel.tasks.content import UnidentifiedError, content_digest
 # from what a user makes of ``jax.random.key(seed)``.
 STREAMS = {"init": 0x696E6974, "loss": 0x6C6F7373, "optimizer": 0x6F707469}
 
+# Entries of dictionaries, tuples and lists, in which every number is meant to be a parameter.
+# Modules have fields of other kinds.
+_IN_CONTAINERS = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
+
 # JAX computes in 32 bits: whole numbers beyond would wrap.
 _LARGEST_WHOLE = 2**31 - 1
 
@@ -69,7 +73,8 @@ def from_loss(
             randomness (dropout, noise), a function of the run's seed and the step alone. The key is
             None where the loss is evaluated rather than trained on: then it should be without
             randomness.
-        init: Makes a run's initial parameters. It may take ``key``, a JAX key made of the run's
+        init: Makes a run's initial parameters, in single precision whatever training's is, so that
+            a seed starts alike in both. It may take ``key``, a JAX key made of the run's
             seed (`run_key`), and ``hp``; then it is traced into the program. If it takes ``seed``,
             a whole number, it is called on the host instead, with ``hp`` as plain numbers if it has
             it.
@@ -135,7 +140,7 @@ class LossTask:
             if leaves and (len(rows) > 1 or not next(iter(rows))):
                 raise UserError(
                     f"{what}: arrays of shapes {[a.shape for a in leaves]} are no rows; the first "
-                    "axis of each must be the rows, and there must be some"
+                    "axis of each must be the rows, and there must be some (make arrays of lists)"
                 )
             for a in leaves:
                 if a.dtype.kind not in "fiub":
@@ -197,9 +202,8 @@ class LossTask:
         return {"train": self.data, "held_out": self.held_out}
 
     def fingerprint(self) -> str:
-        """Of the data's contents, and of the numbers that results depend on."""
-        digest = hashlib.sha256(repr((self.optimum, self.reference_loss)).encode())
-        digest.update(str(jax.tree.structure(self.arrays())).encode())
+        """Of the data's contents."""
+        digest = hashlib.sha256(str(jax.tree.structure(self.arrays())).encode())
         for a in jax.tree.leaves(self.arrays()):
             digest.update(f"{a.dtype.str}{a.shape}".encode())
             digest.update(np.ascontiguousarray(a).data)
@@ -228,10 +232,13 @@ def _check_arguments(
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if len(parameters) < first or any(p.kind not in plain for p in parameters[:first]):
         raise UserError(f"{what}: it must take (params, batch) first, not {_names(parameters)}")
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise UserError(
+            f"{what} takes * or ** arguments, which do not say what it needs: name those of "
+            f"{', '.join(allowed)} that it takes, or wrap it by functools.wraps"
+        )
     for p in parameters[first:]:
-        if p.name not in allowed and p.default is p.empty and p.kind not in (
-            p.VAR_POSITIONAL, p.VAR_KEYWORD
-        ):  # fmt: skip
+        if p.name not in allowed and p.default is p.empty:
             raise UserError(
                 f"{what} takes {p.name!r}, which nothing gives it: beside "
                 f"{'(params, batch)' if first else 'nothing'} it may take {', '.join(allowed)}"
@@ -281,14 +288,17 @@ class Named(Mapping[str, Any]):
         """How many there are."""
         return len(self._values)
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-        """Values and names, for functions that JAX compiles; all of them count as read."""
-        return tuple(self[name] for name in self._values), tuple(self._values)
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """For functions that JAX compiles: arrays, and all else; all of them count as read."""
+        traced = {name: self[name] for name in self._values if _is_array(self[name])}
+        fixed = tuple((n, v) for n, v in self._values.items() if n not in traced)
+        return tuple(traced.values()), (tuple(traced), fixed)
 
     @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], values: Sequence[Any]) -> Named:
+    def tree_unflatten(cls, names: tuple[Any, ...], values: Sequence[Any]) -> Named:
         """The inverse of `tree_flatten`."""
-        return cls(dict(zip(names, values, strict=True)))
+        traced, fixed = names
+        return cls(dict(zip(traced, values, strict=True)) | dict(fixed))
 
 
 def call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
@@ -318,12 +328,25 @@ def split(tree: Any) -> tuple[Any, Any]:
     """
     trained = jax.tree.map(lambda a: a if _is_trained(a) else None, tree)
     fixed = jax.tree.map(lambda a: None if _is_trained(a) else a, tree)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaves: Any = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in leaves:
         where = jax.tree_util.keystr(path) or "the top"
         if _is_trained(leaf) and leaf.dtype.itemsize < 4:
             raise UserError(
                 f"init: the array at {where} has type {leaf.dtype}; parameters are trained in "
                 "float32 or float64: return one of these, and cast in the loss"
+            )
+        is_bare = bool(path) and isinstance(path[-1], _IN_CONTAINERS)
+        kind = type(leaf)
+        if kind is float and is_bare:
+            raise UserError(
+                f"init: the number at {where} is no array and would not be trained; write "
+                "jnp.array(…) to train it, or keep it out of the parameters"
+            )
+        if is_held(leaf) and is_bare and jnp.issubdtype(leaf.dtype, jnp.integer):
+            raise UserError(
+                f"init: the array at {where} has type {leaf.dtype} and would not be trained; make "
+                "it floating, or keep it in the loss, the data or a module"
             )
         if is_held(leaf) and not (
             jnp.issubdtype(leaf.dtype, jnp.integer) or jnp.issubdtype(leaf.dtype, jnp.bool)
@@ -420,17 +443,27 @@ class BoundTask(Task):
     def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, dict[str, Any]]:
         model = join(params, self.fixed)
         found = call(self.task.loss, model, batch, hp=Named(hp, self.reads), key=key)
-        value, aux = found if self.task.has_aux else (found, {})
-        value = jnp.asarray(value)
-        if value.shape != ():
-            raise UserError(f"loss: it must return one number, not an array of {value.shape}")
-        return value, dict(aux)
+        if not self.task.has_aux:
+            found = found, {}
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
+            raise UserError(
+                f"loss: with has_aux it must return (loss, dictionary), not {_described(found)}"
+            )
+        # In training's precision, whatever the loss computes in.
+        dtype = jax.tree.leaves(params)[0].dtype
+        value = _scalar(found[0], "it must return one number", dtype)
+        if not jnp.issubdtype(jnp.asarray(found[0]).dtype, jnp.floating):
+            raise UserError("loss: it must return a floating number, whose gradient there is")
+        words = "it must return named numbers beside the loss: {!r} is one"
+        return value, {n: _scalar(a, words.format(n), dtype) for n, a in found[1].items()}
+
+    def value_and_gradient(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
+        """((loss, what the loss returns beside it), gradient); arguments as in `Task.evaluate`."""
+        return jax.value_and_grad(lambda p: self._value(p, batch, hp, key), has_aux=True)(params)
 
     def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
         """See `Task.evaluate`."""
-        (value, aux), gradient = jax.value_and_grad(
-            lambda p: self._value(p, batch, hp, key), has_aux=True
-        )(params)
+        (value, aux), gradient = self.value_and_gradient(params, batch, hp, key)
         return Evaluation(value, gradient, value - (self.task.optimum or 0.0), aux)
 
     def loss(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
@@ -457,6 +490,25 @@ class BoundTask(Task):
     def held_out_loss(self, params: Any, data: Any, hp: Values) -> Any:
         """See `Task.held_out_loss`."""
         return self._value(params, data["held_out"], hp, None)[0]
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"an array of {value.shape}" if hasattr(value, "shape") else type(value).__name__
+
+
+def _scalar(value: Any, what: str, dtype: Any) -> jax.Array:
+    """A number that a loss returns, in training's precision.
+
+    Raises:
+        UserError: If it is none.
+    """
+    is_number = isinstance(value, int | float) or hasattr(value, "dtype")
+    if not is_number or jnp.shape(value) != () or jnp.iscomplexobj(value):
+        advice = "; with (loss, dictionary) use has_aux=True" if isinstance(value, tuple) else ""
+        raise UserError(f"loss: {what}, not {_described(value)}{advice}")
+    return jnp.asarray(value).astype(dtype)
 
 
 def initial(task: LossTask, hp: Values, reads: set[str]) -> Any:
