@@ -34,15 +34,16 @@ def threshold(name: str, runs: xr.Dataset) -> float:
     optimizer = str(runs["optimizer"].values) if "optimizer" in runs.coords else ""
     if optimizer not in STABILITY_OF[name]:
         return np.nan
-    if "optimizer_settings" in runs.coords:  # where a name stands for several of them
-        pairs = str(runs["optimizer_settings"].values).split(":")
-        settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-    else:
-        settings = json.loads(runs.attrs.get("optimizer_settings", "{}")).get(optimizer, {})
-    momentum = float(settings.get("momentum", settings.get("b1", 0.9)))
     try:
+        if "optimizer_settings" in runs.coords:  # where a name stands for several of them
+            pairs = str(runs["optimizer_settings"].values).split(":")
+            settings = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        else:
+            settings = json.loads(runs.attrs.get("optimizer_settings", "{}")).get(optimizer, {})
+        momentum = float(settings.get("momentum", settings.get("b1", 0.9)))
         return float(stability_threshold(optimizer, float(runs["learning_rate"]), momentum))
-    except UserError:
+    # Settings are a file's, and may be anything.
+    except (UserError, ValueError, TypeError, AttributeError, ArithmeticError):
         return np.nan
 
 

@@ -1,5 +1,6 @@
 """Learning rates past the edge of stability: where they begin, and that tables mark them."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -403,6 +404,8 @@ def test_each_optimizer_has_its_own_threshold(optimizer, name, edge):
     assert verdict(observed(np.full(5, 99.0), optimizer="adam")) is None
     unknown = runs.assign_coords(optimizer=("model", ["my own"]))
     assert verdict(unknown) is None
+    for damaged in ("", "[1]", json.dumps({optimizer: {"momentum": "a"}}), 3):
+        assert verdict(runs.assign_attrs(optimizer_settings=damaged)) is None
 
 
 def test_settings_of_optimizers_change_the_threshold(rng):
