@@ -400,7 +400,13 @@ class ImageSweep(Experiment):
         shapes = network.draw(0.0, 0)
         on_cpu = platform == "cpu"
         group = Group(
-            program=Program(task, optimizer, aux=("cross_entropy",)),
+            program=Program(
+                task,
+                optimizer,
+                aux=("cross_entropy",),
+                # Losses, shares of errors, penalties: infinite once diverged.
+                losses=frozenset({"cross_entropy", "end_to_end_penalty", *observables}),
+            ),
             data=data,
             num_runs=num_runs,
             runs=self._runs(axes),
