@@ -275,6 +275,20 @@ class Identity:
             and all(set(wanted.axes[name]) <= set(values) for name, values in self.axes.items())
         )
 
+    def lacks(self, wanted: Identity) -> tuple[str, ...]:
+        """The wanted run's observables which this one has not, if nothing else differs.
+
+        They are evaluated during training: the wanted run is trained anew, and has all that this
+        one has.
+        """
+        there, here = (identity.settings.get(_RECORD, ()) for identity in (self, wanted))
+        settings = wanted.settings | {_RECORD: there}
+        if not set(there) < set(here) or self.differences(
+            dataclasses.replace(wanted, settings=settings)
+        ):
+            return ()
+        return tuple(name for name in here if name not in there)
+
     def differences(self, wanted: Identity, *, may_extend: bool = True) -> list[str]:
         """What keeps a run with this identity from becoming the wanted one, in words.
 

@@ -35,6 +35,8 @@ from implicit_accel.tasks.loss_task import LossTask
 
 Progress = Callable[[int, int], None]
 
+TRAINED_AGAIN = "not recorded in the run that is there: all of it is trained again"
+
 _CHECKPOINT_EVERY = Field(
     60.0,
     "Seconds between checkpoints.",
@@ -142,7 +144,8 @@ def run(
         experiment: What to train.
         folder: The run's own folder. With it the run is safe: it keeps checkpoints, from which the
             same call goes on, to the bit; a call with more steps, or more values along any axis,
-            trains only what is new; one with nothing new trains nothing. Ctrl-C ends training after
+            trains only what is new; one with nothing new trains nothing. With more observables all
+            is trained again, which a warning says. Ctrl-C ends training after
             a checkpoint; once more ends it at once.
         overwrite: Whether a run with other settings in the folder may be replaced; it is kept
             until the new one has its first checkpoint.
@@ -226,6 +229,9 @@ def _run_in(
         except DataError:  # damaged, or another run's: below they are made from the checkpoints
             if stored != identity or folder.manifest() is None:
                 raise
+    if not overwrite and (begun := folder.stored()) and (lacking := begun.lacks(identity)):
+        warnings.warn(f"{', '.join(lacking)}: {TRAINED_AGAIN}", stacklevel=4)
+        overwrite = True
     folder.check(identity, overwrite=overwrite)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

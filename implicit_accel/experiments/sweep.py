@@ -63,6 +63,7 @@ from implicit_accel.results import (
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining
+from implicit_accel.sweep import TRAINED_AGAIN
 from implicit_accel.theory.predict import Predictions
 
 _GO_ON = "stopped at a checkpoint: the same command goes on from there"
@@ -349,6 +350,9 @@ def main() -> None:
     if not overwrite and (begun := folder.stored()) is not None:
         asked = asked.adapted_to(begun)
     identity = asked.experiment().identity
+    if not overwrite and (begun := folder.stored()) and (lacking := begun.lacks(identity)):
+        log.print(f"{', '.join(lacking)}: {TRAINED_AGAIN}", soft_wrap=True)
+        overwrite = True
     finished = not overwrite and is_finished(folder, asked)
     if not finished:
         folder.check(identity, overwrite=overwrite)
