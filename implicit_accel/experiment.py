@@ -438,7 +438,7 @@ class Experiment(ABC):
         return self
 
     def view(self, results: xr.Dataset, stored: Identity) -> xr.Dataset:
-        """What is asked for out of a finished run that covers it, see `Identity.covers`.
+        """This experiment's results out of a finished run that covers it, see `Identity.covers`.
 
         Args:
             results: The run's.

@@ -293,12 +293,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    each = -(-asked.changes // len(PLACES))
+    options = parser.parse_args()
+    each = -(-options.changes // len(PLACES))
     failures = 0
     for place in PLACES:
         with tempfile.TemporaryDirectory() as folder:
-            found = problems(place, range(each), asked.seed, Path(folder) / "run")
+            found = problems(place, range(each), options.seed, Path(folder) / "run")
         failures += len(found)
         print(f"{place.name}: {each} changes, {len(found)} wrong", *found, sep="\n  ", flush=True)
     print(f"{each * len(PLACES)} changes at {len(PLACES)} places, {failures} wrong")

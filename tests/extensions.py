@@ -129,14 +129,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grids", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     failures = 0
-    for number in range(asked.grids):
+    for number in range(options.grids):
         with tempfile.TemporaryDirectory() as folder:
-            found = problems(asked.seed * 10**6 + number, Path(folder) / "run")
+            found = problems(options.seed * 10**6 + number, Path(folder) / "run")
         failures += bool(found)
         print(*found[:3], sep="\n", end="\n" if found else "", flush=True)
-    print(f"{asked.grids} grids, {failures} wrong")
+    print(f"{options.grids} grids, {failures} wrong")
     raise SystemExit(failures > 0)
 
 

@@ -87,14 +87,14 @@ def test_a_whole_number_among_fractions_is_one_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "words"),
+    ("there", "here", "words"),
     [
         ([1, 2], [1, 2, 0.5], "shift: whole numbers there, fractions here"),
         ([1, 2], [1.0, 2.0, 3.0], "shift: whole numbers there, fractions here"),
         ([0.0, 1.0], [False, True], "shift: fractions there, truth values here"),
     ],
 )
-def test_another_type_is_another_run(tmp_path, there, asked, words):
+def test_another_type_is_another_run(tmp_path, there, here, words):
     def train(values):
         ia.sweep(
             square(), axes={"shift": values}, optimizer=optax.sgd(0.1), num_steps=2, folder=tmp_path
@@ -102,7 +102,7 @@ def test_another_type_is_another_run(tmp_path, there, asked, words):
 
     train(there)
     with pytest.raises(ia.UserError, match=words):
-        train(asked)
+        train(here)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def choose_devices() -> list[Device]:
 def report_results(
     results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
 ) -> tuple[pd.DataFrame, list[Path]]:
-    """Writes a run's summary, and its figures and page if formats are asked for.
+    """Writes a run's summary, and its figures and page if formats are given.
 
     Figures and a page that this call does not draw anew are removed: they may show a shorter run,
     or rates chosen by another rule.
@@ -125,7 +125,7 @@ def report_results(
     Args:
         results: The run's.
         folder: The run's.
-        predicted: Predictions to write and to draw, if they were asked for.
+        predicted: Predictions to write and to draw, if any.
         command: What made the results.
 
     Returns:
@@ -185,8 +185,8 @@ def show_finished(
 ) -> bool:
     """Prints a finished run's table and redraws its figures.
 
-    Of a run that holds more than is asked for, or had another target, the table of what is asked
-    for is printed alone: the folder's files go on showing the run as it was trained.
+    Of a run that holds more than the flags name, or had another target, only the table is printed:
+    the folder's files go on showing the run as it was trained.
 
     Returns:
         False if its results are damaged or another run's and there are checkpoints to make them

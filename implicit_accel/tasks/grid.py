@@ -336,7 +336,7 @@ class TaskSweep(Experiment):
 
     def view(self, results: xr.Dataset, stored: Identity) -> xr.Dataset:
         """See `Experiment.view`."""
-        # The file has the dimensions that were asked for when it was written.
+        # The file has the dimensions of the call that wrote it.
         named = json.loads(results.attrs["axes"])
         surplus = [name for name in named if name not in stored.axes]
         results = results.isel(dict.fromkeys(surplus, 0), drop=True)
@@ -597,7 +597,7 @@ class TaskSweep(Experiment):
         reached, diverged = arrays["steps_to_target"], arrays["divergence_step"]
         kept = _FULL_LOSS if self.is_stochastic else "excess_loss"
         excess, optimum = arrays[kept], self.task.optimum or 0.0
-        # Where the optimum is not known, no loss is too small to be told from it.
+        # Without a known optimum no excess loss is too small to be resolved.
         known = self.task.optimum is not None
         smallest = float(np.finfo(self.precision).eps) if known else 0.0
         values: dict[str, Any] = {
@@ -651,7 +651,7 @@ class TaskSweep(Experiment):
         return self._retargeted(self._renamed(results))
 
     def _renamed(self, results: xr.Dataset) -> xr.Dataset:
-        """Results with the dimensions that were asked for, in their order, and nothing else."""
+        """Results with this call's dimensions, in their order, and nothing else."""
         for name, value in self._constants.items():
             results = _expanded(results, name, value)
         absent = [n for n in (SEEDS, *self._hidden) if n in results.dims and n not in self._names]
