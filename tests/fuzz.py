@@ -526,12 +526,19 @@ def make_user_sweep(rng: Random) -> dict[str, Any]:
 
 
 def read_user_sweep(arguments: dict[str, Any]) -> None:
-    task = ia.from_loss(
-        _distance,
-        init=lambda hp: {"w": hp.get("width_scale", 1.0) * np.ones(2, np.float32)},
-        data=np.arange(16, dtype=np.float32).reshape(8, 2) / 16,
-    )
-    runs = ia.sweep(task, optimizer=optax.sgd(0.1), **arguments)
+
+    def init(key: Any, hp: Any) -> Any:  # noqa: ARG001
+        scale = hp.get("width_scale", 1.0)
+        is_number = hp.get("activation", "") is not None and not isinstance(scale, str)
+        return {"w": (scale if is_number else 1.0) * np.ones(2, np.float32)}
+
+    def optimizer(hp: Any) -> Any:
+        hp.get("x1")
+        return optax.sgd(0.1 * hp.get("learning_rate", 1.0))
+
+    data = np.arange(16, dtype=np.float32).reshape(8, 2) / 16
+    task = ia.from_loss(_distance, init=init, data=data)
+    runs = ia.sweep(task, optimizer=optimizer, **arguments)
     axes = arguments["axes"]
     assert json.loads(runs.attrs["axes"]) == list(axes)
     assert runs["excess_loss"].dims == (*axes, "step")
