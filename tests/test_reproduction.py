@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from oracles import loss_and_gradient
 from pages import read_page
-from programs import expect_usage_error, run
+from programs import expect_usage_error, replaced, run
 from test_statistics import INF, made
 
 from implicit_accel import (
@@ -306,7 +306,7 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     # What cannot be written is named, and what was there stays.
     (folder / "S4" / "gains.png").unlink()
     (folder / "S4" / "gains.png").mkdir()
-    refused = run("reproduce", *arguments, "--claims", "S4", cwd=tmp_path)
+    refused = run("reproduce", *replaced(arguments, "--claims", "S4"), cwd=tmp_path)
     assert refused.returncode == 1
     assert "gains.png" in refused.stderr
     assert "Traceback" not in refused.stderr
