@@ -634,7 +634,11 @@ def small_results() -> xr.Dataset:
 @functools.cache
 def small_general_results() -> xr.Dataset:
     """Runs over other axes, without training."""
-    kept = small_results().drop_vars(list(MODEL_COORDINATES)).rename_dims(model="width_scale")
+    kept = (
+        small_results()
+        .drop_vars(list(MODEL_COORDINATES), errors="ignore")
+        .rename_dims(model="width_scale")
+    )
     sharpness = (*kept["steps_to_target"].dims, "observation_step")
     scalars = dict.fromkeys(("optimum", "zero_loss", "resolution"), ((), 1e-07))
     kept = kept.assign({**scalars, "sharpness": (sharpness, np.ones((2, 2, 3, 2)))})
