@@ -528,9 +528,10 @@ def make_user_sweep(rng: Random) -> dict[str, Any]:
 def read_user_sweep(arguments: dict[str, Any]) -> None:
 
     def init(key: Any, hp: Any) -> Any:  # noqa: ARG001
-        scale = hp.get("width_scale", 1.0)
-        is_number = hp.get("activation", "") is not None and not isinstance(scale, str)
-        return {"w": (scale if is_number else 1.0) * np.ones(2, np.float32)}
+        scale: Any = hp.get("width_scale", 1.0)
+        hp.get("activation")
+        factor: Any = 1.0 if isinstance(scale, str) else scale
+        return {"w": factor * np.ones(2, np.float32)}
 
     def optimizer(hp: Any) -> Any:
         hp.get("x1")
