@@ -163,7 +163,7 @@ class LossTask:
 
     @property
     def scale(self) -> float:
-        """The scale of the loss: the reference loss, or 1."""
+        """The reference loss, or 1 if it is not known or zero."""
         return self.reference_loss or 1.0
 
     @property
