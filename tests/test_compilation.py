@@ -101,10 +101,16 @@ def test_an_interrupted_write_is_repaired(tmp_path):
     """An entry without its second file would stop all later writes, see `_remove_orphans`."""
     _, bits = compute(tmp_path, file_size=1000)  # as on a full disk
     assert [path.stat().st_size for path in entries(tmp_path)] == [1000]
-    (tmp_path / "of-another-program-cache").write_bytes(b"x")
+    (tmp_path / f"jit_other-{'0' * 64}-cache").write_bytes(b"x")
     assert compute(tmp_path) == [COMPILED, bits]
     assert compute(tmp_path) == [CACHED, bits]
     assert len(entries(tmp_path)) == 1
+
+
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "my-cache").write_text("mine")
+    assert compute(tmp_path)[0] == COMPILED
+    assert (tmp_path / "my-cache").read_text() == "mine"
 
 
 def test_the_folder_is_bounded(tmp_path):
