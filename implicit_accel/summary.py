@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from implicit_accel.files import printable
-from implicit_accel.intervals import FEWEST
+from implicit_accel.intervals import MIN_SEEDS
 from implicit_accel.results import coordinate_label
 from implicit_accel.statistics import BEST_BY_WORDS, bounded, compares_final, is_floored
 
@@ -166,7 +166,7 @@ def _number(row: pd.Series, name: str) -> float:
 
 def _is_range(table: pd.DataFrame) -> bool:
     """Whether comparisons come with the range over seeds, too few for an interval."""
-    return int(table["num_seeds"].iloc[0]) < FEWEST
+    return int(table["num_seeds"].iloc[0]) < MIN_SEEDS
 
 
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:

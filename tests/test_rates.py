@@ -160,7 +160,7 @@ def test_no_convex_curve_improves_by_more_than_its_bound(lines, logs):
 
 
 def test_the_bound_on_improvement_is_where_the_chords_meet():
-    # x: -2, -1, 1, 2; the chords' continuations, -x - ... and x - ..., meet at x = 0 and height -1.
+    # The continued chords -x - 1 and x - 1 meet at x = 0, one below the best figure.
     curve = rates_module._Curve(
         np.exp([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, 0.0, 0.0, 1.0]), 1, 1.0
     )
