@@ -25,6 +25,7 @@ from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.rates import coarse_rates, history, joined, next_own_rates, next_rates, search
 from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import best_learning_rates, summarise
+from implicit_accel.summary import cells, columns
 from implicit_accel.sweep import run
 
 
@@ -272,8 +273,13 @@ def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
     names = ["diverged_share", "diverged_share_low", "diverged_share_high"]
     assert row[names].tolist() == pytest.approx([0.1, ends.low, ends.high])
     assert row["num_diverged_later"] == 5
-    stable = summarise(results, best_by="stable").iloc[0]
+    assert cells(summarise(results), 0)[5] == "2 of 20 (5 of 20)"
+    assert columns(summarise(results))[5].endswith("before (after) the target")
+    by_stable = summarise(results, best_by="stable")
+    stable = by_stable.iloc[0]
     assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)
+    assert cells(by_stable, 0)[5] == "0 of 20"
+    assert columns(by_stable)[5] == "runs that diverged at this rate"
 
 
 def test_runs_that_were_not_trained_count_nowhere():
