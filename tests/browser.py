@@ -7,6 +7,7 @@ skipped; ``.ci/run`` installs one where it may.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -51,6 +52,27 @@ class Visit:
         assert self.errors == []
 
 
+_running = contextlib.ExitStack()
+
+
+@functools.cache
+def _browser() -> Any:
+    """Starts Chromium, which takes longer than most tests; `close` ends it."""
+    driver = _running.enter_context(playwright.sync_playwright())
+    # Root, as in containers, has no sandbox of Chromium's.
+    return _running.enter_context(
+        driver.chromium.launch(
+            executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
+    )
+
+
+def close() -> None:
+    """Ends Chromium, if it runs, and with it Playwright's event loop in this thread."""
+    _running.close()
+    _browser.cache_clear()
+
+
 @contextlib.contextmanager
 def visit(
     path: Path,
@@ -72,17 +94,13 @@ def visit(
         media: ``screen`` or ``print``.
     """
     address = path.resolve().as_uri()
-    with playwright.sync_playwright() as driver:
-        # Root, as in containers, has no sandbox of Chromium's.
-        browser = driver.chromium.launch(
-            executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme="dark" if dark else "light",
-            java_script_enabled=javascript,
-            accept_downloads=True,
-        )
+    context = _browser().new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if dark else "light",
+        java_script_enabled=javascript,
+        accept_downloads=True,
+    )
+    try:
         page = context.new_page()
         page.emulate_media(media=media)
         opened = Visit(page)
@@ -99,4 +117,5 @@ def visit(
         page.goto(address + (f"#{fragment}" if fragment else ""))
         yield opened
         opened.check()
-        browser.close()
+    finally:
+        context.close()

@@ -1,5 +1,7 @@
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -47,6 +49,13 @@ def data_dir() -> Path:
     if not DATA_DIR:
         pytest.skip("IMPLICIT_ACCEL_DATA_DIR is not set: no real data here")
     return Path(DATA_DIR)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_browser_for_a_module() -> Iterator[None]:
+    yield
+    if "browser" in sys.modules:
+        sys.modules["browser"].close()
 
 
 @pytest.fixture

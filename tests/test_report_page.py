@@ -12,6 +12,7 @@ from base64 import b64decode
 import numpy as np
 import pytest
 from browser import NARROW, WIDE, needs_browser, playwright, visit
+from marks import param
 from matplotlib.figure import Figure
 from pages import read_page
 from PIL import Image, ImageChops
@@ -301,7 +302,7 @@ def shown(page) -> list[str]:
 
 
 @needs_browser
-@pytest.mark.parametrize("size", [WIDE, NARROW])
+@pytest.mark.parametrize("size", [param(WIDE), NARROW])
 def test_the_table_is_filtered_and_its_state_has_a_link(report, size):
     with visit(report, size=size) as opened:
         page = opened.page
@@ -386,8 +387,9 @@ def test_without_scripts_everything_can_be_read(report):
 
 
 @needs_browser
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("size", [WIDE, NARROW])
+@pytest.mark.parametrize(
+    ("dark", "size"), [(False, WIDE), param(False, NARROW), param(True, WIDE), (True, NARROW)]
+)
 def test_nothing_stands_in_the_way_of_a_reader(report, dark, size):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with visit(report, dark=dark, size=size) as opened:
@@ -401,7 +403,7 @@ def test_nothing_stands_in_the_way_of_a_reader(report, dark, size):
 
 
 @needs_browser
-@pytest.mark.parametrize("size", [WIDE, NARROW])
+@pytest.mark.parametrize("size", [WIDE, param(NARROW)])
 def test_a_row_of_a_forest_shows_its_curves_and_the_slider_moves_them(report, size):
     with visit(report, size=size) as opened:
         page = opened.page

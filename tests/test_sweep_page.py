@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from browser import NARROW, WIDE, needs_browser, visit
+from marks import param
 from test_explorer import BURST, decaying
 
 from implicit_accel import summarise
@@ -80,7 +81,7 @@ def download(seen) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
+@pytest.mark.parametrize("size", [param(WIDE), NARROW])
 def test_numbers_are_the_results_own(page, results, size):
     table = summarise(results)
     with opened(page, size=size) as seen:
