@@ -127,7 +127,7 @@ def test_the_edge_of_two_layers_is_that_of_a_trajectory_of_tiny_steps(rng, p):
 def test_a_rate_whose_run_is_too_short_to_get_there_does_not_pass_the_edge(rng):
     """From near zero sharpness grows; a rate passes the edge if its T steps lead so far."""
     problem = random_problem(rng, n=20, d=3)
-    fine = 5e-3
+    fine = 1e-2
     config = SweepConfig(
         depths=(3,), losses=(Loss(2),), init_stds=(0.1,), num_seeds=1, num_steps=500,
         learning_rates=(1e-3,), target=Target(0.1, relative=True), precision="float64",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -293,7 +294,9 @@ def test_runs_that_were_not_trained_count_nowhere():
 
 # --- with training ---
 
-CONFIG = ia.SweepConfig(depths=(1, 2), num_seeds=2, num_steps=1000, records_per_decade=10)
+CONFIG = ia.SweepConfig(
+    depths=(1, 2), losses=(ia.Loss(2),), num_seeds=2, num_steps=1000, records_per_decade=10
+)
 
 
 def linear(config=CONFIG):
@@ -337,7 +340,7 @@ def test_a_search_in_a_folder_extends_its_run(tmp_path):
         asked.append(experiment.num_runs)
         return run(experiment, folder=tmp_path)[0]
 
-    first = (coarse_rates(0.02),) * 2 + (coarse_rates(0.002),) * 2
+    first = (coarse_rates(0.02), coarse_rates(0.002))
     results, rounds = search(sweep.at_learning_rates, train, first)
     assert asked == sorted(set(asked))
     assert not any(next_own_rates(results))
@@ -367,10 +370,17 @@ def stored(folder):
     return xr.load_dataset(folder / "results.nc", engine="h5netcdf")
 
 
-def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
-    folder = tmp_path / "run"
-    first = program("sweep", *SMALL, "--output_dir", folder)
-    assert first.returncode == 0, first.stderr
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder with a finished search, for tests to copy, and the end of its program."""
+    folder = tmp_path_factory.mktemp("searched") / "run"
+    result = program("sweep", *SMALL, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_the_program_finds_rates_and_a_second_call_trains_nothing(searched, tmp_path):
+    folder, first = shutil.copytree(searched[0], tmp_path / "run"), searched[1]
     assert "edge of the grid" not in first.stdout
     about = json.loads((folder / "config.json").read_text())
     assert about["identity"]["rates"]
@@ -391,11 +401,9 @@ def test_the_program_finds_rates_and_a_second_call_trains_nothing(tmp_path):
     assert "searched for (auto) there, a grid here" in explicit.stderr
 
 
-def test_a_search_goes_on_where_it_was_broken_off(tmp_path):
+def test_a_search_goes_on_where_it_was_broken_off(searched, tmp_path):
     """As after a kill in any round: of its parts some are finished, the last is begun or not."""
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    assert program("sweep", *SMALL, "--output_dir", whole).returncode == 0
-    assert program("sweep", *SMALL, "--output_dir", part).returncode == 0
+    whole, part = searched[0], shutil.copytree(searched[0], tmp_path / "part")
     manifest_file = part / "checkpoints" / "manifest.json"
     manifest = json.loads(manifest_file.read_text())
     kept = 2
@@ -414,8 +422,8 @@ def test_a_search_goes_on_where_it_was_broken_off(tmp_path):
     xr.testing.assert_identical(stored(part), stored(whole))
 
 
-def test_more_seeds_go_on_from_the_rates_there_are(tmp_path):
-    assert program("sweep", *SMALL, "--output_dir", tmp_path).returncode == 0
+def test_more_seeds_go_on_from_the_rates_there_are(searched, tmp_path):
+    shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
     before = stored(tmp_path)
     more = program("sweep", *replaced(SMALL, "--num_seeds", "3"), "--output_dir", tmp_path)
     assert more.returncode == 0, more.stderr
