@@ -1,8 +1,9 @@
-"""Training of all runs of a grid, in one compiled program.
+"""Training of the runs of a grid, chunk by chunk, in one compiled program.
 
-The runs of a grid come in *groups*, one for each program. All groups go through one compiled call,
-made once for every segment of steps and every piece of the grid. Between segments the runs that
-have not diverged are moved to the first blocks: a block without any is skipped.
+The runs of a grid come in *groups*, one for each kind of step; a group's runs are cut into
+*chunks*. A `Trainer` compiles all groups into one program, which trains as many chunks in a call as
+it is given: on each device blocks of runs, for a segment of steps. Between segments the runs that
+have not diverged are moved to the first blocks; a block without any is skipped.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from threadpoolctl import threadpool_limits
 
 from implicit_accel.engine.layout import (
-    WHOLE,
     MiniBatches,
-    Share,
+    block_size,
+    count_chunks,
     lay_out,
     most_records,
     pack,
     reorder,
     segment_length,
     slots,
-    split_evenly,
 )
 from implicit_accel.engine.step import (
     Hyper,
@@ -58,7 +59,7 @@ class Group:
         program: Static part.
         data: The task's arrays (numpy; floating ones in float64).
         num_runs: C.
-        runs: Gives the initial parameters (None if the program makes them) and the
+        runs: Returns the initial parameters (None if the program makes them) and the
             hyper-parameters of some of the runs, by number: numpy arrays with a leading axis as
             long as the argument.
         shapes: The parameters of one run: a pytree of anything with a ``shape``.
@@ -66,6 +67,7 @@ class Group:
         largest_block: The most runs that are stepped together; None for no bound.
         observables: For each of the training's `Recording.observed`, what is evaluated.
         batches: How mini-batches are taken; None for the full batch.
+        platform: Of the devices that it is laid out for.
     """
 
     program: Program
@@ -77,6 +79,17 @@ class Group:
     largest_block: int | None = None
     observables: tuple[Mapping[str, Observable], ...] = ()
     batches: MiniBatches | None = None
+    platform: str = "cpu"
+
+    @property
+    def block(self) -> int:
+        """Runs that are stepped together, B."""
+        return block_size(
+            self.num_runs,
+            largest=self.largest_block,
+            operations=self.operations,
+            platform=self.platform,
+        )
 
     def state(self, dtype: np.dtype) -> RunState:
         """Shapes and types of one run's state."""
@@ -92,6 +105,17 @@ class Group:
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Names of what is recorded: at the steps, and at those of each of `observables`."""
         return (("excess_loss", *self.program.aux), *map(tuple, self.observables))
+
+    def state_bytes(self, precision: str) -> int:
+        """Bytes of a run's state."""
+        with precision_context(precision) as dtype:
+            leaves = jax.tree.leaves(self.state(dtype))
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    def record_bytes(self, num_records: Sequence[int], precision: str) -> int:
+        """Bytes of a run's records, if there are so many of each kind."""
+        kinds = zip(self.names(), num_records, strict=True)
+        return sum(len(names) * size for names, size in kinds) * np.dtype(precision).itemsize
 
 
 @dataclass(frozen=True)
@@ -114,24 +138,22 @@ class Recording:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Trajectories of a group's runs; C of them.
+    """Trajectories of a group's runs, or of some of them; C in all.
 
     Attributes:
         records: By name (C, R): ``excess_loss``, L − L*, and whatever else is recorded; from a
             run's divergence on losses are inf, other quantities NaN.
         steps_to_target: (C,) steps, −1 if the target was not reached.
         divergence_step: (C,) step, −1 if the run did not diverge.
-        params: Final parameters, leading axis C; None if not kept.
     """
 
     records: dict[str, np.ndarray]
     steps_to_target: np.ndarray
     divergence_step: np.ndarray
-    params: Params | None = None
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """All but the parameters, by name."""
+        """All of them, by name."""
         ends = {"steps_to_target": self.steps_to_target, "divergence_step": self.divergence_step}
         return self.records | ends
 
@@ -153,73 +175,132 @@ class Timing:
     Attributes:
         compile_seconds: Tracing, lowering and compiling the program.
         train_seconds: Everything after that.
-        num_pieces: Pieces that the grid was run in, to bound memory.
-        num_segments: Segments that the steps were run in, for progress.
+        num_chunks: Chunks that the grid was cut into.
         run_steps: Runs × steps.
     """
 
     compile_seconds: float = 0
     train_seconds: float = 0
-    num_pieces: int = 0
-    num_segments: int = 0
+    num_chunks: int = 0
     run_steps: int = 0
 
+    @classmethod
+    def total(cls, timings: Iterable[Timing]) -> Timing:
+        """The sum of some chunks' timings."""
+        fields = [dataclasses.astuple(timing) for timing in timings]
+        return cls(*map(sum, zip(*fields, strict=True)))
 
-class Piece(NamedTuple):
-    """A piece of a grid between two segments, on the host.
+
+@dataclass(frozen=True, order=True)
+class Chunk:
+    """Runs of one group that are trained by one call and stored together: every count-th.
 
     Attributes:
-        next_step: The first step not evaluated yet; T + 1 once the piece is finished.
-        members: For each group (blocks, block size) numbers of its runs, −1 where there is none.
-        states: For each group the runs' states, leading axes (blocks, block size).
+        group: Number of the group.
+        index: Which of the group's chunks, 0 … count − 1.
+        count: The number of these.
     """
 
-    next_step: int
-    members: tuple[np.ndarray, ...]
-    states: tuple[RunState, ...]
+    group: int
+    index: int
+    count: int
+
+    def runs(self, num_runs: int) -> np.ndarray:
+        """Numbers of the runs in their group, which has so many."""
+        return np.arange(self.index, num_runs, self.count)
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """Training between two segments: all that is needed to go on, for these steps or more.
+class ChunkState:
+    """A chunk between two segments: all that is needed to go on, for these steps or more.
 
     Attributes:
         num_steps: T.
+        next_step: The first step not evaluated yet; T + 1 once the chunk is finished.
         steps: The steps of every kind of record, see `Recording.all`.
-        num_devices: How many devices the runs were laid out for.
-        pieces: The pieces of the grid; None for those not begun.
-        results: For each group, what is recorded up to here.
+        leaves: Of the runs' `RunState`, each with a leading axis of runs; empty if not kept.
+        result: What is recorded up to here.
         timing: What it cost up to here.
     """
 
     num_steps: int
+    next_step: int
     steps: tuple[np.ndarray, ...]
-    num_devices: int
-    pieces: tuple[Piece | None, ...]
-    results: tuple[GroupResult, ...]
+    leaves: tuple[np.ndarray, ...]
+    result: GroupResult
     timing: Timing
 
     @property
     def is_finished(self) -> bool:
-        """Whether every run has been trained to T."""
-        return all(p is not None and p.next_step > self.num_steps for p in self.pieces)
+        """Whether its runs have been trained to T."""
+        return self.next_step > self.num_steps
+
+
+def first_step(state: ChunkState | None, num_steps: int) -> int:
+    """The step at which a chunk goes on to T = ``num_steps``; T + 1 if nothing is left to do.
+
+    Raises:
+        ValueError: If it has been trained further.
+    """
+    if state is None:
+        return 0
+    if state.num_steps > num_steps:
+        raise ValueError(f"{state.num_steps} steps are done already, {num_steps} asked for")
+    if state.next_step > num_steps:
+        return num_steps + 1
+    # A chunk that finished an earlier, smaller T has made T updates and evaluated step T; that
+    # step is evaluated once more, which changes nothing, and then updated from.
+    return min(state.next_step, state.num_steps)
+
+
+def cut(groups: Sequence[Group], num_steps: int, recording: Recording, precision: str) -> list[int]:
+    """The number of chunks of each group."""
+    lengths = [len(steps) for steps in recording.all]
+    return [
+        count_chunks(
+            g.num_runs,
+            g.block,
+            run_operations=g.operations * num_steps,
+            run_bytes=g.state_bytes(precision) + g.record_bytes(lengths, precision),
+            platform=g.platform,
+        )
+        for g in groups
+    ]
+
+
+def chunks_of(counts: Sequence[int]) -> list[Chunk]:
+    """All chunks of groups that have so many."""
+    return [Chunk(g, index, count) for g, count in enumerate(counts) for index in range(count)]
+
+
+def gather(groups: Sequence[Group], states: Mapping[Chunk, ChunkState]) -> list[GroupResult]:
+    """The groups' results, of all of their chunks."""
+    found: list[GroupResult] = []
+    for number, group in enumerate(groups):
+        parts = {chunk: state.result for chunk, state in states.items() if chunk.group == number}
+        whole: dict[str, np.ndarray] = {}
+        for chunk, result in parts.items():
+            for name, a in result.arrays.items():
+                if name not in whole:
+                    whole[name] = np.empty((group.num_runs, *a.shape[1:]), a.dtype)
+                whole[name][chunk.runs(group.num_runs)] = a
+        found.append(GroupResult.of(whole))
+    return found
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What training says after a segment.
+    """What a call of a `Trainer` yields after a segment.
 
     Attributes:
-        done: Run-steps done.
-        total: All of them.
-        is_last: Whether nothing is left to do.
-        snapshot: Takes a snapshot; its arrays are training's own and good until the next segment.
+        done: Run-steps done by the call's chunks.
+        is_last: Whether they are finished.
+        states: Returns the chunks' states; good until the next segment.
     """
 
     done: int
-    total: int
     is_last: bool
-    snapshot: Callable[[], Snapshot]
+    states: Callable[[], dict[Chunk, ChunkState]]
 
 
 @contextlib.contextmanager
@@ -241,162 +322,111 @@ def cast(tree: Any, dtype: np.dtype) -> Any:
     return jax.tree.map(one, tree)
 
 
-class Training:
-    """The training of every run of some groups, in one compiled program.
+class Trainer:
+    """The compiled program of some groups, and the training of their chunks by it.
+
+    The program has one shape for all calls, so that it is compiled once. Neither this shape nor the
+    number of devices, nor which chunks share a call, changes the bits of a result.
 
     Args:
-        groups: What to train.
+        groups: Whose runs are trained.
+        calls: The chunks of each call to come, or of calls that are as large.
         num_steps: T, updates per run.
         recording: At which steps what is kept.
         precision: ``float32`` or ``float64``.
         devices: Devices to spread the runs over; all local ones by default.
-        memory_limit: Bytes that states and records may take on all devices together; the grid
-            is run in as many equal pieces as that needs. No limit by default.
-        share: Which runs to train; the others' results stay empty (see `merge`).
-        keep_params: Whether the final parameters are returned.
-        keep_states: Whether the states of finished pieces are kept, as `Segment.snapshot` needs.
-        resume: A snapshot of the same groups and share to go on from, of as many steps or fewer.
-            On as many devices the results are those of an undisturbed training, to the bit; on
-            others, or with more steps than before, to rounding.
 
     Raises:
-        ValueError: If there are no groups, or the snapshot is not one of theirs.
+        ValueError: If there are no groups.
     """
 
     def __init__(
         self,
         groups: Sequence[Group],
+        calls: Sequence[Sequence[Chunk]],
         *,
         num_steps: int,
         recording: Recording,
         precision: str = "float32",
         devices: Sequence[Device] | None = None,
-        memory_limit: int | None = None,
-        share: Share = WHOLE,
-        keep_params: bool = False,
-        keep_states: bool = False,
-        resume: Snapshot | None = None,
     ) -> None:
         if not groups:
             raise ValueError("no groups to train")
-        if resume is not None and resume.num_steps > num_steps:
-            raise ValueError(f"{resume.num_steps} steps are done already, {num_steps} asked for")
-        self._groups, self._share, self._precision = groups, share, precision
+        self._groups, self._precision = groups, precision
         self._num_steps, self._recording = num_steps, recording
-        self._keep_params, self._keep_states = keep_params, keep_states or keep_params
         self._devices = list(jax.local_devices() if devices is None else devices)
-        counts = [len(share.members(g.num_runs)) for g in groups]
         self._length = segment_length(
             num_steps,
-            operations_per_step=sum(c * g.operations for g, c in zip(groups, counts, strict=True)),
+            operations_per_step=max((_operations(groups, chunks) for chunks in calls), default=0),
             platform=self._devices[0].platform,
         )
-        dtype = np.dtype(precision)
-        results = [_empty_result(g, recording, dtype) for g in groups]
-        if resume is None:
-            num_pieces = 1
-            if memory_limit is not None:
-                records = [most_records(s, num_steps, self._length) for s in recording.all]
-                with precision_context(precision):
-                    sizes = [_run_bytes(g, records, dtype) for g in groups]
-                num_pieces = _count_pieces(groups, counts, sizes, len(self._devices), memory_limit)
-            self._pieces: list[Piece | None] = [None] * num_pieces
-            self._laid_out_for, self._spent = len(self._devices), Timing()
-        else:
-            self._pieces = list(resume.pieces)
-            results = [
-                _restore(group.names(), empty, recording, old, resume)
-                for group, empty, old in zip(groups, results, resume.results, strict=True)
-            ]
-            self._laid_out_for, self._spent = resume.num_devices, resume.timing
-        self.results: list[GroupResult] = results
-        begins = [_first_step(piece, num_steps, resume) for piece in self._pieces]
-        self._starts = [range(begin, num_steps + 1, self._length) for begin in begins]
-        # Every segment's records fit the largest one's: the program is the same for all.
-        self._num_records = tuple(
-            max(most_records(s, num_steps, self._length, b) for b in begins) for s in recording.all
-        )
-        num_segments = sum(map(len, self._starts))
-        self.timing = dataclasses.replace(
-            self._spent,
-            num_pieces=len(self._pieces),
-            num_segments=self._spent.num_segments + num_segments,
-            run_steps=sum(counts) * num_steps,
-        )
+        self._num_records = tuple(most_records(s, self._length) for s in recording.all)
+        self._num_blocks = [
+            max(1, *(self._blocks_for(g, chunks) for chunks in calls)) if calls else 1
+            for g in range(len(groups))
+        ]
+        self._program: _Devices | None = None
 
-    def run(self) -> None:
-        """Trains to the end."""
-        for _ in self.segments():
-            pass
+    def _blocks_for(self, number: int, chunks: Sequence[Chunk]) -> int:
+        """Blocks that a group needs on each device."""
+        runs = len(_runs_of(number, self._groups[number], chunks))
+        return math.ceil(math.ceil(runs / len(self._devices)) / self._groups[number].block)
 
-    def segments(self) -> Iterator[Segment]:
-        """Trains segment by segment; whoever stops asking stops training.
+    def train(
+        self,
+        chunks: Sequence[Chunk],
+        reached: Mapping[Chunk, ChunkState],
+        *,
+        keep_leaves: bool = True,
+    ) -> Iterator[Segment]:
+        """Trains chunks together; training stops when the consumer stops iterating.
+
+        Args:
+            chunks: Chunks which go on at the same step, see `first_step`.
+            reached: The states of those that have been begun.
+            keep_leaves: Whether the states of finished chunks have leaves.
 
         Yields:
-            After every segment. When the last one has been, `results` are complete.
+            After every segment; the last one's states are finished.
+
+        Raises:
+            ValueError: If the chunks do not go on at the same step, do not fit the program's shape,
+                or have recorded something else.
         """
-        if not any(self._starts):
-            return
+        begins = {first_step(reached.get(chunk), self._num_steps) for chunk in chunks}
+        if len(begins) != 1:
+            raise ValueError(f"chunks that go on at different steps: {sorted(begins)}")
+        (begin,) = begins
+        call = _Call(self._groups, chunks, self._recording, np.dtype(self._precision), reached)
+        members = tuple(
+            lay_out(call.counts[g], group.block, blocks, len(self._devices))
+            for g, (group, blocks) in enumerate(zip(self._groups, self._num_blocks, strict=True))
+        )
         began = time.perf_counter()
         with precision_context(self._precision) as dtype:
-            device = _Devices(self._groups, self._devices, self._num_records, dtype)
-        total = self.timing.run_steps
-        covered = sum(starts.start for starts in self._starts)
-        all_steps = len(self._pieces) * (self._num_steps + 1)
-        to_go = sum(map(len, self._starts))
-        for p, starts in enumerate(self._starts):
-            runs = None
-            for start in starts:
-                with precision_context(self._precision):
-                    runs = device.load(*self._load(p)) if runs is None else runs
-                    runs, records = device.run(runs, self._schedule(start))
-                self._store(runs, records, start)
-                end = min(start + self._length, self._num_steps + 1)
-                covered += end - start
-                to_go -= 1
-                self._note_time(began, device.compile_seconds)
+            if self._program is None:
+                self._program = _Devices(self._groups, self._devices, self._num_records, dtype)
+            program = self._program
+            compiled = program.compile_seconds
+            runs = program.load(members, call)
+        total = call.num_runs * self._num_steps
+        for start in range(begin, self._num_steps + 1, self._length):
+            with precision_context(self._precision):
+                runs, records = program.run(runs, self._schedule(start))
+            end = min(start + self._length, self._num_steps + 1)
+            is_last = end > self._num_steps
+            call.store(runs, records, self._inside(start), is_last=is_last)
+            compiling = program.compile_seconds - compiled
+            spent = Timing(compiling, time.perf_counter() - began - compiling, 0, total)
 
-                def snapshot(p: int = p, end: int = end, runs: _Runs = runs) -> Snapshot:
-                    self._keep(p, end, runs)
-                    return Snapshot(
-                        self._num_steps, self._recording.all, self._laid_out_for,
-                        tuple(self._pieces), tuple(self.results), self.timing,
-                    )  # fmt: skip
+            def states(
+                runs: _Runs = runs, end: int = end, spent: Timing = spent, kept: bool = keep_leaves
+            ) -> dict[Chunk, ChunkState]:
+                is_kept = kept or end <= self._num_steps
+                return call.states(runs if is_kept else None, end, self._num_steps, spent)
 
-                if end > self._num_steps and self._keep_states:
-                    self._keep(p, end, runs)
-                yield Segment(round(total * covered / all_steps), total, to_go == 0, snapshot)
-        if self._keep_params:
-            self.results = [
-                dataclasses.replace(result, params=self._final_params(g))
-                for g, result in enumerate(self.results)
-            ]
-
-    def _note_time(self, began: float, compile_seconds: float) -> None:
-        self.timing = dataclasses.replace(
-            self.timing,
-            compile_seconds=self._spent.compile_seconds + compile_seconds,
-            train_seconds=self._spent.train_seconds
-            + (time.perf_counter() - began)
-            - compile_seconds,
-        )
-
-    def _load(self, p: int) -> tuple[tuple[np.ndarray, ...], tuple[RunState, ...] | None]:
-        """A piece's members and, if it was begun, its states."""
-        begun = self._pieces[p]
-        if begun is not None:
-            return begun.members, begun.states
-        layouts = (
-            lay_out(
-                self._share.members(g.num_runs), g.largest_block, len(self._pieces),
-                self._laid_out_for,
-            )
-            for g in self._groups
-        )  # fmt: skip
-        return tuple(layout[p] for layout in layouts), None
-
-    def _keep(self, p: int, next_step: int, runs: _Runs) -> None:
-        self._pieces[p] = Piece(next_step, runs.members, jax.tree.map(np.asarray, runs.states))
+            done = round(total * end / (self._num_steps + 1))
+            yield Segment(total if is_last else done, is_last, states)
 
     def _inside(self, start: int) -> list[np.ndarray]:
         """For every kind of record, which of its steps lie in a segment."""
@@ -425,43 +455,126 @@ class Training:
             ),
         )
 
-    def _store(self, runs: _Runs, records: Any, start: int) -> None:
-        """Writes what a segment has recorded, and what the states of finished runs have noted."""
-        inside = self._inside(start)
+
+def _runs_of(number: int, group: Group, chunks: Sequence[Chunk]) -> np.ndarray:
+    """The runs of a group that are in some chunks, chunk after chunk."""
+    runs = [chunk.runs(group.num_runs) for chunk in chunks if chunk.group == number]
+    return np.concatenate([np.zeros(0, int), *runs])
+
+
+def _operations(groups: Sequence[Group], chunks: Sequence[Chunk]) -> float:
+    """Floating-point operations of a step of some chunks."""
+    sizes = (len(chunk.runs(groups[chunk.group].num_runs)) for chunk in chunks)
+    return sum(
+        size * groups[chunk.group].operations for size, chunk in zip(sizes, chunks, strict=True)
+    )
+
+
+class _Call:
+    """Chunks that are trained together, on the host: their runs, and what is recorded of them.
+
+    The runs of a group are counted by *rows*: chunk after chunk, in the order of the call.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        chunks: Sequence[Chunk],
+        recording: Recording,
+        dtype: np.dtype,
+        reached: Mapping[Chunk, ChunkState],
+    ) -> None:
+        self.groups, self.chunks = groups, chunks
+        self.runs = [_runs_of(g, group, chunks) for g, group in enumerate(groups)]
+        self.counts = [len(runs) for runs in self.runs]
+        self.num_runs = sum(self.counts)
+        self._recording = recording
+        self._before = {chunk: reached[chunk] for chunk in chunks if chunk in reached}
+        self._rows: dict[Chunk, slice] = {}
+        filled = [0] * len(groups)
+        for chunk in chunks:
+            begin = filled[chunk.group]
+            filled[chunk.group] += len(chunk.runs(groups[chunk.group].num_runs))
+            self._rows[chunk] = slice(begin, filled[chunk.group])
+        self._results = [
+            _empty_result(group, count, recording, dtype)
+            for group, count in zip(groups, self.counts, strict=True)
+        ]
+        for chunk, state in self._before.items():
+            _restore(groups[chunk.group].names(), self._of(chunk), recording, state)
+
+    def _of(self, chunk: Chunk) -> GroupResult:
+        """A chunk's result: views of the group's."""
+        arrays = self._results[chunk.group].arrays
+        return GroupResult.of({name: a[self._rows[chunk]] for name, a in arrays.items()})
+
+    def begun_leaves(self, group: int) -> list[np.ndarray] | None:
+        """The leaves of the states of a group's runs, by row; None if they have not begun."""
+        parts = [
+            self._before[c].leaves for c in self.chunks if c.group == group and c in self._before
+        ]
+        return [np.concatenate(leaf) for leaf in zip(*parts, strict=True)] if parts else None
+
+    def store(
+        self, runs: _Runs, records: Any, inside: Sequence[np.ndarray], *, is_last: bool
+    ) -> None:
+        """Writes what a segment has recorded, and at last what the states have noted."""
         for result, members, state, recorded in zip(
-            self.results, runs.members, runs.states, records, strict=True
+            self._results, runs.members, runs.states, records, strict=True
         ):
             for where, by_name in zip(inside, recorded, strict=True):
                 for name, values in by_name.items():
                     _write(result.records[name], members, where, values)
-            if start + self._length > self._num_steps:
+            if is_last:
                 real = members.reshape(-1) >= 0
                 rows = members.reshape(-1)[real]
                 result.steps_to_target[rows] = _flat(state.steps_to_target)[real]
                 result.divergence_step[rows] = _flat(state.divergence_step)[real]
 
-    def _final_params(self, group: int) -> Params:
-        """The parameters of a group's runs, in the order of their numbers."""
-        pieces = [p for p in self._pieces if p is not None]
-        numbers = np.concatenate([p.members[group].reshape(-1) for p in pieces])
-        order = np.argsort(numbers)[np.count_nonzero(numbers < 0) :]
-        params = (p.states[group].params for p in pieces)
-        return jax.tree.map(lambda *a: np.concatenate([_flat(x) for x in a])[order], *params)
+    def states(
+        self, runs: _Runs | None, next_step: int, num_steps: int, spent: Timing
+    ) -> dict[Chunk, ChunkState]:
+        """The chunks' states, without leaves if there are no runs."""
+        leaves: list[list[np.ndarray]] = [[] for _ in self.groups]
+        if runs is not None:
+            leaves = list(map(_by_row, runs.members, runs.states))
+        work = _operations(self.groups, self.chunks)
+        found = {}
+        for chunk in self.chunks:
+            rows = self._rows[chunk]
+            share = _operations(self.groups, [chunk]) / work
+            before = self._before[chunk].timing if chunk in self._before else Timing()
+            found[chunk] = ChunkState(
+                num_steps=num_steps,
+                next_step=next_step,
+                steps=self._recording.all,
+                leaves=tuple(leaf[rows] for leaf in leaves[chunk.group]),
+                result=self._of(chunk),
+                timing=Timing(
+                    before.compile_seconds + share * spent.compile_seconds,
+                    before.train_seconds + share * spent.train_seconds,
+                    1,
+                    (rows.stop - rows.start) * num_steps,
+                ),
+            )
+        return found
 
 
-def _first_step(piece: Piece | None, num_steps: int, resume: Snapshot | None) -> int:
-    """The step at which a piece goes on; T + 1 if there is nothing left to do."""
-    if piece is None or resume is None:
-        return 0
-    if piece.next_step > num_steps:
-        return num_steps + 1
-    # A piece that finished an earlier, smaller T has made T updates and evaluated step T; that
-    # step is evaluated once more, which changes nothing, and then updated from.
-    return min(piece.next_step, resume.num_steps)
+def _by_row(members: np.ndarray, state: RunState) -> list[np.ndarray]:
+    """The leaves of a state, (blocks, block size, …) on devices, as (rows, …) on the host."""
+    flat = members.reshape(-1)
+    order = np.argsort(flat, kind="stable")[np.count_nonzero(flat < 0) :]
+    return [_flat(leaf)[order] for leaf in jax.tree.leaves(state)]
 
 
 class _Runs(NamedTuple):
-    """A piece on the devices: members on the host, states and hyper-parameters there."""
+    """Runs on the devices: rows on the host, states and hyper-parameters there.
+
+    Attributes:
+        members: For each group (blocks, block size) rows of its runs, −1 where there is none.
+        states: For each group the runs' states, leading axes (blocks, block size).
+        hypers: Likewise.
+    """
 
     members: tuple[np.ndarray, ...]
     states: Any
@@ -503,20 +616,22 @@ class _Devices:
         )
         self._compiled: Callable[..., Any] | None = None
 
-    def load(self, members: tuple[np.ndarray, ...], reached: tuple[RunState, ...] | None) -> _Runs:
-        """Puts a piece on the devices, in its initial states unless others are given."""
-        # Laid out for another number of devices: blocks without runs fill the last one.
-        members = tuple(
-            np.pad(m, ((0, -len(m) % self._count), (0, 0)), constant_values=-1) for m in members
-        )
-        inputs = [_inputs(g, m, self._dtype) for g, m in zip(self._groups, members, strict=True)]
-        states = tuple(state for state, _ in inputs)
-        if reached is not None:
-            states = jax.tree.map(lambda a, b: np.concatenate([a, b[len(a) :]]), reached, states)
+    def load(self, members: tuple[np.ndarray, ...], call: _Call) -> _Runs:
+        """Puts runs on the devices, in their initial states or as far as they have come."""
+        states, hypers = [], []
+        # Initial weights may be drawn through a QR decomposition: with one thread it has the same
+        # bits on machines with other numbers of cores.
+        with threadpool_limits(1, user_api="blas"):
+            for g, group in enumerate(self._groups):
+                state, hyper = _inputs(
+                    group, members[g], call.runs[g], call.begun_leaves(g), self._dtype
+                )
+                states.append(state)
+                hypers.append(hyper)
         return _Runs(
             members,
-            jax.device_put(states, self._spread),
-            jax.device_put(tuple(hyper for _, hyper in inputs), self._spread),
+            jax.device_put(tuple(states), self._spread),
+            jax.device_put(tuple(hypers), self._spread),
         )
 
     def run(self, runs: _Runs, schedule: Schedule) -> tuple[_Runs, Any]:
@@ -540,12 +655,29 @@ class _Devices:
         return _Runs(members, states, hypers), records
 
 
-def _inputs(group: Group, members: np.ndarray, dtype: np.dtype) -> tuple[RunState, Hyper]:
-    """Initial states and hyper-parameters of a piece, (blocks, block size, …) numpy arrays."""
+def _inputs(
+    group: Group,
+    members: np.ndarray,
+    numbers: np.ndarray,
+    begun: Sequence[np.ndarray] | None,
+    dtype: np.dtype,
+) -> tuple[RunState, Hyper]:
+    """States and hyper-parameters of a call's runs, (blocks, block size, …) numpy arrays.
+
+    Args:
+        group: The runs'.
+        members: (blocks, block size) rows.
+        numbers: (rows,) the runs' numbers in their group.
+        begun: (rows, …) leaves of the states that the runs have reached; None if they begin.
+        dtype: Of training.
+    """
     blocks, B = members.shape
     flat = members.reshape(-1)
-    # Padding is a copy of the first run that counts as diverged before it starts.
-    params, hyper = group.runs(np.where(flat < 0, 0, flat))
+    is_run = flat >= 0
+    # Padding is a copy of a run that counts as diverged before it starts.
+    padded = np.zeros(len(flat), int)
+    padded[is_run] = numbers[flat[is_run]]
+    params, hyper = group.runs(padded)
 
     def arrange(a: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(a.reshape(blocks, B, *a.shape[1:]))
@@ -563,54 +695,41 @@ def _inputs(group: Group, members: np.ndarray, dtype: np.dtype) -> tuple[RunStat
         steps_to_target=np.full((blocks, B), -1, np.int32),
         divergence_step=np.where(members < 0, 0, -1).astype(np.int32),
     )
+    if begun is not None:
+        leaves, structure = jax.tree.flatten(state)
+        for leaf, by_row in zip(leaves, begun, strict=True):
+            leaf.reshape(-1, *leaf.shape[2:])[is_run] = by_row[flat[is_run]]
+        state = jax.tree.unflatten(structure, leaves)
     return state, jax.tree.map(arrange, cast(hyper, dtype))
 
 
 def _restore(
-    names: Sequence[Sequence[str]],
-    empty: GroupResult,
-    recording: Recording,
-    old: GroupResult,
-    resume: Snapshot,
-) -> GroupResult:
-    """Results to go on with: what a snapshot recorded, at the steps that are still asked for."""
-    if empty.records.keys() != old.records.keys() or len(recording.all) != len(resume.steps):
-        raise ValueError("the snapshot has recorded something else")
-    for recorded, new, was in zip(names, recording.all, resume.steps, strict=True):
-        both, here, there = np.intersect1d(new, was, return_indices=True)
-        if not np.array_equal(both, new[new <= resume.num_steps]):
-            raise ValueError("the snapshot lacks records of steps that it has passed")
+    names: Sequence[Sequence[str]], empty: GroupResult, recording: Recording, old: ChunkState
+) -> None:
+    """Fills in what a chunk has recorded, at the steps that are still asked for."""
+    if empty.records.keys() != old.result.records.keys() or len(recording.all) != len(old.steps):
+        raise ValueError("the chunk has recorded something else")
+    for recorded, new, was in zip(names, recording.all, old.steps, strict=True):
+        passed = was[was < old.next_step]
+        both, here, there = np.intersect1d(new, passed, return_indices=True)
+        if not np.array_equal(both, new[new < old.next_step]):
+            raise ValueError("the chunk lacks records of steps that it has passed")
         for name in recorded:
-            empty.records[name][:, here] = old.records[name][:, there]
-    empty.steps_to_target[:] = old.steps_to_target
-    empty.divergence_step[:] = old.divergence_step
-    return empty
+            empty.records[name][:, here] = old.result.records[name][:, there]
+    empty.steps_to_target[:] = old.result.steps_to_target
+    empty.divergence_step[:] = old.result.divergence_step
 
 
-def _empty_result(group: Group, recording: Recording, dtype: np.dtype) -> GroupResult:
-    C = group.num_runs
+def _empty_result(group: Group, count: int, recording: Recording, dtype: np.dtype) -> GroupResult:
     return GroupResult(
         records={
-            name: np.full((C, len(steps)), group.program.undefined(name), dtype)
+            name: np.full((count, len(steps)), group.program.undefined(name), dtype)
             for names, steps in zip(group.names(), recording.all, strict=True)
             for name in names
         },
-        steps_to_target=np.full(C, -1, np.int64),
-        divergence_step=np.full(C, -1, np.int64),
+        steps_to_target=np.full(count, -1, np.int64),
+        divergence_step=np.full(count, -1, np.int64),
     )
-
-
-def merge(shares: Sequence[Sequence[GroupResult]]) -> list[GroupResult]:
-    """Puts together the results of all shares of a grid, in the order of their indices."""
-    merged = []
-    for parts in zip(*shares, strict=True):
-        whole = GroupResult.of({name: np.array(a) for name, a in parts[0].arrays.items()})
-        for index, part in enumerate(parts):
-            mine = Share(index, len(parts)).members(len(whole.steps_to_target))
-            for name, a in part.arrays.items():
-                whole.arrays[name][mine] = a[mine]
-        merged.append(whole)
-    return merged
 
 
 def _flat(blocks: Any) -> np.ndarray:
@@ -629,47 +748,20 @@ def _write(target: np.ndarray, members: np.ndarray, inside: np.ndarray, values: 
     target[members[real], columns[0] : columns[-1] + 1] = rows[real]
 
 
-def _run_bytes(group: Group, num_records: Sequence[int], dtype: np.dtype) -> int:
-    """Device memory of a run: its state, twice more while moved and stepped, and its records."""
-    held = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(group.state(dtype))
-    )
-    kept = sum(
-        (size + 1) * len(names) for names, size in zip(group.names(), num_records, strict=True)
-    )
-    return 3 * held + 2 * kept * dtype.itemsize
-
-
-def _count_pieces(
-    groups: Sequence[Group],
-    counts: Sequence[int],
-    sizes: Sequence[int],
-    num_devices: int,
-    memory_limit: int,
-) -> int:
-    """The fewest equal pieces that fit the limit; at the most as many as have a run per device."""
-
-    def held(pieces: int) -> int:
-        total = 0
-        for g, count, size in zip(groups, counts, sizes, strict=True):
-            blocks, B = split_evenly(count, g.largest_block, pieces * num_devices)
-            total += blocks * B * num_devices * size
-        return total
-
-    most = max(1, *(math.ceil(count / num_devices) for count in counts))
-    # What one piece would hold, shared out, is a lower bound of their number.
-    pieces = min(most, max(1, held(1) // memory_limit))
-    while pieces < most and held(pieces) > memory_limit:
-        pieces += 1
-    return pieces
-
-
-def train(groups: Sequence[Group], **options: Any) -> tuple[list[GroupResult], Timing]:
-    """Trains to the end, see `Training`.
+def train(
+    groups: Sequence[Group], *, num_steps: int, recording: Recording, **options: Any
+) -> list[tuple[GroupResult, Params]]:
+    """Trains groups to the end, in one call, see `Trainer`.
 
     Returns:
-        One result per group, and what it cost.
+        For each group its result and its final parameters, leading axis C.
     """
-    training = Training(groups, **options)
-    training.run()
-    return training.results, training.timing
+    chunks = chunks_of([1] * len(groups))
+    trainer = Trainer(groups, [chunks], num_steps=num_steps, recording=recording, **options)
+    (*_, last) = trainer.train(chunks, {})
+    found = []
+    for chunk, state in last.states().items():
+        with precision_context(options.get("precision", "float32")) as dtype:
+            structure = jax.tree.structure(groups[chunk.group].state(dtype))
+        found.append((state.result, jax.tree.unflatten(structure, state.leaves).params))
+    return found

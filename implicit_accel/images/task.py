@@ -412,6 +412,7 @@ class ImageSweep(Experiment):
             runs=self._runs(axes),
             shapes=shapes,
             operations=network.operations * config.batch_size,
+            platform=platform,
             largest_block=self._largest_block
             or (network.largest_block if on_cpu else _BLOCK_ON_ACCELERATOR),
             observables=(observables | {"end_to_end_penalty": task.end_to_end_penalty},),

@@ -221,6 +221,7 @@ class LinearSweep(Experiment):
                 platform=platform,
                 itemsize=np.dtype(self.precision).itemsize,
             ),
+            platform=platform,
         )
 
     def _runs(
@@ -308,6 +309,7 @@ def _group(
     runs: Callable[[np.ndarray], tuple[Layers, Hyper]],
     observables: tuple[Mapping[str, Observable], ...] = (),
     block: int | None = None,
+    platform: str = "cpu",
 ) -> Group:
     def transformation(hp: Mapping[str, Any]) -> Any:
         return optimizer.build(hp["learning_rate"], hp["weight_decay"] if decays else None)
@@ -321,6 +323,7 @@ def _group(
         operations=task.operations(reduction.data),
         largest_block=block,
         observables=observables,
+        platform=platform,
     )
 
 
@@ -427,16 +430,15 @@ def train(
         observables=({"held_out_loss": held_out_loss},) if task.has_held_out else (),
     )  # fmt: skip
     steps = np.arange(num_steps + 1)
-    (result,), _ = train_groups(
+    ((result, params),) = train_groups(
         [group],
         num_steps=num_steps,
         recording=Recording(steps, (steps,) if task.has_held_out else ()),
         precision=precision,
         devices=jax.local_devices()[:1],
-        keep_params=True,
     )
     final = [
-        reduction.from_basis(_cut(jax.tree.map(lambda a, i=i: a[i], result.params), expected))
+        reduction.from_basis(_cut(jax.tree.map(lambda a, i=i: a[i], params), expected))
         for i in range(len(rates))
     ]
     excess = result.records["excess_loss"]

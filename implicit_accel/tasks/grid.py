@@ -394,6 +394,7 @@ class TaskSweep(Experiment):
             runs=runs,
             shapes=trained,
             operations=6.0 * num_parameters * max(rows, 1),
+            platform=platform,
             largest_block=self._largest_block
             or largest_block(
                 num_parameters=num_parameters,
