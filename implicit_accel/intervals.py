@@ -100,6 +100,7 @@ def of_share(happened: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
         happened: Booleans, at least one.
         confidence: Between 0 and 1.
     """
+    # scipy.stats.binomtest has this interval, but its import adds 0.36 s to a sweep of 4.2 s.
     n, share = len(happened), float(np.mean(happened))
     z = float(scipy.special.ndtri((1 + confidence) / 2))
     middle = share + z**2 / (2 * n)

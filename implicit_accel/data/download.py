@@ -233,7 +233,8 @@ def _is_passing(error: requests.RequestException) -> bool:
 
 
 def _read_members(file: BinaryIO, names: Sequence[str]) -> dict[str, bytes]:
-    """Reads the named top-level members of a zip archive; all else in it is left alone."""
+    """Reads the named top-level members of a zip archive and ignores all others."""
+    # pooch.Unzip bounds no size, selects members by prefix and logs to the console.
     file.seek(0)
     if file.read(512).lstrip().startswith(b"<"):
         raise DataError("the server sent a web page instead of a zip archive; try again later")

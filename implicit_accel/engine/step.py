@@ -8,6 +8,7 @@ stays in cache, and blocks are spread over devices.
 from __future__ import annotations
 
 import inspect
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ from implicit_accel.observables import Observable, Point
 # the scale of the loss, or is not a number. Catapults that recover stay far below it.
 DIVERGENCE_FACTOR = 1e6
 
-# Names under which losses are recorded. After divergence a loss counts as infinite, since a run
-# must not become the best by diverging; every other quantity is then undefined, NaN.
+# Names of recorded losses. From divergence on they are infinite, so that statistics rank a diverged
+# run last; every other quantity is NaN.
 LOSSES = frozenset({"loss", "excess_loss", "held_out_loss"})
 
 Params = Any
@@ -35,10 +36,10 @@ Values = Mapping[str, Any]
 
 
 class Evaluation(NamedTuple):
-    """What a task says of some parameters on a batch.
+    """Loss, gradient and recorded quantities of some parameters on a batch.
 
     Attributes:
-        loss: What is minimised, a scalar; it decides whether a run has diverged.
+        loss: What is minimised, a scalar; divergence is decided by it.
         gradient: Its gradient, with the structure of the parameters.
         excess: What is recorded and compared with the target: the loss above its optimum.
         aux: Further scalars to record, by name.
@@ -66,7 +67,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, params: Params, batch: Data, hp: Values, key: Any) -> Evaluation:
-        """Loss, gradient and what is recorded.
+        """Loss, gradient and recorded quantities.
 
         Args:
             params: The parameters.
@@ -78,10 +79,10 @@ class Task(ABC):
 
     def init(self, hp: Values) -> Params:
         """Initial parameters of a run; only for groups that do not provide them."""
-        raise TypeError(f"{type(self).__name__} starts from parameters that are given, not {hp}")
+        raise TypeError(f"{type(self).__name__} needs initial parameters: it makes none from {hp}")
 
     def take(self, data: Data, rows: jax.Array | None) -> Data:
-        """The mini-batch of these rows; all that is trained on for None."""
+        """The mini-batch of these rows; all training data for None."""
         if rows is not None:
             raise TypeError(f"{type(self).__name__} is trained on the full batch")
         return data
@@ -95,7 +96,7 @@ class Task(ABC):
         return jax.random.fold_in(jax.random.key(hp["seed"]), step)
 
     def model(self, params: Params) -> Any:
-        """The pytree that users know as the model; ``params`` are its trained arrays."""
+        """The user's pytree; ``params`` are its trained arrays."""
         return params
 
     def trained(self, model: Any) -> Params:
@@ -107,7 +108,7 @@ class Task(ABC):
         return 0.0
 
     def optimum(self, data: Data) -> Any:  # noqa: ARG002
-        """L*, the smallest loss there is, or 0 where it is not known."""
+        """L*, the smallest possible loss, or 0 where it is not known."""
         return 0.0
 
     def trainable(self, hp: Values) -> Any | None:  # noqa: ARG002
@@ -120,7 +121,7 @@ class Task(ABC):
 
 
 class Hyper(NamedTuple):
-    """What distinguishes the runs of a program; traced, one row each.
+    """The configuration of a run, in which it may differ from others of its program; traced.
 
     Attributes:
         values: Hyper-parameters by name.
@@ -159,11 +160,12 @@ class Program:
         task: What is trained.
         optimizer: Makes the optax transformation from the hyper-parameters.
         fixed: Hyper-parameters that are the same for all runs and may be anything.
-        initialises: Whether runs start from `Task.init`, in the program, or from given states.
+        initialises: Whether the program draws initial parameters by `Task.init`; otherwise they are
+            given.
         aux: Names of what `Task.evaluate` records beside the excess loss.
         is_entrywise: Whether the optimizer moves every entry by that entry's own gradients alone,
-            or what is frozen has no gradient: then it may see what is frozen, and a pass over the
-            gradient is saved.
+            or frozen entries have no gradient. Then frozen entries need no masking, which saves a
+            pass over the gradient.
         losses: Names, beyond `LOSSES`, of recorded quantities that are losses.
     """
 
@@ -176,11 +178,15 @@ class Program:
     losses: frozenset[str] = frozenset()
 
     def undefined(self, name: str) -> float:
-        """What is recorded of a quantity from a run's divergence on."""
+        """The value that is recorded of a quantity from a run's divergence on."""
         return jnp.inf if name in LOSSES | self.losses else jnp.nan
 
-    def visible(self, mask: Any | None, tree: Any) -> Any:
-        """The tree with zeros in the place of what is frozen: no optimizer shall see it."""
+    def mask_frozen(self, mask: Any | None, tree: Any) -> Any:
+        """Zero frozen entries before the optimizer sees them.
+
+        Otherwise optimizers which normalise by all entries' gradients (clipping by the global norm,
+        trust ratios) would depend on the frozen ones.
+        """
         if mask is None or self.is_entrywise:
             return tree
         return jax.tree.map(lambda m, a: jnp.where(m, a, jnp.zeros_like(a)), mask, tree)
@@ -190,18 +196,19 @@ class Program:
         return {**self.fixed, **hyper.values}
 
     def start(self, params: Params, hyper: Hyper) -> tuple[Params, Any]:
-        """A run's first parameters and optimizer state.
+        """A run's initial parameters and optimizer state.
 
         Args:
-            params: What the run starts from, if not from `Task.init`.
-            hyper: Its configuration.
+            params: Initial parameters; if the program draws them, anything of their shapes and
+                types.
+            hyper: The run's configuration.
         """
         values = self.values(hyper)
         if self.initialises:
             like = params
             params = jax.tree.map(lambda a, b: a.astype(b.dtype), self.task.init(values), like)
         mask = self.task.trainable(values)
-        return params, _raw_keys(self.optimizer(values).init(self.visible(mask, params)))
+        return params, _raw_keys(self.optimizer(values).init(self.mask_frozen(mask, params)))
 
     def update(
         self, gradient: Params, opt_state: Any, params: Params, values: Values, **extra: Any
@@ -209,14 +216,16 @@ class Program:
         """The optimizer's update and its next state.
 
         Args:
-            gradient: Zero where frozen, see `visible`.
+            gradient: Zero where frozen, see `mask_frozen`.
             opt_state: From `start` or the update before.
-            params: As the optimizer sees them.
+            params: Zero where frozen, likewise.
             values: The run's hyper-parameters.
-            **extra: What some optimizers need besides, by optax's names: ``value``, ``grad`` and
+            **extra: Further arguments of some optimizers, by optax's names: ``value``, ``grad`` and
                 ``value_fn`` (plateau schedules, Polyak's step, line searches). Others ignore them.
         """
         optimizer = optax.with_extra_args_support(self.optimizer(values))
+        # The wrapper leaves a transformation with extra arguments as it is: some take a few of
+        # these by name and have no **kwargs for the others.
         takes = inspect.signature(optimizer.update).parameters.values()
         if not any(p.kind is p.VAR_KEYWORD for p in takes):
             extra = {p.name: extra[p.name] for p in takes if p.name in extra}
@@ -259,10 +268,10 @@ def train_step(
     step: Any,
     num_steps: Any,
 ) -> tuple[RunState, dict[str, jax.Array]]:
-    """One step of one run: evaluate, take note, update.
+    """One step of one run: evaluates, records, updates.
 
     Steps count updates: the loss of step t is that after t updates, so a run of T steps has
-    losses 0 … T, and at step T (or once diverged) the state is left as it is.
+    losses 0 … T. At step T, and from divergence on, the parameters stay the same.
 
     Args:
         program: Static.
@@ -274,7 +283,7 @@ def train_step(
         num_steps: T.
 
     Returns:
-        The state after one more update, and what is recorded at t (`Program.undefined` for a
+        The state after one more update, and the values recorded at t (`Program.undefined` for a
         diverged run).
     """
     task, values = program.task, program.values(hyper)
@@ -282,10 +291,11 @@ def train_step(
     key = task.key(values, step) if task.is_random else None
     now = task.evaluate(state.params, batch, values, key)
     # The size of the first loss: a likelihood's may be negative, or 0 by chance.
-    start_limit = DIVERGENCE_FACTOR * jnp.maximum(jnp.abs(now.loss), task.reference_loss(data))
-    limit = jnp.where(step == 0, start_limit, state.limit)
+    initial_limit = DIVERGENCE_FACTOR * jnp.maximum(jnp.abs(now.loss), task.reference_loss(data))
+    limit = jnp.where(step == 0, initial_limit, state.limit)
     running = state.divergence_step < 0
-    # A comparison with NaN is false: written this way round, NaN diverges and reaches no target.
+    # Comparisons with NaN are false: written this way round, a NaN loss counts as diverged, and a
+    # NaN excess loss does not reach the target.
     valid = (now.loss <= limit) & jnp.isfinite(now.loss)
     divergence_step = jnp.where(running & ~valid, step, state.divergence_step)
     running &= valid
@@ -294,16 +304,18 @@ def train_step(
     mask = task.trainable(values)
 
     def value_fn(params: Params) -> Any:
-        if mask is not None:  # the optimizer sees zeros where parameters are frozen
+        if mask is not None:  # the optimizer's parameters are zero where they are frozen
             params = jax.tree.map(jnp.where, mask, params, state.params)
         return task.loss(params, batch, values, key)
 
-    gradient = program.visible(mask, now.gradient)
+    gradient = program.mask_frozen(mask, now.gradient)
     updates, opt_state = program.update(
-        gradient, state.opt_state, program.visible(mask, state.params), values,
+        gradient, state.opt_state, program.mask_frozen(mask, state.params), values,
         value=now.loss, grad=gradient, value_fn=value_fn,
     )  # fmt: skip
     moved = optax.apply_updates(state.params, updates)
+    # Beyond T (the last segment is padded) and after divergence the state is kept by a select:
+    # under vmap a branch would evaluate both sides too.
     moves = running & (step < num_steps)
 
     def where_moves(new: Any, old: Any) -> Any:
@@ -330,7 +342,7 @@ def train_step(
 
 @dataclass(frozen=True)
 class Watch:
-    """Observables that are evaluated at the same steps.
+    """Observables that are recorded at the same steps.
 
     Attributes:
         observables: By name.
@@ -346,11 +358,12 @@ class Schedule(NamedTuple):
 
     Attributes:
         steps: (S,) step numbers t.
-        slots: (S,) where step t's record goes; one past the last slot of the segment if nowhere.
-        watch_slots: For each watch (S,) the same.
-        watched: For each watch (S,) whether it is evaluated.
+        slots: (S,) the row of the segment's records to which losses of step t go, R (a dummy row)
+            if they are not recorded.
+        watch_slots: For each watch (S,) the same of its observables.
+        watched: For each watch (S,) whether its observables are recorded.
         num_steps: T.
-        batches: For each program (orders, S, n) rows of the mini-batches, or None.
+        batches: For each program (orders, S, n) rows of the mini-batches; None for full batches.
     """
 
     steps: Any
@@ -371,7 +384,7 @@ def observe(
 ) -> dict[str, jax.Array]:
     """Observables of one run; `Program.undefined` from its divergence on.
 
-    A loss that is not a number counts as infinite.
+    A loss that is NaN counts as infinite.
 
     Raises:
         UserError: If one of them is not a single number.
@@ -418,114 +431,157 @@ def _scalar(name: str, value: Any, dtype: Any) -> jax.Array:
 Records = dict[str, jax.Array]
 
 
-def _no_records(
-    program: Program, size: int, names: tuple[str, ...], num_runs: int, dtype: Any
+def _empty_records(
+    program: Program, num_records: int, names: tuple[str, ...], num_runs: int, dtype: Any
 ) -> Records:
-    """Room for records; what is not to be kept goes to one more slot, the last."""
-    return {name: jnp.full((size + 1, num_runs), program.undefined(name), dtype) for name in names}
+    """Records before a segment, (R + 1, B) by name.
+
+    The last row is a dummy: every step writes to some row, and steps that are not recorded write to
+    that one. This spares a branch in every step, which on a GPU waits for its condition.
+    """
+    shape = (num_records + 1, num_runs)
+    return {name: jnp.full(shape, program.undefined(name), dtype) for name in names}
 
 
-def _put(records: Records, now: Records, slot: Any) -> Records:
+def _without_dummy(records: tuple[Records, ...]) -> tuple[Records, ...]:
+    return jax.tree.map(lambda a: a[:-1], records)
+
+
+def _write(records: Records, values: Records, record_index: Any) -> Records:
+    """The records with a step's values, (B,) by name, in one row."""
     return {
-        name: lax.dynamic_update_index_in_dim(records[name], now[name], slot, 0) for name in records
+        name: lax.dynamic_update_index_in_dim(records[name], values[name], record_index, 0)
+        for name in records
     }
 
 
+@dataclass(frozen=True)
+class _Block:
+    """B runs which are stepped together, and what stays the same over a segment.
+
+    Attributes:
+        program: Static.
+        watches: Static; what is recorded beside losses.
+        hyper: Configurations, with a leading axis B.
+        data: The task's arrays.
+        batches: (orders, S, n) rows of the segment's mini-batches; None for the full batch.
+        num_steps: T.
+    """
+
+    program: Program
+    watches: tuple[Watch, ...]
+    hyper: Hyper
+    data: Data
+    batches: Any
+    num_steps: Any
+
+    def empty_records(self, num_records: int) -> tuple[Records, ...]:
+        """Records of losses, with ``num_records`` rows, and of every watch."""
+        num_runs, dtype = self.hyper.target.shape[0], self.hyper.target.dtype
+        kinds = [(num_records, ("excess_loss", *self.program.aux))]
+        kinds += [(watch.num_records, tuple(watch.observables)) for watch in self.watches]
+        return tuple(_empty_records(self.program, *kind, num_runs, dtype) for kind in kinds)
+
+    def initialise(self, state: RunState, steps: Any) -> RunState:
+        """The states with initial parameters and optimizer states, if ``steps`` begin at step 0.
+
+        Only what step 0 makes goes through the branch, since XLA may copy what leaves one: the
+        optimizer's state, and the parameters if the program draws them.
+        """
+        made_by_program = self.program.initialises
+        at_step_0 = (state.params if made_by_program else None, state.opt_state)
+        if not jax.tree.leaves(at_step_0):
+            return state
+
+        def first() -> tuple[Params | None, Any]:
+            params, opt_state = jax.vmap(self.program.start)(state.params, self.hyper)
+            return params if made_by_program else None, opt_state
+
+        params, opt_state = lax.cond(steps[0] == 0, first, lambda: at_step_0)
+        return state._replace(
+            params=params if made_by_program else state.params, opt_state=opt_state
+        )
+
+    def step(self, state: RunState, step: Any, position: Any) -> tuple[RunState, Records]:
+        """`train_step` of every run.
+
+        Args:
+            state: After ``step`` updates.
+            step: t.
+            position: Of the step in the segment.
+        """
+
+        def one_run(state: RunState, hyper: Hyper) -> tuple[RunState, Records]:
+            rows = None if self.batches is None else self.batches[hyper.order, position]
+            return train_step(self.program, state, hyper, self.data, rows, step, self.num_steps)
+
+        return jax.vmap(one_run)(state, self.hyper)
+
+    def observe(
+        self,
+        watch: Watch,
+        records: Records,
+        state: RunState,
+        step: Any,
+        record_index: Any,
+        is_recorded: Any,
+    ) -> Records:
+        """A watch's records, with this step's observables if it is one of the watch's steps."""
+
+        def one_run(state: RunState, hyper: Hyper) -> Records:
+            return observe(self.program, watch.observables, state, hyper, self.data, step)
+
+        def with_this_step(records: Records) -> Records:
+            return _write(records, jax.vmap(one_run)(state, self.hyper), record_index)
+
+        # Observables may cost many steps' work. The condition is one for the whole block, outside
+        # vmap, so that it stays a branch: inside, vmap would turn it into a select, which
+        # evaluates both sides at every step.
+        return lax.cond(is_recorded, with_this_step, lambda records: records, records)
+
+
 def run_block(
-    program: Program,
-    number: int,
-    num_records: int,
-    watches: tuple[Watch, ...],
-    state: RunState,
-    hyper: Hyper,
-    data: Data,
-    schedule: Schedule,
+    block: _Block, num_records: int, state: RunState, schedule: Schedule
 ) -> tuple[RunState, tuple[Records, ...]]:
     """A segment of a block of B runs.
 
     Args:
-        program: Static.
-        number: Of the program, among those that are run together.
+        block: The runs.
         num_records: R, the most recorded steps in a segment.
-        watches: Static; what else is recorded.
-        state: With a leading axis B.
-        hyper: Likewise.
-        data: The task's arrays.
+        state: Their states, with a leading axis B.
         schedule: The segment.
 
     Returns:
-        States, and for the steps and every watch the records (R, B) by name.
+        States, and for losses and every watch the records (R, B) by name.
     """
-    B, dtype = hyper.target.shape[0], hyper.target.dtype
-    batches = schedule.batches[number]
+    empty = block.empty_records(num_records)
 
-    empty = (
-        _no_records(program, num_records, ("excess_loss", *program.aux), B, dtype),
-        *(_no_records(program, w.num_records, tuple(w.observables), B, dtype) for w in watches),
-    )
-
-    def one_step(state: RunState, hyper: Hyper, step: Any, position: Any) -> Any:
-        rows = None if batches is None else batches[hyper.order, position]
-        return train_step(program, state, hyper, data, rows, step, schedule.num_steps)
-
-    step_block = jax.vmap(one_step, in_axes=(0, 0, None, None))
-
-    def watch_block(watch: Watch, state: RunState, step: Any) -> Records:
-        return jax.vmap(lambda s, h: observe(program, watch.observables, s, h, data, step))(
-            state, hyper
-        )
-
-    def body(carry: Any, now: tuple[Any, ...]) -> tuple[Any, None]:
-        state, records = carry
-        step, position, slot, watch_slots, watched = now
-        seen = [
-            # The condition is the same for the whole block: a true branch, not a select.
-            lax.cond(
-                is_watched,
-                lambda r, watch=watch, at=at: _put(r, watch_block(watch, state, step), at),
-                lambda r: r,
-                record,
-            )
-            for watch, record, at, is_watched in zip(
-                watches, records[1:], watch_slots, watched, strict=True
+    def one_step(carry: Any, now: tuple[Any, ...]) -> tuple[Any, None]:
+        state, (losses, *observed) = carry
+        step, position, record_index, watch_indices, is_recorded = now
+        # Before the update: what is recorded at t is of the parameters after t updates.
+        observed = [
+            block.observe(watch, records, state, step, index, is_one)
+            for watch, records, index, is_one in zip(
+                block.watches, observed, watch_indices, is_recorded, strict=True
             )
         ]
-        state, recorded = step_block(state, hyper, step, position)
-        return (state, (_put(records[0], recorded, slot), *seen)), None
-
-    def begun(state: RunState) -> RunState:
-        """The states with what step 0 makes; only that goes through a branch, which copies."""
-        made = (state.params if program.initialises else None, state.opt_state)
-        if not jax.tree.leaves(made):
-            return state
-
-        def fresh(params: Params) -> tuple[Params | None, Any]:
-            params, opt_state = jax.vmap(program.start)(params, hyper)
-            return params if program.initialises else None, opt_state
-
-        params, opt_state = lax.cond(
-            schedule.steps[0] == 0, lambda: fresh(state.params), lambda: made
-        )
-        return state._replace(
-            params=params if program.initialises else state.params, opt_state=opt_state
-        )
+        state, values = block.step(state, step, position)
+        return (state, (_write(losses, values, record_index), *observed)), None
 
     def train(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
-        state = begun(state)
+        state = block.initialise(state, schedule.steps)
         positions = jnp.arange(len(schedule.steps))
-        steps = (
-            schedule.steps, positions, schedule.slots, schedule.watch_slots, schedule.watched
-        )  # fmt: skip
-        (state, records), _ = lax.scan(body, (state, empty), steps)
-        return state, jax.tree.map(lambda a: a[:-1], records)
+        now = (schedule.steps, positions, schedule.slots, schedule.watch_slots, schedule.watched)
+        (state, records), _ = lax.scan(one_step, (state, empty), now)
+        return state, _without_dummy(records)
 
-    # A block whose every run has diverged (or is padding) costs nothing any more.
-    return lax.cond(
-        jnp.any(state.divergence_step < 0),
-        train,
-        lambda state: (state, jax.tree.map(lambda a: a[:-1], empty)),
-        state,
-    )
+    def skip(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
+        return state, _without_dummy(empty)
+
+    # Blocks are mapped one after the other, without vmap, so that this too is a true branch: a
+    # block of which every run has diverged (or is padding) takes no time.
+    return lax.cond(jnp.any(state.divergence_step < 0), train, skip, state)
 
 
 def run_programs(
@@ -543,22 +599,27 @@ def run_programs(
     ``orders`` (blocks, B) gives the place, counted over this device's blocks, from which each run
     is taken before the segment.
     """
-    new_states, new_hypers, records = [], [], []
-    for number in range(len(programs)):
 
-        def take(a: jax.Array, order: jax.Array = orders[number]) -> jax.Array:
-            return a.reshape(-1, *a.shape[2:])[order]
+    def run_program(
+        program: Program,
+        watches: tuple[Watch, ...],
+        state: RunState,
+        hyper: Hyper,
+        order: jax.Array,
+        data: Data,
+        batches: Any,
+    ) -> tuple[RunState, Hyper, tuple[Records, ...]]:
+        state, hyper = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[order], (state, hyper))
 
-        state, hyper = jax.tree.map(take, (states[number], hypers[number]))
+        def run(runs: tuple[RunState, Hyper]) -> tuple[RunState, tuple[Records, ...]]:
+            block = _Block(program, watches, runs[1], data, batches, schedule.num_steps)
+            return run_block(block, num_records, runs[0], schedule)
 
-        def run(block: tuple[RunState, Hyper], number: int = number) -> Any:
-            return run_block(
-                programs[number], number, num_records, watches[number], *block, data[number],
-                schedule,
-            )  # fmt: skip
+        state, records = lax.map(run, (state, hyper))
+        return state, hyper, records
 
-        new_state, recorded = lax.map(run, (state, hyper))
-        new_states.append(new_state)
-        new_hypers.append(hyper)
-        records.append(recorded)
-    return tuple(new_states), tuple(new_hypers), tuple(records)
+    each = zip(
+        programs, watches, states, hypers, orders, data, schedule.batches, strict=True
+    )  # fmt: skip
+    new_states, new_hypers, records = zip(*itertools.starmap(run_program, each), strict=True)
+    return new_states, new_hypers, records
