@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from implicit_accel.engine.train import Group, GroupResult, Recording
+from implicit_accel.engine.chunks import Group, GroupResult, Recording
 
 Axes = dict[str, tuple[Any, ...]]
 """Names of a grid's axes and the values along them: numbers or text, each once."""

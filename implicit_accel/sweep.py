@@ -16,7 +16,7 @@ from typing import Any
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.train import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
+from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
 from implicit_accel.executors.local import LocalExecutor

@@ -280,10 +280,11 @@ def gather(groups: Sequence[Group], states: Mapping[Chunk, ChunkState]) -> list[
     """The groups' results, of all of their chunks."""
     found: list[GroupResult] = []
     for number, group in enumerate(groups):
-        parts = {chunk: state.result for chunk, state in states.items() if chunk.group == number}
         whole: dict[str, np.ndarray] = {}
-        for chunk, result in parts.items():
-            for name, a in result.arrays.items():
+        for chunk, state in states.items():
+            if chunk.group != number:
+                continue
+            for name, a in state.result.arrays.items():
                 if name not in whole:
                     whole[name] = np.empty((group.num_runs, *a.shape[1:]), a.dtype)
                 whole[name][chunk.runs(group.num_runs)] = a

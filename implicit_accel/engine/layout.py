@@ -137,12 +137,12 @@ def segment_length(
 
     Long enough that starting a segment costs nothing, short enough for a bar that moves and a
     checkpoint that is not overdue. It depends on the grid alone, not on how fast the machine is:
-    where segments end decides which runs share a block after some have diverged. Losses 0 … T are T + 1 evaluations;
-    the last segment's surplus steps leave every state as it is.
+    where segments end decides which runs share a block after some have diverged. Losses 0 … T are
+    T + 1 evaluations; the last segment's surplus steps leave every state as it is.
 
     Args:
         num_steps: T.
-        operations_per_step: Of all runs together.
+        operations_per_step: Of a chunk.
         platform: The devices', ``cpu``, ``gpu`` or ``tpu``.
         least_segments: Where the least number of steps allows it.
         least_steps: The fewest steps in a segment that is not a second's work.
@@ -195,7 +195,7 @@ def spaced_steps(num_steps: int, per_decade: int) -> np.ndarray:
     return np.unique([0, *steps[steps < num_steps], num_steps])
 
 
-def deal(blocks: Sequence[int], num_devices: int) -> list[np.ndarray]:
+def deal(blocks: Sequence[int], num_devices: int, per_device: int) -> list[np.ndarray]:
     """Where each chunk's blocks go, of chunks that are trained together.
 
     All chunks' first blocks are dealt to the devices in turn, then their second ones and so on:
@@ -204,18 +204,31 @@ def deal(blocks: Sequence[int], num_devices: int) -> list[np.ndarray]:
     Args:
         blocks: Blocks of each chunk.
         num_devices: How many.
+        per_device: Places for blocks on a device, enough for all.
 
     Returns:
-        For each chunk, its blocks' places: device d has those from d times the number of blocks
-        on a device.
+        For each chunk its blocks' places; device d has those from d × per_device on.
     """
-    order = [(level, c) for c, count in enumerate(blocks) for level in range(count)]
-    order.sort()
-    per_device = math.ceil(len(order) / num_devices)
+    order = sorted((level, c) for c, count in enumerate(blocks) for level in range(count))
     places = [np.zeros(count, int) for count in blocks]
     for i, (level, c) in enumerate(order):
         places[c][level] = (i % num_devices) * per_device + i // num_devices
     return places
+
+
+def pack(alive: np.ndarray) -> np.ndarray | None:
+    """The order of a chunk's runs that frees blocks; None if there is none to free.
+
+    Args:
+        alive: (blocks, block size) which runs have not diverged.
+
+    Returns:
+        (blocks × block size,) the places from which runs are taken: live ones first.
+    """
+    needed = math.ceil(np.count_nonzero(alive) / alive.shape[1])
+    if np.count_nonzero(alive.any(axis=1)) <= needed:
+        return None
+    return np.argsort(~alive.reshape(-1), kind="stable")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 
-from implicit_accel.engine.train import Chunk, ChunkState
+from implicit_accel.engine.chunks import Chunk, ChunkState
 from implicit_accel.experiment import Experiment, Plan, Round
 
 _Item = TypeVar("_Item")

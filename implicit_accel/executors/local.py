@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import jax
 
-from implicit_accel.engine.train import Chunk, ChunkState, Device, Group, Trainer, first_step
+from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Group, first_step
+from implicit_accel.engine.layout import sizes_on
+from implicit_accel.engine.train import Trainer, step_operations, steps_in_segment
 from implicit_accel.executors import Job, OnMessage, Update, describe_devices
 
 _Item = TypeVar("_Item")
@@ -53,6 +55,7 @@ class LocalExecutor:
         calls = self._calls(groups, chunks, reached, job)
         trainer = Trainer(
             groups,
+            job.counts,
             calls,
             num_steps=experiment.num_steps,
             recording=experiment.recording,
@@ -63,7 +66,7 @@ class LocalExecutor:
         for call in calls:
             for segment in trainer.train(call, reached, keep_leaves=keep_leaves):
                 yield Update(before + segment.done, segment.is_last, segment.states)
-            runs = sum(len(chunk.runs(groups[chunk.group].num_runs)) for chunk in call)
+            runs = sum(chunk.size(groups[chunk.group].num_runs) for chunk in call)
             before += runs * experiment.num_steps
 
     def _calls(
@@ -73,34 +76,38 @@ class LocalExecutor:
         reached: Mapping[Chunk, ChunkState],
         job: Job,
     ) -> list[list[Chunk]]:
-        """Chunks that are trained together: they go on at the same step, and fit the memory."""
+        """Chunks that are trained together.
+
+        They go on at the same step, fit the memory, and make a second's work for each device.
+        """
         experiment = job.experiment
+        length = steps_in_segment(groups, job.counts, experiment.num_steps)
+        most_work = sizes_on(self.platform).segment * len(self._devices) / length
         by_step: dict[int, list[Chunk]] = {}
         for chunk in chunks:
             step = first_step(reached.get(chunk), experiment.num_steps)
             by_step.setdefault(step, []).append(chunk)
-        if self._memory_limit is None:
-            return list(by_step.values())
-        lengths = [len(steps) for steps in experiment.recording.all]
-        # The state, twice more while it is moved and stepped, and a segment's records.
-        sizes = [
-            3 * group.state_bytes(experiment.precision)
-            + 2 * group.record_bytes(lengths, experiment.precision)
-            for group in groups
-        ]
-        calls = []
+        sizes = [self._run_bytes(group, job) for group in groups]
+        calls: list[list[Chunk]] = []
         for same_step in by_step.values():
-            held = math.inf
+            held, work = math.inf, math.inf
             for chunk in same_step:
-                group = groups[chunk.group]
-                blocks = math.ceil(len(chunk.runs(group.num_runs)) / group.block)
-                size = blocks * group.block * sizes[chunk.group]
-                if held + size > self._memory_limit:
+                size = chunk.members(groups[chunk.group]).size * sizes[chunk.group]
+                operations = step_operations(groups, [chunk])
+                is_over = self._memory_limit is not None and held + size > self._memory_limit
+                if not calls or is_over or work + operations > most_work:
                     calls.append([])
-                    held = 0
+                    held, work = 0, 0
                 calls[-1].append(chunk)
-                held += size
+                held, work = held + size, work + operations
         return calls
+
+    def _run_bytes(self, group: Group, job: Job) -> int:
+        """Bytes of a run in training: its state, twice more while it is stepped, and records."""
+        experiment = job.experiment
+        lengths = [len(steps) for steps in experiment.recording.all]
+        state = group.state_bytes(experiment.precision)
+        return 3 * state + 2 * group.record_bytes(lengths, experiment.precision)
 
     def map(
         self,

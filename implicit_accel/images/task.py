@@ -21,9 +21,9 @@ import xarray as xr
 from jax import lax
 
 from implicit_accel.data.mnist import NUM_CLASSES, ImageData
+from implicit_accel.engine.chunks import PRECISIONS, Group, Recording
 from implicit_accel.engine.layout import MiniBatches
 from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values
-from implicit_accel.engine.train import PRECISIONS, Group, Recording
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan
 from implicit_accel.fields import Allowed, Field, each, finite, shown

@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
+from implicit_accel.engine.chunks import Group, GroupResult, Recording
 from implicit_accel.engine.layout import largest_block
 from implicit_accel.engine.step import Hyper, Program
-from implicit_accel.engine.train import Group, GroupResult, Recording
 from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from implicit_accel.engine.train import (
+from implicit_accel.engine.chunks import (
     Chunk,
     ChunkState,
     Group,
@@ -32,7 +32,7 @@ from implicit_accel.files import atomic_path, is_sealed, seal
 
 _KEPT = 2
 _ABOUT = "about"
-_RESULT, _LEAF, _STEPS = "result_", "leaf_", "steps_"
+_RESULT, _LEAF, _STEPS, _MEMBERS = "result_", "leaf_", "steps_", "members"
 
 # What reading raises where a file's checksum fits but not its contents: somebody else wrote it.
 _INVALID_FILE_ERRORS = (
@@ -77,6 +77,7 @@ class ChunkFile:
         arrays = {f"{_STEPS}{i}": np.asarray(steps) for i, steps in enumerate(state.steps)}
         arrays |= {f"{_RESULT}{name}": a for name, a in state.result.arrays.items()}
         arrays |= {f"{_LEAF}{i}": leaf for i, leaf in enumerate(state.leaves)}
+        arrays[_MEMBERS] = state.members
         arrays[_ABOUT] = np.array(json.dumps(about))
         earlier = self.paths()
         number = int(earlier[0].name.split(".")[-2]) + 1 if earlier else 1
@@ -160,6 +161,7 @@ def _read(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ChunkSt
         num_steps=about["num_steps"],
         next_step=about["next_step"],
         steps=tuple(arrays[f"{_STEPS}{i}"] for i in range(about["num_recordings"])),
+        members=arrays[_MEMBERS],
         leaves=tuple(arrays[f"{_LEAF}{i}"] for i in range(about["num_leaves"])),
         result=GroupResult.of(stored),
         timing=Timing(**timing),
@@ -176,7 +178,12 @@ def _fits(state: ChunkState, num_runs: int, group: Group, precision: str) -> boo
         return False
     with precision_context(precision) as dtype:
         expected = jax.tree.leaves(group.state(dtype))
-    leaves = [((num_runs, *x.shape), np.dtype(x.dtype)) for x in expected]
+    places = np.sort(state.members, axis=None)
+    if state.members.ndim != 2 or places.dtype.kind != "i":
+        return False
+    if not np.array_equal(places[places >= 0], np.arange(num_runs)) or places[0] < -1:
+        return False
+    leaves = [((*state.members.shape, *x.shape), np.dtype(x.dtype)) for x in expected]
     return [(a.shape, a.dtype) for a in state.leaves] == leaves and _result_fits(
         state.result, state.steps, num_runs, group.names(), precision
     )

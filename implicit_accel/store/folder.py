@@ -21,7 +21,7 @@ import filelock
 import numpy as np
 import xarray as xr
 
-from implicit_accel.engine.train import Chunk
+from implicit_accel.engine.chunks import Chunk
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import (
     RATES,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import xarray as xr
 
-from implicit_accel.engine.train import (
+from implicit_accel.engine.chunks import (
     Chunk,
     ChunkState,
     Timing,
@@ -125,7 +125,7 @@ class StoredTraining:
         reached = {
             chunk: state for chunk in missing if (state := self._stored(number, chunk)) is not None
         }
-        left = sum(len(c.runs(groups[c.group].num_runs)) for c in missing) * num_steps
+        left = sum(c.size(groups[c.group].num_runs) for c in missing) * num_steps
         self._num_finished += len(self._chunks[number]) - len(missing)
         if not missing:
             return
