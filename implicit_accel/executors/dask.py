@@ -321,19 +321,23 @@ class DaskExecutor:
     def description(self) -> dict[str, Any]:
         """See `Executor.description`; the count is that of the workers there are now."""
         if self._description is None:
-            try:
-                self._client.wait_for_workers(1, timeout=_PATIENCE)
-            except TimeoutError:
-                raise UserError(
-                    f"no worker came to {self._address} within {_PATIENCE:.0f} s: start some with "
-                    "dask worker"
-                ) from None
-            problems: Any = self._client.run(_check_worker, versions())
-            for problem in filter(None, problems.values()):
-                raise UserError(problem)
+            self._check_workers()
             self._description = self._client.submit(_describe_worker, pure=False).result()
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         return self._description | {"count": len(workers)}
+
+    def _check_workers(self) -> None:
+        """Waits for a first worker, and checks those that are there."""
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError:
+            raise UserError(
+                f"no worker came to {self._address} within {_PATIENCE:.0f} s: start some with "
+                "dask worker"
+            ) from None
+        problems: Any = self._client.run(_check_worker, versions())
+        for problem in filter(None, problems.values()):
+            raise UserError(problem)
 
     @property
     def _address(self) -> str:
@@ -382,6 +386,7 @@ class DaskExecutor:
         on_message: Callable[[_Item, Any], None],
     ) -> Iterator[tuple[_Item, _Result]]:
         """See `Executor.map`."""
+        self._check_workers()
         payload = _Payload.of(function, "the work")
 
         def submit(number: int) -> tuple[Any, ...]:
