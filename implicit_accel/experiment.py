@@ -517,7 +517,7 @@ class Experiment(ABC):
         if self.rates is not None:
             new = chosen_runs(axes, self.rates)
         for earlier in rounds:
-            new &= ~earlier.covers(axes)
+            new = new & ~earlier.covers(axes)
         if not new.any():
             return tuple(rounds)
         return (*rounds, Round.smallest(axes, new, self.num_steps))

@@ -16,6 +16,7 @@ import logging
 import os
 import platform
 import queue
+import signal
 import sys
 import sysconfig
 import time
@@ -23,6 +24,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -42,6 +44,7 @@ try:
         Future,
         KilledWorker,
         LocalCluster,
+        Worker,
         WorkerPlugin,
         get_worker,
     )
@@ -63,7 +66,6 @@ _PATIENCE = 600.0
 _CONNECT_SECONDS = 20.0
 # Workers lost in a row, without any task finished, after which it is no accident.
 _MOST_LOSSES = 30
-
 
 # Packages that workers have installed if they have this one.
 _INSTALLED = ("implicit_accel", "experiments")
@@ -112,10 +114,21 @@ def _load(payload: _Payload) -> Any:
     """The value of a payload, on a worker; kept for the next task.
 
     Raises:
-        UserError: If the worker has other versions.
+        UserError: If the worker cannot be used, or lacks a package.
     """
-    check_versions(payload.versions, get_worker().address)
-    return cloudpickle.loads(payload.content)
+    worker = get_worker()
+    # Here too: workers may come after those of the beginning have been checked.
+    check_worker(payload.versions, worker)
+    try:
+        return cloudpickle.loads(payload.content)
+    except ImportError as error:
+        raise _missing_package(worker.address, error) from None
+
+
+def _missing_package(address: str, error: ImportError) -> UserError:
+    return UserError(
+        f"worker {address} cannot import what it needs ({error}): install the same packages there"
+    )
 
 
 def _modules_of_user() -> list[ModuleType]:
@@ -143,36 +156,27 @@ def _pickled_by_value(modules: Sequence[ModuleType]) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def check_versions(wanted: Sequence[tuple[str, str]], worker: str) -> None:
-    """Makes sure that a worker, at an address, computes as the client would.
+def check_worker(wanted: Sequence[tuple[str, str]], dask_worker: Worker) -> None:
+    """Makes sure that a worker computes as the client would. Dask passes it by this name.
 
     Raises:
-        UserError: If one of its packages has another version.
+        UserError: If one of its packages has another version, or it has several threads.
     """
-    here = dict(versions())
+    here, address = dict(versions()), dask_worker.address
     other = [f"{n} {here[n]} (the client {version})" for n, version in wanted if here[n] != version]
     if other:
-        raise UserError(f"worker {worker} has {', '.join(other)}: install the same versions there")
+        raise UserError(f"worker {address} has {', '.join(other)}: install the same versions there")
+    threads = dask_worker.state.nthreads
+    if threads != 1:
+        raise UserError(
+            f"worker {address} has {threads} threads: a worker uses one device, so start workers "
+            "with --nthreads 1, one for each core or accelerator"
+        )
 
 
 def _describe_worker() -> dict[str, Any]:
     """A worker's device; a worker uses one."""
     return describe_devices(jax.local_devices()[:1])
-
-
-def _check_worker(wanted: Sequence[tuple[str, str]], dask_worker: Any) -> str:
-    """Why a worker cannot be used; empty if it can. Dask passes the worker by this name."""
-    try:
-        check_versions(wanted, dask_worker.address)
-    except UserError as error:
-        return str(error)
-    threads = dask_worker.state.nthreads
-    if threads != 1:
-        return (
-            f"worker {dask_worker.address} has {threads} threads: a worker uses one device, so "
-            "start workers with --nthreads 1, one for each core or accelerator"
-        )
-    return ""
 
 
 @functools.lru_cache(maxsize=2)
@@ -198,35 +202,52 @@ def _train_chunk(
     *, keep_leaves: bool,
 ) -> ChunkState:  # fmt: skip
     """A task: trains a chunk for so many seconds, or to its end."""
-    trainer = _trainer(payload)
-    tell = _Teller(topic)
-    began = time.monotonic()
+    trainer, task = _trainer(payload), _RunningTask(topic)
+    began = said = time.monotonic()
     states = {} if reached is None else {chunk: reached}
     for segment in trainer.train([chunk], states, keep_leaves=keep_leaves):
-        tell((chunk.group, chunk.index, chunk.count, segment.done))
-        if segment.is_last or time.monotonic() - began >= seconds:
+        now = time.monotonic()
+        if now - said >= _REPORT_EVERY:
+            task.say((chunk, segment.done))
+            said = now
+        if segment.is_last or now - began >= seconds or task.is_cancelled:
             return segment.states()[chunk]
     raise AssertionError("a chunk in training has a last segment")
 
 
-class _Teller:
-    """Sends a task's messages to the client, not more often than `_REPORT_EVERY`."""
-
-    def __init__(self, topic: str, every: float = _REPORT_EVERY) -> None:
-        self._topic, self._every, self._next = topic, every, 0.0
-
-    def __call__(self, message: Any) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            get_worker().log_event(self._topic, message)
-            self._next = now + self._every
-
-
 def _call(payload: _Payload, item: Any, number: int, topic: str) -> Any:
     """A task: calls a function with an item."""
-    function = _load(payload)
-    worker = get_worker()
-    return function(item, lambda message: worker.log_event(topic, (number, message)))
+    function, task = _load(payload), _RunningTask(topic)
+
+    def on_message(message: Any) -> None:
+        if task.is_cancelled:
+            raise ProgramError("the client has ended: nothing takes the results of this task")
+        task.say((number, message))
+
+    return function(item, on_message)
+
+
+class _RunningTask:
+    """The task that this thread of a worker runs.
+
+    Args:
+        topic: Of its messages.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self._worker, self._topic = get_worker(), topic
+        self._key = self._worker.get_current_task()
+
+    def say(self, message: Any) -> None:
+        """Sends a message to the client."""
+        # Dask itself would send few types.
+        self._worker.log_event(self._topic, cloudpickle.dumps(message))
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the client has given it up, or has ended: Dask cannot stop its thread."""
+        state = self._worker.state.tasks.get(self._key)
+        return state is None or state.state == "cancelled"
 
 
 class PinToCores(WorkerPlugin):
@@ -279,21 +300,34 @@ def local_workers(
         UserError: If there are no workers, or more than cores.
     """
     cores = split_cores(num_workers)
-    with (
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            # Large sweeps take most of the memory: a worker must not be restarted for that.
-            memory_limit=0,
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-            env=dict(environment or {}),
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    cluster: Any = LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        processes=True,
+        # Large sweeps take most of the memory: a worker must not be restarted for that.
+        memory_limit=0,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+        env=dict(environment or {}),
+    )
+    with cluster, Client(cluster) as client:
         client.register_plugin(PinToCores(dict(enumerate(cores))))
+        cluster.sync(_block_interrupts)
+        cluster.scale(num_workers)
+        client.wait_for_workers(num_workers)
         yield client
+
+
+async def _block_interrupts() -> None:
+    """Keeps a terminal's Ctrl-C from the workers that Dask's thread, which runs this, will start.
+
+    A terminal sends it to all processes. Workers end with the client, and would print tracebacks.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        # Processes inherit the mask. Python starts this tracker with the first one, and would then
+        # clear the mask.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 class DaskExecutor:
@@ -335,9 +369,13 @@ class DaskExecutor:
                 f"no worker came to {self._address} within {_PATIENCE:.0f} s: start some with "
                 "dask worker"
             ) from None
-        problems: Any = self._client.run(_check_worker, versions())
-        for problem in filter(None, problems.values()):
-            raise UserError(problem)
+        found: Any = self._client.run(check_worker, versions(), on_error="return")
+        for address, error in found.items():
+            if isinstance(error, ImportError):
+                raise _missing_package(address, error)
+            # One that was lost meanwhile is none.
+            if error is not None and not isinstance(error, OSError):
+                raise error
 
     @property
     def _address(self) -> str:
@@ -356,25 +394,32 @@ class DaskExecutor:
         payload = _Payload.of(job, "the experiment")
         steps = job.experiment.num_steps
         sizes = {chunk: chunk.size(groups[chunk.group].num_runs) for chunk in chunks}
-        done = {
-            chunk: sizes[chunk] * min(state.next_step, steps) for chunk, state in reached.items()
-        }
-        state_of = dict(reached)
+        state_of, done = dict(reached), dict.fromkeys(chunks, 0)
+
+        def report(chunk: Chunk, run_steps: int) -> None:
+            # A chunk whose worker was lost is trained again from its state: that is no progress.
+            done[chunk] = max(done[chunk], run_steps)
 
         def submit(chunk: Chunk) -> tuple[Any, ...]:
             state = state_of.get(chunk)
-            return _train_chunk, (chunk, state, self._seconds), {"keep_leaves": keep_leaves}
+            # Chunks that have been begun come first: finished ones need no further states.
+            named = {"keep_leaves": keep_leaves, "priority": int(state is not None)}
+            return _train_chunk, (chunk, state, self._seconds), named
+
+        for chunk, state in reached.items():
+            report(chunk, sizes[chunk] * min(state.next_step, steps))
 
         with _Tasks(self._client, payload, submit) as tasks:
             tasks.add(chunks)
             for chunk, state in tasks.results():
-                for *coordinates, run_steps in tasks.messages():
-                    said = Chunk(*coordinates)
-                    done[said] = max(done.get(said, 0), run_steps)
+                for message in tasks.messages():
+                    report(*message)
                 if chunk is not None:
-                    state_of[chunk] = state
-                    done[chunk] = sizes[chunk] * min(state.next_step, steps)
-                    if not state.is_finished:
+                    report(chunk, sizes[chunk] * min(state.next_step, steps))
+                    if state.is_finished:
+                        state_of.pop(chunk, None)
+                    else:
+                        state_of[chunk] = state
                         tasks.add([chunk])
                 new = {} if chunk is None else {chunk: state}
                 yield Update(sum(done.values()), chunk is not None, lambda new=new: new)
@@ -418,11 +463,7 @@ class _Tasks:
         self._said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._keys: dict[Future, Any] = {}
         self._losses = 0
-        with warnings.catch_warnings():
-            # The data of the experiment are part of its tasks, so that a worker which comes or
-            # comes back later has them from the scheduler.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            self._payload = client.submit(_same, payload, pure=False)
+        self._payload = self._send(_same, payload)
 
     def __enter__(self) -> _Tasks:
         self._client.subscribe_topic(self._topic, lambda event: self._said.put(event[1]))
@@ -437,16 +478,21 @@ class _Tasks:
         """Submits tasks; earlier ones come first."""
         for key in keys:
             function, arguments, named = self._submit(key)
-            future = self._client.submit(
-                function, self._payload, *arguments, self._topic, **named, pure=False
-            )
+            future = self._send(function, self._payload, *arguments, self._topic, **named)
             self._keys[future] = key
+
+    def _send(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Future:
+        with warnings.catch_warnings():
+            # Data and states are part of tasks on purpose: a worker that comes later, or again, has
+            # them from the scheduler.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            return self._client.submit(function, *arguments, **named, pure=False)
 
     def messages(self) -> Iterator[Any]:
         """What tasks have said since this was called last."""
         with contextlib.suppress(queue.Empty):
             while True:
-                yield self._said.get_nowait()
+                yield cloudpickle.loads(self._said.get_nowait())
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """Keys of finished tasks with what they returned; (None, None) now and then.
@@ -464,7 +510,8 @@ class _Tasks:
                         "same command goes on from there"
                     )
                 time.sleep(_TICK)
-                yield None, None
+            # Messages are taken before a task that fails ends all.
+            yield None, None
             for future in ended:
                 key = self._keys.pop(future)
                 try:

@@ -21,7 +21,7 @@ class LocalExecutor:
     """Trains as many chunks together as fit the memory, on all devices.
 
     Args:
-        devices: All local ones by default.
+        devices: All local ones by default; none for work that is not trained.
         memory_limit: Bytes that states and records may take on all devices together; a single chunk
             is trained in any case. No limit by default.
     """
