@@ -56,7 +56,7 @@ _LOCK_FILE = ".lock"
 
 _MOST_CHUNKS = 1_000_000
 # How chunks are stored; other versions' are not read.
-_LAYOUT = 2
+LAYOUT = 2
 
 # What is made of a run's results, beside its figures.
 _DERIVED = (SUMMARY_FILE, PREDICTION_FILE, PAGE_FILE)
@@ -140,7 +140,7 @@ class RunFolder:
         """What has been begun in the folder; None if nothing has."""
         stored = self._read_json(self.checkpoints / _MANIFEST_FILE)
         try:
-            if stored["format"] != FORMAT or stored["layout"] != _LAYOUT:
+            if stored["format"] != FORMAT or stored["layout"] != LAYOUT:
                 return None
             identity = Identity.of(stored["identity"])
             rounds = tuple(Round.of(each, identity.axes) for each in stored["rounds"])
@@ -330,7 +330,7 @@ class RunFolder:
         content = {
             "format": FORMAT,
             "identity": manifest.identity.as_json(),
-            "layout": _LAYOUT,
+            "layout": LAYOUT,
             "rounds": [added.as_json() for added in manifest.rounds],
             "counts": manifest.counts,
             "environment": manifest.environment,
