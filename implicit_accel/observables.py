@@ -218,7 +218,7 @@ def preconditioner(opt_state: Any, **settings: Any) -> Any:
 
     Args:
         opt_state: The state of any optax chain.
-        settings: See `preconditioned_sharpness`.
+        settings: The optimizer's ``b2``, ``eps`` and so on, as in `preconditioned_sharpness`.
 
     Returns:
         Pytree like the parameters; None if no part of the chain has a preconditioner.

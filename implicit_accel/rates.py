@@ -1,10 +1,10 @@
-"""Learning rates that are found, not guessed: a coarse grid, then closer looks where it matters.
+"""Search for each model's best learning rate: a coarse grid, refined around the best.
 
-A model's *figure* is what its learning rate is chosen by: the median over seeds of its steps to the
-target, or of its final excess loss. `next_rates` looks at a model's figures at the rates tried so
-far and names those that may lower the least of them by more than a tolerance, until there are none.
-It knows nothing but the results: a search that was broken off, or is given more seeds, goes on from
-what there is.
+A model's *figure* (of merit) is the quantity by which its learning rate is chosen: the median over
+seeds of its steps to the target, or of its final excess loss. From the figures at the rates trained
+so far, `next_rates` proposes rates at which the figure may be lower than the smallest one by more
+than a tolerance, until there are none. The search has no state beside the results, so that it
+continues after an interruption, or with more seeds, from the results that there are.
 """
 
 from __future__ import annotations
@@ -22,35 +22,38 @@ from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import best_learning_rates, final_excess, usable, valid_steps
 
 TOLERANCE = 0.01
-"""How much lower a figure may be at another rate, as a share of it, for the search to be over."""
+"""The search ends once no rate can lower the best figure by more than this share of it."""
 
 MOST_NEW = 2
-"""How many rates a round adds to a model's, where it looks more closely."""
+"""How many rates a round adds to a model's between its best and the neighbours."""
 
 MOST_ROUNDS = 60
 
-# Multiples of a stable rate that is known about, and rates where nothing is known.
+# First rates: multiples of an estimate of the largest stable rate, or, without one, a log range
+# (decades from and to, and the number of rates).
 _MULTIPLES = (0.7, 1.4, 2.8)
-_WIDE = (-4.0, 0.0, 9)  # decades from, to, and how many
+_WIDE = (-4.0, 0.0, 9)
 
-# The ratio by which a search moves outwards, and that to smaller rates where all runs diverge.
+# Ratios of the next rates to the smallest or largest one: where that is the best, and where all
+# runs diverge at every rate.
 _OUTWARDS, _DOWNWARDS = 2.0, 4.0
 
-# Past the edge of stability figures jump, and have several valleys. Between the best rate and so
-# many times as much neighbours are no further apart than in this ratio: hardly one is narrower.
+# Past the edge of stability (ηλ > 2) the figure jumps and has several valleys. Up to _SCAN_REACH
+# times the best rate, neighbouring rates lie no further apart than in the ratio _SCAN, which is
+# narrower than nearly all valleys.
 _SCAN, _SCAN_REACH = 1.25, 4.0
 _LEAST, _LARGEST = 1e-12, 1e12
 
 
 def coarse_rates(stable: float = math.nan) -> tuple[float, ...]:
-    """A model's first learning rates, in equal ratios; `next_rates` goes on from there.
+    """A model's first learning rates, in equal ratios.
 
     Args:
-        stable: About the largest rate at which it is stable, see `predict.early_stable_rates`;
-            NaN if nothing is known.
+        stable: An estimate of its largest stable rate, see `predict.early_stable_rates`; NaN if
+            there is none.
 
     Returns:
-        From 0.7 to 2.8 times it, or from 1e-4 to 1, with three digits.
+        From 0.7 to 2.8 times the estimate, or from 1e-4 to 1, with three digits.
     """
     if math.isfinite(stable) and _LEAST < stable < _LARGEST:
         return tuple(_rounded(multiple * stable, 3) for multiple in _MULTIPLES)
@@ -67,8 +70,8 @@ def next_rates(
     """The learning rates to try next, of all models together; see `next_own_rates`.
 
     Returns:
-        Increasing rates, none of which every model has been tried at; empty once every model's
-        best is settled.
+        Increasing rates, each new to at least one model; empty once the search has ended for every
+        model.
 
     Raises:
         UserError: As `next_own_rates` does.
@@ -84,25 +87,28 @@ def next_own_rates(
     tolerance: float = TOLERANCE,
     most: int = MOST_NEW,
 ) -> OwnRates:
-    """The learning rates to try next, for each model.
+    """The learning rates to try next, for each model; the first of these that apply.
 
-    * Where a model's best is the smallest or largest of its rates, further outwards; to smaller
-      rates where all of them diverge. Unless figures there no longer depend on the rate.
-    * Else between its best and the neighbours on both sides, as far as the figure may be lower
-      there by more than the tolerance (and, of steps, by more than one). How much lower it may be
-      is told by the slopes beyond: on log axes a valley is about convex, so that it lies above the
-      continuations of its chords. Next to a rate at which runs diverge there is no chord on that
-      side. Where neighbours are closer than the tolerance, or agree in all digits that rates are
-      rounded to, the search is over, however rough the valley.
+    1. Smaller rates, where runs diverge at all rates.
+    2. Where the best lies between other rates, or runs diverge at the next larger one: rates up to
+       4 times the best, until neighbours are within a factor of 1.25. Past the edge of stability
+       (ηλ > 2) the figure jumps, and a better valley may follow.
+    3. Rates further outwards, where the best is the smallest or largest, unless the three outermost
+       figures are equal within the tolerance.
+    4. Rates between the best and its neighbours, and between further neighbours, wherever the
+       figure may be lower than the best by more than the tolerance (and, of steps, by more than
+       one). The bound follows from convexity: on log axes most valleys are about convex, and a
+       convex curve lies above the continuation of its chords. Neighbours which are closer than the
+       tolerance, or equal in all digits to which rates are rounded, are not refined.
 
     Args:
-        results: Results of any axes; models may have been tried at different rates.
-        best_by: What makes a learning rate the best, see `statistics.best_learning_rates`.
-        tolerance: A share of the figure, of the rate too.
-        most: How many rates are added to a model's at a time.
+        results: Results of any axes; models may have been trained at different rates.
+        best_by: Rule for the best learning rate, see `statistics.best_learning_rates`.
+        tolerance: A share of the figure, and of the rate.
+        most: The most rates to add to a model's; a scan (2) adds as many as it needs.
 
     Returns:
-        Increasing rates for each model; none where its best is settled.
+        Increasing rates for each model; none once its search has ended.
 
     Raises:
         UserError: If there are no learning rates, or an argument is not allowed.
@@ -123,9 +129,9 @@ class _Curve:
 
     Attributes:
         rates: (L,) increasing.
-        figures: (L,) the logarithms of figures; inf where it has none (runs diverge).
-        best: The position of the best rate; −1 if all diverge.
-        unit: What figures are counted in: 1 step, or 0 for losses.
+        figures: (L,) logarithms of the figures; inf where runs diverge.
+        best: Position of the best rate; −1 if runs diverge at all rates.
+        unit: The figure's smallest difference: 1 step, or 0 for losses.
     """
 
     rates: np.ndarray
@@ -134,99 +140,121 @@ class _Curve:
     unit: float
 
     def next_rates(self, tolerance: float, most: int) -> tuple[float, ...]:
-        """See `next_own_rates`."""
+        """The rates to try next, rounded; none once the search has ended."""
         digits = max(3, 1 + math.ceil(-math.log10(tolerance)))
-        found = {_rounded(rate, digits) for rate in self._wanted(tolerance, most)}
-        found = {rate for rate in found if _LEAST <= rate <= _LARGEST}
-        return tuple(sorted(found - set(self.rates.tolist())))
+        proposed = {_rounded(rate, digits) for rate in self._propose(tolerance, most)}
+        proposed = {rate for rate in proposed if _LEAST <= rate <= _LARGEST}
+        return tuple(sorted(proposed - set(self.rates.tolist())))
 
-    def _wanted(self, tolerance: float, most: int) -> list[float]:
+    def _propose(self, tolerance: float, most: int) -> list[float]:
+        """The rates to try next, by the rules of `next_own_rates`; some may be there already."""
         if self.best < 0 or not math.isfinite(self.figures[self.best]):
             return [self.rates[0] / _DOWNWARDS**k for k in range(1, most + 1)]
-        b, last = self.best, len(self.rates) - 1
-        enough = max(math.log1p(tolerance), math.log1p(self.unit / math.exp(self.figures[b])))
-        is_flat = b in (0, last) and self._is_plateau(b, enough)
-        # Next to a rate at which runs diverge the best is between the two, or will be.
-        if 0 < b < last or (b == 0 < last and math.isinf(self.figures[1])):
-            further = self._unreached() or self._unscanned()
-        else:
-            further = [] if is_flat else self._outwards(most)
-        if not further and b == 0 and not is_flat:
-            further = self._outwards(most)
-        if further:
-            return further
-        gains = {
-            k: self.possible_gain(k)
-            for k in range(last)
-            if self.rates[k + 1] > self.rates[k] * (1 + tolerance) * (1 + 1e-9)
-        }
-        sides = sorted((k for k in gains if gains[k] > enough), key=lambda k: -gains[k])[:most]
-        each = most // max(1, len(sides))
-        return [rate for k in sides for rate in self._between(k, each)]
+        # The smallest improvement of the log figure that matters: the tolerance, or one unit.
+        relevant = max(
+            math.log1p(tolerance), math.log1p(self.unit / math.exp(self.figures[self.best]))
+        )
+        if self._is_bounded_above() and (scan := self._extend_scan() or self._refine_scan()):
+            return scan
+        if self.best in (0, len(self.rates) - 1) and not self._is_plateau(relevant):
+            return self._outwards(most)
+        return self._between_neighbours(tolerance, relevant, most)
 
-    def _outwards(self, most: int) -> list[float]:
-        """Rates beyond the best, which is the smallest or the largest."""
-        b, last = self.best, len(self.rates) - 1
-        ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
-        each = max(1, min(most, 2) // len(ratios))
-        return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
+    def _is_bounded_above(self) -> bool:
+        """Whether larger rates are worse: the best is inside, or beside a rate of divergence."""
+        last = len(self.rates) - 1
+        return 0 < self.best < last or (self.best == 0 < last and math.isinf(self.figures[1]))
 
-    def _unreached(self) -> list[float]:
-        """A larger rate, if none has been tried beyond which nothing is to be expected."""
+    def _extend_scan(self) -> list[float]:
+        """One larger rate, unless rates reach the end of the scan or runs diverge before it."""
         reached = self.rates[-1] * math.sqrt(_OUTWARDS) >= self.rates[self.best] * _SCAN_REACH
         if reached or not np.isfinite(self.figures[self.best :]).all():
             return []
         return [self.rates[-1] * _OUTWARDS]
 
-    def _unscanned(self) -> list[float]:
-        """Rates between the best and the next without a figure, where neighbours are far apart."""
-        wanted: list[float] = []
+    def _refine_scan(self) -> list[float]:
+        """Rates in the gaps of the scan, from the best up to its end or to divergence."""
+        proposed: list[float] = []
         for k in range(self.best, len(self.rates) - 1):
-            far = self.rates[k] >= self.rates[self.best] * _SCAN_REACH
-            if far or not math.isfinite(self.figures[k]):
+            is_outside = self.rates[k] >= self.rates[self.best] * _SCAN_REACH
+            if is_outside or not math.isfinite(self.figures[k]):
                 break
+            # 0.1: rates are rounded, and a gap that is a little wider is left as it is.
             parts = math.ceil(math.log(self.rates[k + 1] / self.rates[k]) / math.log(_SCAN) - 0.1)
-            wanted += self._between(k, parts - 1)
-        return wanted
+            proposed += self._between(k, parts - 1)
+        return proposed
+
+    def _is_plateau(self, relevant: float) -> bool:
+        """Whether the three outermost figures at the best's end of the rates are equal."""
+        outermost = self.figures[:3] if self.best == 0 else self.figures[-3:]
+        return len(outermost) == 3 and bool(np.ptp(outermost) <= relevant)
+
+    def _outwards(self, most: int) -> list[float]:
+        """Rates beyond the best, which is the smallest or the largest or both."""
+        b, last = self.best, len(self.rates) - 1
+        ratios = [1 / _OUTWARDS] * (b == 0) + [_OUTWARDS] * (b == last)
+        each = max(1, min(most, 2) // len(ratios))
+        return [self.rates[b] * ratio**k for ratio in ratios for k in range(1, each + 1)]
+
+    def _between_neighbours(self, tolerance: float, relevant: float, most: int) -> list[float]:
+        """Rates between neighbours where the curve may fall below the best figure, best first."""
+        improvements = {
+            k: self.upper_bound_on_improvement(k)
+            for k in range(len(self.rates) - 1)
+            if self.rates[k + 1] > self.rates[k] * (1 + tolerance) * (1 + 1e-9)
+        }
+        gaps = [k for k in improvements if improvements[k] > relevant]
+        gaps = sorted(gaps, key=lambda k: -improvements[k])[:most]
+        each = most // max(1, len(gaps))
+        return [rate for k in gaps for rate in self._between(k, each)]
 
     def _between(self, k: int, count: int) -> list[float]:
         """Rates between rates k and k + 1, in equal ratios."""
         return np.geomspace(self.rates[k], self.rates[k + 1], max(count, 0) + 2)[1:-1].tolist()
 
-    def _is_plateau(self, end: int, enough: float) -> bool:
-        """Whether the three figures at an end of the rates are the same."""
-        there = self.figures[:3] if end == 0 else self.figures[-3:]
-        return len(there) == 3 and bool(np.ptp(there) <= enough)
+    def upper_bound_on_improvement(self, k: int) -> float:
+        """By how much the curve may fall below the best figure between rates k and k + 1.
 
-    def possible_gain(self, k: int) -> float:
-        """By how much the curve may lie below the best figure between rates k and k + 1.
+        Let f be the log figure as a function of the log rate x, with f_j = f(x_j), and
 
-        Where it is convex, it lies above the continuation of its chord on either side. A chord that
-        is steeper than it should be beside the next says that the curve is not convex there, and
-        does not count. Beside the best rate anything is possible where there is no chord.
+            s_j = (f_{j+1} − f_j) / (x_{j+1} − x_j)
+
+        the slope of the chord over interval j. Outside its interval a chord of a convex function
+        lies below it. So for x_k ≤ x ≤ x_{k+1}
+
+            f(x) ≥ max(f_k + s_{k−1} (x − x_k), f_{k+1} + s_{k+1} (x − x_{k+1})),
+
+        and with f* = min_j f_j the improvement f* − f(x) is at most f* minus the minimum over x of
+        the right-hand side. A maximum of two lines is smallest at an end of the interval or where
+        they cross.
+
+        Chords of a convex function have increasing slopes. Where s_{k−1} > s_k or s_{k+1} < s_k
+        the curve is not convex, and that chord's line is left out; likewise where a chord ends at a
+        rate of divergence. The minimum of a convex curve lies in one of the two intervals at the
+        best rate, so any other without the left line gets −inf. Those two get the bound of the line
+        that is there, and inf without any.
         """
-        width = math.log(self.rates[k + 1] / self.rates[k])
-        before, between, behind = (self._slope(j) for j in (k - 1, k, k + 1))
-        left, right = float(self.figures[k]), float(self.figures[k + 1])
-        if before is not None and between is not None and before > between:
-            before = None
-        if behind is not None and between is not None and behind < between:
-            behind = None
-        if before is None and k not in (self.best - 1, self.best):
+        slope_before, slope, slope_after = (self._slope(j) for j in (k - 1, k, k + 1))
+        if slope_before is not None and slope is not None and slope_before > slope:
+            slope_before = None
+        if slope_after is not None and slope is not None and slope_after < slope:
+            slope_after = None
+        if slope_before is None and k not in (self.best - 1, self.best):
             return -math.inf
-        lines = []  # heights at the interval's left end, and slopes
-        if before is not None:
-            lines.append((left, before))
-        if behind is not None:
-            lines.append((right - behind * width, behind))
+        width = math.log(self.rates[k + 1] / self.rates[k])
+        lines = []  # of t = x − x_k: value at t = 0, slope
+        if slope_before is not None:
+            lines.append((float(self.figures[k]), slope_before))
+        if slope_after is not None:
+            lines.append((float(self.figures[k + 1]) - slope_after * width, slope_after))
         if not lines:
             return math.inf
-        places = [0.0, width]
-        if len(lines) == 2 and before != behind:
-            (a, s), (c, t) = lines
-            places.append(min(max((c - a) / (s - t), 0.0), width))
-        lowest = min(max(a + slope * place for a, slope in lines) for place in places)
-        return float(self.figures[self.best]) - lowest
+        candidates = [0.0, width]
+        if len(lines) == 2 and slope_before != slope_after:
+            (a, s), (b, t) = lines
+            candidates.append(min(max((b - a) / (s - t), 0.0), width))
+        lower_bound = min(max(a + s * t for a, s in lines) for t in candidates)
+        return float(self.figures[self.best]) - lower_bound
 
     def _slope(self, k: int) -> float | None:
         """Of the chord between rates k and k + 1; None if there is none."""
@@ -237,7 +265,8 @@ class _Curve:
 
 
 def _curves(runs: xr.Dataset, best_by: str) -> list[_Curve]:
-    rates, tried, fine = runs["learning_rate"].values, trained(runs), usable(runs, best_by)
+    """Each model's curve, at the rates at which it was trained."""
+    rates, tried, is_usable = runs["learning_rate"].values, trained(runs), usable(runs, best_by)
     best, by_steps, figures = _figures(runs, best_by)
     curves = []
     for m in range(runs.sizes["model"]):
@@ -245,17 +274,18 @@ def _curves(runs: xr.Dataset, best_by: str) -> list[_Curve]:
         own = own[np.argsort(rates[own])]
         if not len(own):
             raise UserError("a model has no learning rates yet: begin with coarse_rates")
-        # Where every rate has runs that diverge, the best of them is no place to search around.
-        counts = np.where(fine[m, own], figures[m, own], np.inf)
+        # Also where no rate is usable one of them is called the best. Without a figure there the
+        # search turns to smaller rates instead of refining around it.
+        counts = np.where(is_usable[m, own], figures[m, own], np.inf)
         with np.errstate(divide="ignore"):
             logs = np.log(np.maximum(counts, np.finfo(float).tiny))
-        place = int(np.flatnonzero(own == best[m])[0]) if best[m] >= 0 else -1
-        curves.append(_Curve(rates[own], logs, place, 1.0 if by_steps[m] else 0.0))
+        position = int(np.flatnonzero(own == best[m])[0]) if best[m] >= 0 else -1
+        curves.append(_Curve(rates[own], logs, position, 1.0 if by_steps[m] else 0.0))
     return curves
 
 
 def _figures(runs: xr.Dataset, best_by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions of the best rates, whether figures are steps, and figures (model, rate)."""
+    """Positions of the best rates, whether the figure is steps (model,), figures (model, rate)."""
     best = best_learning_rates(runs, best_by)
     steps = np.median(valid_steps(runs, stable=best_by == "stable"), axis=2)
     final = np.median(final_excess(runs), axis=2)
@@ -267,13 +297,14 @@ def _figures(runs: xr.Dataset, best_by: str) -> tuple[np.ndarray, np.ndarray, np
 
 @dataclass(frozen=True)
 class Round:
-    """What a round of a search did.
+    """A round of a search.
 
     Attributes:
         added: Each model's new learning rates.
-        best: Each model's best rate after it; NaN if all diverge.
-        figure: Each model's median steps to the target at it, or its final excess loss where the
-            target is not reached or rates are chosen by that; inf if all rates diverge.
+        best: Each model's best rate after the round; NaN if runs diverge at all rates.
+        figure: Each model's median steps to the target at its best rate, or its median final excess
+            loss if the target is not reached or rates are chosen by it; inf if runs diverge at all
+            rates.
     """
 
     added: OwnRates
@@ -284,12 +315,12 @@ class Round:
 def history(
     results: xr.Dataset, rounds: Sequence[OwnRates], *, best_by: str = "target"
 ) -> tuple[Round, ...]:
-    """How a search came to its results, round by round.
+    """The rounds of a search, with each model's best rate after every one.
 
     Args:
         results: Of all rounds.
-        rounds: The learning rates that each of them added, for each model.
-        best_by: What makes a learning rate the best.
+        rounds: The learning rates that each round added, for each model.
+        best_by: Rule for the best learning rate.
     """
     runs = by_model(results)
     rates = runs["learning_rate"].values
@@ -310,7 +341,7 @@ def history(
 
 
 def _at(runs: xr.Dataset, tried: np.ndarray) -> xr.Dataset:
-    """Results, by model, as if models had been trained at some of their rates alone."""
+    """Results, by model, without the runs at rates that are not in ``tried`` (model, rate)."""
     kept = xr.DataArray(tried, dims=("model", "learning_rate"))
     return runs.assign(
         excess_loss=runs["excess_loss"].where(kept),
@@ -323,7 +354,7 @@ def at_own_rates(grid_of: Callable[[tuple[float, ...]], Experiment], rates: OwnR
     """The experiment that trains each model at its own learning rates.
 
     Args:
-        grid_of: Gives the experiment that trains all models at given rates.
+        grid_of: Returns the experiment that trains all models at given rates.
         rates: Each model's.
     """
     return AtOwnRates(grid_of(_together(rates)), rates)
@@ -339,20 +370,20 @@ def search(
     most: int = MOST_NEW,
     most_rounds: int = MOST_ROUNDS,
 ) -> tuple[xr.Dataset, tuple[Round, ...]]:
-    """Trains, asks for the next learning rates and extends the run until each best is settled.
+    """Searches for each model's best learning rate: trains, adds rates, trains these.
 
     Args:
-        grid_of: Gives the experiment that trains all models at given rates.
-        run: Trains an experiment and returns its results; one that holds another's runs should
-            train only what is new, as `implicit_accel.run` does with a folder.
-        first: Each model's rates to begin with, see `coarse_rates`.
-        best_by: What makes a learning rate the best.
-        tolerance: See `next_own_rates`.
-        most: See `next_own_rates`.
-        most_rounds: After which it ends in any case.
+        grid_of: Returns the experiment that trains all models at given rates.
+        run: Trains an experiment and returns its results. Experiments grow from round to round;
+            `implicit_accel.run` with a folder trains only the new runs.
+        first: Each model's first rates, see `coarse_rates`.
+        best_by: Rule for the best learning rate, see `statistics.best_learning_rates`.
+        tolerance: A share of the figure, and of the rate, see `next_own_rates`.
+        most: The most rates that a round adds to a model's, see `next_own_rates`.
+        most_rounds: The search ends after so many rounds in any case.
 
     Returns:
-        The results of all rounds, and how they came about.
+        The results of all rounds, and the rounds.
 
     Raises:
         UserError: If an argument is not allowed.
@@ -370,7 +401,7 @@ def search(
 
 
 def joined(rates: OwnRates, more: OwnRates) -> OwnRates:
-    """Each model's learning rates and more of them, increasing."""
+    """The union of each model's learning rates, increasing."""
     return tuple(tuple(sorted({*a, *b})) for a, b in zip(rates, more, strict=True))
 
 
@@ -379,5 +410,5 @@ def _together(rates: OwnRates) -> tuple[float, ...]:
 
 
 def _rounded(rate: float, digits: int) -> float:
-    """So that rates are the same on every machine, and read well in tables and labels."""
+    """The rate with a few significant digits: equal on every machine, and short in tables."""
     return float(f"{rate:.{digits}g}")

@@ -1,6 +1,6 @@
-"""From trajectories to answers: best learning rates, steps to target, comparisons of models.
+"""Statistics of trajectories: best learning rates, steps to target, comparisons of models.
 
-Everything here takes results of any axes, see `implicit_accel.results.by_model`.
+All functions take results of any axes, see `implicit_accel.results.by_model`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import xarray as xr
 
 from implicit_accel.errors import UserError
 from implicit_accel.intervals import (
-    FEWEST,
+    MIN_SEEDS,
     MOST_DIVERGED,
     Bootstrap,
     Interval,
-    Side,
+    ModelRuns,
     of_share,
     of_speed_up,
 )
@@ -40,8 +40,8 @@ _RESAMPLES = 4000
 def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
     """Steps to target, (model, learning_rate, seed); inf for runs that do not reach it.
 
-    A run that has reached the target may diverge later: it has still reached it, and would have
-    been stopped there. With ``stable`` it counts as never there.
+    A run that diverges after it has reached the target counts as having reached it, since it would
+    have been stopped there; with ``stable`` it does not.
     """
     runs = by_model(results)
     steps = runs["steps_to_target"].values
@@ -52,8 +52,8 @@ def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
 def resolved(results: xr.Dataset) -> xr.DataArray:
     """Excess losses of results by model, no smaller than training's precision resolves.
 
-    What lies below is rounding, and may be negative: it must not decide a comparison. Where the
-    resolution is 0, the optimum is not known, and losses are as they are.
+    Smaller values are rounding errors, some of them negative, and must not decide a comparison. A
+    resolution of 0 means that the optimum is not known; then losses are not changed.
 
     Args:
         results: From `by_model`, or a part of them.
@@ -68,16 +68,16 @@ def resolved(results: xr.Dataset) -> xr.DataArray:
 def final_excess(results: xr.Dataset) -> np.ndarray:
     """Excess loss at the last step, (model, learning_rate, seed).
 
-    It is inf for diverged runs, and for those that were not trained.
+    It is inf for diverged runs and for runs that were not trained.
     """
     final = resolved(by_model(results).isel(step=-1)).values
     return np.where(np.isnan(final), np.inf, final)
 
 
-def lost(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+def counts_as_diverged(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
     """Which runs count as diverged when learning rates are chosen, (model, learning_rate, seed).
 
-    With ``target`` those that diverge before they reach it, else all that diverge.
+    With ``target`` those that diverge before they reach the target, otherwise all that diverge.
     """
     runs = by_model(results)
     diverged = np.isfinite(runs["divergence_step"].values)
@@ -87,21 +87,24 @@ def lost(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
 
 
 def usable(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
-    """(model, learning_rate) whether a rate was tried and hardly any of its runs is `lost`."""
-    share = np.mean(lost(results, best_by), axis=2)
+    """(model, learning_rate) whether a rate was trained and at most a tenth of its runs diverged.
+
+    Runs are counted as in `counts_as_diverged`.
+    """
+    share = np.mean(counts_as_diverged(results, best_by), axis=2)
     return trained(results) & (share <= MOST_DIVERGED + 1e-9)
 
 
 def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
     """The position of each model's best learning rate.
 
-    * ``target``: fewest steps to the target, whatever comes after; where no rate gets there, or
-      rates tie, the smallest final excess loss.
+    * ``target``: fewest steps to the target, even if runs diverge later; where the target is
+      reached at no rate, or rates tie, the smallest final excess loss.
     * ``stable``: the same, among runs that do not diverge after they have reached the target.
     * ``final``: the smallest final excess loss; where rates tie, the fewest steps.
 
-    All are medians over seeds. Rates at which more than a tenth of the runs diverge (before they
-    reach it, for ``target``) are passed over, unless there are no others.
+    All are medians over seeds. Rates at which more than a tenth of the runs diverge (for
+    ``target``, before they reach it) are chosen only if there are no others.
 
     Args:
         results: Results of any axes.
@@ -120,30 +123,30 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     steps = np.median(valid_steps(results, stable=best_by == "stable"), axis=2)
     final = np.median(final_excess(results), axis=2)
     unusable = ~usable(results, best_by)
+    # lexsort's last key is its first criterion.
     keys = (steps, final) if best_by == "final" else (final, steps)
-    # lexsort sorts by its last key first.
     best = np.array(
         [np.lexsort([*(key[m] for key in keys), unusable[m]])[0] for m in range(len(steps))]
     )
     at_best = [np.take_along_axis(key, best[:, None], axis=1)[:, 0] for key in (steps, final)]
-    hopeless = ~np.isfinite(at_best).any(axis=0)
-    return np.where(hopeless, -1, best)
+    no_usable_rate = ~np.isfinite(at_best).any(axis=0)
+    return np.where(no_usable_rate, -1, best)
 
 
 def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float = 0.0) -> Interval:
-    """How many times smaller: the ratio of medians over seeds, the learning rates taken as given.
+    """The ratio of two models' medians over seeds, at given learning rates.
 
-    Where medians are inf, the ratio may be inf (only the baseline's is), 0 (only the model's is),
-    or NaN (both are). Negative numbers, losses above no known optimum, have no ratio: NaN.
+    It is inf where only the baseline's median is inf, 0 where only the model's is, and NaN where
+    both are. It is NaN also if a value is negative (a loss without a known optimum).
 
     Args:
-        baseline: Numbers of the model compared with, one per seed.
+        baseline: Values of the model compared with, one per seed.
         values: Those of the model.
-        least: Medians count as no smaller than this.
+        least: Smaller medians are replaced by this.
 
     Returns:
-        The ratio, with the bootstrap interval over seeds, resampled in both samples; of fewer
-        than `intervals.FEWEST` seeds the range of the ratios of pairs; NaN ends with one seed.
+        The ratio, with the bootstrap interval over seeds, resampled in both samples; with fewer
+        than `intervals.MIN_SEEDS` seeds the range of the ratios of pairs; NaN ends with one seed.
     """
 
     def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -157,9 +160,9 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
     size = min(len(baseline), len(values))
     if size < 2:
         return Interval(value, np.nan, np.nan, np.nan)
-    if size < FEWEST:
+    if size < MIN_SEEDS:
         pairs = ratio(baseline[:, None], values[None, :]).ravel()
-        # A pair of infinities says nothing: its ratio may be any.
+        # The ratio of two infinities may be any: as 0 and as inf it widens both ends.
         ends = [np.where(np.isnan(pairs), end, pairs) for end in (0, np.inf)]
         return Bootstrap(value, np.concatenate(ends), size).at()
     rng = np.random.default_rng(0)
@@ -167,20 +170,23 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
     return Bootstrap(value, ratio(*(np.median(d, axis=1) for d in draws)), size).at()
 
 
-def side_of(rates: np.ndarray, steps: np.ndarray, lost_runs: np.ndarray, num_steps: float) -> Side:
-    """A model in a comparison, its learning rates in ascending order.
+def model_runs(
+    rates: np.ndarray, steps: np.ndarray, diverged: np.ndarray, num_steps: float
+) -> ModelRuns:
+    """The runs of a model for a comparison, its learning rates in ascending order.
 
     Args:
-        rates: (L,) at which it was trained, in any order; NaN where they are not known.
+        rates: (L,) rates at which it was trained, in any order; NaN where they are not known.
         steps: (L, seed) steps to the target.
-        lost_runs: (L, seed) those that diverge, see `lost`.
+        diverged: (L, seed) which runs diverged, see `counts_as_diverged`.
         num_steps: The runs' length.
     """
     order = np.argsort(rates, kind="stable")
     ascending = rates[order].astype(float)
-    if not (ascending > 0).all():  # not known, or an axis of one's own: then by their order
+    # Positions take the place of rates where these are not known, or are a user's values from 0.
+    if not (ascending > 0).all():
         ascending = np.arange(1.0, len(order) + 1)
-    return Side(ascending, steps[order], lost_runs[order], num_steps)
+    return ModelRuns(ascending, steps[order], diverged[order], num_steps)
 
 
 def summarise(
@@ -189,55 +195,55 @@ def summarise(
     best_by: str = "target",
     baseline: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
-    """The table that answers the question: a row per model, at its own best learning rate.
+    """The summary table: a row per model, at its own best learning rate.
 
-    Models are compared with their baseline by what their learning rates were chosen by: steps to
-    the target, or with ``best_by="final"`` the final excess loss.
+    Models are compared with their baseline by the quantity that chose their learning rates: steps
+    to the target, or with ``best_by="final"`` the final excess loss.
 
     Args:
         results: Results of any axes.
-        best_by: What makes a learning rate the best, see `best_learning_rates`.
+        best_by: Rule for the best learning rate, see `best_learning_rates`.
         baseline: Values of model coordinates, e.g. ``{"width_scale": 1}``: a model is compared
-            with the one that has these and is equal in all others, as far as they apply to it (a
-            single layer has no hidden widths). By default depth 1 in sweeps of linear networks,
-            where it is there, and else nothing.
+            with the one that has these values and equals it in all other coordinates which apply to
+            both (a single layer has no hidden widths). By default depth 1 in sweeps of linear
+            networks that have it, otherwise nothing.
 
     Returns:
         A data frame with the model's coordinates and
 
-        * ``best_learning_rate`` (NaN if every rate diverged, or results have no rates) and
+        * ``best_learning_rate`` (NaN if runs diverged at every rate, or results have no rates) and
           ``grid_edge``: ``low``, ``high`` or ``only`` if it is the grid's first, last or only
-          rate, else empty. At an edge the model was not given its best rate;
+          rate, else empty. At an edge a better rate may lie outside the grid;
         * ``past_edge``: whether most runs at that rate pass the edge of stability, so that their
-          steps may depend on rounding: true, false, or missing where it is not known. The rule is
-          `stability.is_past_edge`'s;
+          steps may depend on rounding: true, false, or missing where it is not known; see
+          `stability.is_past_edge`;
         * ``best_by``, the rule by which that rate was chosen;
-        * ``diverged_share``, the share of seeds whose run at that rate diverges (before it reaches
-          the target, with ``best_by="target"``), with ``_low``, ``_high``, the ends of Wilson's
-          95 % interval: an estimate of the probability of divergence. Not among them are
-          ``num_diverged_later``, runs that diverge after they have reached the target (0 unless
-          ``best_by="target"``). NaN and 0 without a best rate;
+        * ``diverged_share``, the share of seeds whose run at that rate diverges (with
+          ``best_by="target"``: before it reaches the target), an estimate of the probability of
+          divergence, with ``_low``, ``_high``, the ends of Wilson's 95 % interval. Runs that
+          diverge after they have reached the target are counted in ``num_diverged_later`` instead
+          (0 unless ``best_by="target"``). NaN and 0 without a best rate;
         * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds, and ``final_held_out``,
           the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
         * ``speed_up``, the baseline's steps to the target over the model's, with ``_low``,
-          ``_high``, the ends of its 95 % interval, which holds the choice of the rates and the
-          grid's resolution (`intervals.of_speed_up`); of fewer than `intervals.FEWEST` seeds the
-          range of the ratios of pairs. With ``best_by="final"`` in its place ``final_ratio``, the
-          baseline's final excess loss over the model's, its interval at the chosen rates. Above 1
-          is better; NaN without a baseline;
+          ``_high``, the ends of its 95 % interval, which includes the uncertainty from the choice
+          of the rates and from the grid's resolution (`intervals.of_speed_up`); with fewer than
+          `intervals.MIN_SEEDS` seeds the range of the ratios of pairs. With ``best_by="final"`` it
+          is replaced by ``final_ratio``, the baseline's final excess loss over the model's, whose
+          interval takes the rates as given. Above 1 is better; NaN without a baseline;
         * ``baseline``, the label of the model compared with; empty without one;
         * ``num_diverged`` of ``num_runs`` over all learning rates at which it was trained;
-        * ``optimum``, ``target``, ``resolution`` (no final excess loss is given as smaller than
-          this, see `resolved`) and ``num_steps``.
+        * ``optimum``, ``target``, ``resolution`` (smaller final excess losses are replaced by it,
+          see `resolved`) and ``num_steps``.
 
-        Its ``attrs`` hold the ``baseline`` as it was given; ``evaluated``, on what losses were
-        evaluated where that is not what training saw; ``precision``, of training; and
-        ``is_optimum_known``.
+        Its ``attrs`` contain the ``baseline`` as it was given; ``evaluated``, the data on which
+        losses were evaluated if these are not the batches of training; ``precision``, of training;
+        and ``is_optimum_known``.
 
     Raises:
         UserError: If ``best_by`` is unknown, or no model has the baseline's values; the message
-            lists those there are.
+            lists the models' values.
     """
     runs = by_model(results)
     best = best_learning_rates(runs, best_by)
@@ -247,7 +253,7 @@ def summarise(
     held_out = "held_out_loss" in runs
     final_held_out = at_best(best, runs["held_out_loss"].values[..., -1]) if held_out else final
     diverged = np.isfinite(runs["divergence_step"].values)
-    lost_runs, tried = lost(runs, best_by), trained(runs)
+    counted, tried = counts_as_diverged(runs, best_by), trained(runs)
     rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
     baseline = _default_baseline(runs) if baseline is None else baseline
     bases = _baselines(runs, baseline)
@@ -260,7 +266,7 @@ def summarise(
         past = None if b < 0 else is_past_edge(runs.isel(model=m, learning_rate=b), best_by=best_by)
         row["past_edge"] = pd.NA if past is None else past
         row["best_by"] = best_by
-        row.update(_divergence(lost_runs[m], diverged[m], int(b)))
+        row.update(_divergence(counted[m], diverged[m], int(b)))
         row.update(_quartiles("final_excess", final[m]))
         if held_out:
             row.update(_quartiles("final_held_out", final_held_out[m]))
@@ -304,18 +310,19 @@ def is_floored(row: pd.Series) -> bool:
 
 
 def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
-    """A model's comparison with its baseline as it should be shown.
+    """A model's comparison with its baseline as it is shown: a value, or a bound.
 
     A model that has not reached the target after T steps needs more than T, and an excess loss
-    below what the precision resolves is smaller than shown: against another, that gives a bound.
+    below what the precision resolves is smaller than shown. If that holds for one of the two models
+    the ratio is a bound.
 
     Args:
         table: From `summarise`.
         m: The row.
 
     Returns:
-        The value of ``speed_up`` or ``final_ratio``, NaN if nothing can be said; and ``>`` or
-        ``<`` if it is a bound, else empty.
+        The value of ``speed_up`` or ``final_ratio``, NaN if there is none; and ``>`` or ``<`` if it
+        is a bound, otherwise an empty text.
     """
     row = table.iloc[m]
     base = table[table["model"] == row["baseline"]]
@@ -352,41 +359,46 @@ def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
 def speed_up(
     runs: xr.Dataset, best: np.ndarray, base: int, m: int, *, best_by: str = "target"
 ) -> Interval:
-    """How many times fewer steps to the target a model takes than another.
+    """The ratio of two models' steps to the target, above 1 if the second needs fewer.
 
     Args:
         runs: Results by model.
         best: (model,) the learning rates to compare at, from `best_learning_rates`.
-        base: The number of the model compared with.
-        m: That of the model.
-        best_by: What made these rates the best.
+        base: Number of the model compared with.
+        m: Number of the model.
+        best_by: The rule by which these rates were chosen.
 
     Returns:
-        The ratio of the medians over seeds at these rates. Its interval holds the choice of the
-        rates and the grid's resolution (`intervals.of_speed_up`); that of fewer than
-        `intervals.FEWEST` seeds, or of a ratio that is a bound, is as `ratio_of_medians` has it.
+        The ratio of the medians over seeds at these rates. Its interval includes the uncertainty
+        from the choice of the rates and from the grid's resolution (`intervals.of_speed_up`); with
+        fewer than `intervals.MIN_SEEDS` seeds, or where the ratio is a bound, it is that of
+        `ratio_of_medians`.
     """
     pair = [base, m]
     runs = runs.isel(model=pair)
     steps = valid_steps(runs, stable=best_by == "stable")
-    # A start that is at the target already took 0 steps: these count as one.
-    shown = ratio_of_medians(*at_best(best[pair], steps), least=1)
-    if not 0 < shown.value < np.inf or steps.shape[2] < FEWEST:
-        return shown
-    rates, lost_runs, tried = runs["learning_rate"].values, lost(runs, best_by), trained(runs)
+    # Runs whose initial loss is at the target take 0 steps, which count as one.
+    at_rates = ratio_of_medians(*at_best(best[pair], steps), least=1)
+    if not 0 < at_rates.value < np.inf or steps.shape[2] < MIN_SEEDS:
+        return at_rates
+    rates, diverged = runs["learning_rate"].values, counts_as_diverged(runs, best_by)
     num_steps = float(runs.attrs["num_steps"])
-    sides = [
-        side_of(rates[own], steps[i, own], lost_runs[i, own], num_steps)
-        for i, own in enumerate(tried)
-    ]
-    found = of_speed_up(*sides).at()
+    base_runs, runs_of_model = (
+        model_runs(rates[tried], steps[i, tried], diverged[i, tried], num_steps)
+        for i, tried in enumerate(trained(runs))
+    )
+    interval = of_speed_up(base_runs, runs_of_model).at()
+    # The table's value is the plain ratio, the interval's the cross-fitted one.
     return replace(
-        found, value=shown.value, low=min(found.low, shown.value), high=max(found.high, shown.value)
+        interval,
+        value=at_rates.value,
+        low=min(interval.low, at_rates.value),
+        high=max(interval.high, at_rates.value),
     )
 
 
 def _of_model(values: xr.DataArray, m: int, rate: int) -> float:
-    """A model's value of what may depend on more: at its best rate, the median over seeds."""
+    """A model's value of a quantity: at its best rate, the median over seeds, if it has these."""
     at = {"model": m, "learning_rate": max(rate, 0)}
     return float(
         np.median(values.isel({str(d): at[str(d)] for d in values.dims if d in at}).values)
@@ -394,7 +406,13 @@ def _of_model(values: xr.DataArray, m: int, rate: int) -> float:
 
 
 def _edge(position: int, rates: np.ndarray, own: np.ndarray) -> str:
-    """Where a position is among a model's own, those of the rates at which it was trained."""
+    """Whether a rate is the smallest, largest or only one at which a model was trained.
+
+    Args:
+        position: Of the rate; −1 for none.
+        rates: (L,) all rates.
+        own: Positions of those at which the model was trained.
+    """
     if position < 0 or np.isnan(rates[position]):
         return ""
     if len(own) == 1:
@@ -402,12 +420,18 @@ def _edge(position: int, rates: np.ndarray, own: np.ndarray) -> str:
     return {own[0]: "low", own[-1]: "high"}.get(position, "")
 
 
-def _divergence(lost_runs: np.ndarray, diverged: np.ndarray, best: int) -> dict[str, float]:
-    """How often a model's runs, (learning_rate, seed), diverge at its best rate."""
+def _divergence(counted: np.ndarray, diverged: np.ndarray, best: int) -> dict[str, float]:
+    """The share of a model's runs that diverge at its best rate, with its interval.
+
+    Args:
+        counted: (learning_rate, seed) runs that count as diverged, see `counts_as_diverged`.
+        diverged: (learning_rate, seed) all runs that diverged.
+        best: Position of the rate; −1 for none.
+    """
     names = ("diverged_share", "diverged_share_low", "diverged_share_high")
     if best < 0:
         return dict.fromkeys(names, np.nan) | {"num_diverged_later": 0}
-    happened, count = int(lost_runs[best].sum()), lost_runs.shape[1]
+    happened, count = int(counted[best].sum()), counted.shape[1]
     share = of_share(np.arange(count) < happened)
     found = share.value, share.low, share.high
     later = int(diverged[best].sum()) - happened
@@ -415,19 +439,22 @@ def _divergence(lost_runs: np.ndarray, diverged: np.ndarray, best: int) -> dict[
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:
-    """Median and quartiles; among infinities no interpolation, which would give NaN."""
+    """Median and quartiles; not interpolated, which between infinities would give NaN."""
     low, high = np.quantile(values, [0.25, 0.75], method="inverted_cdf")
     return {name: float(np.median(values)), f"{name}_q25": float(low), f"{name}_q75": float(high)}
 
 
 def _default_baseline(runs: xr.Dataset) -> dict[str, object]:
-    """Depth 1 in results that name no axes, those of linear networks; else none."""
+    """Depth 1 in results of linear networks (without the attribute ``axes``); otherwise none."""
     one_layer = "axes" not in runs.attrs and (runs["depth"].values == 1).any()
     return {"depth": 1} if one_layer else {}
 
 
 def _baselines(runs: xr.Dataset, wanted: Mapping[str, object]) -> list[int | None]:
-    """For each model the number of the one that has these coordinates and is else like it."""
+    """For each model the number of its baseline; None where there is none.
+
+    The baseline has the wanted coordinates and equals the model in all others.
+    """
     if not wanted:
         return [None] * runs.sizes["model"]
     others = [name for name in model_coordinates(runs) if name not in wanted]
@@ -436,7 +463,7 @@ def _baselines(runs: xr.Dataset, wanted: Mapping[str, object]) -> list[int | Non
     candidates = matching(runs, wanted).tolist()
 
     def alike(base: int, m: int) -> bool:
-        # What the baseline does not have, it need not have in common.
+        # "-": the coordinate does not apply to the baseline (hidden widths, to a single layer).
         return all(a in (b, "-") for a, b in zip(rows[base], rows[m], strict=True))
 
     return [next((i for i in candidates if alike(i, m)), None) for m in range(len(rows))]

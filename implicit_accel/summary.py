@@ -1,4 +1,4 @@
-"""A summary table in words: the cells that are shown of it, and the answer in sentences.
+"""The summary table as text: its cells, its caption, and the result in sentences.
 
 Programs print them, and pages show them.
 """
@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from implicit_accel.files import printable
-from implicit_accel.intervals import FEWEST
+from implicit_accel.intervals import MIN_SEEDS
 from implicit_accel.results import coordinate_label
 from implicit_accel.statistics import BEST_BY_WORDS, bounded, compares_final, is_floored
 
 
 def columns(table: pd.DataFrame) -> list[str]:
-    """What is above the `cells` of a table from `summarise`; some in two lines."""
+    """Headings of the `cells` of a table from `summarise`; some have two lines."""
     base, loss = _baseline_words(table), _loss_words(table)
+    later = bool((table["num_diverged_later"] > 0).any())
     compared = (
         f"final {loss} of {base}\nover the model's " if compares_final(table)
         else f"speed-up over {base}\n"
@@ -31,25 +32,25 @@ def columns(table: pd.DataFrame) -> list[str]:
         f"final {loss}\n[quartiles]",
         "steps to target\n[quartiles]",
         f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
-        "diverged at it, %\n[95 % interval]",
+        "runs that diverged at this rate" + ("\nbefore (after) the target" if later else ""),
         "diverged\nat all rates",
     ]
 
 
 def caption(table: pd.DataFrame) -> str:
-    """What was run, and what a reader of the cells must know."""
+    """What was run, and notes on the cells."""
     return " ".join([_what_was_run(table), *_notes(table)])
 
 
 def _baseline_words(table: pd.DataFrame) -> str:
-    """What models are compared with: ``depth 1``."""
+    """The baseline as text: ``depth 1``."""
     wanted = table.attrs.get("baseline", {})
     words = (coordinate_label(name, value) for name, value in wanted.items())
     return printable(", ".join(words)) or "a baseline"
 
 
 def _loss_words(table: pd.DataFrame) -> str:
-    """What a final excess loss is: without a known optimum it is the loss itself."""
+    """What final losses are called: without a known optimum they are no excess losses."""
     return "excess loss" if table.attrs.get("is_optimum_known", True) else "loss"
 
 
@@ -60,11 +61,12 @@ def _is_past_edge(row: pd.Series) -> bool:
 
 
 def _has_target(row: pd.Series) -> bool:
-    """Whether a row's model had a target; 0 is what older results hold without one."""
+    """Whether a row's model had a target; older results without one contain 0."""
     return bool(pd.notna(row["target"]) and row["target"] != 0)
 
 
 def _what_was_run(table: pd.DataFrame) -> str:
+    """Seeds, steps, rule and targets, in sentences."""
     losses: Sequence[str] = (
         table["loss_name"].tolist() if "loss_name" in table else [""] * len(table)
     )
@@ -82,7 +84,7 @@ def _what_was_run(table: pd.DataFrame) -> str:
 
 
 def _rule(table: pd.DataFrame) -> str:
-    """By which rule learning rates were chosen, a sentence; empty for tables without the record."""
+    """The rule by which learning rates were chosen, a sentence; empty where it is not known."""
     if "best_by" not in table:
         return ""
     rule = str(table["best_by"].iloc[0])
@@ -92,7 +94,7 @@ def _rule(table: pd.DataFrame) -> str:
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    """What a reader of the table must know."""
+    """Explanations of the marks in a table."""
     notes = []
     if evaluated := table.attrs.get("evaluated"):
         notes.append(f"Losses are evaluated {evaluated}.")
@@ -101,15 +103,14 @@ def _notes(table: pd.DataFrame) -> list[str]:
     if any(_is_past_edge(table.iloc[m]) for m in range(len(table))):
         other = "float32" if table.attrs.get("precision") == "float64" else "float64"
         notes.append(
-            "† past the edge of stability (ηλ > 2 for gradient descent) by losses, recorded "
-            "sharpness or the gradient flow's: steps may depend on rounding; compare "
-            f"--precision {other}."
+            "† past the edge of stability (ηλ > 2 for gradient descent), according to losses, "
+            "recorded sharpness or the gradient flow's sharpness: steps may depend on rounding; "
+            f"compare --precision {other}."
         )
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
     if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
         notes.append(
-            "Final loss 'diverged': by the last step, after the target "
-            "(--best_by stable avoids it)."
+            "'diverged': the run reached the target and blew up later (--best_by stable avoids it)."
         )
     if any(is_floored(table.iloc[m]) for m in range(len(table))):
         notes.append("'<': smaller than the precision resolves.")
@@ -119,7 +120,7 @@ def _notes(table: pd.DataFrame) -> list[str]:
 
 
 def cells(table: pd.DataFrame, m: int) -> list[str]:
-    """A model's row as it is shown, under `columns`."""
+    """A model's row as text, under the headings of `columns`."""
     row = table.iloc[m]
     value, bound = bounded(table, m)
     low, high = _interval(table, m)
@@ -136,8 +137,8 @@ def cells(table: pd.DataFrame, m: int) -> list[str]:
         rate = f"{row['best_learning_rate']:.3g}{' *' if row['grid_edge'] else ''}"
         rate += " †" if _is_past_edge(row) else ""
     else:
-        lost = np.isinf(row["final_excess"]) and np.isinf(row["steps_to_target"])
-        rate = "every rate diverges" if lost else "-"
+        diverged = np.isinf(row["final_excess"]) and np.isinf(row["steps_to_target"])
+        rate = "every rate diverges" if diverged else "-"
     return [
         str(row["model"]),
         rate,
@@ -150,13 +151,12 @@ def cells(table: pd.DataFrame, m: int) -> list[str]:
 
 
 def _divergence(row: pd.Series) -> str:
-    """The probability of divergence at the chosen rate: ``0 [0, 43], 5 later``."""
-    ends = ("", "_low", "_high")
-    share, low, high = (100 * _number(row, f"diverged_share{end}") for end in ends)
+    """Diverged runs at the best rate, before and after the target: ``0 of 5 (4 of 5)``."""
+    share, seeds = _number(row, "diverged_share"), int(_number(row, "num_seeds"))
     if not np.isfinite(share):
         return "-"
     later = int(_number(row, "num_diverged_later"))
-    return f"{share:.3g} [{low:.2g}, {high:.2g}]" + (f", {later} later" if later else "")
+    return f"{round(share * seeds)} of {seeds}" + (f" ({later} of {seeds})" if later else "")
 
 
 def _number(row: pd.Series, name: str) -> float:
@@ -165,8 +165,8 @@ def _number(row: pd.Series, name: str) -> float:
 
 
 def _is_range(table: pd.DataFrame) -> bool:
-    """Whether comparisons come with the range over seeds, too few for an interval."""
-    return int(table["num_seeds"].iloc[0]) < FEWEST
+    """Whether comparisons have the range over seeds, because seeds are too few for an interval."""
+    return int(table["num_seeds"].iloc[0]) < MIN_SEEDS
 
 
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
@@ -190,10 +190,10 @@ def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
 
 
 def answers(table: pd.DataFrame) -> list[str]:
-    """The question answered in words: which model won, by how much, how surely.
+    """The result in words: the best model, its gain over the baseline, and the uncertainty.
 
-    One sentence for each group of models that share a baseline. They are compared by what their
-    learning rates were chosen by: steps to the target, or final excess losses.
+    One sentence for each group of models that share a baseline. They are compared by the quantity
+    that chose their learning rates: steps to the target, or final excess losses.
     """
     sentences = []
     by_depth = table.attrs.get("baseline") == {"depth": 1}
@@ -209,25 +209,41 @@ def answers(table: pd.DataFrame) -> list[str]:
             table, best, str(baseline), "deeper" if by_depth else "other"
         )
         at_edge = group[group["grid_edge"] != ""]["model"].tolist()
-        note = (
-            f"; not at their best rate (edge of the grid): {', '.join(at_edge)}" if at_edge else ""
-        )
+        note = f"; better rates may lie outside the grid: {', '.join(at_edge)}" if at_edge else ""
         sentences.append(f"{verdict}{note}.")
     return sentences
 
 
 def _no_help(model: str, other: str) -> str:
-    """How a sentence begins that says that no model is better than its baseline."""
-    what = "depth does not help" if other == "deeper" else "the baseline is best"
+    """The beginning of a sentence which says that no model is better than its baseline."""
+    what = "Depth does not help" if other == "deeper" else "The baseline is best"
     return f"{what}: the best {other} model, {model},"
 
 
-def _between(table: pd.DataFrame, low: float, high: float) -> str:
-    if pd.isna(low):
-        return ""
+def _interval_words(table: pd.DataFrame, ends: str) -> str:
+    """The ends of an interval with its kind: ``95 % interval 3.1 to 3.9``."""
     if _is_range(table):
-        return f" ({low:.3g} to {high:.3g} over {table['num_seeds'].iloc[0]} seeds)"
-    return f" (95 % interval {low:.3g} to {high:.3g})"
+        return f"{ends} over {table['num_seeds'].iloc[0]} seeds"
+    return f"95 % interval {ends}"
+
+
+def _between(table: pd.DataFrame, low: float, high: float) -> str:
+    """An interval in parentheses, after a space; empty where there is none."""
+    return "" if pd.isna(low) else f" ({_interval_words(table, f'{low:.3g} to {high:.3g}')})"
+
+
+def _percent(ratio: float) -> str:
+    """A ratio as a change: ``−4 %``, ``+11 %``; ``+∞`` where there is no limit."""
+    change = 100 * (ratio - 1)
+    digits = ".2g" if abs(change) < 10 else ",.0f"
+    return "+∞" if math.isinf(ratio) else f"{change:+{digits}} %".replace("-", "−")
+
+
+def _more_or_fewer(ratio: float) -> str:
+    """A ratio of steps near 1 in words: ``7 % more steps than``."""
+    if abs(ratio - 1) < 0.005:
+        return "as many steps as"
+    return f"{_percent(ratio)[1:]} {'more' if ratio > 1 else 'fewer'} steps than"
 
 
 def _inverse(value: float) -> float:
@@ -235,64 +251,64 @@ def _inverse(value: float) -> float:
 
 
 def _steps_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> str:
-    """How the best other model's steps to the target compare with its baseline's."""
+    """A sentence which compares the best other model's steps to the target with its baseline's."""
     model = table["model"].iloc[m]
     value, bound = bounded(table, m)
     low, high = _interval(table, m)
     if not _has_target(table.iloc[m]):
-        return "no target was set, so that no steps are compared: set one, or compare final losses"
+        return "No target was set, so that no steps are compared: set one, or compare final losses"
     if pd.isna(value):
-        return f"neither {baseline} nor any {other} model reached the target"
+        return f"Neither {baseline} nor any {other} model reached the target"
     if bound == ">":
-        return f"{model} reached the target and {baseline} did not: at least {value:.3g}x faster"
+        return (
+            f"{model} reached the target and {baseline} did not: at least {value:.3g}× fewer steps"
+        )
     if bound == "<":
         return f"{baseline} reached the target and no {other} model did"
     if low <= 1 <= high:
+        ends = f"{_percent(_inverse(high))} to {_percent(_inverse(low))}"
         return (
-            f"no clear difference: {model} is {value:.3g}x as fast as "
-            f"{baseline}{_between(table, low, high)}"
+            f"No clear difference: {model} needs {_more_or_fewer(1 / value)} {baseline} "
+            f"({_interval_words(table, ends)})"
         )
     if value >= 1:
-        return f"{model} is {value:.3g}x faster than {baseline}{_between(table, low, high)}"
+        return f"{model} needs {value:.3g}× fewer steps than {baseline}{_between(table, low, high)}"
     return (
-        f"{_no_help(model, other)} needs {1 / value:.3g}x the steps of {baseline}"
+        f"{_no_help(model, other)} needs {1 / value:.3g}× the steps of {baseline}"
         f"{_between(table, _inverse(high), _inverse(low))}"
     )
 
 
 def _final_verdict(table: pd.DataFrame, m: int, baseline: str, other: str) -> str:
-    """How the best other model's final excess loss compares with its baseline's."""
+    """A sentence which compares the best other model's final excess loss with its baseline's."""
     model = table["model"].iloc[m]
     value, bound = bounded(table, m)
     low, high = _interval(table, m)
     least = "at least " if bound else ""
-    ends = [_number(r, "final_excess") for r in (_row_of(table, baseline), table.iloc[m])]
+    base_row = table[table["model"] == baseline].iloc[0]
+    ends = [_number(row, "final_excess") for row in (base_row, table.iloc[m])]
     if min(ends) < 0:  # losses above no known optimum have no ratio
         return f"{model} ends at a loss of {ends[1]:.4g}, {baseline} at {ends[0]:.4g}"
     if pd.isna(value):
-        return f"neither {baseline} nor any {other} model ends at a finite loss"
+        return f"Neither {baseline} nor any {other} model ends at a finite loss"
     if np.isinf(value):
         return f"{model} ends at a finite loss and {baseline} diverges"
     if value == 0:
         return f"{baseline} ends at a finite loss and every {other} model diverges"
     if not bound and low <= 1 <= high:
         return (
-            f"no clear difference: {model} ends at an excess loss {_inverse(value):.3g}x that of "
+            f"No clear difference: {model} ends at an excess loss {_inverse(value):.3g}× that of "
             f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
         )
     if value >= 1:
         return (
-            f"{model} ends at an excess loss {least}{value:.3g}x lower than {baseline}"
+            f"{model} ends at an excess loss {least}{value:.3g}× lower than {baseline}"
             f"{_between(table, low, high)}"
         )
     return (
-        f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}x higher than "
+        f"{_no_help(model, other)} ends at an excess loss {least}{1 / value:.3g}× higher than "
         f"{baseline}{_between(table, _inverse(high), _inverse(low))}"
     )
-
-
-def _row_of(table: pd.DataFrame, model: str) -> pd.Series:
-    return table[table["model"] == model].iloc[0]
 
 
 def is_summary(table: pd.DataFrame) -> bool:
@@ -301,7 +317,7 @@ def is_summary(table: pd.DataFrame) -> bool:
 
 
 def with_interval(value: object, low: float = math.nan, high: float = math.nan) -> str:
-    """A value as tables show it, its interval behind it if it has one: ``4.15 [4.13, 4.18]``."""
+    """A value for a table, followed by its interval if it has one: ``4.15 [4.13, 4.18]``."""
     if not isinstance(value, float):
         return str(value)
     text, *ends = (

@@ -24,7 +24,7 @@ from implicit_accel.experiments.claims.toolkit.theory import (
     split,
     where,
 )
-from implicit_accel.intervals import Side
+from implicit_accel.intervals import ModelRuns
 from implicit_accel.theory.flow import Enough, Stack, follow
 from implicit_accel.theory.map import power_law_problem
 from implicit_accel.theory.plateau import escape_time
@@ -194,7 +194,7 @@ def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
     kept = np.zeros((3, 3), bool)
     # The fastest rate is one that a run does not survive.
     sides = {
-        who: Side(
+        who: ModelRuns(
             np.array([0.1, 0.2, 0.4]), np.array([[2 * n] * 3, [n] * 3, [n / 2, n / 2, np.inf]]),
             kept | [[False] * 3, [False] * 3, [False, False, True]], 5000.0,
         )

@@ -348,7 +348,7 @@ def test_the_table_says_what_is_compared():
     final = printed(summarise(results, best_by="final"))
     assert "speed-up" not in final
     assert "final excess loss of depth 1" in final
-    assert "depth 2 ends at an excess loss 2.6x lower than depth 1" in final
+    assert "depth 2 ends at an excess loss 2.6× lower than depth 1" in final
 
 
 def test_the_table_of_any_axes():

@@ -2,43 +2,50 @@
 
 import os
 import resource
-import subprocess
-import sys
 import warnings
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from programs import expect_usage_error, run
+from absl import flags
+from programs import expect_usage_error, forked, run
 
+from implicit_accel.experiments import compilation
 from implicit_accel.experiments.compilation import ProgramCount, counted_programs
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--num_steps", "50", "--num_seeds", "1", "--learning_rates", "0.1,0.2"]
 
-SCRIPT = """
-import sys, warnings
-warnings.simplefilter("error")
-import jax, jax.numpy as jnp, numpy as np
-from absl import flags
-from implicit_accel.experiments import compilation
-flags.FLAGS(sys.argv)
-compilation.keep_programs(compilation.asked_for())
-x = np.linspace(0, 3, 1001)
-with compilation.counted_programs() as count:
-    y = jax.jit(lambda x: jnp.sin(x) * 3.7 + jnp.cumsum(x**3))(x)
-print(count)
-print(np.asarray(y).tobytes().hex())
-"""
+
+def print_small_computation(file_size, max_bytes, factor, *words):
+    """In a process of its own: prints the count of programs and the result."""
+    warnings.simplefilter("error")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_size), unlimited[1]))
+    # JAX reads the environment on import, which was before this process was forked.
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+    compilation.MAX_BYTES = int(max_bytes)
+    flags.FLAGS(["program", *words])
+    compilation.keep_programs(compilation.asked_for())
+    x = np.linspace(0, 3, 1001)
+    with counted_programs() as count:
+        y = jax.jit(lambda x: jnp.sin(x) * float(factor) + jnp.cumsum(x**3))(x)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # what is printed is in a file too
+    print(count)
+    print(np.asarray(y).tobytes().hex(), flush=True)
 
 
-def compute(folder, script=SCRIPT, file_size=resource.RLIM_INFINITY, **environment):
+def compute(
+    folder, *, file_size=resource.RLIM_INFINITY, max_bytes=compilation.MAX_BYTES, factor=3.7,
+    **environment,
+):  # fmt: skip
     """A small computation in a process of its own: its count of programs, its result."""
     asked = [] if folder is None else [f"--compilation_cache={folder}"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *asked],
-        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "true"} | environment,
-        capture_output=True, text=True, cwd=ROOT, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)),
+    done = forked(
+        print_small_computation, file_size, max_bytes, factor, *asked,
+        environment=os.environ | environment,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
@@ -101,20 +108,25 @@ def test_an_interrupted_write_is_repaired(tmp_path):
     """An entry without its second file would stop all later writes, see `_remove_orphans`."""
     _, bits = compute(tmp_path, file_size=1000)  # as on a full disk
     assert [path.stat().st_size for path in entries(tmp_path)] == [1000]
-    (tmp_path / "of-another-program-cache").write_bytes(b"x")
+    (tmp_path / f"jit_other-{'0' * 64}-cache").write_bytes(b"x")
     assert compute(tmp_path) == [COMPILED, bits]
     assert compute(tmp_path) == [CACHED, bits]
     assert len(entries(tmp_path)) == 1
 
 
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "my-cache").write_text("mine")
+    assert compute(tmp_path)[0] == COMPILED
+    assert (tmp_path / "my-cache").read_text() == "mine"
+
+
 def test_the_folder_is_bounded(tmp_path):
-    script = SCRIPT.replace("keep_programs(", "MAX_BYTES = 9000; compilation.keep_programs(", 1)
     for number in range(5):
-        said, _ = compute(tmp_path, script=script.replace("3.7", f"3.{number}"))
+        said, _ = compute(tmp_path, max_bytes=9000, factor=3 + number / 10)
         assert said == COMPILED
         assert sum(path.stat().st_size for path in entries(tmp_path)) <= 9000
     assert 1 <= len(entries(tmp_path)) < 5
-    assert compute(tmp_path, script=script.replace("3.7", "3.4"))[0] == CACHED  # the last one
+    assert compute(tmp_path, max_bytes=9000, factor=3.4)[0] == CACHED  # the last one
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "{file}/x"])
@@ -124,16 +136,9 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path, place):
 
 
 def test_processes_share_a_folder(tmp_path):
-    command = [sys.executable, "-c", SCRIPT, f"--compilation_cache={tmp_path}"]
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "true"}
-    pipe = subprocess.PIPE
-    others = [
-        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-        for _ in range(3)
-    ]
-    said = [other.communicate() for other in others]
-    assert {errors for _, errors in said} == {""}
-    (bits,) = {output.splitlines()[1] for output, _ in said}
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(compute, [tmp_path] * 3))
+    (bits,) = {bits for _, bits in said}
     assert compute(tmp_path) == [CACHED, bits]
 
 
@@ -154,8 +159,6 @@ def test_counts_in_words():
 
 
 def test_counting_ends(rng):
-    import jax
-
     with counted_programs() as count, warnings.catch_warnings():
         jax.jit(lambda x: x * 2.5 + 1)(rng.standard_normal(7))
     assert (count.requested, count.cached) == (1, 0)

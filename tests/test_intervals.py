@@ -1,6 +1,7 @@
-"""Intervals against known truth: 93 to 98 % of those called 95 % hold it."""
+"""Coverage of intervals where the true value is known."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_accel.intervals import (
-    FEWEST,
+    MIN_SEEDS,
     MOST_DIVERGED,
-    Side,
+    ModelRuns,
     of_measure,
     of_median,
     of_share,
@@ -49,7 +50,7 @@ def test_a_medians_interval_is_that_of_order_statistics():
     assert (wide.low, wide.high) == (-INF, INF)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=FEWEST, max_size=40), st.floats(0.5, 0.96))
+@given(st.lists(st.floats(-1e6, 1e6), min_size=MIN_SEEDS, max_size=40), st.floats(0.5, 0.96))
 def test_an_interval_holds_its_median_and_widens_with_confidence(values, confidence):
     x = np.array(values)
     found, wider = of_median(x, confidence), of_median(x, (1 + confidence) / 2)
@@ -106,7 +107,7 @@ def test_ratios_of_spreads_are_covered(seeds):
     assert covers(hits, 150)
 
 
-def model(rng, seeds, *, steps, edge, noise, offset=0.0) -> Side:
+def model(rng, seeds, *, steps, edge, noise, offset=0.0) -> ModelRuns:
     """Steps fall with the rate until a seed diverges, each at a rate of its own about 1.
 
     Args:
@@ -122,7 +123,7 @@ def model(rng, seeds, *, steps, edge, noise, offset=0.0) -> Side:
     rates = np.exp(logs)
     lost = rates[:, None] > np.exp(edge * rng.standard_normal(seeds))
     values = steps / rates[:, None] * np.exp(noise * rng.standard_normal(seeds))
-    return Side(rates, np.where(lost, INF, values), lost, 1e6)
+    return ModelRuns(rates, np.where(lost, INF, values), lost, 1e6)
 
 
 @pytest.mark.parametrize(
@@ -144,18 +145,43 @@ def test_speed_ups_are_covered_with_the_choice_of_the_rate_in_them(seeds, edge, 
     assert np.median(values) == pytest.approx(1, abs=0.06)
 
 
+def test_usable_rates_are_those_at_which_a_tenth_diverges_by_a_normal_fit():
+    rng = np.random.default_rng(4)
+    rates = np.geomspace(0.01, 1, 30)
+    thresholds = 0.2 * np.exp(0.3 * rng.standard_normal(9))
+    runs = ModelRuns(rates, np.ones((30, 9)), rates[:, None] > thresholds, 1e6)
+    begins = []
+    for threshold in thresholds:
+        below, above = rates[rates <= threshold].max(), rates[rates > threshold].min()
+        begins.append(math.log(math.sqrt(below * above)))
+    for seeds in ([0, 1, 2, 3, 4, 5, 6, 7, 8], [2, 2, 5, 7]):
+        own = [begins[s] for s in seeds]
+        share = scipy.stats.norm.cdf(
+            np.log(rates), statistics.fmean(own), max(statistics.stdev(own), 1e-12)
+        )
+        assert runs.usable(np.array([seeds]))[0].tolist() == (share <= MOST_DIVERGED).tolist()
+
+
+def test_a_model_that_never_diverges_may_take_any_rate_and_one_that_always_does_none():
+    rates, steps = np.array([0.1, 0.2, 0.4]), np.ones((3, 8))
+    for diverged, usable in ((False, [True] * 3), (True, [False] * 3)):
+        runs = ModelRuns(rates, steps, np.full((3, 8), diverged), 10)
+        assert runs.usable(runs.all_seeds)[0].tolist() == usable
+        assert runs.best(runs.all_seeds).tolist() == [0 if not diverged else -1]
+
+
 def test_no_lucky_rate_wins_and_none_is_hopeless():
     """Where rates are alike but for noise, the best of many looks better than it is."""
     rates, never = np.geomspace(0.1, 1, 40), np.zeros((40, 12), bool)
-    even = Side(rates, np.full((40, 12), 1000.0), never, 1e6)
+    even = ModelRuns(rates, np.full((40, 12), 1000.0), never, 1e6)
     plain, fair = [], []
     for draw in range(12):
         steps = 1000 * np.exp(np.random.default_rng(draw).standard_normal((40, 12)))
         plain.append(1000 / np.median(steps, axis=1).min())
-        fair.append(of_speed_up(even, Side(rates, steps, never, 1e6)).value)
+        fair.append(of_speed_up(even, ModelRuns(rates, steps, never, 1e6)).value)
     assert np.exp(np.mean(np.log(plain))) > 1.9
     assert abs(np.mean(np.log(fair))) < 4 * 0.3 / math.sqrt(12)
-    lost = Side(rates, np.full((40, 12), INF), ~never, 1e6)
+    lost = ModelRuns(rates, np.full((40, 12), INF), ~never, 1e6)
     assert of_speed_up(even, lost).value == pytest.approx(1000 / 1e6)
 
 

@@ -51,7 +51,7 @@ def test_a_summary_says_what_the_table_holds(results):
     page = Page(summary._repr_html_())
     assert page.open == []
     assert page.text["strong"] == summary.answers
-    assert page.text["strong"][0].startswith("depth 2 is 3.5x faster than depth 1")
+    assert page.text["strong"][0].startswith("depth 2 needs 3.5× fewer steps than depth 1")
     assert page.text["caption"] == ["made"]
     assert page.text["th"][-2:] == ["depth 1", "depth 2"]
     assert len(page.text["td"]) == 2 * 6

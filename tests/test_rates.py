@@ -25,6 +25,7 @@ from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.rates import coarse_rates, history, joined, next_own_rates, next_rates, search
 from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import best_learning_rates, summarise
+from implicit_accel.summary import cells, columns
 from implicit_accel.sweep import run
 
 
@@ -122,7 +123,7 @@ def test_the_point_of_a_wedge_is_found(best, steepness):
 
 @given(best=st.lists(places, min_size=2, max_size=4))
 def test_models_are_searched_apart(best):
-    """Together they ask for what each would alone."""
+    """The rates proposed together are those proposed for each model alone."""
     curves = [valley(best[0], 1.0), *map(edge, best[1:])]
     first = tuple(map(coarse_rates, best))
     _, together, _ = found(curves, first)
@@ -135,6 +136,39 @@ def test_models_are_searched_apart(best):
 def test_a_smaller_tolerance_is_finer(tolerance, last):
     results, _, _ = found([edge(last)], (coarse_rates(last),), tolerance=tolerance)
     assert best_steps(results) <= 10_000 * (1 + 2 * tolerance) + 1
+
+
+@given(
+    lines=st.lists(st.tuples(st.floats(-3, 3), st.floats(-5, 5)), min_size=1, max_size=6),
+    logs=st.lists(st.integers(-60, 60), min_size=2, max_size=9, unique=True),
+)
+def test_no_convex_curve_improves_by_more_than_its_bound(lines, logs):
+    """A maximum of lines is convex; its minimum over an interval is sought on a fine grid."""
+
+    def f(x):
+        return np.max([slope * x + offset for slope, offset in lines], axis=0)
+
+    x = np.sort(np.array(logs)) / 10
+    best = int(np.argmin(f(x)))
+    curve = rates_module._Curve(np.exp(x), f(x), best, 1.0)
+    for k in range(len(x) - 1):
+        improvement = f(x[best]) - np.min(f(np.linspace(x[k], x[k + 1], 501)))
+        bound = curve.upper_bound_on_improvement(k)
+        if k in (best - 1, best):
+            assert improvement <= bound + 1e-9
+        else:  # a convex curve has its minimum beside the best rate: here it can only be equal
+            assert improvement <= 1e-9
+
+
+def test_the_bound_on_improvement_is_where_the_chords_meet():
+    # The continued chords -x - 1 and x - 1 meet at x = 0, one below the best figure.
+    curve = rates_module._Curve(
+        np.exp([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, 0.0, 0.0, 1.0]), 1, 1.0
+    )
+    assert curve.upper_bound_on_improvement(1) == pytest.approx(1)
+    # Beyond the last rate there is no chord: the left one falls to -2 at x = 1.
+    curve = rates_module._Curve(np.exp([-2.0, -1.0, 1.0]), np.array([1.0, 0.0, math.inf]), 1, 1.0)
+    assert curve.upper_bound_on_improvement(1) == pytest.approx(2)
 
 
 def test_a_second_valley_past_a_jump_is_found():
@@ -239,8 +273,13 @@ def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
     names = ["diverged_share", "diverged_share_low", "diverged_share_high"]
     assert row[names].tolist() == pytest.approx([0.1, ends.low, ends.high])
     assert row["num_diverged_later"] == 5
-    stable = summarise(results, best_by="stable").iloc[0]
+    assert cells(summarise(results), 0)[5] == "2 of 20 (5 of 20)"
+    assert columns(summarise(results))[5].endswith("before (after) the target")
+    by_stable = summarise(results, best_by="stable")
+    stable = by_stable.iloc[0]
     assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)
+    assert cells(by_stable, 0)[5] == "0 of 20"
+    assert columns(by_stable)[5] == "runs that diverged at this rate"
 
 
 def test_runs_that_were_not_trained_count_nowhere():

@@ -176,7 +176,7 @@ def test_rates_chosen_by_the_final_loss_are_compared_by_it():
     table = summarise(results, best_by="final")
     (sentence,) = answers(table)
     assert (
-        "depth 2 ends at an excess loss 2.6x lower than depth 1 (2.36 to 2.89 over 3 seeds)"
+        "depth 2 ends at an excess loss 2.6× lower than depth 1 (2.36 to 2.89 over 3 seeds)"
         in sentence
     )
     assert "speed_up" not in table
@@ -185,20 +185,20 @@ def test_rates_chosen_by_the_final_loss_are_compared_by_it():
     assert row["final_ratio_low"] == pytest.approx(26 / 11)
     assert row["final_ratio_high"] == pytest.approx(26 / 9)
     (by_target,) = answers(summarise(results))
-    assert "depth does not help" in by_target
+    assert "Depth does not help" in by_target
 
 
 @pytest.mark.parametrize(
     ("base", "own", "words"),
     [
-        ([0.1] * 3, [0.2] * 3, "depth does not help: .* loss 2x higher than depth 1 .*2 to 2"),
-        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], "no clear difference: depth 2 ends at .* 1x that of"),
+        ([0.1] * 3, [0.2] * 3, "Depth does not help: .* loss 2× higher than depth 1 .*2 to 2"),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], "No clear difference: depth 2 ends at .* 1× that of"),
         ([INF] * 3, [0.2] * 3, "depth 2 ends at a finite loss and depth 1 diverges"),
         ([0.1] * 3, [INF] * 3, "depth 1 ends at a finite loss and every deeper model diverges"),
-        ([INF] * 3, [INF] * 3, "neither depth 1 nor any deeper model ends at a finite loss"),
-        ([0.1] * 3, [1e-9] * 3, r"excess loss at least 1e\+06x lower than depth 1"),
-        ([1e-9] * 3, [0.1] * 3, r"depth does not help: .* at least 1e\+06x higher than depth 1"),
-        ([1e-9] * 3, [1e-8] * 3, "no clear difference: depth 2 ends at an excess loss 1x"),
+        ([INF] * 3, [INF] * 3, "Neither depth 1 nor any deeper model ends at a finite loss"),
+        ([0.1] * 3, [1e-9] * 3, r"excess loss at least 1e\+06× lower than depth 1"),
+        ([1e-9] * 3, [0.1] * 3, r"Depth does not help: .* at least 1e\+06× higher than depth 1"),
+        ([1e-9] * 3, [1e-8] * 3, "No clear difference: depth 2 ends at an excess loss 1×"),
     ],
 )
 def test_final_losses_in_words(base, own, words):
@@ -360,7 +360,50 @@ def test_few_seeds_have_a_range_and_no_percentage():
     table = summarise(results)
     assert table.loc[1, ["speed_up", "speed_up_low", "speed_up_high"]].tolist() == [2.5, 1.6, 6]
     (sentence,) = answers(table)
-    assert sentence.startswith("depth 2 is 2.5x faster than depth 1 (1.6 to 6 over 3 seeds);")
+    assert sentence.startswith(
+        "depth 2 needs 2.5× fewer steps than depth 1 (1.6 to 6 over 3 seeds)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "words"),
+    [
+        (
+            [90, 100, 120],
+            [95, 107, 114],
+            "depth 2 needs 7 % more steps than depth 1 (−21 % to +27 %",
+        ),
+        (
+            [100, 110, 120],
+            [95, 88, 130],
+            "depth 2 needs 14 % fewer steps than depth 1 (−27 % to +30 %",
+        ),
+        ([50, 60, 70], [50, 60, 70], "depth 2 needs as many steps as depth 1 (−29 % to +40 %"),
+        ([40, 50, 60], [30, 48, INF], "depth 2 needs 4 % fewer steps than depth 1 (−50 % to +∞"),
+    ],
+)
+def test_a_difference_that_is_not_clear_is_said_in_percent(base, own, words):
+    """Ratios of medians, and the extreme ratios of pairs: 95/120 and 114/90."""
+    (sentence,) = answers(summarise(made([[base], [own]], np.ones((2, 1, 3)))))
+    assert sentence.startswith(f"No clear difference: {words} over 3 seeds)")
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "words"),
+    [
+        (
+            [10, 10, 10],
+            [20, 20, 20],
+            "Depth does not help: the best deeper model, depth 2, needs 2×",
+        ),
+        ([INF] * 3, [20, 20, 20], "depth 1 did not: at least 50× fewer steps"),
+        ([20, 20, 20], [INF] * 3, "depth 1 reached the target and no deeper model did"),
+        ([INF] * 3, [INF] * 3, "Neither depth 1 nor any deeper model reached the target"),
+    ],
+)
+def test_steps_in_words(base, own, words):
+    (sentence,) = answers(summarise(made([[base], [own]], np.ones((2, 1, 3)))))
+    assert words in sentence
 
 
 def test_an_absent_effect_is_rarely_declared():

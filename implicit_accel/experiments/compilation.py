@@ -68,7 +68,7 @@ def keep_programs(asked: str | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
     for name, value in {
         "jax_compilation_cache_dir": str(folder),
-        "jax_compilation_cache_max_size": MAX_BYTES,
+        "jax_compilation_cache_max_size": MAX_BYTES,  # JAX needs filelock for it
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_enable_xla_caches": _OFF,  # these would grow without bound
     }.items():
@@ -104,11 +104,12 @@ def _remove_orphans(folder: Path) -> None:
 
     JAX writes an entry and then a second file with the time of its last use. Without the second
     file, JAX before 0.12 stores no further program in the folder (jax#39880), and no JAX replaces
-    the part of an entry that was written. If another process is just between the two files, it
-    compiles its program once more.
+    the part of an entry that was written. Two kinds of good entries are removed as well, and
+    compiled again: one that another process is just writing, and those that JAX stored in this
+    folder without a limit of size, which have no second file.
     """
     with contextlib.suppress(OSError):
-        for entry in folder.glob("*-cache"):
+        for entry in folder.glob(f"*-{'[0-9a-f]' * 64}-cache"):  # JAX's names, and no other file's
             if not Path(f"{str(entry).removesuffix('-cache')}-atime").exists():
                 entry.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -302,7 +303,7 @@ def _data_settings(options: Mapping[str, Any], preparation: Preparation) -> dict
     )
 
 
-# What of a grid's settings a task has too.
+# Settings of a grid that a task has too.
 _FOR_TASKS = (
     "learning_rates", "num_seeds", "first_seed", "num_steps", "optimizers", "optimizer_settings",
     "weight_decays", "records_per_decade", "observations_per_decade", "precision", "target",
@@ -311,39 +312,19 @@ _FOR_TASKS = (
 
 
 def _build_task(place: str) -> Asked:
+    """The experiment of ``--task``.
+
+    Args:
+        place: ``file.py:name``.
+    """
     for name in (DATASET.name, *_HOLDERS):
         if name not in _FOR_TASKS and flags.FLAGS[name].present:
             raise UserError(f"--{name} goes with a dataset, not with --task")
     module, task = load_task(place)
-    declared = fields_of(SweepConfig)
-    record = read({"record": declared["record"]}, given())["record"]
-    fields = {n: f for n, f in declared.items() if n in _FOR_TASKS and n != "record"}
-    config = SweepConfig(**read(fields, given()))
-    target = config.target.value if flags.FLAGS["target"].present else None
-    if config.target.relative and target is not None:
-        raise UserError("--target: a task's is an excess loss like 1e-3, not a share")
-    axes: dict[str, Any] = {"learning_rate": config.learning_rates, "seed": tuple(config.seeds)}
-    if flags.FLAGS["weight_decays"].present:
-        axes["weight_decay"] = config.weight_decays
-    optimizer: Any = config.optimizers[0]
-    if TASK_OPTIMIZER.value is not None:
-        if flags.FLAGS["optimizers"].present:
-            raise UserError("--task_optimizer takes the place of --optimizers: give one of them")
-        optimizer = attribute(module, TASK_OPTIMIZER.value, "--task_optimizer")
-    elif len(config.optimizers) > 1:
-        by_name = {o.name: o for o in config.optimizers}
-        axes["optimizer"] = tuple(by_name)
-        optimizer = lambda hp: by_name[hp["optimizer"]].build(  # noqa: E731
-            hp["learning_rate"], hp.get("weight_decay")
-        )
-    given_axes = [text for texts in AXES.value for text in (texts.split(",") if texts else [])]
-    parsed = [parse_axis(text) for text in given_axes]
-    for number, (name, values) in enumerate(parsed):
-        if name in dict(parsed[:number]):
-            raise UserError(f"--axes: {name} is given twice; write all its values once")
-        if name in axes:
-            raise UserError(f"--axes: {name} is an axis already, of a flag of its own")
-        axes[name] = values
+    config, record = _task_settings()
+    target = _task_target(config)
+    optimizer, names = _task_optimizer(module, config)
+    axes = _task_axes(config, names)
 
     def grid_of(rates: tuple[float, ...]) -> Experiment:
         return TaskSweep(
@@ -362,11 +343,77 @@ def _build_task(place: str) -> Asked:
     experiment = grid_of(config.learning_rates)
     search = None
     if is_searched():
-        runs_of_model = len(config.learning_rates) * config.num_seeds
-        search = Search(grid_of, (coarse_rates(),) * (experiment.num_runs // runs_of_model))
+        runs_per_model = len(config.learning_rates) * config.num_seeds
+        num_models = experiment.num_runs // runs_per_model
+        search = Search(grid_of, (coarse_rates(),) * num_models)
     about = {"task": {"place": place, "name": task.name, "fingerprint": task.fingerprint()}}
     described = f"{task.num_rows:,} rows"
     return Asked(experiment, task.name, task.name, described, about, search=search)
+
+
+def _task_settings() -> tuple[SweepConfig, tuple[str, ...]]:
+    """The settings that a task shares with a grid, and the observables to record.
+
+    Observables are not part of the configuration: a grid of linear networks has others.
+    """
+    declared = {name: field for name, field in fields_of(SweepConfig).items() if name in _FOR_TASKS}
+    record = read({"record": declared.pop("record")}, given())["record"]
+    return SweepConfig(**read(declared, given())), record
+
+
+def _task_target(config: SweepConfig) -> float | None:
+    """The target excess loss; None without the flag, since the default is a share.
+
+    Raises:
+        UserError: If it is a share: of a task the zero predictor's loss is not known.
+    """
+    if not flags.FLAGS["target"].present:
+        return None
+    if config.target.relative:
+        raise UserError("--target: a task's is an excess loss like 1e-3, not a share")
+    return config.target.value
+
+
+def _task_optimizer(module: ModuleType, config: SweepConfig) -> tuple[Any, tuple[str, ...]]:
+    """A task's optimizer, and the values of its axis if there are several.
+
+    Raises:
+        UserError: If both a function of the task's file and optimizers by name are given.
+    """
+    if TASK_OPTIMIZER.value is not None:
+        if flags.FLAGS["optimizers"].present:
+            raise UserError("--task_optimizer takes the place of --optimizers: give one of them")
+        return attribute(module, TASK_OPTIMIZER.value, "--task_optimizer"), ()
+    if len(config.optimizers) == 1:
+        return config.optimizers[0], ()
+    by_name = {optimizer.name: optimizer for optimizer in config.optimizers}
+
+    def chosen(hp: Mapping[str, Any]) -> Any:
+        return by_name[hp["optimizer"]].build(hp["learning_rate"], hp.get("weight_decay"))
+
+    return chosen, tuple(by_name)
+
+
+def _task_axes(config: SweepConfig, optimizers: tuple[str, ...]) -> dict[str, Any]:
+    """The axes of a task's grid: those of flags of their own, then those of ``--axes``.
+
+    Raises:
+        UserError: If an axis is given twice.
+    """
+    axes: dict[str, Any] = {"learning_rate": config.learning_rates, "seed": tuple(config.seeds)}
+    if flags.FLAGS["weight_decays"].present:
+        axes["weight_decay"] = config.weight_decays
+    if optimizers:
+        axes["optimizer"] = optimizers
+    texts = [text for listed in AXES.value if listed for text in listed.split(",")]
+    further: dict[str, Any] = {}
+    for name, values in [parse_axis(text) for text in texts]:
+        if name in further:
+            raise UserError(f"--axes: {name} is given twice; write all its values once")
+        if name in axes:
+            raise UserError(f"--axes: {name} is an axis already, of a flag of its own")
+        further[name] = values
+    return axes | further
 
 
 def load_dataset(console: Console) -> Dataset:

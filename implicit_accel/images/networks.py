@@ -117,7 +117,7 @@ class TutorialCNN:
 
     @property
     def operations(self) -> float:
-        """See `Network`."""
+        """Floating-point operations of a training step, for one image."""
         first, second = self.channels
         flat = second * (SIDE // 4) ** 2
         dense = self.hidden_width * (flat + (self.hidden_width if self.overparameterised else 0))
@@ -234,7 +234,7 @@ class SmallCNN:
 
     @property
     def operations(self) -> float:
-        """See `Network`."""
+        """Floating-point operations of a training step, for one image."""
         inputs = (1, *self.channels[:-1])
         sides = [SIDE >> j for j in range(len(self.channels))]
         layers = zip(sides, inputs, self.channels, strict=True)
@@ -323,7 +323,7 @@ class FullyConnected:
 
     @property
     def operations(self) -> float:
-        """See `Network`."""
+        """Floating-point operations of a training step, for one image."""
         widths = (SIDE**2, *self.hidden_widths, NUM_CLASSES)
         return _operations(*(a * b for a, b in itertools.pairwise(widths)))
 

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import xarray as xr
 from jax import lax
+from typing_extensions import override
 
 from implicit_accel.data.mnist import NUM_CLASSES, ImageData
 from implicit_accel.engine.chunks import PRECISIONS, Group, Recording
@@ -240,17 +241,18 @@ class ImageTask(Task):
     dtype: str
 
     @property
+    @override
     def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Dropout is."""
+        """Whether the network has dropout."""
         return self.config.network.dropout > 0
 
+    @override
     def take(self, data: Mapping[str, Part], rows: jax.Array | None) -> Part:
-        """See `Task.take`."""
         images, labels = data["train"]
         return Part(images, labels) if rows is None else Part(images[rows], labels[rows])
 
-    def evaluate(self, params: Any, batch: Part, hp: Values, key: Any) -> Evaluation:  # noqa: ARG002
-        """See `Task.evaluate`."""
+    @override
+    def evaluate(self, params: Any, batch: Part, hp: Values, key: Any) -> Evaluation:
         network = self.config.network
         keep = None
         if key is not None:
@@ -261,8 +263,9 @@ class ImageTask(Task):
         )(params)
         return Evaluation(loss, gradient, loss, {"cross_entropy": entropy})
 
-    def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
-        """The cross-entropy of knowing nothing."""
+    @override
+    def reference_loss(self, data: Any) -> Any:
+        """Loss of the zero predictor, which gives every class the same probability."""
         return math.log(NUM_CLASSES)
 
     def error(self, part: str) -> Any:
@@ -351,14 +354,14 @@ class ImageSweep(Experiment):
         self._fixed = Part(*(a[:num_fixed] for a in self._train)) if num_fixed else None
 
     @property
+    @override
     def axes(self) -> Axes:
-        """See `Experiment.axes`."""
         stds: Axes = {} if self._stds is None else {"init_std": self._stds}
         return {"learning_rate": self._rates, **stds, "seed": self._seeds}
 
     @property
+    @override
     def identity(self) -> Identity:
-        """See `Experiment.identity`."""
         settings = {
             f.name: str(getattr(self._config, f.name))
             for f in dataclasses.fields(self._config)
@@ -367,6 +370,7 @@ class ImageSweep(Experiment):
         return Identity(settings, self.axes, self.num_steps, self._data.fingerprint)
 
     @property
+    @override
     def recording(self) -> Recording:
         """Every step's loss; what is evaluated, now and then."""
         every = self._config.evaluate_every or self._epoch_steps
@@ -377,8 +381,8 @@ class ImageSweep(Experiment):
     def _epoch_steps(self) -> int:
         return len(self._train.labels) // self._config.batch_size
 
-    def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:  # noqa: ARG002
-        """See `Experiment.plan`."""
+    @override
+    def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:
         config, network = self._config, self._config.network
         task = ImageTask(config, self.precision)
         decay, per_epoch = config.rate_decay, self._epoch_steps
@@ -441,8 +445,8 @@ class ImageSweep(Experiment):
 
         return runs
 
+    @override
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """See `Experiment.label`, and `train_classifiers`."""
         if self._stds is None:
             arrays = {name: np.expand_dims(a, 1) for name, a in arrays.items()}
         window, T = self._config.window, self.num_steps
@@ -535,12 +539,12 @@ def train_classifiers(
     """Trains a network over learning rates × initial standard deviations × seeds.
 
     Args:
-        data: See `ImageSweep`, also for the following ones.
+        data: Images to train and test with.
         config: What is trained, and how.
-        learning_rates: η's.
-        stds: Initial standard deviations.
-        seeds: Seeds.
-        largest_block: The most runs to step together.
+        learning_rates: η; like the other two a list, an array, or a text like ``log:1e-3:1:5``.
+        stds: Initial standard deviations; None for a network that has none.
+        seeds: Different whole numbers from 0 up, below 2³².
+        largest_block: The most runs to step together; by default what suits the device.
         **options: Those of `implicit_accel.run`: folder, devices, memory_limit, progress.
 
     Returns:

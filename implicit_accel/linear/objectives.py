@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.losses import Loss, Optimum, optimum
@@ -42,10 +43,10 @@ class Data(NamedTuple):
         rows: (m, d) matrix of the reduced problem; (d,) its diagonal for ``spectral``.
         columns: (d, m) its transpose, stored beside it: a step multiplies by both, and for a few
             runs reordering the data takes longer than multiplying.
-        ones: (m,) what multiplies the bias in each row; (d,) feature means for ``spectral``.
+        ones: (m,) factor of the bias in each row; (d,) feature means for ``spectral``.
         targets: (k, m); for ``spectral`` with a bias a last column, (k, d + 1), for the mean.
         residuals: (k, m) residuals at the optimum, or (k, 1) zeros where they vanish.
-        offset: L*, what is added to the excess loss to give the loss.
+        offset: L*, the loss minus the excess loss.
         zero_loss: Loss of the zero predictor.
         optimum: (k, d) the optimum's matrix, in the basis of ``rows``; zeros where not known.
         held_out_rows: (h, d) held-out features, h = 0 without a split.
@@ -120,13 +121,13 @@ class Objective(ABC):
 
 
 class Arrays(NamedTuple):
-    """What an `Objective` makes of a problem; see `Data` for the first four.
+    """The arrays into which an `Objective` turns a problem; shapes as in `Data`.
 
     Attributes:
-        rows: See `Data`.
-        ones: See `Data`.
-        targets: See `Data`.
-        residuals: See `Data`.
+        rows: Matrix of the reduced problem, or its diagonal.
+        ones: Factors of the bias, one for each row.
+        targets: Targets of the reduced problem.
+        residuals: Residuals at the optimum.
         rotation: (d, d) orthogonal V with ``W_1 → W_1 V``, or None for no change of basis.
     """
 
@@ -140,13 +141,13 @@ class Arrays(NamedTuple):
 class _Collapsing(Objective):
     """Objectives that see the end-to-end map alone."""
 
+    @override
     def value_and_grad(
         self,
         layers: Layers,
         data: Data,
-        active: Any,  # noqa: ARG002
+        active: Any,
     ) -> tuple[jax.Array, jax.Array, Layers]:
-        """See `Objective.value_and_grad`."""
         # The chain of layers is differentiated by JAX, the data part by hand: one product for
         # the residuals, one for the gradient, the elementwise work between them fused.
         (W, b), pull_back = jax.vjp(end_to_end, layers)
@@ -167,20 +168,21 @@ class Spectral(_Collapsing):
     name = "spectral"
 
     @classmethod
+    @override
     def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
-        """See `Objective.holds`."""
         return loss.p == 2 and activation == "identity" and equivariant
 
     @classmethod
-    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
-        """See `Objective.arrays`."""
+    @override
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
         rows, ones, targets, rotation = _spectrum(X, Y, bias=bias)
         return Arrays(rows, ones, targets, np.zeros((Y.shape[1], 1)), rotation)
 
+    @override
     def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        """See `_Collapsing.data_part`.
+        """Loss, excess loss, and the loss's gradient in W and b.
 
         With ``X = U S Vᵀ + 1 mᵀ`` (m = 0 without a bias) and W in the basis V, the excess loss is
         ``c (‖W S/√n − UᵀY/√n‖² + ‖W m + b − ȳ‖²)``, a sum of squares.
@@ -206,19 +208,19 @@ class Collapsed(_Collapsing):
     name = "collapsed"
 
     @classmethod
-    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
-        """See `Objective.holds`."""
+    @override
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
         return activation == "identity"
 
     @classmethod
-    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
-        """See `Objective.arrays`."""
+    @override
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
         return Arrays(X, np.ones(len(X)), Y.T, best.residuals.T)
 
+    @override
     def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        """See `_Collapsing.data_part`."""
         residuals = matmul(W, data.columns) - data.targets  # (k, m)
         if b is not None:
             residuals = residuals + b[:, None] * data.ones
@@ -238,13 +240,13 @@ class Compressed(Collapsed):
     name = "compressed"
 
     @classmethod
-    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
-        """See `Objective.holds`."""
+    @override
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
         return loss.p == 2 and activation == "identity"
 
     @classmethod
-    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:  # noqa: ARG003
-        """See `Objective.arrays`."""
+    @override
+    def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
         return Arrays(*_compress(X, Y, bias=bias), np.zeros((Y.shape[1], 1)))
 
 
@@ -254,20 +256,19 @@ class Layerwise(Objective):
     name = "layerwise"
 
     @classmethod
-    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:  # noqa: ARG003
-        """See `Objective.holds`."""
+    @override
+    def holds(cls, loss: Loss, *, activation: str, equivariant: bool) -> bool:
         return True
 
     @classmethod
+    @override
     def arrays(cls, X: np.ndarray, Y: np.ndarray, best: Optimum, *, bias: bool) -> Arrays:
-        """See `Objective.arrays`."""
         return Collapsed.arrays(X, Y, best, bias=bias)
 
+    @override
     def value_and_grad(
         self, layers: Layers, data: Data, active: Any
     ) -> tuple[jax.Array, jax.Array, Layers]:
-        """See `Objective.value_and_grad`."""
-
         def full_loss(layers: Layers) -> jax.Array:
             outputs = predict(layers, data.rows, activation=self.activation, active=active)
             penalties = self.loss.penalty(outputs.T - data.targets)
@@ -276,13 +277,13 @@ class Layerwise(Objective):
         value, gradient = jax.value_and_grad(full_loss)(layers)
         return value, value - data.offset, gradient
 
+    @override
     def held_out_loss(self, layers: Layers, data: Data, active: Any) -> jax.Array:
-        """See `Objective.held_out_loss`."""
         outputs = predict(layers, data.held_out_rows, activation=self.activation, active=active)
         return self.loss.mean(outputs - data.held_out_targets)
 
+    @override
     def rows_per_step(self, num_rows: int) -> int:
-        """See `Objective.rows_per_step`."""
         return num_rows
 
 
@@ -365,7 +366,7 @@ def reduce(
     Args:
         problem: The full problem.
         loss: The loss.
-        kind: See `choose`; a costlier one than necessary serves as a check.
+        kind: The objective's class, from `choose`; a costlier one than that serves as a check.
         bias: Whether the networks have biases.
         activation: The networks' activation.
 

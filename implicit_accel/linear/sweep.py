@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
+from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.chunks import Group, GroupResult, Recording
@@ -51,20 +52,20 @@ def axes_of(config: SweepConfig) -> Axes:
 class LinearSweep(Experiment):
     """A grid of deep linear networks on a problem.
 
-    Its axes are ``model``, ``learning_rate`` and ``seed``: what makes up a model does not multiply
-    freely (a single layer has no hidden width).
+    Its axes are ``model``, ``learning_rate`` and ``seed``. The settings of a model are one axis,
+    since not all their combinations exist (a single layer has no hidden width).
 
     Args:
         problem: What to fit.
         config: The grid.
-        settings: What identifies the run beside the grid, as JSON has it: how the problem was made.
-        initial: (seed, k, d) weights that models of one layer start from in place of their own
+        settings: Further settings which identify the run, for JSON: how the problem was made.
+        initial: (seed, k, d) initial weights of models of one layer, in place of their own
             initialisation.
-        fingerprint: Of the data, where it is known by something else than the problem's arrays.
+        fingerprint: Of the data; by default that of the problem's arrays.
 
     Raises:
-        UserError: If the precision does not hold a loss, float64 not its optimum, or the initial
-            weights are not for these models.
+        UserError: If the precision cannot represent a loss, or float64 its optimum, or if the
+            initial weights do not fit these models.
     """
 
     def __init__(
@@ -97,26 +98,26 @@ class LinearSweep(Experiment):
             self._settings["initial"] = digest.hexdigest()
 
     @property
+    @override
     def axes(self) -> Axes:
-        """See `Experiment.axes`."""
         return axes_of(self.config)
 
     @property
+    @override
     def identity(self) -> Identity:
-        """See `Experiment.identity`."""
         settings = self._settings | self.config.settings()
         return Identity(settings, self.axes, self.num_steps, self._fingerprint)
 
     @property
+    @override
     def recording(self) -> Recording:
-        """See `Experiment.recording`."""
         steps = self.config.record_steps
         held_out = (steps,) if self._has_held_out else ()
         chosen = (self.config.observation_steps,) if self.config.record else ()
         return Recording(steps, held_out + chosen)
 
     def _observables(self, optimizer: Optimizer) -> tuple[Mapping[str, Observable], ...]:
-        """What is evaluated at each of the recording's steps beside losses."""
+        """The observables of each of the recording's series of steps beside losses."""
         chosen = parse(self.config.record, OBSERVABLES)
         if "preconditioned_sharpness" in chosen:
             settings = dict(optimizer.settings)
@@ -137,7 +138,7 @@ class LinearSweep(Experiment):
         )
 
     def reduction(self, model: Model) -> Reduction:
-        """What a model minimises."""
+        """The objective that a model minimises, with its data and basis."""
         return self._reduce(self.objective(model), model.loss)
 
     def _reduce(self, kind: type[Objective], loss: Loss) -> Reduction:
@@ -148,34 +149,36 @@ class LinearSweep(Experiment):
         return self._reductions[kind, loss]
 
     def at_learning_rates(self, rates: tuple[float, ...]) -> LinearSweep:
-        """The same sweep at other learning rates; what does not depend on them is computed once."""
+        """The same sweep at other learning rates; it shares what does not depend on them."""
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, learning_rates=rates)
         return other
 
+    @override
     def plan(self, axes: Axes, *, platform: str = "cpu", planned_steps: int | None = None) -> Plan:
-        """See `Experiment.plan`."""
         models = [self._models[text] for text in axes["model"]]
         runs_per_model = len(axes["learning_rate"]) * len(axes["seed"])
+        # Models of a family differ in architecture, initialisation and weight decay only, and these
+        # are inputs of a padded program.
         families: dict[Hashable, list[int]] = {}
         for i, model in enumerate(models):
             family = (self.objective(model), model.loss, model.optimizer)
             families.setdefault(family, []).append(i)
         groups, places = [], []
-        for numbers in families.values():
-            for inside in self._share_programs(
-                [models[i] for i in numbers], runs_per_model, planned_steps or self.num_steps
+        for family in families.values():
+            for members in self._share_programs(
+                [models[i] for i in family], runs_per_model, planned_steps or self.num_steps
             ):
-                chosen = [numbers[i] for i in inside]
-                groups.append(self._group([models[i] for i in chosen], axes, platform))
+                of_group = [family[j] for j in members]
+                groups.append(self._group([models[i] for i in of_group], axes, platform))
                 runs = np.arange(runs_per_model)
-                places.append(np.concatenate([i * runs_per_model + runs for i in chosen]))
+                places.append(np.concatenate([i * runs_per_model + runs for i in of_group]))
         return Plan(axes, tuple(groups), tuple(places))
 
     def _share_programs(
         self, models: Sequence[Model], runs_per_model: int, num_steps: int
     ) -> list[list[int]]:
-        """Which of the models of a family share a padded program, by number."""
+        """Positions of the models of a family that share a padded program, for each program."""
         counts: dict[tuple[int, ...], int] = {}
         for model in models:
             hidden = model.hidden_widths
@@ -227,35 +230,44 @@ class LinearSweep(Experiment):
     def _runs(
         self, models: Sequence[Model], axes: Axes, reduction: Reduction, task: LinearTask
     ) -> Callable[[np.ndarray], tuple[Layers, Hyper]]:
-        """Initial layers and hyper-parameters of a group's runs, numbered (model, rate, seed)."""
+        """A function that returns initial layers and hyper-parameters of some of a group's runs.
+
+        Its indices are of three kinds:
+
+        * the *number* of a run in the group, from 0;
+        * its *positions* along the group's axes (model, learning rate, seed), of which the number
+          is the row-major index;
+        * its *draw*: initial weights depend on the model and the seed alone, so that the distinct
+          pairs of these among the runs are drawn once and shared by all learning rates.
+        """
         rates, seeds = np.asarray(axes["learning_rate"]), axes["seed"]
         target = self.config.target.absolute(reduction.zero_excess)
         decays = np.array([model.weight_decay for model in models])
 
         def runs(numbers: np.ndarray) -> tuple[Layers, Hyper]:
-            which, rate, seed = np.unravel_index(numbers, (len(models), len(rates), len(seeds)))
-            starts, inverse = np.unique(np.stack([which, seed]), axis=1, return_inverse=True)
-            padded = []
-            for m, s in starts.T:
-                padded.append(_embed(self._draw(models[m], seeds[s]), reduction, task))
-            inverse = inverse.reshape(-1)
-            # In the precision of training before the runs are multiplied out: half the bytes.
+            model, rate, seed = np.unravel_index(numbers, (len(models), len(rates), len(seeds)))
+            draws, draw_of_run = np.unique(np.stack([model, seed]), axis=1, return_inverse=True)
+            drawn = [_embed(self._draw(models[m], seeds[s]), reduction, task) for m, s in draws.T]
+            # Cast to training's precision before draws are repeated for the rates: half the bytes.
             layers = jax.tree.map(
-                lambda *a: np.stack(a).astype(self.precision)[inverse], *(p[0] for p in padded)
+                lambda *a: np.stack(a).astype(self.precision)[draw_of_run],
+                *(network.layers for network in drawn),
             )
-            active, widths = (np.stack([p[i] for p in padded])[inverse] for i in (1, 2))
-            return layers, _hyper(rates[rate], decays[which], target, active, widths)
+            active = np.stack([network.active for network in drawn])[draw_of_run]
+            widths = np.stack([network.widths for network in drawn])[draw_of_run]
+            return layers, _hyper(rates[rate], decays[model], target, active, widths)
 
         return runs
 
     def _draw(self, model: Model, seed: int) -> Layers:
+        """Initial layers of a model, in the problem's own basis."""
         if self._initial is not None:
             return Layers((self._initial[self.config.seeds.index(seed)],))
         d, k = self.problem.num_features, self.problem.num_outputs
         return model.initialiser.draw(d, model.hidden_widths, k, bias=self.config.bias, seed=seed)
 
+    @override
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """See `Experiment.label`."""
         models = self.config.models
         results = [
             GroupResult.of({name: a[m] for name, a in arrays.items()}) for m in range(len(models))
@@ -264,7 +276,7 @@ class LinearSweep(Experiment):
         return label_results(self.problem, self.config, results, reductions, self._edge_rates())
 
     def _edge_rates(self) -> np.ndarray:
-        """See `edge_rates`."""
+        """(model, seed) rates at which runs pass the edge of stability, computed once."""
         if not self._edges:
             surfaces: dict[Loss, Surface] = {}
 
@@ -280,13 +292,24 @@ class LinearSweep(Experiment):
         return np.stack([self._edges[model.text] for model in self.config.models])
 
 
-def _embed(
-    layers: Layers, reduction: Reduction, task: LinearTask
-) -> tuple[Layers, np.ndarray, np.ndarray]:
-    """Initial layers in the reduction's basis, padded; which layers are true, and their widths."""
+class _Embedded(NamedTuple):
+    """Layers in a reduction's basis, padded to a program's shapes.
+
+    Attributes:
+        layers: Padded layers.
+        active: Which of the padded layers are the network's own.
+        widths: Their widths before padding.
+    """
+
+    layers: Layers
+    active: np.ndarray
+    widths: np.ndarray
+
+
+def _embed(layers: Layers, reduction: Reduction, task: LinearTask) -> _Embedded:
     shapes = [W.shape for W in layers.weights]
     padded, active = pad(reduction.to_basis(layers), task.shapes)
-    return padded, active, padded_widths(shapes, len(task.shapes))
+    return _Embedded(padded, active, padded_widths(shapes, len(task.shapes)))
 
 
 def _hyper(
@@ -329,7 +352,7 @@ def _group(
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What `train` returns; L learning rates, T steps.
+    """The trajectories that `train` returns; L learning rates, T steps.
 
     Attributes:
         loss: (L, T + 1) training losses; inf from a run's divergence on.
@@ -368,17 +391,17 @@ def train(
     Args:
         problem: What to fit, see `Problem.from_arrays`.
         layers: Initial weights, W_j of shape (h_j, h_{j−1}), and biases or none.
-        learning_rates: η's; like the next ones in any form that `SweepConfig` takes.
+        learning_rates: η; these and the next settings in any form that `SweepConfig` takes.
         num_steps: T.
-        loss: What is minimised.
-        optimizer: By what.
+        loss: The loss to minimise.
+        optimizer: The optimizer.
         weight_decay: λ.
-        activation: Between layers.
-        target: For ``steps_to_target``.
+        activation: Activation function between layers.
+        target: Excess loss that counts for ``steps_to_target``.
         precision: ``float32`` or ``float64``.
         objective: ``auto`` for the cheapest exact one, or one of `objectives.OBJECTIVES`.
-        padded_to: Hidden widths of a larger network to embed this one in; changes nothing but
-            rounding.
+        padded_to: Hidden widths of a larger network in which this one is embedded; results change
+            by rounding only.
 
     Returns:
         Every step's losses and the final weights.
@@ -413,7 +436,7 @@ def train(
         is_padded=embedding != hidden,
         has_held_out=problem.held_out_features is not None,
     )
-    padded, active, widths = _embed(layers, reduction, task)
+    network = _embed(layers, reduction, task)
     rates = np.asarray(config.learning_rates)
     goal = config.target.absolute(reduction.zero_excess)
 
@@ -422,8 +445,8 @@ def train(
             return np.repeat(np.asarray(a)[None], len(numbers), axis=0)
 
         decays = repeat(np.array(weight_decay))
-        hyper = _hyper(rates[numbers], decays, goal, repeat(active), repeat(widths))
-        return jax.tree.map(repeat, padded), hyper
+        hyper = _hyper(rates[numbers], decays, goal, repeat(network.active), repeat(network.widths))
+        return jax.tree.map(repeat, network.layers), hyper
 
     group = _group(
         task, reduction, optimizer, decays=weight_decay > 0, num_runs=len(rates), runs=runs,
@@ -453,7 +476,11 @@ def train(
 
 
 def _checked_shapes(problem: Problem, layers: Layers) -> tuple[tuple[int, int], ...]:
-    """The shapes of a network's layers, if they are those of one for this problem."""
+    """The shapes of a network's layers.
+
+    Raises:
+        UserError: If they do not fit the problem or each other.
+    """
     d, k = problem.num_features, problem.num_outputs
     expected = layer_shapes(d, tuple(W.shape[0] for W in layers.weights[:-1]), k)
     shapes = tuple(W.shape for W in layers.weights)
@@ -479,7 +506,7 @@ def _checked(
     precision: str,
     target: Any,
 ) -> SweepConfig:
-    """Reads and checks ranges and names as those of a grid."""
+    """The settings of `train` as a grid of one model, which reads and checks them."""
     return SweepConfig(
         depths=(layers.depth,),
         hidden_widths=(hidden,) if len(hidden) > 1 else (hidden[0] if hidden else 1,),
@@ -497,7 +524,7 @@ def _checked(
 
 
 def _cut(layers: Layers, shapes: Sequence[tuple[int, int]]) -> Layers:
-    """Takes a network out of its padding."""
+    """The network of these shapes inside padded layers."""
     return Layers(
         tuple(W[: s[0], : s[1]] for W, s in zip(layers.weights, shapes, strict=False)),
         tuple(b[: s[0]] for b, s in zip(layers.biases, shapes, strict=False)),

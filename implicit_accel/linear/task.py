@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.linear.networks import Layers
@@ -41,23 +42,25 @@ class LinearTask(Task):
     is_narrower: bool = True
     has_held_out: bool = False
 
-    def evaluate(self, params: Layers, batch: Data, hp: Values, key: Any) -> Evaluation:  # noqa: ARG002
-        """See `Task.evaluate`."""
+    @override
+    def evaluate(self, params: Layers, batch: Data, hp: Values, key: Any) -> Evaluation:
         loss, excess, gradient = self.objective.value_and_grad(params, batch, hp["active"])
         return Evaluation(loss, gradient, excess, {})
 
+    @override
     def reference_loss(self, data: Data) -> Any:
-        """The zero predictor's."""
+        """Loss of the zero predictor."""
         return data.zero_loss
 
+    @override
     def optimum(self, data: Data) -> Any:
-        """See `Task.optimum`."""
         return data.offset
 
+    @override
     def held_out_loss(self, params: Layers, data: Data, hp: Values) -> Any:
-        """See `Task.held_out_loss`."""
         return self.objective.held_out_loss(params, data, hp["active"])
 
+    @override
     def trainable(self, hp: Values) -> Layers | None:
         """What is not padding, in the shape of the layers."""
         if not self.is_padded:

@@ -25,7 +25,7 @@ import xarray as xr
 
 from implicit_accel import summary
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.intervals import FEWEST
+from implicit_accel.intervals import MIN_SEEDS
 from implicit_accel.plotting import COLOURS, Predicted, observed
 from implicit_accel.results import (
     RUN,
@@ -39,8 +39,8 @@ from implicit_accel.stability import STABILITY_OF, threshold
 from implicit_accel.statistics import (
     at_best,
     best_learning_rates,
+    counts_as_diverged,
     final_excess,
-    lost,
     ratio_of_medians,
     resolved,
     speed_up,
@@ -177,7 +177,7 @@ class _Runs:
             "num_seeds": int(runs.sizes["seed"]),
             "best_by": self.best_by,
             # Of the speed-ups.
-            "interval": "95 %" if runs.sizes["seed"] >= FEWEST else "range over seeds",
+            "interval": "95 %" if runs.sizes["seed"] >= MIN_SEEDS else "range over seeds",
             "axes": self._axes(),
             "models": [
                 {"label": label, "baseline": base, "rates": cells.tolist()}
@@ -185,7 +185,7 @@ class _Runs:
             ],
             "rates": rates.tolist() if known else None,
             "diverged": _pack(diverged.sum(axis=-1)),
-            "lost": _pack(lost(runs, self.best_by)[self.places].sum(axis=-1)),
+            "lost": _pack(counts_as_diverged(runs, self.best_by)[self.places].sum(axis=-1)),
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
             "targets": self.targets(rung.targets),
             "quantities": list(self._quantities(rung, predicted)),

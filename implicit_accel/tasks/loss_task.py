@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.errors import UserError
@@ -410,33 +411,35 @@ class BoundTask(Task):
     reads: set[str] = field(default_factory=set)
 
     @property
+    @override
     def is_random(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the loss takes a key."""
         return self.task.is_random
 
     @property
+    @override
     def has_held_out(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the task has held-out data."""
         return self.task.held_out is not None
 
+    @override
     def init(self, hp: Values) -> Any:
-        """See `Task.init`."""
         return split(initial(self.task, hp, self.reads))[0]
 
+    @override
     def key(self, hp: Values, step: Any) -> Any:
-        """See `Task.key`."""
         return jax.random.fold_in(run_key(hp["seed"], "loss"), step)
 
+    @override
     def model(self, params: Any) -> Any:
-        """See `Task.model`."""
         return join(params, self.fixed)
 
+    @override
     def trained(self, model: Any) -> Any:
-        """See `Task.trained`; of trained arrays alone they are these."""
         return jax.tree.map(lambda a: a if _is_trained(a) else None, model)
 
+    @override
     def take(self, data: Any, rows: jax.Array | None) -> Any:
-        """See `Task.take`."""
         train = data["train"]
         return train if rows is None else jax.tree.map(lambda a: a[rows], train)
 
@@ -461,13 +464,13 @@ class BoundTask(Task):
         """((loss, what the loss returns beside it), gradient); arguments as in `Task.evaluate`."""
         return jax.value_and_grad(lambda p: self._value(p, batch, hp, key), has_aux=True)(params)
 
+    @override
     def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
-        """See `Task.evaluate`."""
         (value, aux), gradient = self.value_and_gradient(params, batch, hp, key)
         return Evaluation(value, gradient, value - (self.task.optimum or 0.0), aux)
 
+    @override
     def loss(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
-        """See `Task.loss`."""
         return self._value(params, batch, hp, key)[0]
 
     def evaluate_all(self, params: Any, data: Any, hp: Values) -> tuple[Any, dict[str, Any]]:
@@ -475,20 +478,20 @@ class BoundTask(Task):
         value, aux = self._value(params, data["train"], hp, None)
         return value - (self.task.optimum or 0.0), aux
 
-    def reference_loss(self, data: Any) -> Any:  # noqa: ARG002
-        """See `Task.reference_loss`."""
+    @override
+    def reference_loss(self, data: Any) -> Any:
         return self.task.scale
 
-    def optimum(self, data: Any) -> Any:  # noqa: ARG002
-        """See `Task.optimum`."""
+    @override
+    def optimum(self, data: Any) -> Any:
         return self.task.optimum or 0.0
 
-    def trainable(self, hp: Values) -> Any | None:  # noqa: ARG002
-        """See `Task.trainable`."""
+    @override
+    def trainable(self, hp: Values) -> Any | None:
         return self.mask
 
+    @override
     def held_out_loss(self, params: Any, data: Any, hp: Values) -> Any:
-        """See `Task.held_out_loss`."""
         return self._value(params, data["held_out"], hp, None)[0]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.losses import Loss
@@ -98,27 +99,27 @@ class _Diagonal(Surface):
         self._rows, self._targets = data.rows, data.targets
         self._scale = reduction.objective.loss.scale / data.targets.shape[0]
 
+    @override
     def at(self, W: np.ndarray) -> Point:
-        """See `Surface.at`."""
         along = W * self._rows - self._targets
         excess = self._scale * np.sum(along * along, axis=(1, 2))
         return Point(excess, 2 * self._scale * along * self._rows, np.zeros(len(W)))
 
+    @override
     def gradient(self, W: np.ndarray) -> np.ndarray:
-        """See `Surface.gradient`."""
         return 2 * self._scale * (W * self._rows - self._targets) * self._rows
 
-    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        """See `Surface.curve`."""
+    @override
+    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
         return 2 * self._scale * self._rows**2 * V
 
+    @override
     def hessians(self, point: Point) -> np.ndarray:
-        """See `Surface.hessians`."""
         diagonal = np.tile(2 * self._scale * self._rows**2, self.shape[0])
         return np.broadcast_to(np.diag(diagonal), (len(point.excess), *2 * (len(diagonal),)))
 
+    @override
     def traced(self, W: jax.Array) -> jax.Array:
-        """See `Surface.traced`."""
         return self._scale * jnp.sum((W * self._rows - self._targets) ** 2)
 
 
@@ -135,8 +136,8 @@ class _Rows(Surface):
         self._num_entries = reduction.objective.num_entries
         self.multiplications = 2 * self.shape[0] * X.size
 
+    @override
     def at(self, W: np.ndarray) -> Point:
-        """See `Surface.at`."""
         r = self._residuals_at(W)
         if self._loss.is_even:
             excess = self._loss.excess(r, self._residuals).sum(axis=(1, 2)) / self._num_entries
@@ -144,8 +145,8 @@ class _Rows(Surface):
             excess = self._loss.penalty(r).sum(axis=(1, 2)) / self._num_entries - self._offset
         return Point(excess, self._slope(r), self._loss.curvature(r) / self._num_entries)
 
+    @override
     def gradient(self, W: np.ndarray) -> np.ndarray:
-        """See `Surface.gradient`."""
         return self._slope(self._residuals_at(W))
 
     def _residuals_at(self, W: np.ndarray) -> np.ndarray:
@@ -158,14 +159,14 @@ class _Rows(Surface):
         slopes = self._loss.derivative(residuals) / self._num_entries
         return _times(slopes.reshape(-1, slopes.shape[-1]), self._X).reshape(-1, *self.shape)
 
+    @override
     def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
-        """See `Surface.curve`."""
         k, d = self.shape
         moved = _times(V.reshape(-1, d), self._X.T).reshape(len(V), k, -1) * point.curvature
         return _times(moved.reshape(-1, moved.shape[-1]), self._X).reshape(V.shape)
 
+    @override
     def hessians(self, point: Point) -> np.ndarray:
-        """See `Surface.hessians`."""
         k, d = self.shape
         found = np.zeros((len(point.excess), k, d, k, d))
         for b, weights in enumerate(point.curvature):
@@ -173,8 +174,8 @@ class _Rows(Surface):
                 found[b, i, :, i, :] = (self._X.T * weights[i]) @ self._X
         return found.reshape(len(found), k * d, k * d)
 
+    @override
     def traced(self, W: jax.Array) -> jax.Array:
-        """See `Surface.traced`."""
         r = W @ self._X.T - self._targets
         if self._loss.is_even:
             return jnp.sum(self._loss.excess(r, self._residuals)) / self._num_entries

@@ -29,7 +29,7 @@ from implicit_accel.experiments.claims.toolkit.measures import (
 )
 from implicit_accel.experiments.claims.toolkit.plateaus import escapes
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
-from implicit_accel.intervals import Side
+from implicit_accel.intervals import ModelRuns
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 
@@ -136,7 +136,7 @@ class Comparison:
     effect: Effect
 
 
-def at_one_rate(name: str, base: Side, model: Side) -> Effect:
+def at_one_rate(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
     """Median steps of one width over another's, both at the lower of their two best rates.
 
     At one rate curves coincide or do not, whatever the grid: between rates chosen apart the grid's
@@ -151,7 +151,7 @@ def at_one_rate(name: str, base: Side, model: Side) -> Effect:
     Returns:
         The ratio, above 1 if the width is faster; no value where either is lost at every rate.
     """
-    best = [int(side.best(side.everyone)[0]) for side in (base, model)]
+    best = [int(side.best(side.all_seeds)[0]) for side in (base, model)]
     if min(best) < 0:
         return Effect(name, np.nan, note="diverges at every rate")
     rate = min(best)
@@ -167,7 +167,7 @@ def at_one_rate(name: str, base: Side, model: Side) -> Effect:
 def measure(name: str, runs: Runs) -> list[Comparison]:
     """Every width against width 1 at one rate, in every family."""
 
-    def side(results: xr.Dataset, loss: Loss, depth: int, width: int) -> Side:
+    def side(results: xr.Dataset, loss: Loss, depth: int, width: int) -> ModelRuns:
         hidden = "x".join([str(width)] * (depth - 1))
         return side_of(
             results, model_number(results, loss_name=loss.name, hidden_widths=hidden), None

@@ -24,7 +24,7 @@ from implicit_accel.experiments.claims.toolkit.measures import effects_table, le
 from implicit_accel.experiments.claims.toolkit.rules import rule_curves
 from implicit_accel.experiments.claims.toolkit.sources import PAPER_2018
 from implicit_accel.experiments.claims.toolkit.theory import SOURCE, crossings, flows
-from implicit_accel.intervals import FEWEST
+from implicit_accel.intervals import MIN_SEEDS
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.plotting import COLOURS, plot_curves
@@ -129,7 +129,7 @@ def _test(lab: Laboratory) -> Finding:
     asked = [within(e, 0.99, 1.01) for e in ours]
     parts = [
         p for p in asked
-        if p.effect.design.seeds >= FEWEST and Direction.AS_CLAIMED in could_be(p, len(asked))
+        if p.effect.design.seeds >= MIN_SEEDS and Direction.AS_CLAIMED in could_be(p, len(asked))
     ]  # fmt: skip
     few = [part.effect for part in asked if part not in parts]
     at_papers = [part for part in parts if part.effect in papers]

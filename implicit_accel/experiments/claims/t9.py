@@ -33,7 +33,7 @@ from implicit_accel.experiments.claims.toolkit.theory import (
     one_layer_task,
     theory_problems,
 )
-from implicit_accel.intervals import Side
+from implicit_accel.intervals import ModelRuns
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
@@ -145,17 +145,17 @@ def _oracle(
     return table["step"].to_numpy(), curves, np.array(shares)
 
 
-def _sides(curves: _Curves, level: float) -> dict[str, Side]:
+def _sides(curves: _Curves, level: float) -> dict[str, ModelRuns]:
     """By contestant the steps to the target."""
     found = {}
     for who, (steps, excess, rates) in curves.items():
         times = crossings(steps, excess, level)
         lost = ~np.isfinite(times) & ~np.isfinite(excess[..., -1])
-        found[who] = Side(rates, times, lost, float(steps[-1]))
+        found[who] = ModelRuns(rates, times, lost, float(steps[-1]))
     return found
 
 
-def _best(side: Side, seeds: np.ndarray) -> tuple[int, float]:
+def _best(side: ModelRuns, seeds: np.ndarray) -> tuple[int, float]:
     """The number of the rate that is best for some seeds, and their median steps at it."""
     rate = int(side.best(seeds[None])[0])
     return rate, float(np.median(side.steps[rate, seeds])) if rate >= 0 else np.inf
@@ -167,7 +167,7 @@ def _over(a: float, b: float) -> float:
         return float(np.divide(a, b))
 
 
-def _effects(label: str, sides: dict[str, Side]) -> tuple[list[Effect], list[Effect]]:
+def _effects(label: str, sides: dict[str, ModelRuns]) -> tuple[list[Effect], list[Effect]]:
     """What is judged, and every contestant's speed-up over gradient descent."""
     seeds = sides[_GD].num_seeds
 

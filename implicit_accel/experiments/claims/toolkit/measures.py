@@ -12,7 +12,7 @@ import xarray as xr
 
 from implicit_accel import intervals, statistics
 from implicit_accel.experiments.claims.criteria import Design, Effect, Kind
-from implicit_accel.intervals import Interval, Side
+from implicit_accel.intervals import Interval, ModelRuns
 from implicit_accel.results import trained
 from implicit_accel.statistics import valid_steps
 
@@ -131,7 +131,9 @@ def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
     return np.where(below.any(axis=-1), steps[np.argmax(below, axis=-1)], np.inf)
 
 
-def side_of(results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float | None) -> Side:
+def side_of(
+    results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float | None
+) -> ModelRuns:
     """A model in a comparison.
 
     Args:
@@ -149,7 +151,7 @@ def side_of(results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float
     tried = np.concatenate([trained(r)[model] for r in runs])
     lost &= ~np.isfinite(steps)
     length = float(runs[0].attrs["num_steps"])
-    return statistics.side_of(rates[tried], steps[tried], lost[tried], length)
+    return statistics.model_runs(rates[tried], steps[tried], lost[tried], length)
 
 
 def compare(
@@ -184,7 +186,7 @@ def compare(
     return replace(speed_up(name, *sides), quantity=quantity)
 
 
-def speed_up(name: str, base: Side, model: Side) -> Effect:
+def speed_up(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
     """The speed-up of one side over another, see `intervals.of_speed_up`.
 
     Args:
@@ -199,7 +201,7 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
     sides = {"baseline": base, "model": model}
     notes, reached = [], []
     for who, side in sides.items():
-        best = int(side.best(side.everyone)[0])
+        best = int(side.best(side.all_seeds)[0])
         medians = np.median(side.steps, axis=1)
         arrives = best >= 0 and np.isfinite(medians[best])
         reached.append(arrives)
@@ -210,7 +212,7 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
         # A higher rate that diverges bounds the choice from above: that is no edge.
         if edge and len(medians) > 1:
             notes.append(f"the {who}'s best rate is the {edge} of the grid")
-        lost = int(side.lost[best].sum())
+        lost = int(side.diverged_before_target[best].sum())
         if lost:
             notes.append(
                 f"{lost} of {side.num_seeds} runs diverge at the {who}'s rate "
@@ -219,7 +221,7 @@ def speed_up(name: str, base: Side, model: Side) -> Effect:
     if not any(reached):
         return Effect(name, math.nan, note="neither reached the target")
     halves: tuple[float, ...] = ()
-    if min(len(base.rates), len(model.rates)) >= intervals.FEWEST:
+    if min(len(base.rates), len(model.rates)) >= intervals.MIN_SEEDS:
         halves = tuple(intervals.speed_up(base.half(i), model.half(i)) for i in (0, 1))
     # No seeds that choose and no seeds that judge could do with fewer.
     fewest = [float(side.capped.min()) for side in (base, model)]

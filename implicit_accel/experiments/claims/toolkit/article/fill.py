@@ -81,7 +81,7 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "version": implicit_accel.__version__,
         "scale": _text(scale),
         "confidence": f"{100 * intervals.CONFIDENCE:g} %",
-        "fewest": str(intervals.FEWEST),
+        "fewest": str(intervals.MIN_SEEDS),
         "most_diverged": f"{100 * intervals.MOST_DIVERGED:g} %",
         "minutes": f"{sum(entry.seconds for entry in entries) / 60:,.0f}",
         "fewest_seeds": str(min(seeds)),
