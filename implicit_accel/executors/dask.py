@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
+import json
 import logging
 import os
 import platform
@@ -19,6 +20,7 @@ import queue
 import signal
 import sys
 import sysconfig
+import threading
 import time
 import uuid
 import warnings
@@ -48,7 +50,7 @@ try:
         WorkerPlugin,
         get_worker,
     )
-    from distributed.client import FutureCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError
 except ImportError:
     raise UserError(
         "a cluster needs the package distributed: pip install 'implicit-accel[cluster]'"
@@ -63,9 +65,12 @@ _TICK = 0.05
 _REPORT_EVERY = 0.5
 # Seconds to wait for a first worker: queues of clusters take their time, and say so themselves.
 _PATIENCE = 600.0
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 10.0
 # Workers lost in a row, without any task finished, after which it is no accident.
 _MOST_LOSSES = 30
+
+# A program holds the state of one call: workers that are threads of a process take turns.
+_TRAINING = threading.Lock()
 
 # Packages that workers have installed if they have this one.
 _INSTALLED = ("implicit_accel", "experiments")
@@ -205,13 +210,14 @@ def _train_chunk(
     trainer, task = _trainer(payload), _RunningTask(topic)
     began = said = time.monotonic()
     states = {} if reached is None else {chunk: reached}
-    for segment in trainer.train([chunk], states, keep_leaves=keep_leaves):
-        now = time.monotonic()
-        if now - said >= _REPORT_EVERY:
-            task.say((chunk, segment.done))
-            said = now
-        if segment.is_last or now - began >= seconds or task.is_cancelled:
-            return segment.states()[chunk]
+    with _TRAINING:
+        for segment in trainer.train([chunk], states, keep_leaves=keep_leaves):
+            now = time.monotonic()
+            if now - said >= _REPORT_EVERY:
+                task.say((chunk, segment.done))
+                said = now
+            if segment.is_last or now - began >= seconds or task.is_cancelled:
+                return segment.states()[chunk]
     raise AssertionError("a chunk in training has a last segment")
 
 
@@ -471,8 +477,9 @@ class _Tasks:
 
     def __exit__(self, *_: object) -> None:
         # What is queued or running is given up, however this ends; what was returned is stored.
-        self._client.cancel([*self._keys, self._payload], force=True)
-        self._client.unsubscribe_topic(self._topic)
+        with contextlib.suppress(ClosedClientError):  # the scheduler is gone
+            self._client.cancel([*self._keys, self._payload], force=True)
+            self._client.unsubscribe_topic(self._topic)
 
     def add(self, keys: Sequence[Any]) -> None:
         """Submits tasks; earlier ones come first."""
@@ -503,12 +510,12 @@ class _Tasks:
         """
         while self._keys:
             ended = [future for future in self._keys if future.done()]
+            if self._client.status != "running":
+                raise ProgramError(
+                    "the connection to the scheduler was lost. Finished chunks are kept: the same "
+                    "command goes on from there"
+                )
             if not ended:
-                if self._client.status != "running":
-                    raise ProgramError(
-                        "the connection to the scheduler was lost. Finished chunks are kept: the "
-                        "same command goes on from there"
-                    )
                 time.sleep(_TICK)
             # Messages are taken before a task that fails ends all.
             yield None, None
@@ -543,11 +550,12 @@ def connected(scheduler: str) -> Iterator[Client]:
     Raises:
         UserError: If it does not answer.
     """
-    is_file = Path(scheduler).is_file()
-    where: dict[str, Any] = {"scheduler_file" if is_file else "address": scheduler}
+    path = Path(scheduler)
     try:
-        client = Client(**where, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
+        address = json.loads(path.read_text())["address"] if path.is_file() else scheduler
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    # A file may hold anything; no scheduler is an OSError.
+    except (OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"no Dask scheduler answers at {scheduler} ({reason}): start one with dask scheduler, "
