@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import xarray as xr
 from models import MODELS
 from oracles import random_problem
@@ -60,6 +62,11 @@ class SmallBlocks(Experiment):
         return self.inner.label(arrays)
 
 
+def rates(low: float, high: float) -> tuple[float, ...]:
+    """Learning rates in an order in which runs that diverge are among those that do not."""
+    return tuple(np.geomspace(low, high, 8).reshape(2, 4).T.ravel())
+
+
 def linear(**changes: Any) -> LinearSweep:
     """l2 and l4, by gradient descent, on rows of which some are held out."""
     rng = np.random.default_rng(3)
@@ -71,7 +78,7 @@ def linear(**changes: Any) -> LinearSweep:
     settings: dict[str, Any] = {
         "depths": (1, 3), "hidden_widths": (2,), "init_stds": (0.3,),
         "losses": (ia.Loss(2), ia.Loss(4)), "optimizers": (ia.Optimizer("sgd"),),
-        "learning_rates": tuple(np.geomspace(0.05, 6, 7)), "num_seeds": 3, "num_steps": 120,
+        "learning_rates": rates(0.1, 1.6), "num_seeds": 3, "num_steps": 120,
     }  # fmt: skip
     return LinearSweep(problem, ia.SweepConfig(**(settings | changes)))
 
@@ -79,31 +86,51 @@ def linear(**changes: Any) -> LinearSweep:
 def relu() -> LinearSweep:
     return linear(
         activation="relu", losses=(ia.Loss(4),), optimizers=(ia.Optimizer("momentum"),),
-        precision="float64", record=("sharpness",), bias=True,
+        precision="float64", record=("gradient_norm",), bias=True,
+        learning_rates=rates(0.01, 0.3),
     )  # fmt: skip
 
 
-def own(name: str, precision: str, rates: Sequence[float]) -> TaskSweep:
-    """A task of a user's, with mini-batches."""
-    task, optimizer, axes, batch_size = MODELS[name]()
-    axes = {"learning_rate": tuple(rates), "seed": range(3), **axes}
+def mini_batches() -> TaskSweep:
+    """A tanh network that the program initialises, whose step sees some rows."""
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((90, 4))
+    y = np.sin(2 * X[:, 0]) + X[:, 1]
+
+    def init(key, hp):
+        first, second = jax.random.split(key)
+        W1 = hp["scale"] * jax.random.normal(first, (16, 4))
+        return {"W1": W1, "W2": jax.random.normal(second, (16,)) / 4}
+
+    def loss(params, batch):
+        features, labels = batch
+        return jnp.mean((jnp.tanh(features @ params["W1"].T) @ params["W2"] - labels) ** 2)
+
     return TaskSweep(
-        task, axes=axes, optimizer=optimizer, num_steps=120, batch_size=batch_size,
-        precision=precision,
+        ia.from_loss(loss, init=init, data=(X, y)), optimizer=ia.Optimizer("sgd"),
+        axes={"learning_rate": rates(0.05, 1), "seed": range(3), "scale": (0.5, 1.0)},
+        num_steps=120, batch_size=20, precision="float32",
+    )  # fmt: skip
+
+
+def dropout() -> TaskSweep:
+    """An Equinox module which the host initialises, with dropout and mini-batches."""
+    task, _, axes, batch_size = MODELS["equinox"]()
+    return TaskSweep(
+        task, axes={"learning_rate": rates(0.1, 5), "seed": range(3), **axes},
+        optimizer=lambda hp: optax.sgd(hp["learning_rate"], hp["b1"]),
+        num_steps=120, batch_size=batch_size, precision="float64",
     )  # fmt: skip
 
 
 # Initial parameters from the host and from the program, full batches and mini-batches, dropout.
 CASES = {
-    "linear": linear,
-    "relu": relu,
-    "mini-batches": lambda: own("tanh_network", "float32", np.geomspace(0.01, 500, 7)),
-    "dropout": lambda: own("equinox", "float64", np.geomspace(0.01, 1e4, 7)),
-}
+    "linear": linear, "relu": relu, "mini-batches": mini_batches, "dropout": dropout
+}  # fmt: skip
 
 
 class Case:
-    """A grid, cut into chunks, each of which is trained alone on one device.
+    """A grid, cut into chunks, each of which is trained alone, on two devices.
 
     Attributes:
         segments: After each segment the states of all chunks.
@@ -116,7 +143,7 @@ class Case:
         self.groups = self.plan.groups
         self.counts = tuple(3 + g % 2 for g in range(len(self.groups)))
         self.chunks = chunks_of(self.counts)
-        alone = self.trainer(1, [[chunk] for chunk in self.chunks])
+        alone = self.trainer(2, [[chunk] for chunk in self.chunks])
         found = [self.train(alone, [chunk]) for chunk in self.chunks]
         self.segments = [functools.reduce(dict.__or__, states) for states in zip(*found)]  # noqa: B905
 

@@ -117,14 +117,14 @@ class StoredTraining:
     def _train_round(self, number: int, size: int) -> Iterator[Progress]:
         """Trains the missing chunks of a round, which has so many run-steps."""
         groups, num_steps = self._plans[number].groups, self._experiment.num_steps
-        missing = [
-            chunk
-            for chunk in self._chunks[number]
-            if not self._file(number, chunk).is_finished(num_steps)
-        ]
-        reached = {
-            chunk: state for chunk in missing if (state := self._stored(number, chunk)) is not None
-        }
+        missing: list[Chunk] = []
+        reached: dict[Chunk, ChunkState] = {}
+        for chunk in self._chunks[number]:
+            state = self._stored(number, chunk)
+            if first_step(state, num_steps) <= num_steps:
+                missing.append(chunk)
+                if state is not None:
+                    reached[chunk] = state
         left = sum(c.size(groups[c.group].num_runs) for c in missing) * num_steps
         self._num_finished += len(self._chunks[number]) - len(missing)
         if not missing:
