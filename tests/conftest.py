@@ -11,8 +11,8 @@ from hypothesis import settings
 # programs do the same; it has to happen before JAX first computes.
 jax.config.update("jax_num_cpu_devices", 4)
 
-# Programs that the tests start share with one another what they compile and download, and nothing
-# with this user. Workers inherit the folder.
+# Workers and the programs that tests start share what they compile and download in a temporary
+# folder, which workers inherit; the user's own cache is not touched.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _caches = tempfile.TemporaryDirectory(
         prefix="implicit-accel-tests-", ignore_cleanup_errors=True
@@ -20,6 +20,16 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = _caches.name
     # There is a worker for every core: BLAS's own threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Tests compile the same program again and again, with new Python functions that no cache in memory
+# recognises: most of the tests' time is XLA's. With a bound on its size, JAX locks the folder.
+for _name, _value in {
+    "jax_compilation_cache_dir": str(Path(os.environ["XDG_CACHE_HOME"]) / "tests"),
+    "jax_compilation_cache_max_size": 2**30,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_persistent_cache_enable_xla_caches": "none",
+}.items():
+    jax.config.update(_name, _value)
 
 # Examples compile programs: fewer of them, without a limit on each one's time.
 settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)

@@ -1,4 +1,7 @@
-"""A short version of ``python tests/chaos.py``: every kind of damage once or twice."""
+"""A short version of ``python tests/chaos.py``: every kind of damage once or twice.
+
+Every test run includes damaged checkpoints: their runs are terminated and resumed as well.
+"""
 
 import pytest
 from chaos import Chaos
@@ -15,23 +18,27 @@ def drawing(tmp_path_factory):
     return Chaos(tmp_path_factory.mktemp("drawing"), seed=1, num_steps=4_000, formats="png")
 
 
+@pytest.mark.nightly
 def test_killed_runs_go_on(drawing):
     drawing.killed(3)
     assert drawing.counts["SIGKILL: runs ended"] == 3
     assert drawing.counts["SIGKILL: runs finished, identical"] >= 1
 
 
+@pytest.mark.nightly
 def test_terminated_runs_go_on(chaos):
     chaos.terminated(1)
     chaos.ended_twice(1)
 
 
+@pytest.mark.nightly
 def test_what_cannot_be_written_is_said_and_costs_nothing(drawing):
     drawing.file_limits(2)
     drawing.full_disks(1)
     drawing.deleted()
 
 
+@pytest.mark.nightly
 def test_runs_of_a_model_of_ones_own_go_on(tmp_path):
     user = Chaos(tmp_path, seed=1, task="user", num_steps=3_000, formats="none")
     user.killed(2)
@@ -40,6 +47,7 @@ def test_runs_of_a_model_of_ones_own_go_on(tmp_path):
     assert user.counts["SIGKILL: runs finished, identical"] >= 1
 
 
+@pytest.mark.nightly
 def test_one_process_to_a_folder(chaos):
     chaos.rivals(1)
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import param
 
 from implicit_accel.data.mnist import mnist_like
 from implicit_accel.engine.layout import batch_order
@@ -46,6 +47,7 @@ def dropout_mask(network, seed, step, num_images):
 # Small networks for what does not depend on the size. 5 steps make an epoch.
 CNN = TutorialCNN(channels=(2, 3), hidden_width=6)
 DEEP_CNN = replace(CNN, overparameterised=True)
+FC = FullyConnected("balanced", (12, 11))  # compiles in a quarter of the time
 # The weight decay is large, so that what it acts on shows.
 SMALL = ClassifierConfig(
     CNN, num_steps=12, batch_size=8, num_train=45, num_validation=30, window=1,
@@ -174,10 +176,10 @@ def assert_follows_torch(config, rtol, rate=0.05, std=0.1, seed=3):
     [
         CNN,
         *(replace(DEEP_CNN, regularised=reading) for reading in REGULARISED),
-        replace(DEEP_CNN, regularised="product", dropout=0.0),
-        SmallCNN((2, 3), hidden_width=None),
+        param(replace(DEEP_CNN, regularised="product", dropout=0.0)),
+        param(SmallCNN((2, 3), hidden_width=None)),
         SmallCNN((2, 3, 4), hidden_width=5),
-        FullyConnected(),
+        param(FullyConnected()),
         FullyConnected("balanced"),
     ],
     ids=str,
@@ -186,7 +188,7 @@ def test_every_network_follows_pytorch(network):
     assert_follows_torch(config_for(network), rtol=1e-8, std=0.2)
 
 
-@pytest.mark.parametrize("network", [TutorialCNN(), TutorialCNN(True, "product")], ids=str)
+@pytest.mark.parametrize("network", [TutorialCNN(), param(TutorialCNN(True, "product"))], ids=str)
 def test_the_networks_in_full_follow_pytorch(network):
     config = config_for(network, num_steps=3, precision="float32")
     assert_follows_torch(config, rtol=1e-4, rate=0.01)
@@ -310,7 +312,7 @@ def test_balanced_start_leaves_ten_hidden_units():
 # --- what a run must not depend on ---
 
 
-@pytest.mark.parametrize("network", [DEEP_CNN, FullyConnected("pytorch", (5,))])
+@pytest.mark.parametrize("network", [param(DEEP_CNN), FullyConnected("pytorch", (5,))], ids=str)
 def test_stepped_together_or_one_at_a_time(network):
     config = config_for(network)
     grid = {
@@ -369,8 +371,9 @@ def test_memory_limits_and_devices_do_not_matter(options):
         np.testing.assert_array_equal(other[name], plain[name], err_msg=str(name))
 
 
-def test_a_diverged_run_is_recorded_and_spreads_nowhere():
-    config = config_for(DEEP_CNN)
+@pytest.mark.parametrize("network", [param(DEEP_CNN), FC], ids=str)
+def test_a_diverged_run_is_recorded_and_spreads_nowhere(network):
+    config = config_for(network)
     stable = train_classifiers(DATA, config, learning_rates=[0.01], stds=[0.1])
     mixed = train_classifiers(
         DATA, config, learning_rates=[1e3, 0.01, 1e30], stds=[0.1], largest_block=3
@@ -439,7 +442,7 @@ def test_windows_and_evaluations():
     assert float(fine.test_error[0]) == pytest.approx(error)
 
 
-@pytest.mark.parametrize("reading", ["product", "none"])
+@pytest.mark.parametrize("reading", ["product", param("none")])
 def test_losses_of_the_fixed_images_against_numpy(reading, monkeypatch):
     """At the start, of the first images to train with, without dropout; in chunks that fill up."""
     monkeypatch.setattr(task, "_EVALUATION_BATCH", 7)
@@ -464,7 +467,7 @@ def test_losses_of_the_fixed_images_against_numpy(reading, monkeypatch):
 
 
 def test_losses_of_the_fixed_images_of_a_diverged_run():
-    run = one_run(replace(SMALL, num_fixed=10), rate=1e30)
+    run = one_run(config_for(FC, num_fixed=10), rate=1e30)
     assert np.isfinite(run.fixed_cross_entropy[0])
     for name in ("fixed_cross_entropy", "fixed_regularised_loss"):
         assert float(run[name][-1]) == np.inf
@@ -473,7 +476,7 @@ def test_losses_of_the_fixed_images_of_a_diverged_run():
 def test_labels_and_attributes():
     results = train_classifiers(
         DATA,
-        config_for(DEEP_CNN),
+        config_for(FC),
         learning_rates=[0.1, 0.2],
         stds=[0.3],
         seeds=[1, 2, 3],
@@ -483,7 +486,7 @@ def test_labels_and_attributes():
     assert results.divergence_step.shape == (2, 1, 3)
     assert results.attrs["is_stand_in"] == 1
     assert results.attrs["dataset_fingerprint"] == DATA.fingerprint
-    assert "overparameterised" in str(results.network.values)
+    assert str(results.network.values) == "fully connected, balanced"
     without = train_classifiers(
         DATA, config_for(FullyConnected("pytorch", (5,)), num_validation=0), learning_rates=[0.1]
     )
@@ -612,5 +615,5 @@ def test_settings_may_be_written_in_many_ways():
 
 
 def test_another_optimizer():
-    run = one_run(replace(SMALL, optimizer=Optimizer("adam")), rate=1e-3)
-    assert not np.allclose(run.cross_entropy, one_run(SMALL, rate=1e-3).cross_entropy)
+    run = one_run(config_for(FC, optimizer=Optimizer("adam")), rate=1e-3)
+    assert not np.allclose(run.cross_entropy, one_run(config_for(FC), rate=1e-3).cross_entropy)

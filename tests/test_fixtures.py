@@ -1,8 +1,11 @@
 """Trajectories as they were before all models went through one engine."""
 
+import itertools
+
 import numpy as np
 import pytest
 from fixtures.cases import CASES, FILE, PRECISIONS
+from marks import param
 
 # Of a run's largest value. What another processor or version of XLA rounds otherwise stays small
 # while the loss falls; a loss that rises, past the edge of stability, multiplies it at every step.
@@ -18,8 +21,17 @@ def falls(losses):
         return np.all(losses <= 1.01 * np.minimum.accumulate(losses, axis=-1), axis=-1)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("case", CASES)
+# Single precision takes the same path through the engine, with a larger tolerance.
+SINGLE = ("spectral", "rows")
+
+
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    [
+        param(case, precision, nightly=precision == "float32" and case not in SINGLE)
+        for case, precision in itertools.product(CASES, PRECISIONS)
+    ],
+)
 def test_trajectories_are_what_they_were(case, precision):
     with np.load(FILE) as stored:
         wanted = {

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import param
 
 from implicit_accel.intervals import (
     MIN_SEEDS,
@@ -91,7 +92,7 @@ def test_shares_are_covered(seeds, share):
     assert 0.93 <= covered <= 0.98
 
 
-@pytest.mark.parametrize("seeds", [10, 30, 100])
+@pytest.mark.parametrize("seeds", [10, param(30), param(100)])
 def test_ratios_of_spreads_are_covered(seeds):
     rng = np.random.default_rng(seeds)
     hits = 0
@@ -127,7 +128,8 @@ def model(rng, seeds, *, steps, edge, noise, offset=0.0) -> ModelRuns:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "edge", "noise"), [(10, 0.1, 0.1), (20, 0.1, 0.3), (30, 0.2, 0.05)]
+    ("seeds", "edge", "noise"),
+    [(10, 0.1, 0.1), param(20, 0.1, 0.3), param(30, 0.2, 0.05)],
 )
 def test_speed_ups_are_covered_with_the_choice_of_the_rate_in_them(seeds, edge, noise):
     rng = np.random.default_rng(seeds)
