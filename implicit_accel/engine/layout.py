@@ -109,7 +109,7 @@ def count_chunks(
     count = blocks / min(max(_BLOCKS_IN_CHUNK, by_work), by_bytes)
     if count >= _POWERS_OF_TWO_BELOW:
         return math.ceil(count)
-    return min(num_runs, max(sizes.fewest_chunks, 2 ** int(math.log2(max(1, count)))))
+    return min(num_runs, max(sizes.fewest_chunks, 2 ** round(math.log2(max(1, count)))))
 
 
 def chunk_shape(num_runs: int, num_chunks: int, block: int) -> tuple[int, int]:
