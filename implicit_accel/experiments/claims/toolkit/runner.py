@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from implicit_accel.devices import use_cpu_devices
+from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, OnMessage
 from implicit_accel.experiments import compilation
@@ -180,7 +182,8 @@ def run_claims(
 
 def _run_item(setup: Setup, name: str, on_message: OnMessage) -> Outcome:
     """Runs a claim where the executor wants it, which may be another machine."""
-    use_cpu_devices()
+    with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
+        jax.config.update("jax_num_cpu_devices", num_cores())
     setup.prepare()
     (claim,) = (claim for claim in find_claims() if claim.id == name)
     folder = setup.folder if _is_shared(setup) else _own_folder(setup.mark)
