@@ -52,12 +52,17 @@ def follow(rate, num_steps):
     """The likelihood's losses by a plain loop over optax."""
     rule = optax.adam(rate)
     params = {"m": jnp.zeros(1), "s": jnp.full(1, -3.0)}
+
+    @jax.jit
+    def step(params, state):
+        loss, gradient = jax.value_and_grad(nll)(params, Z.astype(np.float32))
+        updates, state = rule.update(gradient, state, params)
+        return loss, optax.apply_updates(params, updates), state
+
     state, losses = rule.init(params), []
     for _ in range(num_steps + 1):
-        loss, gradient = jax.value_and_grad(nll)(params, Z.astype(np.float32))
+        loss, params, state = step(params, state)
         losses.append(float(loss))
-        updates, state = rule.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
     return np.array(losses)
 
 

@@ -59,23 +59,28 @@ def follow(given, seed, *, frozen=None):
         data = jnp.asarray(X, float), jnp.asarray(y, float)
         free = jnp.ones(4, bool) if frozen is None else ~frozen
         rule: Any = optax.with_extra_args_support(given)
-        state, losses = rule.init({"w": jnp.where(free, params["w"], 0)}), []
-        for _ in range(NUM_STEPS + 1):
+        kinds = [p.kind for p in inspect.signature(rule.update).parameters.values()]
+
+        @jax.jit
+        def step(params, state):
             loss, gradient = jax.value_and_grad(mse)(params, data)
-            losses.append(float(loss))
             gradient = {"w": jnp.where(free, gradient["w"], 0)}
             fixed = params["w"]
 
-            def value_fn(p, fixed=fixed):
+            def value_fn(p):
                 return mse({"w": jnp.where(free, p["w"], fixed)}, data)
 
             seen = {"w": jnp.where(free, fixed, 0)}
             extra = {"value": loss, "grad": gradient, "value_fn": value_fn}
-            kinds = [p.kind for p in inspect.signature(rule.update).parameters.values()]
             extra = extra if inspect.Parameter.VAR_KEYWORD in kinds else {}
             updates, state = rule.update(gradient, state, seen, **extra)
             moved: Any = optax.apply_updates(params, updates)
-            params = {"w": jnp.where(free, moved["w"], fixed)}
+            return loss, {"w": jnp.where(free, moved["w"], fixed)}, state
+
+        state, losses = rule.init({"w": jnp.where(free, params["w"], 0)}), []
+        for _ in range(NUM_STEPS + 1):
+            loss, params, state = step(params, state)
+            losses.append(float(loss))
     return np.array(losses)
 
 
@@ -358,9 +363,9 @@ import test_user_models as t
 print("begun", flush=True)
 seen = []
 def progress(done, total):
-    if not seen:
-        print("training", flush=True)
     seen.append(done)
+    if len(seen) == 5:
+        print("training", flush=True)
 runs = t.train(num_steps=int(sys.argv[2]), folder=sys.argv[1], checkpoint_every=1e9,
                records_per_decade=10, progress=progress)
 print("ended after", seen[0], flush=True)
@@ -382,7 +387,7 @@ def test_ctrl_c_in_python_saves_before_it_ends(tmp_path):
         assert process.stderr is not None
         assert process.stdout.readline() == "begun\n"
         assert process.stdout.readline() == "training\n"
-        time.sleep(0.2)
+        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         words = process.stderr.read()
         process.wait()
