@@ -46,7 +46,8 @@ def client():
 @contextlib.contextmanager
 def in_process(threads_per_worker: int = 1):
     """A cluster whose worker is a thread of this process."""
-    options: dict[str, Any] = {"processes": False, "dashboard_address": None}
+    # Each worker would count this whole process's memory as its own, and pause.
+    options: dict[str, Any] = {"processes": False, "dashboard_address": ":0", "memory_limit": 0}
     cluster: Any = LocalCluster(n_workers=1, threads_per_worker=threads_per_worker, **options)
     with cluster, Client(cluster) as opened:
         yield cluster, opened
