@@ -155,7 +155,8 @@ def run(
         memory_limit: Bytes that states and records may take, a number or a size like ``4GiB``; no
             limit by default.
         client: A Dask ``distributed.Client`` whose workers train the runs, in place of this
-            process's devices; the results have the same bits. It needs the extra ``cluster``.
+            process's devices; the results have the bits of two or more CPU devices. It needs the
+            extra ``cluster``.
         progress: Called with (run-steps done, all of them) now and then, like `progress_bar`; a
             context manager is entered while there is training.
 

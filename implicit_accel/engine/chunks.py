@@ -166,7 +166,7 @@ class Chunk:
     """Runs of one group that are trained by one call and stored together: every count-th.
 
     Its blocks and all that happens to them depend on the grid alone: a chunk's results have the
-    same bits on any device of a kind, whatever else is trained beside it.
+    same bits on devices of a kind, two or more, whatever else is trained beside it.
 
     Attributes:
         group: Number of the group.

@@ -62,7 +62,8 @@ class Trainer:
     """The compiled program of some groups, and the training of their chunks by it.
 
     The program has one shape for all calls, so that it is compiled once. Neither this shape nor the
-    number of devices, nor which chunks share a call, changes the bits of a result.
+    number of devices, from two up, nor which chunks share a call, changes the bits of a result. For
+    one device XLA compiles along another path, which may round otherwise.
 
     Args:
         groups: Whose runs are trained.
@@ -131,13 +132,18 @@ class Trainer:
             After every segment; the last one's states are finished.
 
         Raises:
-            ValueError: If the chunks do not go on at the same step, or have recorded something
-                else.
+            ValueError: If the chunks do not go on at the same step, do not fit the program, or have
+                recorded something else.
         """
         begins = {first_step(reached.get(chunk), self._num_steps) for chunk in chunks}
         if len(begins) != 1:
             raise ValueError(f"chunks that go on at different steps: {sorted(begins)}")
         (begin,) = begins
+        needed = (sum(self._total_blocks(g, [chunks])) for g in range(len(self._groups)))
+        if any(
+            n > own * len(self._devices) for n, own in zip(needed, self._num_blocks, strict=True)
+        ):
+            raise ValueError("the call is larger than those that the program was made for")
         dtype = np.dtype(self._precision)
         running = [
             _RunningChunk(c, self._groups[c.group], self._recording, dtype, reached.get(c))

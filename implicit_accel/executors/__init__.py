@@ -1,7 +1,7 @@
 """What trains chunks: this process's devices (`local`), or the workers of a Dask cluster (`dask`).
 
 An executor is given the chunks that are missing and yields their states. Which executor it is, and
-how many devices or workers it has, changes no bit of the results.
+how many devices (two or more on a CPU) or workers it has, changes no bit of the results.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from implicit_accel.devices import num_cores
-from implicit_accel.engine.chunks import Chunk, ChunkState
+from implicit_accel.devices import FEWEST_CPU_DEVICES, num_cores
+from implicit_accel.engine.chunks import Chunk, ChunkState, Device
 from implicit_accel.engine.train import Trainer
 from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.executors import Job, OnMessage, Update, describe_devices
@@ -179,17 +179,36 @@ def check_worker(wanted: Sequence[tuple[str, str]], dask_worker: Worker) -> None
         )
 
 
+def _devices() -> list[Device]:
+    """A worker's devices: one accelerator; on a CPU two, which share its core.
+
+    Raises:
+        UserError: If the worker has computed with one CPU device before.
+    """
+    with contextlib.suppress(RuntimeError):  # it has computed before
+        jax.config.update("jax_num_cpu_devices", FEWEST_CPU_DEVICES)
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices[:1]
+    if len(devices) < FEWEST_CPU_DEVICES:
+        raise UserError(
+            f"worker {get_worker().address} has computed with JAX for others, on one CPU device, "
+            "which rounds otherwise: restart it"
+        )
+    return devices[:FEWEST_CPU_DEVICES]
+
+
 def _describe_worker() -> dict[str, Any]:
     """A worker's device; a worker uses one."""
-    return describe_devices(jax.local_devices()[:1])
+    return describe_devices(_devices())
 
 
 @functools.lru_cache(maxsize=2)
 def _trainer(payload: _Payload) -> Trainer:
     """The program of a job on this worker, compiled at its first chunk."""
     job: Job = _load(payload)
-    device = jax.local_devices()[0]
-    groups = job.plan(device.platform).groups
+    devices = _devices()
+    groups = job.plan(devices[0].platform).groups
     chunks = [Chunk(g, 0, count) for g, count in enumerate(job.counts)]
     return Trainer(
         groups,
@@ -198,7 +217,7 @@ def _trainer(payload: _Payload) -> Trainer:
         num_steps=job.experiment.num_steps,
         recording=job.experiment.recording,
         precision=job.experiment.precision,
-        devices=[device],
+        devices=devices,
     )
 
 

@@ -379,7 +379,8 @@ def main() -> None:
     # One host-platform device per core: each runs its own blocks of runs in its cache. More may be
     # set, to try what several devices do; but not without bound. Before a task's file is run, which
     # may compute.
-    use_cpu_devices(min(DEVICES.value or num_cores(), max(num_cores(), _MOST_CPU_DEVICES)))
+    asked = DEVICES.value and min(DEVICES.value, max(num_cores(), _MOST_CPU_DEVICES))
+    use_cpu_devices(asked)
     target = choose_target(build(log), log)
     folder = target.folder
     predicted = predictions(target.asked.grid, log) if PREDICT.value else None

@@ -195,7 +195,7 @@ def to_last(
     # The other is there at the horizon by definition, whatever its seeds.
     there = replace(
         own, rates=np.array([1.0]), steps=np.full((1, own.num_seeds), float(horizon)),
-        lost=np.zeros((1, own.num_seeds), bool),
+        diverged_before_target=np.zeros((1, own.num_seeds), bool),
     )  # fmt: skip
     effect = speed_up(label, there, own)
     most = float(horizon)

@@ -16,7 +16,7 @@ import jax
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from implicit_accel.devices import num_cores
+from implicit_accel.devices import FEWEST_CPU_DEVICES, num_cores
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, OnMessage
 from implicit_accel.experiments import compilation
@@ -183,7 +183,7 @@ def run_claims(
 def _run_item(setup: Setup, name: str, on_message: OnMessage) -> Outcome:
     """Runs a claim where the executor wants it, which may be another machine."""
     with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
-        jax.config.update("jax_num_cpu_devices", num_cores())
+        jax.config.update("jax_num_cpu_devices", max(FEWEST_CPU_DEVICES, num_cores()))
     setup.prepare()
     (claim,) = (claim for claim in find_claims() if claim.id == name)
     folder = setup.folder if _is_shared(setup) else _own_folder(setup.mark)
