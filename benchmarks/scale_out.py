@@ -15,11 +15,12 @@ import logging
 import time
 from typing import Any
 
+import dask.config
 import numpy as np
 from distributed import Client, LocalCluster
 
 from implicit_accel.executors import OnMessage
-from implicit_accel.executors.dask import DaskExecutor
+from implicit_accel.executors.dask import SCHEDULER_SETTINGS, DaskExecutor
 
 
 def sleep(seconds: float, num_bytes: int, _: int, on_message: OnMessage) -> np.ndarray:
@@ -33,9 +34,10 @@ def measure(num_workers: int, num_chunks: int, seconds: float, num_bytes: int) -
     """Wall-clock seconds of so many chunks on so many workers."""
     # Each worker would count this whole process's memory as its own, and pause.
     options: dict[str, Any] = {"processes": False, "dashboard_address": ":0", "memory_limit": 0}
-    cluster: Any = LocalCluster(
-        n_workers=num_workers, threads_per_worker=1, silence_logs=logging.CRITICAL, **options
-    )
+    with dask.config.set(SCHEDULER_SETTINGS):
+        cluster: Any = LocalCluster(
+            n_workers=num_workers, threads_per_worker=1, silence_logs=logging.CRITICAL, **options
+        )
     work = functools.partial(sleep, seconds, num_bytes)
     with cluster, Client(cluster) as client:
         executor = DaskExecutor(client)

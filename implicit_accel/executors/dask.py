@@ -41,6 +41,7 @@ from implicit_accel.executors import Job, OnMessage, Update, describe_devices
 
 try:
     import cloudpickle
+    import dask.config
     from distributed import (
         Client,
         Future,
@@ -68,6 +69,11 @@ _PATIENCE = 600.0
 _CONNECT_SECONDS = 10.0
 # Workers lost in a row, without any task finished, after which it is no accident.
 _MOST_LOSSES = 30
+
+# By default Dask sends a worker its next task in advance, where it waits although another worker is
+# idle. With this, 4 workers on chunks of a second are busy 98 % of the time, without it 81 %
+# (benchmarks/scale_out.py).
+SCHEDULER_SETTINGS = {"distributed.scheduler.worker-saturation": 1.0}
 
 # A program holds the state of one call: workers that are threads of a process take turns.
 _TRAINING = threading.Lock()
@@ -325,16 +331,17 @@ def local_workers(
         UserError: If there are no workers, or more than cores.
     """
     cores = split_cores(num_workers)
-    cluster: Any = LocalCluster(
-        n_workers=0,
-        threads_per_worker=1,
-        processes=True,
-        # Large sweeps take most of the memory: a worker must not be restarted for that.
-        memory_limit=0,
-        dashboard_address=":0",
-        silence_logs=logging.CRITICAL,
-        env=dict(environment or {}),
-    )
+    with dask.config.set(SCHEDULER_SETTINGS):
+        cluster: Any = LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            # Large sweeps take most of the memory: a worker must not be restarted for that.
+            memory_limit=0,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
+            env=dict(environment or {}),
+        )
     with cluster, Client(cluster) as client:
         client.register_plugin(PinToCores(dict(enumerate(cores))))
         cluster.sync(_block_interrupts)

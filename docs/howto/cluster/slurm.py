@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import dask.config
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client
+
+from implicit_accel.executors.dask import SCHEDULER_SETTINGS
 
 JOBS = 16
 
@@ -33,7 +36,8 @@ def make_cluster(**options: Any) -> Any:
         # SLURM limits the memory; Dask would end a worker before that.
         "worker_extra_args": ["--memory-limit", "0"],
     }
-    return SLURMCluster(**(chosen | options))
+    with dask.config.set(SCHEDULER_SETTINGS):
+        return SLURMCluster(**(chosen | options))
 
 
 def main() -> int:

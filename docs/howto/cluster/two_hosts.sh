@@ -14,8 +14,10 @@ started=
 trap 'kill $started; wait' EXIT
 trap 'exit 130' INT TERM
 
-# On the first host. A scheduler file stands for its address: here the port is any free one.
-(cd "$folder/scheduler" && HOME=$PWD exec dask scheduler --host 127.0.0.1 --port 0 \
+# On the first host. A scheduler file stands for its address: here the port is any free one. A
+# saturation of 1 keeps a task from waiting for one worker while another is idle.
+(cd "$folder/scheduler" && HOME=$PWD DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION=1.0 \
+    exec dask scheduler --host 127.0.0.1 --port 0 \
     --dashboard-address :0 --scheduler-file "$folder/scheduler.json" 2>log) &
 started="$started $!"
 while ! test -s "$folder/scheduler.json"; do sleep 0.1; done
