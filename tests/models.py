@@ -14,6 +14,7 @@ import pytest
 
 import implicit_accel as ia
 from implicit_accel.engine.layout import batch_order
+from implicit_accel.experiments.compilation import keep_programs
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "my_model.py"
 
@@ -158,3 +159,15 @@ def follow(
             loss, params, state = update(params, state, batch, key)
             losses.append(float(loss))
     return np.array(losses), np.array(full)
+
+
+def sweep_in_folder(folder: str) -> None:
+    """Trains a task in a process of its own, with as many checkpoints as can be."""
+    jax.config.update("jax_num_cpu_devices", 2)
+    keep_programs()  # as programs do: each process would compile for seconds
+    task, optimizer, axes, batch_size = tanh_network()
+    axes = {"learning_rate": np.geomspace(1e-3, 0.1, 8), "seed": range(4), **axes}
+    ia.sweep(
+        task, axes=axes, optimizer=optimizer, num_steps=4000, batch_size=batch_size, folder=folder,
+        checkpoint_every=0.0,
+    )  # fmt: skip

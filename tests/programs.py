@@ -1,13 +1,16 @@
 """Starts the programs as a user does, and faster: from a process that has their imports ready."""
 
+import contextlib
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--num_steps", "300", "--num_seeds", "2", "--learning_rates", "0.003,0.03,3"]
@@ -50,21 +53,23 @@ def as_module(name: str, *arguments: str) -> None:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def forked(
+@contextlib.contextmanager
+def started(
     main: Callable[..., object],
     *arguments: object,
     cwd: str | Path | None = None,
     environment: dict[str, str] | None = None,
-    timeout: float = 300,
-) -> subprocess.CompletedProcess[str]:
-    """Calls a function in a process of its own, and waits for its end.
+) -> Iterator[tuple[BaseProcess, list[Path]]]:
+    """Calls a function in a process of its own.
 
     Args:
         main: Found again by its module and name.
         arguments: Texts, or what becomes one.
         cwd: The working folder; this one by default.
         environment: All of it; this one by default. What is read on import has been read.
-        timeout: In seconds.
+
+    Yields:
+        The process, and the files of its two output streams. At the end it is killed.
     """
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory(prefix="forked-") as folder:
@@ -75,13 +80,31 @@ def forked(
         where = (str(cwd or Path.cwd()), everything, files)
         process = _context.Process(target=_call, args=(main, words, *where))
         process.start()
-        process.join(timeout)
-        if process.exitcode is None:
+        try:
+            yield process, files
+        finally:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired([main.__name__, *words], timeout)
+
+
+def forked(
+    main: Callable[..., object], *arguments: object, timeout: float = 300, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Calls a function in a process of its own, and waits for its end.
+
+    Args:
+        main: As for `started`.
+        arguments: As for `started`.
+        timeout: In seconds.
+        options: For `started`.
+    """
+    words = [main.__name__, *map(str, arguments)]
+    with started(main, *arguments, **options) as (process, files):
+        process.join(timeout)
+        if process.exitcode is None:
+            raise subprocess.TimeoutExpired(words, timeout)
         printed = [file.read_text() for file in files]
-    return subprocess.CompletedProcess([main.__name__, *words], process.exitcode, *printed)
+    return subprocess.CompletedProcess(words, process.exitcode, *printed)
 
 
 def run(program, *arguments, cwd=None, **environment):

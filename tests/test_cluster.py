@@ -139,9 +139,7 @@ def test_tasks_made_of_closures(client, name):
         "num_steps": 200,
         "batch_size": batch_size,
     }
-    # One device, like a worker: XLA compiles another program for several.
-    expected = ia.sweep(task, devices=jax.local_devices()[:1], **options)
-    assert_same_bits(ia.sweep(task, client=client, **options), expected)
+    assert_same_bits(ia.sweep(task, client=client, **options), ia.sweep(task, **options))
 
 
 def test_a_task_in_files_that_the_workers_do_not_have(client, tmp_path, monkeypatch):
@@ -166,8 +164,7 @@ def test_a_task_in_files_that_the_workers_do_not_have(client, tmp_path, monkeypa
         "optimizer": ia.Optimizer("sgd"),
         "num_steps": 300,
     }
-    expected = ia.sweep(task, devices=jax.local_devices()[:1], **options)
-    assert_same_bits(ia.sweep(task, client=client, **options), expected)
+    assert_same_bits(ia.sweep(task, client=client, **options), ia.sweep(task, **options))
 
 
 def test_a_package_that_a_worker_lacks_is_named(client, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_two_hosts_train_a_task_whose_file_they_do_not_have(tmp_path):
     assert process.returncode == 0, process.stderr
     for host in ("host1", "host2"):
         assert "Registered to" in (tmp_path / "cluster" / host / "log").read_text()
-    alone = run("sweep", *task, "--devices", 1, "--output_dir", tmp_path / "alone")
+    alone = run("sweep", *task, "--output_dir", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     with (
         xr.open_dataset(tmp_path / "cluster" / "run" / "results.nc", engine="h5netcdf") as found,

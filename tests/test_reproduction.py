@@ -154,8 +154,9 @@ def test_side_by_side_is_one_after_another(lab):
     """The same numbers in the same order, whatever trains where; a report goes from 0 to all."""
     problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
     configs = [
-        SweepConfig(depths=(depth,), learning_rates=(0.1, 0.2), num_seeds=3, num_steps=200)
-        for depth in range(1, 7)
+        SweepConfig(depths=(depth,), learning_rates=(rate, 0.2), num_seeds=3, num_steps=200)
+        for depth in (1, 2)
+        for rate in (0.05, 0.1, 0.15)
     ]
     done = []
     lab.progress = lambda now, total: done.append(now / total)
@@ -254,7 +255,7 @@ def test_runs_from_other_weights_are_other_results(lab):
     assert len(lab.trained) == 3
 
 
-def test_the_program_reproduces_reuses_and_reports(tmp_path):
+def test_what_cannot_be_reproduced_is_a_usage_error(tmp_path):
     expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'P9'", "P3b", "S7")
     expect_usage_error(run("reproduce", "--claims", "", cwd=tmp_path), "empty")
     for workers in (0, 10_000):
@@ -264,15 +265,49 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     refused = run("reproduce", "--claims", "P7,S4", *cache, cwd=tmp_path)
     expect_usage_error(refused, "--compilation_cache", "is no folder")
     assert list(tmp_path.iterdir()) == []
-    arguments = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", tmp_path]
-    result = run("reproduce", *arguments, cwd=tmp_path)
+
+
+REPRODUCED = ["--claims", "p7,S4", "--scale", "smoke", "--data_dir", "."]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """Two claims, by two workers where there are two cores: the working folder and the end."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    result = run("reproduce", *REPRODUCED, "--workers", min(2, num_cores()), cwd=folder)
     assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def effects(folder):
+    """Each claim's effects."""
+    found = {c: json.loads((folder / c / "finding.json").read_text()) for c in ("P7", "S4")}
+    return {c: [effect["value"] for effect in f["effects"]] for c, f in found.items()}
+
+
+def test_one_worker_finds_what_several_find(reproduced, tmp_path):
+    cwd, several = reproduced
+    alone = run("reproduce", *REPRODUCED, "--workers", 1, "--output_dir", "out", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    for result, workers in ((several, min(2, num_cores())), (alone, 1)):
+        assert re.search(f"2 claims in .* min, {workers} at a time", result.stderr)
+    expected, found = effects(cwd / "outputs" / "reproduction-smoke"), effects(tmp_path / "out")
+    for claim, numbers in found.items():
+        assert numbers
+        np.testing.assert_allclose(
+            np.array(numbers, float), np.array(expected[claim], float), rtol=1e-3
+        )
+
+
+def test_the_program_reproduces_reuses_and_reports(reproduced):
+    cwd, result = reproduced
+    arguments = REPRODUCED
     assert "smoke: no verdicts" in result.stdout
     for shown in (result.stdout, result.stderr):
         assert not re.search("as claimed|undecided|opposite|not tested here", shown)
     assert "S4" in result.stdout
     assert "stand-in, ℓ4, half circle" in result.stdout
-    folder = tmp_path / "outputs" / "reproduction-smoke"
+    folder = cwd / "outputs" / "reproduction-smoke"
     report = (folder / "REPORT.md").read_text()
     assert "stand-in" in report
     assert "smoke: no verdicts" in report
@@ -287,7 +322,7 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}
     assert trained
     with RunFolder(folder).locked():
-        expect_usage_error(run("reproduce", *arguments, cwd=tmp_path), "another process is at work")
+        expect_usage_error(run("reproduce", *arguments, cwd=cwd), "another process is at work")
     (folder / "P7" / "finding.json").write_text("{")
     left = [folder / ".partial-REPORT-1.md", folder / "S4" / ".partial-gains-1.png"]
     left.append(folder / ".sweep-0123456789ab.lock")
@@ -295,7 +330,7 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     mine.parent.mkdir()
     for path in (*left, mine):
         path.touch()
-    again = run("reproduce", *arguments, cwd=tmp_path)
+    again = run("reproduce", *arguments, cwd=cwd)
     assert again.returncode == 0, again.stderr
     again_found = json.loads((folder / "P7" / "finding.json").read_text())
     assert again_found | {"seconds": 0} == finding | {"seconds": 0}
@@ -306,31 +341,11 @@ def test_the_program_reproduces_reuses_and_reports(tmp_path):
     # What cannot be written is named, and what was there stays.
     (folder / "S4" / "gains.png").unlink()
     (folder / "S4" / "gains.png").mkdir()
-    refused = run("reproduce", *replaced(arguments, "--claims", "S4"), cwd=tmp_path)
+    refused = run("reproduce", *replaced(arguments, "--claims", "S4"), cwd=cwd)
     assert refused.returncode == 1
     assert "gains.png" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")} == trained
-
-
-def test_one_worker_finds_what_several_find(tmp_path):
-    effects = {}
-    for workers in (1, min(2, num_cores())):
-        folder = tmp_path / str(workers)
-        result = run(
-            "reproduce", "--claims", "P7,S4", "--scale", "smoke", "--data_dir", tmp_path,
-            "--workers", workers, "--output_dir", folder, cwd=tmp_path,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert re.search(f"2 claims in .* min, {workers} at a time", result.stderr)
-        for claim in ("P7", "S4"):
-            found = json.loads((folder / claim / "finding.json").read_text())
-            numbers = [effect["value"] for effect in found["effects"]]
-            assert numbers
-            effects.setdefault(claim, numbers)
-            np.testing.assert_allclose(
-                np.array(effects[claim], float), np.array(numbers, float), rtol=1e-3
-            )
 
 
 def test_the_papers_scale_says_what_it_will_cost_before_it_starts(tmp_path):

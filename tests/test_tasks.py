@@ -1,11 +1,7 @@
 """Models of users on the engine: held against loops of their own, killed, resumed, extended."""
 
 import itertools
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models import EXAMPLE, MODELS, follow
+from models import EXAMPLE, MODELS, follow, sweep_in_folder
 from oracles import random_problem
-from programs import expect_usage_error, run
+from programs import expect_usage_error, forked, run, started
 
 import implicit_accel as ia
 from implicit_accel.engine.layout import MiniBatches
@@ -64,7 +60,7 @@ def test_a_user_s_model_follows_a_loop_of_its_own_in_one_compilation(name):
 
 
 def test_single_precision_starts_from_the_same_weights():
-    one, two = (sweep("tanh_network", precision=p, num_steps=3) for p in ("float32", "float64"))
+    one, two = (sweep("tanh_network", precision=p) for p in ("float32", "float64"))
     np.testing.assert_allclose(one["loss"][..., 0], two["loss"][..., 0], rtol=1e-6)
 
 
@@ -75,8 +71,7 @@ def test_single_precision_starts_from_the_same_weights():
     "options", [{"devices": jax.local_devices()[:1]}, {"largest_block": 3}], ids=str
 )
 def test_devices_and_blocks_change_results_by_rounding_alone(options):
-    whole = sweep("equinox", num_steps=20)
-    other = sweep("equinox", num_steps=20, **options)
+    whole, other = sweep("equinox"), sweep("equinox", **options)
     np.testing.assert_allclose(other["loss"], whole["loss"], rtol=1e-10)
 
 
@@ -84,13 +79,13 @@ def test_devices_and_blocks_change_results_by_rounding_alone(options):
     "options", [{"memory_limit": 1}, {"devices": jax.local_devices()[:3]}], ids=str
 )
 def test_memory_and_the_number_of_devices_change_no_bit(options):
-    assert sweep("equinox", num_steps=20, **options).identical(sweep("equinox", num_steps=20))
+    assert sweep("equinox", **options).identical(sweep("equinox"))
 
 
 def test_a_run_is_the_same_whatever_the_grid_around_it():
-    whole = sweep("equinox", num_steps=20)
+    whole = sweep("equinox")
     axes = {"b1": (0.9,), "seed": (3, 1), "learning_rate": (RATES[5],)}
-    few = sweep("equinox", num_steps=20, axes=axes)
+    few = sweep("equinox", axes=axes)
     picked = whole["loss"].sel(b1=[0.9], seed=[3, 1]).isel(learning_rate=[5])
     np.testing.assert_allclose(few["loss"], picked.transpose(*few["loss"].dims), rtol=1e-10)
 
@@ -253,45 +248,23 @@ def test_observables_are_those_of_the_recorded_parameters():
 
 # --- folders -------------------------------------------------------------------------------------
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-import jax
-jax.config.update("jax_num_cpu_devices", 2)
-from test_tasks import sweep
-print("begun", flush=True)
-sweep("tanh_network", num_steps=8000, precision="float32", folder=sys.argv[1], checkpoint_every=0.0)
-print("ended", flush=True)
-"""
-
 
 def test_killed_and_resumed_to_the_same_bits(tmp_path):
-    tests = os.path.dirname(__file__)  # noqa: PTH120
-    code = PROGRAM.format(tests=tests)
     folder = tmp_path / "killed"
-
-    def start(path):
-        return subprocess.Popen(
-            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
-        )
-
     kills = 0
     for _ in range(30):
         before = {p.name for p in folder.glob("checkpoints/*.npz")}
-        with start(folder) as process:
-            while process.poll() is None:
+        with started(sweep_in_folder, folder) as (process, _):
+            while process.exitcode is None:
                 new = {p.name for p in folder.glob("checkpoints/*.npz")} - before
                 if new and kills < 3:
-                    process.send_signal(signal.SIGKILL)
-                    break
-                time.sleep(0.002)
-            process.wait()
-        if process.returncode == 0:
+                    process.kill()
+                process.join(0.002)
+        if process.exitcode == 0:
             break
-        kills += process.returncode == -signal.SIGKILL
+        kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2
-    with start(tmp_path / "straight") as process:
-        assert process.wait() == 0
+    assert forked(sweep_in_folder, tmp_path / "straight").returncode == 0
     killed, straight = (ia.load_run(tmp_path / name) for name in ("killed", "straight"))
     assert killed.identical(straight)
 
