@@ -9,6 +9,7 @@ import jax
 from absl import flags
 from rich.console import Console
 
+from implicit_accel.devices import num_cores
 from implicit_accel.errors import UserError
 from implicit_accel.executors import Executor
 from implicit_accel.experiments import cli
@@ -42,6 +43,20 @@ def add_flags(groups: cli.FlagGroups) -> None:
     groups.add("Machine", WORKERS, SCHEDULER)
 
 
+def check_flags() -> None:
+    """Makes sure that the flags can be obeyed, as far as this process knows.
+
+    Raises:
+        UserError: If both are given, or there are fewer cores than workers.
+    """
+    if WORKERS.value is not None and SCHEDULER.value is not None:
+        raise UserError("--workers starts workers here, --scheduler uses others': give one of them")
+    if WORKERS.value is not None and WORKERS.value > num_cores():
+        raise UserError(
+            f"--workers {WORKERS.value}: choose from 1 to {num_cores()}, the cores there are"
+        )
+
+
 @contextlib.contextmanager
 def opened(
     log: Console,
@@ -59,10 +74,9 @@ def opened(
         seconds: After which a worker hands over what it has.
 
     Raises:
-        UserError: If both flags are given, or the cluster cannot be used.
+        UserError: See `check_flags`; or if the cluster cannot be used.
     """
-    if WORKERS.value is not None and SCHEDULER.value is not None:
-        raise UserError("--workers starts workers here, --scheduler uses others': give one of them")
+    check_flags()
     asked = WORKERS.value or workers
     if SCHEDULER.value is None and asked is None:
         yield local()

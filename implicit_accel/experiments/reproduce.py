@@ -175,6 +175,7 @@ def choose_workers(num_claims: int) -> int | None:
 def main() -> None:
     """Tests, writes, prints."""
     claims = choose_claims()
+    executors.check_flags()
     scale = _SCALE.value
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")

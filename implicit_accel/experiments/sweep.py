@@ -400,6 +400,7 @@ def check_machine_flags() -> None:
         UserError: If one is not allowed.
     """
     cli.formats(FORMATS)
+    executors.check_flags()
     if MEMORY_LIMIT.value is not None:
         cli.parse_bytes(MEMORY_LIMIT.value)
     elsewhere = executors.WORKERS.value is not None or executors.SCHEDULER.value is not None
