@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from bundle import keep_bundle
 from hypothesis import settings
 
 # Four host-platform devices, so that spreading runs over devices is tested everywhere. The
@@ -20,6 +21,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = _caches.name
     # There is a worker for every core: BLAS's own threads would only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+keep_bundle()
 
 # Tests compile the same program again and again, with new Python functions that no cache in memory
 # recognises: most of the tests' time is XLA's. With a bound on its size, JAX locks the folder.

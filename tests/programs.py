@@ -17,14 +17,8 @@ SMALL = ["--num_steps", "300", "--num_seeds", "2", "--learning_rates", "0.003,0.
 # Where it does not matter what is trained: a third of the compilation.
 TINY = [*SMALL, "--losses", "l4", "--depths", "1,2"]
 
-# What every program imports, and what multiprocessing does in each child. None of it computes: a
-# process in which JAX has computed cannot fork. No program itself: its flags are defined once.
-_READY = [
-    "pytest", "jax", "optax", "pandas", "xarray", "matplotlib.figure", "rich.progress",
-    "implicit_accel", "implicit_accel.files", "implicit_accel.plotting", "programs",
-]  # fmt: skip
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_READY)
+_context.set_forkserver_preload(["ready"])
 
 
 def _call(
