@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from marks import param
 from programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
@@ -398,13 +399,18 @@ def test_output_that_goes_nowhere_is_one_line(redirected, words):
     assert words in line
 
 
+NOWHERE = {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": "relative"}
+ODD = {"PYTHONWARNINGS": "error", "COLUMNS": "1", "TERM": "dumb", "LC_ALL": "xx_YY.x"}
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
         ({"JAX_PLATFORMS": "nonsense"}, "JAX_PLATFORMS"),
-        ({"MPLBACKEND": "nonsense"}, ""),
-        ({"HOME": "/proc/nowhere", "XDG_CACHE_HOME": "relative"}, ""),
-        ({"PYTHONWARNINGS": "error", "COLUMNS": "1", "TERM": "dumb", "LC_ALL": "xx_YY.x"}, ""),
+        (NOWHERE | ODD | {"MPLBACKEND": "nonsense"}, ""),
+        param({"MPLBACKEND": "nonsense"}, ""),
+        param(NOWHERE, ""),
+        param(ODD, ""),
     ],
 )
 def test_odd_environments(tmp_path, environment, words):
@@ -416,8 +422,9 @@ def test_odd_environments(tmp_path, environment, words):
     assert words in "".join(errors)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [param(">&-"), param("2>&-"), param("<&-"), "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path, closed):
-    command = f"{sys.executable} -m experiments.sweep --output_dir {tmp_path} --depths 1 "
+    flags = f"--output_dir {tmp_path} --depths 1 --formats none "
+    command = f"{sys.executable} -m experiments.sweep {flags}"
     assert shell(command + " ".join(SMALL) + closed.rjust(len(closed) + 1)).returncode == 0
     assert (tmp_path / "results.nc").exists()

@@ -49,6 +49,14 @@ def train(folder, *arguments, num_steps=50):
     return result
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run without figures, for tests to copy."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(folder)
+    return folder
+
+
 def write_mine(figures):
     for name in MINE:
         (figures / name).write_bytes(b"\x89PNG mine")
@@ -105,19 +113,20 @@ def test_an_extended_run_shows_no_figure_of_the_shorter_one(tmp_path):
     assert sorted(embedded(page)) == sorted(drawn[f"{name}.png"] for name in NAMES)
     assert not {*embedded(page)} & {*short.values()}
     # No figures: the user's files alone are left.
-    train(folder, num_steps=300)
+    train(folder, num_steps=210)
     assert {p.name for p in figures.iterdir()} == {*MINE}
     assert {name: (figures / name).read_bytes() for name in MINE} == dict.fromkeys(
         MINE, b"\x89PNG mine"
     )
     assert visible(folder) == ["checkpoints", "config.json", "figures", "results.nc", "summary.csv"]
     # Overwritten: as above.
-    train(folder, "--formats", "svg", num_steps=300)
+    train(folder, "--formats", "svg", num_steps=210)
     train(folder, "--overwrite")
     assert {p.name for p in figures.iterdir()} == {*MINE}
 
 
-def test_no_folder_is_left_without_figures(tmp_path):
+def test_no_folder_is_left_without_figures(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     train(tmp_path / "run", "--formats", "svg")
     train(tmp_path / "run", num_steps=60)
     assert visible(tmp_path / "run") == ["checkpoints", "config.json", "results.nc", "summary.csv"]
@@ -138,9 +147,9 @@ def test_predictions_are_of_the_run_that_is_there(tmp_path):
     assert not path.exists()
 
 
-def test_results_of_another_run_are_not_shown_as_this_one_s(tmp_path):
+def test_results_of_another_run_are_not_shown_as_this_one_s(trained, tmp_path):
     mine, other = tmp_path / "mine", tmp_path / "other"
-    train(mine)
+    shutil.copytree(trained, mine)
     train(other, "--learning_rates", "0.02,0.2")
     own = (mine / "results.nc").read_bytes()
     shutil.copy(other / "results.nc", mine / "results.nc")
@@ -177,9 +186,9 @@ def test_results_of_another_run_are_not_shown_as_this_one_s(tmp_path):
 
 
 @pytest.mark.parametrize("best_by", RULES)
-def test_the_rule_is_recorded_wherever_rates_are_shown(tmp_path, best_by):
+def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_by):
     folder, page = tmp_path / "run", tmp_path / "run" / "report.html"
-    train(folder)
+    shutil.copytree(trained, folder)
     config = (folder / "config.json").read_bytes()
     # A finished run, shown again by another rule: in the page's command, that rule.
     shown = train(folder, "--best_by", best_by, "--formats", "svg")
@@ -260,9 +269,9 @@ def test_figures_and_table_of_a_notebook_mark_the_same_rates(results):
             assert marked == table["best_learning_rate"].tolist()
 
 
-def test_a_page_elsewhere_shows_what_was_drawn_for_it(tmp_path):
+def test_a_page_elsewhere_shows_what_was_drawn_for_it(trained, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "paper"
-    train(folder)
+    shutil.copytree(trained, folder)
     elsewhere.mkdir()
     write_mine(elsewhere)
 
@@ -274,7 +283,7 @@ def test_a_page_elsewhere_shows_what_was_drawn_for_it(tmp_path):
     short = bytes_of(elsewhere)
     # Of all PNG files there, the page shows those that were drawn for it.
     assert sorted(embedded(elsewhere / "report.html")) == sorted(short[f"{n}.png"] for n in NAMES)
-    train(folder, num_steps=200)
+    train(folder, num_steps=60)
     draw("--formats", "svg", "--best_by", "stable")
     there = bytes_of(elsewhere)
     assert {*there} == {f"{name}.svg" for name in NAMES} | {*MINE, "report.html"}
@@ -286,11 +295,10 @@ def test_a_page_elsewhere_shows_what_was_drawn_for_it(tmp_path):
     assert visible(folder) == ["checkpoints", "config.json", "results.nc", "summary.csv"]
 
 
-def test_a_table_beside_results_alone_is_a_user_s(tmp_path):
+def test_a_table_beside_results_alone_is_a_user_s(trained, tmp_path):
     """No run's folder: figures and page may be drawn there, other files are not the program's."""
-    train(tmp_path / "run")
     (tmp_path / "alone").mkdir()
-    shutil.copy(tmp_path / "run" / "results.nc", tmp_path / "alone" / "results.nc")
+    shutil.copy(trained / "results.nc", tmp_path / "alone" / "results.nc")
     (tmp_path / "alone" / "summary.csv").write_text("mine")
     result = run("plot", "--run", tmp_path / "alone", "--formats", "svg")
     assert result.returncode == 0, result.stderr
