@@ -43,7 +43,7 @@ def main() -> None:
             {
                 "seconds": timing.train_seconds,
                 "compile_seconds": timing.compile_seconds,
-                "pieces": timing.num_pieces,
+                "chunks": timing.num_chunks,
                 "per_configuration_step": timing.train_seconds / timing.run_steps,
                 "peak_bytes": peak,
                 "bytes_before": before,

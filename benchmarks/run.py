@@ -363,13 +363,13 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
         )
     for title, cases in results.get("W6", {}).items():
         grown = Table(title=f"W6: {title}", title_justify="left")
-        for column in ("runs", "steps", "rows", "ns per run-step", "peak MiB", "pieces"):
+        for column in ("runs", "steps", "rows", "ns per run-step", "peak MiB", "chunks"):
             grown.add_column(column, justify="right")
         for c in cases:
             grown.add_row(
                 f"{c['configurations']:,}", f"{c['steps']:,}", f"{c['rows']:,}",
                 f"{1e9 * c['per_configuration_step']:,.1f}", f"{c['peak_bytes'] / 2**20:,.0f}",
-                str(c["pieces"]),
+                str(c["chunks"]),
             )  # fmt: skip
         console.print(grown)
 

@@ -23,8 +23,9 @@ from rich.table import Table
 
 import implicit_accel as ia
 from benchmarks.run import spread
+from implicit_accel.executors import OnMessage
+from implicit_accel.executors.dask import DaskExecutor, local_workers
 from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
-from implicit_accel.experiments.workers import Hear, in_workers
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 
@@ -47,21 +48,16 @@ def seconds(configs: list[SweepConfig], *, at_once: bool) -> float:
         return time.perf_counter() - began
 
 
-def repeated(repeats: int, config: SweepConfig, _: Hear) -> list[float]:
+def repeated(repeats: int, config: SweepConfig, _: OnMessage) -> list[float]:
     """A grid's seconds in a worker, without the first time."""
     return [seconds([config], at_once=False) for _ in range(repeats + 1)][1:]
 
 
 def seconds_in_workers(configs: list[SweepConfig], repeats: int) -> list[float]:
     """What the slowest of the grids takes, a worker for each, by repeat."""
-    found: list[list[float]] = []
-    in_workers(
-        functools.partial(repeated, repeats),
-        configs,
-        num_workers=len(configs),
-        hear=lambda *_: None,
-        done=lambda _, taken: found.append(taken),
-    )
+    with local_workers(len(configs)) as client:
+        work = functools.partial(repeated, repeats)
+        found = [taken for _, taken in DaskExecutor(client).map(work, configs, lambda *_: None)]
     return [max(taken) for taken in zip(*found, strict=True)]
 
 

@@ -19,7 +19,7 @@ from implicit_accel.data.sources.csv_file import load_csv
 from implicit_accel.data.sources.gas import load_gas
 from implicit_accel.data.sources.gas_like import gas_like
 from implicit_accel.devices import use_cpu_devices
-from implicit_accel.engine.train import Timing
+from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.exports import save_tidy, to_rliable, to_tidy
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN

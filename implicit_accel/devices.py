@@ -8,6 +8,10 @@ import jax
 
 from implicit_accel.errors import UserError
 
+# XLA compiles a program for one device along another path than for several, which rounds otherwise:
+# with two devices at least, results have the same bits on any number of cores and workers.
+FEWEST_CPU_DEVICES = 2
+
 
 def num_cores() -> int:
     """Cores that this process may use."""
@@ -24,7 +28,8 @@ def use_cpu_devices(n: int | None = None) -> int:
     are what they are.
 
     Args:
-        n: How many; as many as this process may use cores unless given.
+        n: How many; as many as this process may use cores unless given, and two at least, so that
+            results have the same bits on machines with other numbers of cores.
 
     Returns:
         How many there are.
@@ -34,7 +39,7 @@ def use_cpu_devices(n: int | None = None) -> int:
             what to do.
     """
     if n is None:
-        n = num_cores()
+        n = max(FEWEST_CPU_DEVICES, num_cores())
     if n < 1:
         raise UserError(f"{n} devices: at least 1 is needed; without a number it is one per core")
     try:

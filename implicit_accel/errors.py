@@ -14,3 +14,10 @@ class DataError(UserError):
 
 class NotHereError(DataError):
     """A dataset is not on this machine, and downloading it was not allowed."""
+
+
+class ProgramError(Exception):
+    """Something outside failed that the user did not ask wrongly.
+
+    The programs in ``experiments`` print the message as one line and exit with code 1.
+    """

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from implicit_accel.engine.train import Group, GroupResult, Recording
+from implicit_accel.engine.chunks import Group, GroupResult, Recording
 
 Axes = dict[str, tuple[Any, ...]]
 """Names of a grid's axes and the values along them: numbers or text, each once."""
@@ -58,6 +58,91 @@ class Plan:
                 groups.append(_some_of(group, kept))
                 places.append(where[kept])
         return Plan(self.axes, tuple(groups), tuple(places))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Runs that one call added to a grid: they are compiled into one program.
+
+    Attributes:
+        axes: Some of the values of each of the grid's axes.
+        planned_steps: T when the round was planned: which runs share a program may depend on it,
+            and must not change when the round goes on.
+        runs: Numbers of the runs, increasing, counted in the order of these axes, the last one
+            fastest; None for all.
+
+    Raises:
+        ValueError: If a value is not allowed.
+    """
+
+    axes: Axes
+    planned_steps: int
+    runs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not all(map(are_values, self.axes.values())):
+            raise ValueError("axes of a round must be values, each once")
+        if not is_count(self.planned_steps):
+            raise ValueError("steps of a round must be a whole number from 1 up")
+        if self.runs is not None and not _are_places(self.runs, self._grid_size):
+            raise ValueError("runs of a round must be numbers of runs of its grid, increasing")
+
+    @property
+    def _grid_size(self) -> int:
+        return math.prod(len(values) for values in self.axes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, stored: Any, axes: Axes) -> Round:
+        """Reads a round of a grid with these axes.
+
+        Raises:
+            ValueError: If it is not one.
+        """
+        own = {name: tuple(values) for name, values in dict(stored["axes"]).items()}
+        if list(own) != list(axes) or any(not set(own[n]) <= set(axes[n]) for n in axes):
+            raise ValueError("not a round of this grid")
+        runs = stored["runs"]
+        return cls(own, stored["planned_steps"], runs if runs is None else tuple(runs))
+
+    @classmethod
+    def smallest(cls, axes: Axes, chosen: np.ndarray, planned_steps: int) -> Round:
+        """The round of chosen runs of a grid, booleans over its axes, in the smallest box."""
+        kept_axes, box = {}, chosen
+        for k, (name, values) in enumerate(axes.items()):
+            others = tuple(j for j in range(chosen.ndim) if j != k)
+            kept = np.flatnonzero(chosen.any(axis=others))
+            kept_axes[name] = tuple(values[i] for i in kept)
+            box = box.take(kept, axis=k)
+        runs = None if box.all() else tuple(np.flatnonzero(box).tolist())
+        return cls(kept_axes, planned_steps, runs)
+
+    def covers(self, axes: Axes) -> np.ndarray:
+        """Which runs of a grid, booleans over its axes, are among this round's."""
+        chosen = np.zeros(self._grid_size, bool)
+        chosen[slice(None) if self.runs is None else np.array(self.runs, int)] = True
+        chosen = chosen.reshape([len(values) for values in self.axes.values()])
+        for k, (name, values) in enumerate(axes.items()):
+            own = self.axes[name]
+            # A place behind the last stands for values that the round does not have.
+            places = [own.index(v) if v in own else len(own) for v in values]
+            padded = np.insert(chosen, len(own), False, axis=k)
+            chosen = padded.take(places, axis=k)
+        return chosen
+
+
+def _are_places(runs: tuple[Any, ...], size: int) -> bool:
+    whole = all(isinstance(run, int) and not isinstance(run, bool) for run in runs)
+    return (
+        whole
+        and len(runs) > 0
+        and runs[0] >= 0
+        and runs[-1] < size
+        and all(a < b for a, b in itertools.pairwise(runs))
+    )
 
 
 def _some_of(group: Group, kept: np.ndarray) -> Group:
@@ -411,15 +496,31 @@ class Experiment(ABC):
 
     @abstractmethod
     def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:
-        """Lays out a part of the grid.
+        """Lays out a grid of some of the values of each axis.
 
         Args:
-            axes: The part's: some of the values of each axis.
-            platform: Of the devices; it decides how many runs are stepped together, not what
-                comes out.
-            planned_steps: The number of steps to plan for: a part that goes on must be laid out
-                as it was.
+            axes: These values.
+            platform: Of the devices; it decides how many runs are stepped together, which changes
+                results by rounding alone.
+            planned_steps: See `Round`.
         """
+
+    def plan_round(self, added: Round, platform: str) -> Plan:
+        """Lays out a round's runs."""
+        plan = self.plan(added.axes, platform=platform, planned_steps=added.planned_steps)
+        return plan if added.runs is None else plan.only(added.runs)
+
+    def rounds_after(self, rounds: Sequence[Round]) -> tuple[Round, ...]:
+        """The rounds with one more if some of the runs that are to be trained are in none."""
+        axes = self.axes
+        new = np.ones([len(values) for values in axes.values()], bool)
+        if self.rates is not None:
+            new = chosen_runs(axes, self.rates)
+        for earlier in rounds:
+            new = new & ~earlier.covers(axes)
+        if not new.any():
+            return tuple(rounds)
+        return (*rounds, Round.smallest(axes, new, self.num_steps))
 
     @abstractmethod
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -522,15 +623,15 @@ class AtOwnRates(Experiment):
 
 
 def assemble(
-    axes: Axes, parts: Sequence[tuple[Plan, Sequence[GroupResult]]]
+    axes: Axes, rounds: Sequence[tuple[Plan, Sequence[GroupResult]]]
 ) -> dict[str, np.ndarray]:
-    """Puts the results of a grid's parts together.
+    """Puts the results of a grid's rounds together.
 
     Args:
         axes: Of the whole grid.
-        parts: Plans of disjoint parts that make it up, with the results of their groups. Parts
-            may hold runs of a larger grid; those are left out. Runs in none are not trained:
-            their records are NaN.
+        rounds: Plans of rounds, which share no run, with the results of their groups. Rounds may
+            hold runs of a larger grid; those are left out. Runs in none are not trained: their
+            records are NaN.
 
     Returns:
         What was recorded, by name, over the axes (and records): ``excess_loss`` and so on,
@@ -538,8 +639,8 @@ def assemble(
     """
     shape = tuple(len(values) for values in axes.values())
     whole: dict[str, np.ndarray] = {}
-    for plan, results in parts:
-        # Positions in the whole grid of the part's values, −1 for those that are not in it.
+    for plan, results in rounds:
+        # Positions in the whole grid of the round's values, −1 for those that are not in it.
         where = [
             np.array([_position(values, v) for v in plan.axes[name]])
             for name, values in axes.items()

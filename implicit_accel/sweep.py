@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import xarray as xr
 
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.train import Device, Segment, Timing, Training
+from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
 from implicit_accel.errors import DataError, UserError
-from implicit_accel.experiment import Experiment, assemble, chosen_runs
+from implicit_accel.executors import Executor, Job
+from implicit_accel.executors.local import LocalExecutor
+from implicit_accel.experiment import Experiment, assemble
 from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
@@ -33,7 +33,7 @@ from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
 from implicit_accel.tasks.loss_task import LossTask
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 TRAINED_AGAIN = "not recorded in the run that is there: all of it is trained again"
 
@@ -84,7 +84,7 @@ def sweep(
         largest_block: The most runs that are stepped together on a device; by default as many as
             keep their state in a core's cache, and all of them on an accelerator.
         **options: Those of `run`: ``folder``, ``overwrite``, ``devices``, ``memory_limit``,
-            ``checkpoint_every``, ``progress``.
+            ``checkpoint_every``, ``client``, ``progress``.
 
     Returns:
         Over (axes …, step) ``loss`` and ``excess_loss``, over (axes …) ``steps_to_target`` (inf:
@@ -136,6 +136,7 @@ def run(
     checkpoint_every: float = 60.0,
     devices: Sequence[Device] | None = None,
     memory_limit: float | str | None = None,
+    client: Any = None,
     progress: Progress | None = None,
 ) -> tuple[xr.Dataset, Timing]:
     """Trains an experiment.
@@ -153,6 +154,9 @@ def run(
         devices: Devices to spread the runs over; all local ones by default.
         memory_limit: Bytes that states and records may take, a number or a size like ``4GiB``; no
             limit by default.
+        client: A Dask ``distributed.Client`` whose workers train the runs, in place of this
+            process's devices; the results have the bits of two or more CPU devices. It needs the
+            extra ``cluster``.
         progress: Called with (run-steps done, all of them) now and then, like `progress_bar`; a
             context manager is entered while there is training.
 
@@ -165,18 +169,26 @@ def run(
     """
     checkpoint_every = _CHECKPOINT_EVERY.value("checkpoint_every", checkpoint_every)
     limit = None if memory_limit is None else _read_memory_limit(memory_limit)
-    devices = list(jax.local_devices() if devices is None else devices)
+    executor: Executor
+    if client is None:
+        executor = LocalExecutor(devices, limit)
+    elif devices is not None or memory_limit is not None:
+        raise UserError("devices and memory_limit are of this process: leave them out with client")
+    else:
+        from implicit_accel.executors.dask import DaskExecutor
 
-    def report(segment: Segment) -> None:
+        executor = DaskExecutor(client, checkpoint_every)
+
+    def report(done: int, total: int) -> None:
         if progress is not None:
-            progress(segment.done, segment.total)
+            progress(done, total)
 
     with progress if isinstance(progress, AbstractContextManager) else nullcontext():
         if folder is None:
-            return _run_here(experiment, report, devices, limit)
+            return _run_in_memory(experiment, executor, report)
         return _run_in(
-            RunFolder(Path(folder)), experiment, report, overwrite=overwrite, devices=devices,
-            memory_limit=limit, checkpoint_every=checkpoint_every,
+            RunFolder(Path(folder)), experiment, executor, report, overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
         )  # fmt: skip
 
 
@@ -187,38 +199,33 @@ def _read_memory_limit(given: float | str) -> int:
         raise UserError(f"memory_limit: {error}") from None
 
 
-def _run_here(
-    experiment: Experiment,
-    report: Callable[[Segment], None],
-    devices: Sequence[Device],
-    memory_limit: int | None,
+def _run_in_memory(
+    experiment: Experiment, executor: Executor, report: Progress
 ) -> tuple[xr.Dataset, Timing]:
-    plan = experiment.plan(
-        experiment.axes, platform=devices[0].platform, planned_steps=experiment.num_steps
-    )
-    if experiment.rates is not None:
-        plan = plan.only(np.flatnonzero(chosen_runs(experiment.axes, experiment.rates)))
-    training = Training(
-        plan.groups,
-        num_steps=experiment.num_steps,
-        recording=experiment.recording,
-        precision=experiment.precision,
-        devices=devices,
-        memory_limit=memory_limit,
-    )
-    for segment in training.segments():
-        report(segment)
-    arrays = assemble(experiment.axes, [(plan, training.results)])
-    return experiment.label(arrays), training.timing
+    (added,) = experiment.rounds_after(())
+    plan = experiment.plan_round(added, executor.platform)
+    counts = cut(plan.groups, experiment.num_steps, experiment.recording, experiment.precision)
+    chunks = chunks_of(counts)
+    states: dict[Chunk, ChunkState] = {}
+    total = experiment.num_runs * experiment.num_steps
+    job = Job(experiment, added, tuple(counts))
+    for update in executor.train(job, chunks, {}, keep_leaves=False):
+        if update.is_due:
+            states |= update.states()
+        report(update.done, total)
+    arrays = assemble(experiment.axes, [(plan, gather(plan.groups, states))])
+    timing = Timing.total(state.timing for state in states.values())
+    return experiment.label(arrays), timing
 
 
 def _run_in(
     folder: RunFolder,
     experiment: Experiment,
-    report: Callable[[Segment], None],
+    executor: Executor,
+    report: Progress,
     *,
     overwrite: bool,
-    **options: Any,
+    checkpoint_every: float,
 ) -> tuple[xr.Dataset, Timing]:
     if not overwrite and (begun := folder.stored()) is not None:
         experiment = experiment.adapted_to(begun)
@@ -240,14 +247,13 @@ def _run_in(
     with folder.locked(), deferred_interrupt() as is_interrupted:
         folder.settle(identity, overwrite=overwrite)
         training = StoredTraining(
-            folder, experiment, wanted=is_interrupted, **options,
-            warn=lambda message: warnings.warn(message, stacklevel=5),
+            folder, experiment, executor, checkpoint_every=checkpoint_every,
+            wanted=is_interrupted, warn=lambda message: warnings.warn(message, stacklevel=5),
         )  # fmt: skip
-        for unit in training.units:
-            for segment in training.train(unit):
-                report(segment)
-                if is_interrupted():
-                    raise KeyboardInterrupt(f"saved in {folder.path}: the same call goes on")
+        for state in training.train():
+            report(state.done, state.total)
+            if is_interrupted():
+                raise KeyboardInterrupt(f"saved in {folder.path}: the same call goes on")
         results, timing = training.results()
         folder.finish(results, training.about(timing), identity)
     return results, timing

@@ -53,9 +53,10 @@ from implicit_accel.data.mnist import read_idx, unpack_gzip
 from implicit_accel.data.problems import Problem
 from implicit_accel.data.sources.csv_file import load_csv
 from implicit_accel.data.sources.gas import _parse_gas
-from implicit_accel.engine.train import Snapshot, Training
+from implicit_accel.engine.chunks import Chunk, ChunkState
+from implicit_accel.engine.train import Trainer
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import Identity, Plan
+from implicit_accel.experiment import Identity, Plan, Round
 from implicit_accel.experiments import cli
 from implicit_accel.experiments.user_task import parse_axis
 from implicit_accel.fields import each
@@ -74,8 +75,8 @@ from implicit_accel.loading import load_run
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer, parse_settings
 from implicit_accel.results import FORMAT, by_model, save_results
 from implicit_accel.statistics import BEST_BY, summarise
-from implicit_accel.store.checkpoints import Checkpoints, Keeper
-from implicit_accel.store.folder import Manifest, RunFolder
+from implicit_accel.store.chunks import ChunkFile
+from implicit_accel.store.folder import LAYOUT, Manifest, RunFolder
 
 SECONDS_PER_INPUT = 10.0
 MEMORY_BYTES = 2**30
@@ -739,8 +740,10 @@ def wanted() -> Identity:
 
 def config_files() -> list[bytes]:
     """A run's config.json and manifest.json in one: each reader takes its own."""
-    manifest = dataclasses.asdict(Manifest.begin(wanted(), 1, "a machine"))
-    return [json.dumps({"format": FORMAT, "timing": {"pieces": 1}} | manifest).encode()]
+    added = Round(wanted().axes, wanted().num_steps)
+    manifest = dataclasses.asdict(Manifest(wanted(), (added,), ((2,),), "a machine"))
+    about = {"format": FORMAT, "layout": LAYOUT, "timing": {"chunks": 1}}
+    return [json.dumps(about | manifest).encode()]
 
 
 def make_config_file(rng: Random) -> bytes:
@@ -787,7 +790,8 @@ def read_config_file(content: bytes) -> None:
             found.differences(wanted())
             wanted().differences(found)
     if manifest is not None:
-        assert len(manifest.extended(wanted(), 1).units()) >= 1
+        for added in manifest.rounds:
+            assert added.covers(manifest.identity.axes).any()
     if finished is None:
         raise UserError("no finished run")
 
@@ -815,40 +819,47 @@ def read_idx_file(content: bytes) -> None:
 def small_sweep() -> tuple[LinearSweep, Plan]:
     rng = np.random.default_rng(0)
     problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal(9))
-    config = SweepConfig(depths=(2,), learning_rates=(0.1,), num_seeds=1, num_steps=3)
+    config = SweepConfig(
+        losses=("l2",), depths=(2,), learning_rates=(0.1,), num_seeds=1, num_steps=3
+    )
     sweep = LinearSweep(problem, config)
     return sweep, sweep.plan(sweep.axes)
 
 
-def unit() -> Checkpoints:
-    return Checkpoints(folder() / "checkpoints", "part", "whose")
+CHUNK = Chunk(0, 0, 1)
+
+
+def chunk_file() -> ChunkFile:
+    return ChunkFile(folder() / "checkpoints", "0-0-0", "whose")
+
+
+def small_trainer() -> Trainer:
+    sweep, plan = small_sweep()
+    return Trainer(plan.groups, [1], [[CHUNK]], num_steps=3, recording=sweep.recording)
 
 
 @functools.cache
-def snapshot_files() -> list[bytes]:
-    unit().folder.mkdir()
-    sweep, plan = small_sweep()
-    training = Training(plan.groups, num_steps=3, recording=sweep.recording, keep_states=True)
-    keeper = Keeper(unit(), 0)
-    for segment in training.segments():
-        keeper(segment)
-    (path,) = unit().paths()
+def chunk_files() -> list[bytes]:
+    chunk_file().folder.mkdir()
+    for segment in small_trainer().train([CHUNK], {}):
+        chunk_file().save(segment.states()[CHUNK])
+    (path,) = chunk_file().paths()
     return [path.read_bytes()]
 
 
-def load_snapshot(content: bytes) -> Snapshot:
-    snapshot_files()
-    unit().paths()[0].write_bytes(content)
-    groups = small_sweep()[1].groups
-    loaded = unit().newest(groups, [g.num_runs for g in groups], "float32")
+def load_chunk(content: bytes) -> ChunkState:
+    chunk_files()
+    chunk_file().paths()[0].write_bytes(content)
+    (group,) = small_sweep()[1].groups
+    loaded = chunk_file().newest(CHUNK, group, "float32")
     if loaded is None:
         raise UserError("not this run's")
     return loaded
 
 
-def make_forged_snapshot(rng: Random) -> bytes:
-    """A checkpoint whose checksum fits, but not its contents."""
-    with np.load(io.BytesIO(snapshot_files()[0])) as stored:
+def make_forged_chunk(rng: Random) -> bytes:
+    """A chunk's file whose checksum fits, but not its contents."""
+    with np.load(io.BytesIO(chunk_files()[0])) as stored:
         arrays = dict(stored)
     about = json.loads(str(arrays["about"]))
     odd_values = [None, True, -1, 0, 2, 2**62, 1.5, "", "..", [], {}, [None], [-1], [2**70], "é"]
@@ -868,7 +879,7 @@ def make_forged_snapshot(rng: Random) -> bytes:
                 arrays[name] = values.copy()
                 arrays[name].flat[0] = rng.choice([-1, 0, 127, -128])
             case 5:
-                arrays[rng.choice(["../outside", "/etc/x", "members_9_9", "a" * 300])] = values
+                arrays[rng.choice(["../outside", "/etc/x", "leaf_99", "a" * 300])] = values
             case _:
                 about[rng.choice(sorted(about))] = rng.choice(odd_values)
         if not arrays:
@@ -883,23 +894,23 @@ def make_forged_snapshot(rng: Random) -> bytes:
     return path.read_bytes()
 
 
-def read_forged_snapshot(content: bytes) -> None:
-    """What is accepted can be gone on from."""
-    snapshot = load_snapshot(content)
-    unit().is_finished(3)
-    sweep, plan = small_sweep()
+def read_forged_chunk(content: bytes) -> None:
+    """What is accepted can be gone on from, or is refused before training."""
+    state = load_chunk(content)
+    chunk_file().is_finished(3)
+    if state.is_finished and state.num_steps >= 3:
+        return
     try:
-        training = Training(plan.groups, num_steps=3, recording=sweep.recording, resume=snapshot)
+        for _ in small_trainer().train([CHUNK], {CHUNK: state}):
+            pass
     except ValueError as error:
         raise UserError(str(error)) from None
-    training.run()
 
 
-def read_snapshot(content: bytes) -> None:
-    expected = load_snapshot(snapshot_files()[0])
-    for found, saved in zip(load_snapshot(content).results, expected.results, strict=True):
-        for name, a in saved.arrays.items():
-            np.testing.assert_array_equal(found.arrays[name], a)
+def read_chunk(content: bytes) -> None:
+    expected = load_chunk(chunk_files()[0]).result
+    for name, a in load_chunk(content).result.arrays.items():
+        np.testing.assert_array_equal(a, expected.arrays[name])
 
 
 TARGETS = [
@@ -931,10 +942,10 @@ TARGETS = [
     FuzzTarget("idx", mutated(idx_files, [b"\0\0\x08\x03", b"\x1f\x8b\x08", b"\xff" * 4]),
                read_idx_file, 10),
     FuzzTarget("checkpoint",
-               mutated(snapshot_files, [b"PK\x03\x04", b"\x93NUMPY", b"'shape': ", b"sha256:"]),
-               read_snapshot, 10, prepare=lambda: load_snapshot(snapshot_files()[0])),
-    FuzzTarget("forged checkpoint", make_forged_snapshot, read_forged_snapshot, 1,
-               prepare=lambda: load_snapshot(snapshot_files()[0])),
+               mutated(chunk_files, [b"PK\x03\x04", b"\x93NUMPY", b"'shape': ", b"sha256:"]),
+               read_chunk, 10, prepare=lambda: load_chunk(chunk_files()[0])),
+    FuzzTarget("forged checkpoint", make_forged_chunk, read_forged_chunk, 1,
+               prepare=lambda: load_chunk(chunk_files()[0])),
 ]  # fmt: skip
 
 

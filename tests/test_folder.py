@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from test_statistics import general
 
 from implicit_accel import DataError, Problem, SweepConfig, UserError, load_run, run_sweep
-from implicit_accel.experiment import Identity
+from implicit_accel.engine.chunks import Chunk, chunks_of
+from implicit_accel.experiment import Experiment, Identity, Round, chosen_runs
 from implicit_accel.results import FORMAT
-from implicit_accel.store.folder import ForeignFolderError, Manifest, Part, RunFolder
+from implicit_accel.store.folder import ForeignFolderError, Manifest, RunFolder
 
 AXES = {"learning_rate": (0.1, 0.2), "seed": (0, 1)}
-PART = Part(AXES, 10, 1)
+ROUND = Round(AXES, 10)
+CHUNK_FILE = "0-0-0.000001.npz"
 
 
 def identity(*, num_steps: Any = 10, axes: Any = None, **changes: Any) -> Identity:
@@ -51,8 +53,8 @@ def write_run(path, who, *, finished=True, begun=True):
     folder = RunFolder(path)
     if begun:
         folder.checkpoints.mkdir()
-        folder.save_manifest(Manifest(who, (PART,), "a machine"))
-        (folder.checkpoints / "part0-0of1.000001.npz").write_text(who.code())
+        folder.save_manifest(Manifest(who, (ROUND,), ((2,),), "a machine"))
+        (folder.checkpoints / CHUNK_FILE).write_text(who.code())
     if finished:
         (path / "figures").mkdir()
         for name in ("results.nc", *DERIVED):
@@ -96,22 +98,151 @@ def test_more_of_the_same_is_no_difference():
     assert "data" in old.differences(dataclasses.replace(old, fingerprint="e" * 64))[0]
 
 
-@given(
-    steps=st.lists(st.tuples(*[st.sets(st.integers(1, 9), max_size=3)] * 3), min_size=1, max_size=4)
-)
-def test_parts_cover_every_run_once_however_the_grid_has_grown(steps):
-    grid, manifest = [{5}, {0}, {3}], None
-    for new in steps:
-        grid = [values | more for values, more in zip(grid, new, strict=True)]
-        axes = {name: tuple(sorted(v)) for name, v in zip("abc", grid, strict=True)}
-        wanted = Identity({}, axes, 10, "")
-        if manifest is None:
-            manifest = Manifest.begin(wanted, 1, "")
+# --- rounds, against sets of runs ----------------------------------------------------------------
+
+
+def set_of(axes, chosen):
+    """The chosen runs of a grid, each as its values."""
+    runs = itertools.product(*axes.values())
+    return {run for run, is_one in zip(runs, np.ravel(chosen), strict=True) if is_one}
+
+
+def trained(added: Round):
+    """The runs of a round."""
+    every = list(itertools.product(*added.axes.values()))
+    return set(every) if added.runs is None else {every[i] for i in added.runs}
+
+
+@st.composite
+def grids(draw):
+    """Axes of numbers and words, in any order, and some of their runs."""
+    values = [(1, 2, 3), (0.5, 1.5, 2.5), ("x", "y")]
+    axes = {
+        name: tuple(draw(st.lists(st.sampled_from(own), min_size=1, unique=True)))
+        for name, own in zip(("a", "b", "c"), values, strict=True)
+    }
+    shape = [len(own) for own in axes.values()]
+    size = int(np.prod(shape))
+    chosen = draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+    return axes, np.array(chosen).reshape(shape)
+
+
+@given(grid=grids(), other=grids())
+def test_the_smallest_round_covers_what_was_chosen_and_nothing_else(grid, other):
+    axes, chosen = grid
+    added = Round.smallest(axes, chosen, 7)
+    assert trained(added) == set_of(axes, chosen)
+    np.testing.assert_array_equal(added.covers(axes), chosen)
+    for k, (name, own) in enumerate(added.axes.items()):
+        # No value is without a run, and they are in the grid's order.
+        assert {run[k] for run in trained(added)} == set(own)
+        assert list(own) == [v for v in axes[name] if v in own]
+    assert (added.runs is None) == (
+        len(trained(added)) == np.prod([*map(len, added.axes.values())])
+    )
+    # In another grid, with fewer values, more, or the same in another order.
+    elsewhere, _ = other
+    everything = np.ones([len(own) for own in elsewhere.values()], bool)
+    common = set_of(elsewhere, everything) & trained(added)
+    assert set_of(elsewhere, added.covers(elsewhere)) == common
+    stored = json.loads(json.dumps(added.as_json()))
+    assert Round.of(stored, axes) == added
+
+
+class Grid(Experiment):
+    """An experiment that is nothing but a grid."""
+
+    precision = "float32"
+
+    def __init__(self, axes, num_steps, rates=None):
+        self._axes, self.num_steps, self.rates = axes, num_steps, rates
+
+    @property
+    def axes(self):
+        return self._axes
+
+    @property
+    def wanted(self):
+        if self.rates is None:
+            chosen = np.ones([len(own) for own in self.axes.values()], bool)
         else:
-            manifest = manifest.extended(wanted, 1)
-        trained = [run for part in manifest.parts for run in itertools.product(*part.axes.values())]
-        assert sorted(trained) == sorted(itertools.product(*axes.values()))
-        assert manifest.extended(wanted, 1) == manifest
+            chosen = chosen_runs(self.axes, self.rates)
+        return set_of(self.axes, chosen)
+
+    @property
+    def identity(self):
+        raise NotImplementedError
+
+    @property
+    def recording(self):
+        raise NotImplementedError
+
+    def plan(self, axes, *, platform, planned_steps):
+        raise NotImplementedError
+
+    def label(self, arrays):
+        raise NotImplementedError
+
+
+def assert_added(rounds, before, grid):
+    """Whether what rounds a grid has after some others is what it lacks."""
+    assert rounds[: len(before)] == before
+    old = set().union(*map(trained, before))
+    new = [trained(added) for added in rounds[len(before) :]]
+    assert new == [grid.wanted - old] or (not new and grid.wanted <= old)
+    assert all(added.planned_steps == grid.num_steps for added in rounds[len(before) :])
+    assert grid.rounds_after(rounds) == rounds
+
+
+@given(
+    calls=st.lists(
+        st.tuples(*[st.sets(st.integers(1, 9), max_size=3)] * 3, st.randoms()),
+        min_size=1, max_size=4,
+    )
+)  # fmt: skip
+def test_rounds_cover_every_run_once_however_the_grid_has_grown(calls):
+    values, rounds = [{5}, {0}, {3}], ()
+    for steps, (*new, order) in enumerate(calls, 10):
+        values = [own | more for own, more in zip(values, new, strict=True)]
+        axes = {
+            name: tuple(order.sample(sorted(own), len(own)))
+            for name, own in zip("abc", values, strict=True)
+        }
+        grid, before = Grid(axes, steps), rounds
+        rounds = grid.rounds_after(before)
+        assert_added(rounds, before, grid)
+        assert sum(len(trained(added)) for added in rounds) == len(grid.wanted)
+
+
+@given(
+    calls=st.lists(
+        st.tuples(*[st.sets(st.integers(1, 6), min_size=1)] * 2, st.integers(0, 2)),
+        min_size=1, max_size=4,
+    )
+)  # fmt: skip
+def test_rounds_cover_rates_of_models_own(calls):
+    """As a search adds rates to models, and a longer call seeds."""
+    own, seeds, rounds = [set(), set()], 1, ()
+    for *more, new_seeds in calls:
+        own = [a | {0.5 * rate for rate in b} for a, b in zip(own, more, strict=True)]
+        seeds += new_seeds
+        axes = {
+            "learning_rate": tuple(sorted(own[0] | own[1])), "model": ("m", "n"),
+            "seed": tuple(range(seeds)),
+        }  # fmt: skip
+        grid, before = Grid(axes, 10, tuple(tuple(sorted(rates)) for rates in own)), rounds
+        expected = {
+            (rate, model, seed)
+            for model, rates in zip("mn", own, strict=True)
+            for rate in rates
+            for seed in range(seeds)
+        }
+        assert grid.wanted == expected
+        rounds = grid.rounds_after(before)
+        assert_added(rounds, before, grid)
+
+
+# --- folders -------------------------------------------------------------------------------------
 
 
 def test_what_is_stored_is_read_back(tmp_path):
@@ -119,7 +250,7 @@ def test_what_is_stored_is_read_back(tmp_path):
     assert folder.finished() == folder.stored() == identity()
     manifest = folder.manifest()
     assert manifest is not None
-    assert manifest.parts == (PART,)
+    assert manifest == Manifest(identity(), (ROUND,), ((2,),), "a machine")
     for damaged in ("", "{", "[]", "null", '{"format": 1}', "[" * 100_000, '{"identity": 3}'):
         (folder.path / "config.json").write_text(damaged)
         (folder.checkpoints / "manifest.json").write_text(damaged)
@@ -174,12 +305,12 @@ def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     assert contents(folder.path) == before
     folder.settle(new, overwrite=True)
     folder.checkpoints.mkdir()
-    folder.save_manifest(Manifest(new, (PART,), "a machine"))
-    (folder.checkpoints / "part0-0of1.000001.npz").write_text("new")
+    folder.save_manifest(Manifest(new, (ROUND,), ((2,),), "a machine"))
+    (folder.checkpoints / CHUNK_FILE).write_text("new")
     folder.settle(new, overwrite=True)
     assert folder.stored() == new
     assert set(contents(folder.path)) == {
-        "notes.txt", *MINE, "checkpoints/part0-0of1.000001.npz", "checkpoints/manifest.json"
+        "notes.txt", *MINE, f"checkpoints/{CHUNK_FILE}", "checkpoints/manifest.json"
     }  # fmt: skip
 
 
@@ -332,7 +463,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     before = contents(folder.path)
     for place in ("", "checkpoints", "figures"):
-        (folder.path / place / ".partial-part0-abc.npz").write_text("half")
+        (folder.path / place / ".partial-0-0-0-abc.npz").write_text("half")
     folder.settle(identity(num_steps=20), overwrite=False)
     assert contents(folder.path) == before
 
@@ -367,36 +498,161 @@ def test_the_lock_keeps_others_out_and_ends_with_its_owner(tmp_path):
         pass
 
 
-def test_a_manifest_names_units_for_every_process():
-    manifest = Manifest.begin(identity(), 3, "")
-    more = identity(axes={"learning_rate": (0.1, 0.2, 0.3), "seed": (0, 1, 2, 3)})
-    units = manifest.extended(more, 2).units()
-    assert [(u.part, u.share.index, u.share.count) for u in units] == [
-        (0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2), (2, 0, 2), (2, 1, 2)
-    ]  # fmt: skip
-    assert np.unique([str(u) for u in units]).size == len(units)
+def test_chunks_of_rounds_are_stored_apart(tmp_path):
+    folder = RunFolder(tmp_path)
+    later = Round(AXES | {"seed": (0,)}, 10, (1,))
+    manifest = Manifest(identity(), (ROUND, later), ((3, 1), (2,)), "")
+    found = [
+        folder.chunk_file(manifest, number, chunk)
+        for number, counts in enumerate(manifest.counts)
+        for chunk in chunks_of(counts)
+    ]
+    assert len({file.name for file in found}) == len({file.identity for file in found}) == 6
+    assert {file.folder for file in found} == {folder.checkpoints}
+    first = folder.chunk_file(manifest, 0, Chunk(0, 0, 3))
+    # What a run may be given more of is another's neither.
+    for other in (
+        identity(num_steps=20), identity(axes={"seed": (0, 1, 2)}), identity(programs={"b": 2}),
+    ):  # fmt: skip
+        extended = dataclasses.replace(manifest, identity=other)
+        assert folder.chunk_file(extended, 0, Chunk(0, 0, 3)) == first
+    others = [
+        dataclasses.replace(manifest, identity=identity(bias=True)),
+        dataclasses.replace(
+            manifest, identity=dataclasses.replace(identity(), fingerprint="e" * 64)
+        ),
+        dataclasses.replace(manifest, rounds=(dataclasses.replace(ROUND, planned_steps=9), later)),
+    ]
+    for other in others:
+        assert folder.chunk_file(other, 0, Chunk(0, 0, 3)).identity != first.identity
+    assert folder.chunk_file(manifest, 0, Chunk(0, 0, 2)).identity != first.identity
 
 
-@pytest.mark.parametrize(
-    "forged",
-    [
-        {"planned_steps": 0},
-        {"planned_steps": True},
-        {"planned_steps": 10**30},
-        {"num_shares": 10**9},
-        {"axes": {}},
-        {"axes": {"seed": [0], "learning_rate": [0.1]}},
-        {"axes": {"learning_rate": [0.1, 0.1], "seed": [0]}},
-        {"axes": {"learning_rate": [7.0], "seed": [0]}},
-        {"axes": {"learning_rate": [[0.1]], "seed": [0]}},
-        {"axes": {"learning_rate": [], "seed": [0]}},
-        {"axes": 3},
-    ],
-)
+def test_rounds_of_a_search_list_the_rates_that_they_added():
+    axes = {"model": ("m", "n"), "learning_rate": (0.1, 0.2, 0.4), "seed": (0, 1)}
+    first = Round({**axes, "learning_rate": (0.1, 0.2), "seed": (0,)}, 10, (0, 1, 3))
+    second = Round({**axes, "learning_rate": (0.4,), "model": ("n",), "seed": (0,)}, 10)
+    more_seeds = Round({**axes, "seed": (1,)}, 10, (0, 1, 4, 5))
+    manifest = Manifest(
+        Identity({}, axes, 10, "", ((0.1, 0.2), (0.2, 0.4))), (first, second, more_seeds),
+        ((1,), (1,), (1,)), "",
+    )  # fmt: skip
+    assert manifest.rates_by_round() == (((0.1, 0.2), (0.2,)), ((), (0.4,)))
+
+
+FORGED_ROUNDS = [
+    {"planned_steps": 0},
+    {"planned_steps": True},
+    {"planned_steps": 10**30},
+    {"planned_steps": "10"},
+    {"axes": {}},
+    {"axes": {"seed": [0], "learning_rate": [0.1]}},
+    {"axes": {"learning_rate": [0.1, 0.1], "seed": [0]}},
+    {"axes": {"learning_rate": [7.0], "seed": [0]}},
+    {"axes": {"learning_rate": [[0.1]], "seed": [0]}},
+    {"axes": {"learning_rate": [], "seed": [0]}},
+    {"axes": 3},
+    {"runs": []},
+    {"runs": 3},
+    {"runs": "01"},
+    {"runs": [True]},
+    {"runs": [1.0]},
+    {"runs": [1, 0]},
+    {"runs": [1, 1]},
+    {"runs": [-1]},
+    {"runs": [4]},
+    {"runs": [10**30]},
+]
+FORGED = [
+    {"layout": 1},
+    {"layout": None},
+    {"rounds": []},
+    {"rounds": {}},
+    {"rounds": 3},
+    {"counts": []},
+    {"counts": [[]]},
+    {"counts": [[0]]},
+    {"counts": [[True]]},
+    {"counts": [[1.0]]},
+    {"counts": [["1"]]},
+    {"counts": [[10**9]]},
+    {"counts": [[1], [1]]},
+    {"counts": [3]},
+    {"counts": None},
+    {"format": "another"},
+]
+
+
+@pytest.mark.parametrize("forged", [*FORGED_ROUNDS, *FORGED], ids=str)
 def test_a_forged_manifest_is_none(tmp_path, forged):
     folder = write_run(tmp_path / "run", identity())
     path = folder.checkpoints / "manifest.json"
     stored = json.loads(path.read_text())
-    stored["parts"][0] |= forged
+    assert folder.manifest() is not None
+    if forged in FORGED:
+        stored |= forged
+    else:
+        stored["rounds"][0] |= forged
     path.write_text(json.dumps(stored))
     assert folder.manifest() is None
+
+
+def small_problem():
+    rng = np.random.default_rng(0)
+    return Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
+
+
+CONFIG = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=2, num_steps=5)
+
+
+@pytest.mark.parametrize("counts", [[[1]], [[1, 3]]])
+def test_chunks_that_are_not_the_run_s_are_refused(tmp_path, counts):
+    """Of other groups, or more than there are runs in a group."""
+    run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    path = tmp_path / "checkpoints" / "manifest.json"
+    stored = json.loads(path.read_text())
+    assert [len(each) for each in stored["counts"]] == [2]
+    path.write_text(json.dumps(stored | {"counts": counts}))
+    with pytest.raises(UserError, match=r"manifest\.json does not fit this run") as raised:
+        run_sweep(small_problem(), dataclasses.replace(CONFIG, num_steps=9), folder=tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def make_old(path: Path) -> None:
+    """Turns a run's checkpoints into those of the version before chunks."""
+    shutil.rmtree(path / "checkpoints")
+    (path / "checkpoints").mkdir()
+    identity = json.loads((path / "config.json").read_text())["identity"]
+    axes = identity["axes"]
+    manifest = {
+        "format": FORMAT, "identity": identity, "environment": "a machine",
+        "parts": [{"axes": axes, "planned_steps": 5, "num_shares": 1, "runs": None}],
+    }  # fmt: skip
+    (path / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+    (path / "checkpoints" / "part0-0of1.000001.npz").write_bytes(b"old")
+
+
+def test_checkpoints_of_the_version_before_chunks(tmp_path):
+    """A finished run is returned; what cannot go on is refused in one line, or replaced."""
+    first, _ = run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    make_old(tmp_path)
+    before = contents(tmp_path)
+    again, _ = run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    assert again.identical(first)
+    longer = dataclasses.replace(CONFIG, num_steps=9)
+    with pytest.raises(UserError, match="checkpoints/ are an earlier version's") as raised:
+        run_sweep(small_problem(), longer, folder=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert contents(tmp_path) == before
+    # Of a run that was broken off there is nothing but the checkpoints.
+    for name in ("config.json", "results.nc"):
+        (tmp_path / name).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"an earlier version.*overwrite") as raised:
+        run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert contents(tmp_path) == before
+    replaced, _ = run_sweep(small_problem(), longer, folder=tmp_path, overwrite=True)
+    assert replaced.sizes["step"] == 10
+    assert not list((tmp_path / "checkpoints").glob("part*"))
+    assert not (tmp_path / "replaced").exists()

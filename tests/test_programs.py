@@ -1,13 +1,9 @@
 """The programs as a user runs them: files, exit codes, messages."""
 
-import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -126,16 +122,18 @@ def test_a_run_is_extended_and_only_what_is_new_is_trained(tmp_path):
 
     trained(300, "0.003,3", 2, "grown")
     more_steps, result = trained(500, "0.003,3", 2, "grown")
-    assert "going on from a checkpoint at 60.0% of training" in result.stderr
+    assert "going on from a checkpoint at 60.0%" in result.stderr
     straight, _ = trained(500, "0.003,3", 2, "straight")
     xr.testing.assert_allclose(more_steps, straight, rtol=1e-9)
     grown, result = trained(500, "0.03,0.003,3", 3, "grown")
-    # Two new parts, nothing else: the new rate for all seeds, the new seed for the old rates.
-    assert result.stdout.count("2 compilations") == 1
-    parts = json.loads((tmp_path / "grown" / "checkpoints" / "manifest.json").read_text())["parts"]
-    assert [(p["axes"]["learning_rate"], p["axes"]["seed"]) for p in parts] == [
-        ([0.003, 3.0], [0, 1]), ([0.03], [0, 1, 2]), ([0.003, 3.0], [2])
-    ]  # fmt: skip
+    # One round more, nothing else: the new rate for all seeds, the new seed for the old rates.
+    assert result.stdout.count("1 compilation (") == 1
+    manifest = json.loads((tmp_path / "grown" / "checkpoints" / "manifest.json").read_text())
+    first, second = manifest["rounds"]
+    models = len(first["axes"]["model"])
+    assert first["runs"] is None
+    assert first["axes"] == {**second["axes"], "learning_rate": [0.003, 3.0], "seed": [0, 1]}
+    assert len(second["runs"]) == models * (3 + 2)
     whole, _ = trained(500, "0.03,0.003,3", 3, "whole")
     xr.testing.assert_allclose(grown, whole, rtol=1e-9)
     np.testing.assert_array_equal(grown["divergence_step"], whole["divergence_step"])
@@ -286,11 +284,9 @@ def test_bad_csv(tmp_path, what):
         (["--gas_name", "toluene"], ["--gas_name goes with --dataset gas"]),
         (["--devices", "1000"], ["--devices 1000"]),
         (["--hidden_widths", "64x32"], ["depth 2", "hidden widths fits"]),
-        (["--num_processes", "2"], ["--coordinator_address"]),
-        (
-            ["--coordinator_address", "abc", "--num_processes", "1", "--process_id", "0"],
-            ["--coordinator_address 'abc'", "host:port"],
-        ),
+        (["--workers", "0"], ["--workers", "positive"]),
+        (["--workers", "1", "--scheduler", "tcp://a:1"], ["--workers", "--scheduler", "one of"]),
+        (["--workers", "1", "--devices", "1"], ["--devices", "leave it out"]),
         (["--dataset", "csv"], ["needs --csv_path and --csv_target"]),
         (["--dataset", "csv", "--csv_path", "no.csv", "--csv_target", "y"], ["no.csv"]),
         (["--dataset", "gas", "--data_dir", "nowhere"], ["nowhere"]),
@@ -325,81 +321,6 @@ def test_another_measure_of_best_redraws_a_finished_run(tmp_path):
     assert run("sweep", *arguments, "--best_by", "final").returncode == 0
     assert len(pd.read_csv(summary)) == 2
     assert (tmp_path / "run" / "results.nc").read_bytes() == trained
-
-
-# A program that gives the others up sooner than a user would like.
-_IMPATIENT = """
-import runpy, sys
-from implicit_accel.experiments import cluster
-cluster.PATIENCE = 15.0
-runpy.run_module("experiments." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
-"""
-
-
-def start(program, *arguments, cwd):
-    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", _IMPATIENT, program, *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"PYTHONPATH": paths}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def free_port() -> int:
-    """A port that nobody listens at, and that no test beside this one is given by the system."""
-    for port in random.sample(range(20_000, 32_000), 100):  # below the range it gives from
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
-
-
-def processes(tmp_path, count, *arguments):
-    port = free_port()
-    shared = [
-        *replaced(SMALL, *arguments), "--output_dir", tmp_path / "shared", "--devices", "1",
-        "--formats", "none",
-        "--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(count),
-    ]  # fmt: skip
-    return [start("sweep", *shared, "--process_id", str(i), cwd=tmp_path) for i in range(count)]
-
-
-def test_two_processes_share_a_sweep(tmp_path):
-    assert run("sweep", *SMALL, "--output_dir", tmp_path / "alone").returncode == 0
-    workers = processes(tmp_path, 2)
-    outputs = [w.communicate(timeout=200) for w in workers]
-    assert [w.returncode for w in workers] == [0, 0], outputs
-    assert "process 1 of 2: share finished" in outputs[1][1]
-    assert visible(tmp_path / "shared") == visible(tmp_path / "alone")
-    together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
-    np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=2e-4, atol=1e-7)
-    for name in ("steps_to_target", "divergence_step", "optimum", "learning_rate", "seed"):
-        np.testing.assert_array_equal(together[name], alone[name])
-
-
-def test_a_lost_process_ends_the_others_and_its_share_alone_is_trained_again(tmp_path):
-    long = ["--num_steps", "30000", "--losses", "l4", "--depths", "1"]
-    first, second = processes(tmp_path, 2, *long)
-    checkpoints = tmp_path / "shared" / "checkpoints"
-    deadline = time.monotonic() + 100
-    while not (checkpoints / "process1of2.alive").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    second.kill()
-    second.communicate()
-    _, errors = first.communicate(timeout=300)
-    assert first.returncode == 1
-    assert "process 1 of 2 ended before its share was finished" in errors
-    assert "Traceback" not in errors
-    assert list(checkpoints.glob("part0-0of2.*.npz"))
-    # One process alone finishes what two have begun.
-    flags = replaced(SMALL, *long)
-    result = run("sweep", *flags, "--output_dir", tmp_path / "shared", "--devices", "1")
-    assert result.returncode == 0, result.stderr
-    assert run("sweep", *flags, "--output_dir", tmp_path / "alone").returncode == 0
-    together, alone = load_run(tmp_path / "shared"), load_run(tmp_path / "alone")
-    np.testing.assert_array_equal(together.divergence_step, alone.divergence_step)
-    np.testing.assert_allclose(together.excess_loss, alone.excess_loss, rtol=1e-2)
 
 
 def test_bad_plot_flags(tmp_path):

@@ -258,9 +258,9 @@ def test_runs_from_other_weights_are_other_results(lab):
 def test_what_cannot_be_reproduced_is_a_usage_error(tmp_path):
     expect_usage_error(run("reproduce", "--claims", "P3b,P9", cwd=tmp_path), "'P9'", "P3b", "S7")
     expect_usage_error(run("reproduce", "--claims", "", cwd=tmp_path), "empty")
-    for workers in (0, 10_000):
+    for workers, words in ((0, "positive"), (10_000, "from 1 to")):
         refused = run("reproduce", "--claims", "P7,S4", "--workers", workers, cwd=tmp_path)
-        expect_usage_error(refused, f"--workers {workers}", "from 1 to")
+        expect_usage_error(refused, "--workers", str(workers), words)
     cache = ["--compilation_cache", __file__]
     refused = run("reproduce", "--claims", "P7,S4", *cache, cwd=tmp_path)
     expect_usage_error(refused, "--compilation_cache", "is no folder")
@@ -289,8 +289,8 @@ def test_one_worker_finds_what_several_find(reproduced, tmp_path):
     cwd, several = reproduced
     alone = run("reproduce", *REPRODUCED, "--workers", 1, "--output_dir", "out", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    for result, workers in ((several, min(2, num_cores())), (alone, 1)):
-        assert re.search(f"2 claims in .* min, {workers} at a time", result.stderr)
+    for result in (several, alone):
+        assert re.search("2 claims in .* min", result.stderr)
     expected, found = effects(cwd / "outputs" / "reproduction-smoke"), effects(tmp_path / "out")
     for claim, numbers in found.items():
         assert numbers

@@ -590,36 +590,25 @@ def run_programs(
     watches: tuple[tuple[Watch, ...], ...],
     states: tuple[RunState, ...],
     hypers: tuple[Hyper, ...],
-    orders: tuple[jax.Array, ...],
     data: tuple[Data, ...],
     schedule: Schedule,
-) -> tuple[tuple[RunState, ...], tuple[Hyper, ...], tuple[tuple[Records, ...], ...]]:
-    """A segment of every program's runs, on one device; blocks along the leading axis.
-
-    ``orders`` (blocks, B) gives the place, counted over this device's blocks, from which each run
-    is taken before the segment.
-    """
+) -> tuple[tuple[RunState, ...], tuple[tuple[Records, ...], ...]]:
+    """A segment of every program's runs, on one device; blocks along the leading axis."""
 
     def run_program(
         program: Program,
         watches: tuple[Watch, ...],
         state: RunState,
         hyper: Hyper,
-        order: jax.Array,
         data: Data,
         batches: Any,
-    ) -> tuple[RunState, Hyper, tuple[Records, ...]]:
-        state, hyper = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[order], (state, hyper))
-
+    ) -> tuple[RunState, tuple[Records, ...]]:
         def run(runs: tuple[RunState, Hyper]) -> tuple[RunState, tuple[Records, ...]]:
             block = _Block(program, watches, runs[1], data, batches, schedule.num_steps)
             return run_block(block, num_records, runs[0], schedule)
 
-        state, records = lax.map(run, (state, hyper))
-        return state, hyper, records
+        return lax.map(run, (state, hyper))
 
-    each = zip(
-        programs, watches, states, hypers, orders, data, schedule.batches, strict=True
-    )  # fmt: skip
-    new_states, new_hypers, records = zip(*itertools.starmap(run_program, each), strict=True)
-    return new_states, new_hypers, records
+    each = zip(programs, watches, states, hypers, data, schedule.batches, strict=True)
+    new_states, records = zip(*itertools.starmap(run_program, each), strict=True)
+    return new_states, records

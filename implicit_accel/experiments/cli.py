@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from implicit_accel import fields, summary
-from implicit_accel.errors import UserError
+from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
 from implicit_accel.progress import ProgressBar
@@ -66,10 +66,6 @@ _LIMITS = (
         "limit on it (ulimit -v)",
     ),
 )  # fmt: skip
-
-
-class ProgramError(Exception):
-    """Something outside failed that the user did not ask wrongly; one line, exit code 1."""
 
 
 @dataclass

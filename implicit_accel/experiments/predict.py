@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from implicit_accel.errors import UserError
+from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.experiments import cli, settings
+from implicit_accel.experiments import executor as executors
 from implicit_accel.experiments.predictions import (
     as_text,
     predictions,
@@ -43,6 +45,7 @@ def groups() -> cli.FlagGroups:
     """This program's flags."""
     found = cli.FlagGroups({k: list(v) for k, v in settings.DECLARED_GROUPS.groups.items()})
     found.add("Prediction", _AT, _OUTPUT)
+    executors.add_flags(found)
     return found
 
 
@@ -83,7 +86,8 @@ def main() -> None:
     if any(not 0 < rate < math.inf for rate in rates):
         raise UserError("--at: learning rates must be numbers above 0")
     asked = settings.build(log)
-    found = predictions(asked.grid, log)
+    with executors.opened(log, lambda: LocalExecutor(())) as executor:
+        found = predictions(asked.grid, log, executor)
     table = found.table()
     print_predictions(table, f"{asked.title}: {asked.described}", console)
     if rates:

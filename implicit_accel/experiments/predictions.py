@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from implicit_accel.errors import UserError
+from implicit_accel.executors import Executor
 from implicit_accel.experiment import Experiment
 from implicit_accel.experiments import cli
 from implicit_accel.files import atomic_path
@@ -20,8 +21,15 @@ from implicit_accel.theory.predict import Predictions, predict
 _LARGE = 1e9
 
 
-def predictions(experiment: Experiment, log: Console) -> Predictions:
+def predictions(
+    experiment: Experiment, log: Console, executor: Executor | None = None
+) -> Predictions:
     """Predicts what flags ask for, with a bar.
+
+    Args:
+        experiment: A sweep of linear networks.
+        log: For the bar.
+        executor: See `predict`.
 
     Raises:
         UserError: If it is no sweep of linear networks.
@@ -32,6 +40,7 @@ def predictions(experiment: Experiment, log: Console) -> Predictions:
         return predict(
             experiment.problem,
             experiment.config,
+            executor=executor,
             progress=lambda share: report(round(1000 * share), 1000),
         )
 

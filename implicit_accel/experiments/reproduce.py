@@ -10,8 +10,9 @@ browser. What has been trained is used again: a second call only redraws.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import itertools
+import importlib.util
 import platform
 import time
 from pathlib import Path
@@ -23,7 +24,9 @@ from rich.table import Table
 
 from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.errors import UserError
+from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.experiments import cli, compilation
+from implicit_accel.experiments import executor as executors
 from implicit_accel.experiments.claims.criteria import Claim
 from implicit_accel.experiments.claims.toolkit.findings import (
     FINDINGS_FILE,
@@ -40,7 +43,7 @@ from implicit_accel.experiments.claims.toolkit.report import (
     headline,
     write_report,
 )
-from implicit_accel.experiments.examination import Setup, examine_all
+from implicit_accel.experiments.claims.toolkit.runner import Setup, find_data, run_claims
 from implicit_accel.files import remove_partial
 from implicit_accel.store.folder import RunFolder
 
@@ -78,14 +81,7 @@ _DOWNLOAD = flags.DEFINE_bool(
     "download", False, "Download what is missing. Without it, stand-ins take the place of data."
 )
 _GROUPS.add("Data", _DATA_DIR, _DOWNLOAD)
-_WORKERS = flags.DEFINE_integer(
-    "workers",
-    None,
-    f"How many claims are tested at once, each by a process on cores of its own: up to "
-    f"{_MOST_WORKERS} unless given, as far as there are cores; 1 on an accelerator. Each takes up "
-    "to 5 GB of memory.",
-)
-_GROUPS.add("Machine", _WORKERS)
+executors.add_flags(_GROUPS)
 compilation.add_flags(_GROUPS)
 
 
@@ -163,26 +159,23 @@ def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None
         console.print(_NO_VERDICTS)
 
 
-def choose_workers(num_claims: int) -> int:
-    """How many processes test claims at once.
+def choose_workers(num_claims: int) -> int | None:
+    """How many worker processes test claims at once; None for this process.
 
-    Raises:
-        UserError: If so many cannot be had.
+    Up to 4 as far as there are cores, where the package for workers is installed: each takes up to
+    5 GB of memory. An accelerator is one process's; a single claim has all cores.
     """
-    asked, cores = _WORKERS.value, num_cores()
-    # An accelerator is one process's; a single claim has all cores.
-    if jax.default_backend() != "cpu":
-        if asked not in (None, 1):
-            raise UserError(f"--workers {asked}: an accelerator has one worker; leave it out")
-        return 1
-    if asked is not None and not 1 <= asked <= cores:
-        raise UserError(f"--workers {asked}: give a number from 1 to {cores}, the cores there are")
-    return min(asked or _MOST_WORKERS, cores, num_claims)
+    can_share = importlib.util.find_spec("distributed") is not None
+    if num_claims == 1 or not can_share or jax.default_backend() != "cpu":
+        return None
+    workers = min(_MOST_WORKERS, num_cores(), num_claims)
+    return workers if workers > 1 else None
 
 
 def main() -> None:
     """Tests, writes, prints."""
     claims = choose_claims()
+    executors.check_flags()
     scale = _SCALE.value
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
     folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
@@ -195,23 +188,24 @@ def main() -> None:
         print_estimate(claims, log)
     setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
     setup.prepare()
-    workers = choose_workers(len(claims))
-    began, numbers = time.monotonic(), itertools.count(1)
-
-    def done(claim: Claim, seconds: float) -> None:
-        entry = load_finding(claim, folder / claim.id, scale.value)
-        answer = f"{entry.finding.verdict!s:30s} " if entry and scale.has_verdicts else ""
-        log.print(f"{next(numbers):2d} of {len(claims)}  {claim.id:4s} {answer}{seconds:6.1f} s")
-
-    with cli.output_folder(folder), RunFolder(folder).locked():
+    if executors.SCHEDULER.value is not None:
+        setup = dataclasses.replace(setup, data=find_data(setup.laboratory(claims[0], folder)))
+    began = time.monotonic()
+    with (
+        cli.output_folder(folder),
+        RunFolder(folder).locked(),
+        executors.opened(log, LocalExecutor, workers=choose_workers(len(claims))) as executor,
+    ):
         remove_partial(folder, deep=False)
         for claim in CLAIMS:
             remove_partial(folder / claim.id)
         for lock in folder.glob(".*-*.lock"):  # killed workers left them
             lock.unlink()
-        examine_all(claims, setup, num_workers=workers, console=log, done=done)
-        minutes = (time.monotonic() - began) / 60
-        log.print(f"{len(claims)} claims in {minutes:.1f} min, {workers} at a time")
+        for number, (claim, seconds) in enumerate(run_claims(claims, setup, executor, log), 1):
+            entry = load_finding(claim, folder / claim.id, scale.value)
+            answer = f"{entry.finding.verdict!s:30s} " if entry and scale.has_verdicts else ""
+            log.print(f"{number:2d} of {len(claims)}  {claim.id:4s} {answer}{seconds:6.1f} s")
+        log.print(f"{len(claims)} claims in {(time.monotonic() - began) / 60:.1f} min")
         entries = []
         for claim in CLAIMS:
             stored = load_finding(claim, folder / claim.id, scale.value)

@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table
 
 import implicit_accel as ia
+from implicit_accel.errors import ProgramError
 from implicit_accel.experiments import cli
 
 _GROUPS = cli.FlagGroups()
@@ -132,7 +133,7 @@ def main() -> None:
         shown.add_row(name, f"{error:.1e}", f"{allowed:.0e}", "holds" if holds else "FAILS")
     console.print(shown)
     if failed:
-        raise cli.ProgramError(f"this installation computes something else: {'; '.join(failed)}")
+        raise ProgramError(f"this installation computes something else: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

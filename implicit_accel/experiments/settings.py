@@ -21,7 +21,7 @@ from implicit_accel.data.problems import Preparation, make_problem
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import AtOwnRates, Experiment, Identity, OwnRates
-from implicit_accel.experiments import cli, cluster, compilation
+from implicit_accel.experiments import cli, compilation, executor
 from implicit_accel.experiments.user_task import attribute, load_task, parse_axis
 from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
@@ -126,12 +126,12 @@ DEVICES = flags.DEFINE_integer(
 MEMORY_LIMIT = flags.DEFINE_string(
     "memory_limit",
     None,
-    "Memory for runs in training, like 4GiB; larger grids are trained in several pieces. 60 % of "
-    "the device's or machine's unless given.",
+    "Memory for runs in training, like 4GiB; of larger grids some chunks are trained at a time. 60 "
+    "% of the device's or machine's unless given.",
 )
 GROUPS.add("Machine", DEVICES, MEMORY_LIMIT)
 compilation.add_flags(GROUPS)
-cluster.add_flags(GROUPS)
+executor.add_flags(GROUPS)
 
 TASK = flags.DEFINE_string(
     "task",

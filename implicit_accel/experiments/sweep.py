@@ -14,9 +14,9 @@ explore the results in.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -26,11 +26,13 @@ from rich.console import Console
 
 from implicit_accel import rates
 from implicit_accel.devices import num_cores, use_cpu_devices
-from implicit_accel.engine.layout import Share
-from implicit_accel.engine.train import Device, Timing
+from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.executors import Executor
+from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.experiment import RATES, Experiment, Identity
-from implicit_accel.experiments import cli, cluster, compilation
+from implicit_accel.experiments import cli, compilation
+from implicit_accel.experiments import executor as executors
 from implicit_accel.experiments.predictions import predictions, print_beside, save_table
 from implicit_accel.experiments.settings import (
     BEST_BY,
@@ -71,6 +73,48 @@ _GO_ON = "stopped at a checkpoint: the same command goes on from there"
 # What --devices may ask of a CPU with fewer cores.
 _MOST_CPU_DEVICES = 16
 
+_OUTPUTS = Path("outputs")
+
+# Seconds to wait for another process that redraws the same run.
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run's folder, and what becomes of what is there.
+
+    Attributes:
+        folder: The run's.
+        asked: What is asked for, as the folder has it.
+        overwrite: Whether what is there is replaced.
+        is_finished: Whether the folder holds what is asked for.
+    """
+
+    folder: RunFolder
+    asked: Asked
+    overwrite: bool
+    is_finished: bool
+
+
+def choose_target(asked: Asked, log: Console) -> Target:
+    """Decides where a run is trained, and whether it has been already.
+
+    Raises:
+        UserError: If the folder holds something else.
+    """
+    overwrite, folder = OVERWRITE.value, choose_folder(asked)
+    begun = None if overwrite else folder.stored()
+    if begun is not None:
+        asked = asked.adapted_to(begun)
+    identity = asked.experiment().identity
+    if begun is not None and (lacking := begun.lacks(identity)):
+        log.print(f"{', '.join(lacking)}: {TRAINED_AGAIN}", soft_wrap=True)
+        overwrite = True
+    finished = not overwrite and is_finished(folder, asked)
+    if not finished:
+        folder.check(identity, overwrite=overwrite)
+    return Target(folder, asked, overwrite, finished)
+
 
 def choose_folder(asked: Asked) -> RunFolder:
     """The run's folder: the one asked for, or one in ``outputs/``.
@@ -80,38 +124,36 @@ def choose_folder(asked: Asked) -> RunFolder:
     """
     if OUTPUT_DIR.value:
         return RunFolder(Path(OUTPUT_DIR.value))
-    outputs, identity = Path("outputs"), asked.experiment().identity
-    plain = RunFolder(outputs / asked.name)
-    if (asked.usual is None or not asked.usual.differences(identity)) and (
-        (stored := plain.stored()) is None or not stored.differences(identity)
-    ):
+    identity = asked.experiment().identity
+
+    def can_hold(folder: RunFolder, *, empty: bool) -> bool:
+        stored = folder.stored()
+        return empty if stored is None else not stored.differences(identity)
+
+    plain = RunFolder(_OUTPUTS / asked.name)
+    is_usual = asked.usual is None or not asked.usual.differences(identity)
+    if is_usual and can_hold(plain, empty=True):
         return plain
-    for path in sorted(outputs.glob(f"{asked.name}-*")):
-        stored = RunFolder(path).stored()
-        if stored is not None and not stored.differences(identity):
-            return RunFolder(path)
-    return RunFolder(outputs / f"{asked.name}-{identity.code()}")
+    others = (RunFolder(path) for path in sorted(_OUTPUTS.glob(f"{asked.name}-*")))
+    new = RunFolder(_OUTPUTS / f"{asked.name}-{identity.code()}")
+    return next((folder for folder in others if can_hold(folder, empty=False)), new)
 
 
-def memory_limit(devices: Sequence[Device]) -> int:
-    """Bytes that runs in training may take."""
-    if MEMORY_LIMIT.value is not None:
-        return cli.parse_bytes(MEMORY_LIMIT.value)
-    stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
-    available = stats["bytes_limit"] * len(devices) if stats else cli.host_memory()
-    return int(0.6 * available)
-
-
-def choose_devices() -> list[Device]:
-    """This process's devices.
+def local_executor() -> LocalExecutor:
+    """This process's devices and memory, as far as the flags allow.
 
     Raises:
-        UserError: If there are fewer than asked for.
+        UserError: If there are fewer devices than asked for.
     """
     devices = jax.local_devices()
     if DEVICES.value is not None and DEVICES.value > len(devices):
         raise UserError(f"--devices {DEVICES.value}: this process has {len(devices)}")
-    return devices[: DEVICES.value]
+    devices = devices[: DEVICES.value]
+    if MEMORY_LIMIT.value is not None:
+        return LocalExecutor(devices, cli.parse_bytes(MEMORY_LIMIT.value))
+    stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
+    available = stats["bytes_limit"] * len(devices) if stats else cli.host_memory()
+    return LocalExecutor(devices, int(0.6 * available))
 
 
 def report_results(
@@ -213,7 +255,7 @@ def show_finished(
             )
             console.print(f"\n{what.format(folder.path)}", soft_wrap=True)
             return True
-    with cli.output_folder(folder.path), folder.locked(patience=cluster.PATIENCE):
+    with cli.output_folder(folder.path), folder.locked(patience=_PATIENCE):
         remove_partial(folder.path)
         # Its settings are what is asked for; how it was asked for is told by its own.
         from implicit_accel.experiments.sweep_page import command_of
@@ -226,13 +268,9 @@ def show_finished(
 
 
 def train(
-    experiment: Experiment,
-    folder: RunFolder,
-    process: Share,
-    devices: Sequence[Device],
-    log: Console,
+    experiment: Experiment, folder: RunFolder, executor: Executor, log: Console, title: str
 ) -> StoredTraining:
-    """Trains this process's share; process 0 waits for the others.
+    """Trains what is missing in the folder.
 
     Raises:
         Stopped: If a signal asked for it; the state is saved.
@@ -241,45 +279,27 @@ def train(
         training = StoredTraining(
             folder,
             experiment,
-            devices=devices,
-            process=process,
-            memory_limit=memory_limit(devices),
+            executor,
             checkpoint_every=CHECKPOINT_EVERY.value,
             wanted=stop,
             log=log.print,
         )
-        with cluster.sign_of_life(folder.checkpoints, process):
-            for unit in training.units:
-                searched = experiment.identity.rates is not None
-                title = f"round {unit.part + 1}" if searched else training.title(unit)
-                with cli.progress_bar(log, title) as report:
-                    for segment in training.train(unit):
-                        report(segment.done, segment.total)
-                        stop.obey(_GO_ON)
-            if process.index == 0:
-                cluster.wait_for_others(
-                    folder.checkpoints,
-                    process,
-                    training.unfinished_processes,
-                    log.print,
-                    lambda: stop.obey(_GO_ON),
-                )
+        with cli.progress_bar(log, title) as report:
+            for progress in training.train():
+                report(progress.done, progress.total)
+                stop.obey(_GO_ON)
     return training
 
 
 def search(
-    asked: Asked,
-    folder: RunFolder,
-    devices: Sequence[Device],
-    log: Console,
-    begun: Identity | None,
+    asked: Asked, folder: RunFolder, executor: Executor, log: Console, begun: Identity | None
 ) -> tuple[StoredTraining, dict[str, object]]:
-    """Trains round after round until every model's best learning rate is settled.
+    """Trains round after round until every model's best learning rate is found.
 
     Args:
         asked: With a search.
         folder: The run's, locked.
-        devices: This process's.
+        executor: What trains.
         log: For progress.
         begun: Of the run to go on with.
 
@@ -290,14 +310,15 @@ def search(
     trained: list[StoredTraining] = []
 
     def run(experiment: Experiment) -> xr.Dataset:
-        trained.append(train(experiment, folder, Share(), devices, log))
+        title = f"round {len(trained) + 1}"
+        trained.append(train(experiment, folder, executor, log, title))
         return trained[-1].results()[0]
 
     first = asked.search.first(begun)
     assert first.rates is not None
     results, _ = rates.search(asked.search.grid_of, run, first.rates, best_by=BEST_BY.value)
     # Of earlier calls too.
-    rounds = rates.history(results, trained[-1].rounds, best_by=BEST_BY.value)
+    rounds = rates.history(results, trained[-1].rates_by_round, best_by=BEST_BY.value)
     about = {
         "best_by": BEST_BY.value,
         "tolerance": rates.TOLERANCE,
@@ -307,11 +328,9 @@ def search(
     return trained[-1], {"search": about}
 
 
-def describe(
-    asked: Asked, experiment: Experiment, process: Share, devices: Sequence[Device]
-) -> str:
+def describe(asked: Asked, experiment: Experiment, executor: Executor) -> str:
     """What is about to be trained, in two lines."""
-    count = len(devices)
+    device = executor.description
     lengths = " x ".join(
         f"{len(values):,} {name.replace('_', ' ')}{'s' if len(values) > 1 else ''}"
         for name, values in experiment.axes.items()
@@ -324,76 +343,72 @@ def describe(
     return (
         f"{asked.title}: {asked.described}\n"
         f"{lengths} {experiment.num_runs:,} runs of {experiment.num_steps:,} steps on "
-        f"{count} {devices[0].platform} device{'s' if count > 1 else ''}"
-        + (f", process {process.index} of {process.count}" if process.count > 1 else "")
+        f"{device['count']} {device['platform']} device{'s' if device['count'] > 1 else ''}"
     )
+
+
+def train_and_report(
+    target: Target, executor: Executor, predicted: Predictions | None, console: Console,
+    log: Console,
+) -> None:  # fmt: skip
+    """Trains in the locked folder, writes results, figures and page, and prints the table."""
+    asked, folder = target.asked, target.folder
+    manifest = folder.manifest()
+    begun = None if manifest is None else manifest.identity
+    experiment = asked.experiment(begun)
+    log.print(describe(asked, experiment, executor))
+    found: dict[str, object] = {}
+    with compilation.counted_programs() as programs:
+        if asked.search is None:
+            training = train(experiment, folder, executor, log, "training")
+        else:
+            training, found = search(asked, folder, executor, log, begun)
+    results, timing = training.results()
+    command = cli.command("sweep")
+    about = {"command": command, "compilations": programs.compiled} | asked.about | found
+    table, made = report_results(results, folder.path, predicted, command)
+    folder.finish(results, about | training.about(timing), training.identity, made=made)
+    print_results(table, results, predicted, asked.title, console)
+    console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
 
 
 def main() -> None:
     """Flags, configuration, library, table."""
-    if MEMORY_LIMIT.value is not None:
-        cli.parse_bytes(MEMORY_LIMIT.value)
-    cli.formats(FORMATS)
+    check_machine_flags()
     console, log = cli.make_console(), cli.make_console(stderr=True)
     # One host-platform device per core: each runs its own blocks of runs in its cache. More may be
     # set, to try what several devices do; but not without bound. Before a task's file is run, which
     # may compute.
-    most = max(num_cores(), _MOST_CPU_DEVICES)
-    use_cpu_devices(min(DEVICES.value or num_cores(), most))
-    asked = build(log)
-    if asked.search is not None and cluster.is_one_of_many():
-        raise UserError(
-            "--learning_rates auto: a search is one process's work, with all of its devices; give "
-            "several processes a grid, like --learning_rates log:1e-3:3:29"
-        )
-    overwrite, folder = OVERWRITE.value, choose_folder(asked)
-    if not overwrite and (begun := folder.stored()) is not None:
-        asked = asked.adapted_to(begun)
-    identity = asked.experiment().identity
-    if not overwrite and (begun := folder.stored()) and (lacking := begun.lacks(identity)):
-        log.print(f"{', '.join(lacking)}: {TRAINED_AGAIN}", soft_wrap=True)
-        overwrite = True
-    finished = not overwrite and is_finished(folder, asked)
-    if not finished:
-        folder.check(identity, overwrite=overwrite)
-    predicted = predictions(asked.grid, log) if PREDICT.value else None
-    if finished and show_finished(folder, asked, predicted, console):
+    asked = DEVICES.value and min(DEVICES.value, max(num_cores(), _MOST_CPU_DEVICES))
+    use_cpu_devices(asked)
+    target = choose_target(build(log), log)
+    folder = target.folder
+    predicted = predictions(target.asked.grid, log) if PREDICT.value else None
+    if target.is_finished and show_finished(folder, target.asked, predicted, console):
         return
-
     compilation.keep_programs(compilation.asked_for())
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(cli.output_folder(folder.path))
-        programs = stack.enter_context(compilation.counted_programs())
-        # Every process looks after the folder before any of them trains: `join` waits for all.
-        with folder.locked(patience=cluster.PATIENCE if cluster.is_one_of_many() else 0):
-            folder.settle(identity, overwrite=overwrite)
-        process = cluster.join()
-        if process.index == 0:
-            stack.enter_context(folder.locked())
-        devices = choose_devices()
-        begun = folder.manifest()
-        begun = None if begun is None else begun.identity
-        experiment = asked.experiment(begun)
-        log.print(describe(asked, experiment, process, devices))
-        found: dict[str, object] = {}
-        if asked.search is None:
-            training = train(experiment, folder, process, devices, log)
-        else:
-            training, found = search(asked, folder, devices, log, begun)
-        if process.index > 0:
-            log.print(f"process {process.index} of {process.count}: share finished")
-            return
-        results, timing = training.results()
-        about = (
-            {"command": cli.command("sweep"), "compilations": programs.compiled}
-            | asked.about
-            | found
-        )
-        table, made = report_results(results, folder.path, predicted, cli.command("sweep"))
-        about |= training.about(timing)
-        folder.finish(results, about, training.identity, made=made)
-    print_results(table, results, predicted, asked.title, console)
-    console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
+    with cli.output_folder(folder.path), folder.locked():
+        folder.settle(target.asked.experiment().identity, overwrite=target.overwrite)
+        with executors.opened(log, local_executor, seconds=CHECKPOINT_EVERY.value) as executor:
+            train_and_report(target, executor, predicted, console, log)
+
+
+def check_machine_flags() -> None:
+    """Makes sure that the flags which are read late can be.
+
+    Raises:
+        UserError: If one is not allowed.
+    """
+    cli.formats(FORMATS)
+    executors.check_flags()
+    if MEMORY_LIMIT.value is not None:
+        cli.parse_bytes(MEMORY_LIMIT.value)
+    elsewhere = executors.WORKERS.value is not None or executors.SCHEDULER.value is not None
+    for holder in (DEVICES, MEMORY_LIMIT):
+        if elsewhere and holder.value is not None:
+            raise UserError(
+                f"--{holder.name} is of this process: leave it out with --workers and --scheduler"
+            )
 
 
 def costs(programs: compilation.ProgramCount, timing: Timing) -> str:

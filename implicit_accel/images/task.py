@@ -22,9 +22,9 @@ from jax import lax
 from typing_extensions import override
 
 from implicit_accel.data.mnist import NUM_CLASSES, ImageData
+from implicit_accel.engine.chunks import PRECISIONS, Group, Recording
 from implicit_accel.engine.layout import MiniBatches
 from implicit_accel.engine.step import Evaluation, Hyper, Program, Task, Values
-from implicit_accel.engine.train import PRECISIONS, Group, Recording
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan
 from implicit_accel.fields import Allowed, Field, each, finite, shown
@@ -416,6 +416,7 @@ class ImageSweep(Experiment):
             runs=self._runs(axes),
             shapes=shapes,
             operations=network.operations * config.batch_size,
+            platform=platform,
             largest_block=self._largest_block
             or (network.largest_block if on_cpu else _BLOCK_ON_ACCELERATOR),
             observables=(observables | {"end_to_end_penalty": task.end_to_end_penalty},),

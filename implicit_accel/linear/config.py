@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from implicit_accel.engine.chunks import PRECISIONS
 from implicit_accel.engine.layout import spaced_steps
-from implicit_accel.engine.train import PRECISIONS
 from implicit_accel.errors import UserError
 from implicit_accel.fields import (
     MAX_ITEMS,

@@ -17,7 +17,7 @@ import xarray as xr
 
 from implicit_accel import results as general
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.train import GroupResult
+from implicit_accel.engine.chunks import GroupResult
 from implicit_accel.errors import UserError
 from implicit_accel.linear.initialisers import INITIALISERS
 from implicit_accel.linear.losses import CONVENTIONS, Loss

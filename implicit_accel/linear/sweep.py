@@ -15,9 +15,9 @@ import xarray as xr
 from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
+from implicit_accel.engine.chunks import Group, GroupResult, Recording
 from implicit_accel.engine.layout import largest_block
 from implicit_accel.engine.step import Hyper, Program
-from implicit_accel.engine.train import Group, GroupResult, Recording
 from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import Axes, Experiment, Identity, Plan
@@ -224,6 +224,7 @@ class LinearSweep(Experiment):
                 platform=platform,
                 itemsize=np.dtype(self.precision).itemsize,
             ),
+            platform=platform,
         )
 
     def _runs(
@@ -331,6 +332,7 @@ def _group(
     runs: Callable[[np.ndarray], tuple[Layers, Hyper]],
     observables: tuple[Mapping[str, Observable], ...] = (),
     block: int | None = None,
+    platform: str = "cpu",
 ) -> Group:
     def transformation(hp: Mapping[str, Any]) -> Any:
         return optimizer.build(hp["learning_rate"], hp["weight_decay"] if decays else None)
@@ -344,6 +346,7 @@ def _group(
         operations=task.operations(reduction.data),
         largest_block=block,
         observables=observables,
+        platform=platform,
     )
 
 
@@ -450,16 +453,15 @@ def train(
         observables=({"held_out_loss": held_out_loss},) if task.has_held_out else (),
     )  # fmt: skip
     steps = np.arange(num_steps + 1)
-    (result,), _ = train_groups(
+    ((result, params),) = train_groups(
         [group],
         num_steps=num_steps,
         recording=Recording(steps, (steps,) if task.has_held_out else ()),
         precision=precision,
         devices=jax.local_devices()[:1],
-        keep_params=True,
     )
     final = [
-        reduction.from_basis(_cut(jax.tree.map(lambda a, i=i: a[i], result.params), expected))
+        reduction.from_basis(_cut(jax.tree.map(lambda a, i=i: a[i], params), expected))
         for i in range(len(rates))
     ]
     excess = result.records["excess_loss"]

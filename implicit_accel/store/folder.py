@@ -1,18 +1,15 @@
-"""A run's folder: what was asked for, the parts it is trained in, who is at work there.
+"""A run's folder: its settings, its chunks and its lock.
 
-A run is trained in *parts*, each a grid of its own in one compiled call. The first call makes one;
-values that are asked for later along any axis become further ones, so that only the new runs are
-trained; raising the number of steps lets every part go on from its end. ``checkpoints/`` holds the
-parts' snapshots and ``manifest.json``, which says what they are.
+The first call trains a *round* of chunks; values that are asked for later along any axis become
+another round, so that only the new runs are trained. With more steps every chunk goes on from its
+end. ``checkpoints/`` holds the chunks and ``manifest.json``, which lists their rounds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
-import math
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,16 +21,14 @@ import filelock
 import numpy as np
 import xarray as xr
 
-from implicit_accel.engine.layout import Share
+from implicit_accel.engine.chunks import Chunk
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import (
     RATES,
     SEEDS,
-    Axes,
     Identity,
     OwnRates,
-    are_values,
-    chosen_runs,
+    Round,
     is_count,
 )
 from implicit_accel.figure_files import SWEEP_FIGURES, figure_files, remove_figures
@@ -52,14 +47,16 @@ from implicit_accel.results import (
     save_json,
     save_results,
 )
-from implicit_accel.store.checkpoints import Checkpoints
+from implicit_accel.store.chunks import ChunkFile
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _REPLACED_FOLDER = "replaced"
 _MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
 
-_MOST_SHARES = 100_000
+_MOST_CHUNKS = 1_000_000
+# How chunks are stored; other versions' are not read.
+LAYOUT = 2
 
 # What is made of a run's results, beside its figures.
 _DERIVED = (SUMMARY_FILE, PREDICTION_FILE, PAGE_FILE)
@@ -74,192 +71,48 @@ class ForeignFolderError(UserError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """A grid that is trained in one compiled call.
-
-    Attributes:
-        axes: Its own, some of the values of each of the run's.
-        planned_steps: T when the part was first planned: which runs share a program may depend on
-            it, and must not change when the part goes on.
-        num_shares: In how many shares it is trained, one process each.
-        runs: Numbers of those of the grid's runs that are trained, increasing, counted in the order
-            of the axes, the last one fastest; None for all.
-
-    Raises:
-        ValueError: If a value is not allowed.
-    """
-
-    axes: Axes
-    planned_steps: int
-    num_shares: int
-    runs: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not all(map(are_values, self.axes.values())):
-            raise ValueError("axes of a part must be values, each once")
-        if not (is_count(self.planned_steps) and is_count(self.num_shares)):
-            raise ValueError("steps and shares of a part must be whole numbers from 1 up")
-        if self.num_shares > _MOST_SHARES:
-            raise ValueError(f"a part has at most {_MOST_SHARES} shares")
-        if self.runs is not None and not _are_places(self.runs, self.size):
-            raise ValueError("runs of a part must be numbers of runs of its grid, increasing")
-
-    @property
-    def size(self) -> int:
-        """Runs of its grid."""
-        return math.prod(len(values) for values in self.axes.values())
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        content = dataclasses.asdict(self)
-        if self.runs is None:  # as parts of whole grids have always been written
-            del content["runs"]
-        return content
-
-    def covers(self, axes: Axes) -> np.ndarray:
-        """Which runs of a grid, booleans over its axes, are among this part's."""
-        chosen = np.zeros(self.size, bool)
-        chosen[slice(None) if self.runs is None else np.array(self.runs, int)] = True
-        chosen = chosen.reshape([len(values) for values in self.axes.values()])
-        for k, (name, values) in enumerate(axes.items()):
-            own = self.axes[name]
-            # A place behind the last stands for values that the part does not have.
-            places = [own.index(v) if v in own else len(own) for v in values]
-            padded = np.insert(chosen, len(own), False, axis=k)
-            chosen = padded.take(places, axis=k)
-        return chosen
-
-    @classmethod
-    def of(cls, stored: Any, axes: Axes) -> Part:
-        """Reads a part of a run with these axes.
-
-        Raises:
-            ValueError: If it is not one.
-        """
-        own = {name: tuple(values) for name, values in dict(stored["axes"]).items()}
-        if list(own) != list(axes) or any(not set(own[n]) <= set(axes[n]) for n in axes):
-            raise ValueError("not a part of this grid")
-        runs = stored.get("runs")
-        return cls(
-            own,
-            stored["planned_steps"],
-            stored["num_shares"],
-            runs if runs is None else tuple(runs),
-        )
-
-
-def _are_places(runs: tuple[Any, ...], size: int) -> bool:
-    whole = all(isinstance(run, int) and not isinstance(run, bool) for run in runs)
-    return (
-        whole
-        and len(runs) > 0
-        and runs[0] >= 0
-        and runs[-1] < size
-        and all(a < b for a, b in itertools.pairwise(runs))
-    )
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one process trains at a time: a share of a part.
-
-    Attributes:
-        part: Number of the part.
-        share: Which of its shares.
-    """
-
-    part: int
-    share: Share
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """What a run's checkpoints are.
+    """What a run's chunks are.
 
     Attributes:
         identity: Of the run.
-        parts: In the order in which they were asked for.
+        rounds: In the order in which they were added.
+        counts: For each round the number of chunks of each of its groups.
         environment: On what the run was begun, for people.
+
+    Raises:
+        ValueError: If a round has no chunks, or more than there may be.
     """
 
     identity: Identity
-    parts: tuple[Part, ...]
+    rounds: tuple[Round, ...]
+    counts: tuple[tuple[int, ...], ...]
     environment: str
 
-    @classmethod
-    def begin(cls, identity: Identity, num_shares: int, environment: str) -> Manifest:
-        """A new run's: one part."""
-        empty = cls(identity, (), environment)
-        if identity.rates is not None:
-            return empty.extended(identity, num_shares)
-        part = Part(identity.axes, identity.num_steps, num_shares)
-        return dataclasses.replace(empty, parts=(part,))
+    def __post_init__(self) -> None:
+        if len(self.rounds) != len(self.counts) or not all(self.counts):
+            raise ValueError("each round must have chunks")
+        if not all(is_count(n) and n <= _MOST_CHUNKS for counts in self.counts for n in counts):
+            raise ValueError(f"a group has from 1 to {_MOST_CHUNKS} chunks")
 
-    def extended(self, wanted: Identity, num_shares: int) -> Manifest:
-        """The manifest with parts for what is new along the axes.
-
-        What there is and what is wanted are boxes; their difference is cut axis by axis: new
-        values of one, with the old values of those before it and all of those after it. Where
-        models have rates of their own neither is a box: what is new is one part, of some runs of
-        the smallest box around them.
-        """
-        parts = list(self.parts)
-        if wanted.rates is not None:
-            new = chosen_runs(wanted.axes, wanted.rates)
-            for part in parts:
-                new = new & ~part.covers(wanted.axes)
-            if new.any():
-                parts.append(_smallest_part(wanted, new, num_shares))
-            return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
-        box: Axes = {}
-        rest = dict(wanted.axes)
-        for name, values in wanted.axes.items():
-            old = {value for part in self.parts for value in part.axes[name]}
-            del rest[name]
-            new = tuple(value for value in values if value not in old)
-            if new:
-                axes = box | {name: new} | rest
-                parts.append(Part(axes, wanted.num_steps, num_shares))
-            box[name] = tuple(value for value in values if value in old)
-        return dataclasses.replace(self, identity=wanted, parts=tuple(parts))
-
-    def rounds(self) -> tuple[OwnRates, ...]:
-        """The learning rates that each part has added to each model's, of parts that add some."""
+    def rates_by_round(self) -> tuple[OwnRates, ...]:
+        """The learning rates that each round added to each model's, of rounds that added some."""
         axes = self.identity.axes
         seeds = tuple(k for k, name in enumerate(axes) if name == SEEDS)
         rates = [name for name in axes if name != SEEDS].index(RATES)
         seen = np.zeros((), bool)
         found = []
-        for part in self.parts:
-            tried = np.moveaxis(np.any(part.covers(axes), axis=seeds), rates, -1)
+        for added in self.rounds:
+            tried = np.moveaxis(np.any(added.covers(axes), axis=seeds), rates, -1)
             tried = tried.reshape(-1, len(axes[RATES]))
             new, seen = tried & ~seen, tried | seen
-            added = tuple(
+            own = tuple(
                 tuple(rate for rate, is_new in zip(axes[RATES], row, strict=True) if is_new)
                 for row in new
             )
-            if any(added):
-                found.append(added)
+            if any(own):
+                found.append(own)
         return tuple(found)
-
-    def units(self) -> list[Unit]:
-        """The work there is."""
-        return [
-            Unit(k, Share(i, part.num_shares))
-            for k, part in enumerate(self.parts)
-            for i in range(part.num_shares)
-        ]
-
-
-def _smallest_part(identity: Identity, new: np.ndarray, num_shares: int) -> Part:
-    """The part of these runs of a grid, booleans over its axes, in the smallest box."""
-    axes, box = {}, new
-    for k, (name, values) in enumerate(identity.axes.items()):
-        kept = np.flatnonzero(new.any(axis=tuple(j for j in range(new.ndim) if j != k)))
-        axes[name] = tuple(values[i] for i in kept)
-        box = box.take(kept, axis=k)
-    runs = tuple(np.flatnonzero(box).tolist())
-    return Part(axes, identity.num_steps, num_shares, runs)
 
 
 class RunFolder:
@@ -287,11 +140,12 @@ class RunFolder:
         """What has been begun in the folder; None if nothing has."""
         stored = self._read_json(self.checkpoints / _MANIFEST_FILE)
         try:
-            if stored["format"] != FORMAT:
+            if stored["format"] != FORMAT or stored["layout"] != LAYOUT:
                 return None
             identity = Identity.of(stored["identity"])
-            parts = tuple(Part.of(part, identity.axes) for part in stored["parts"])
-            return Manifest(identity, parts, str(stored["environment"])) if parts else None
+            rounds = tuple(Round.of(each, identity.axes) for each in stored["rounds"])
+            counts = tuple(map(tuple, stored["counts"]))
+            return Manifest(identity, rounds, counts, str(stored["environment"]))
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
@@ -325,6 +179,12 @@ class RunFolder:
         stored = self.stored()
         visible = {name for name in names if not name.startswith(".")}
         if stored is None:
+            if self._has_old_checkpoints() and not overwrite:
+                raise UserError(
+                    f"{self.path} holds the checkpoints of an earlier version of this package, "
+                    "which cannot go on: choose another folder, or replace them (overwrite=True, "
+                    "--overwrite in the shell)"
+                )
             if visible - {CHECKPOINTS_FOLDER} or self._has_foreign_checkpoints():
                 raise ForeignFolderError(
                     f"{self.path} holds files that are not a run's: choose an empty folder"
@@ -339,17 +199,23 @@ class RunFolder:
                 "another folder, or replace the run (overwrite=True, --overwrite in the shell)"
             )
         if self.manifest() is None:
+            old = self._has_old_checkpoints()
+            what = "are an earlier version's" if old else "are gone"
             raise UserError(
-                f"{self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ are gone, so that "
+                f"{self.path} holds a finished run whose {CHECKPOINTS_FOLDER}/ {what}, so that "
                 "it cannot go on: choose another folder, or replace the run (overwrite=True, "
                 "--overwrite in the shell)"
             )
+
+    def _has_old_checkpoints(self) -> bool:
+        stored = self._read_json(self.checkpoints / _MANIFEST_FILE)
+        return isinstance(stored, dict) and "parts" in stored and "identity" in stored
 
     def _has_foreign_checkpoints(self) -> bool:
         return self.checkpoints.exists() and (
             not self.checkpoints.is_dir()
             or any(
-                p.suffix not in (".npz", ".lock", ".alive", ".json") and p.name[0] != "."
+                p.suffix not in (".npz", ".json") and p.name[0] != "."
                 for p in self.checkpoints.iterdir()
             )
         )
@@ -399,7 +265,7 @@ class RunFolder:
         self.check(wanted, overwrite=overwrite)
         stored = self.stored()
         goes_on = stored is None or (stored != self.finished() and not stored.differences(wanted))
-        if overwrite and not goes_on:
+        if overwrite and (not goes_on or self._has_old_checkpoints()):
             replaced = self.path / _REPLACED_FOLDER
             replaced.mkdir()
             for name in _OWN:
@@ -464,17 +330,25 @@ class RunFolder:
         content = {
             "format": FORMAT,
             "identity": manifest.identity.as_json(),
-            "parts": [part.as_json() for part in manifest.parts],
+            "layout": LAYOUT,
+            "rounds": [added.as_json() for added in manifest.rounds],
+            "counts": manifest.counts,
             "environment": manifest.environment,
         }
         save_json(content, self.checkpoints / _MANIFEST_FILE)
 
-    def checkpoints_of(self, manifest: Manifest, unit: Unit) -> Checkpoints:
-        """The snapshots of a unit."""
-        name = f"part{unit.part}-{unit.share.index}of{unit.share.count}"
+    def chunk_file(self, manifest: Manifest, number: int, chunk: Chunk) -> ChunkFile:
+        """Where a chunk of a round is stored.
+
+        Args:
+            manifest: The run's.
+            number: Of the round.
+            chunk: The chunk.
+        """
         about = {
-            "part": manifest.parts[unit.part].as_json(),
-            # What a run may be given more of, a part never is.
+            "round": manifest.rounds[number].as_json(),
+            "chunk": dataclasses.asdict(chunk),
+            # What a run may be given more of, a round never is.
             "settings": {
                 name: value
                 for name, value in manifest.identity.settings.items()
@@ -482,7 +356,8 @@ class RunFolder:
             },
             "data": manifest.identity.fingerprint,
         }
-        return Checkpoints(self.checkpoints, name, json.dumps(about, sort_keys=True))
+        name = f"{number}-{chunk.group}-{chunk.index}"
+        return ChunkFile(self.checkpoints, name, json.dumps(about, sort_keys=True))
 
 
 def _figure_names(identity: Identity | None) -> tuple[str, ...]:

@@ -20,15 +20,15 @@ import optax
 import xarray as xr
 
 from implicit_accel import observables as observables_module
-from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
-from implicit_accel.engine.step import Hyper, Program, Values, observe, train_step
-from implicit_accel.engine.train import (
+from implicit_accel.engine.chunks import (
     PRECISIONS,
     Group,
     Recording,
     cast,
     precision_context,
 )
+from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
+from implicit_accel.engine.step import Hyper, Program, Values, observe, train_step
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import SEEDS, Axes, Experiment, Functions, Identity, Plan
 from implicit_accel.names import check_recorded_names
@@ -394,6 +394,7 @@ class TaskSweep(Experiment):
             runs=runs,
             shapes=trained,
             operations=6.0 * num_parameters * max(rows, 1),
+            platform=platform,
             largest_block=self._largest_block
             or largest_block(
                 num_parameters=num_parameters,

@@ -8,16 +8,20 @@ at the Edge of Stability"); beyond that nothing is predicted, and this is said.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
+from implicit_accel.executors import Executor
+from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.linear.config import Model, SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.networks import Layers, layer_shapes
@@ -344,11 +348,48 @@ def _note(prediction: ModelPrediction, rate: float, steps: float, config: SweepC
     return "" if steps <= config.num_steps else f"more than the grid's {config.num_steps:,} steps"
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """A gradient flow that models share: what distinguishes it from others of a sweep."""
+
+    loss: Loss
+    hidden_widths: tuple[int, ...]
+    initialiser: Hashable
+    threshold: float
+
+
+@dataclass(frozen=True)
+class _FlowWork:
+    """Follows the flows of a sweep, wherever an executor wants it."""
+
+    problem: Problem
+    config: SweepConfig
+    surfaces: Mapping[Loss, Surface]
+    models: Mapping[_Flow, Model]
+    whichever_first: bool
+
+    def __call__(self, flow: _Flow, on_message: Callable[[float], None]) -> tuple[Path, ...]:
+        """The paths of a flow, by seed; its messages are shares of the work that are done."""
+        surface = self.surfaces[flow.loss]
+        enough = Enough(
+            self.config.target.absolute(surface.zero_excess),
+            self.config.num_steps,
+            flow.threshold,
+            whichever_first=self.whichever_first,
+        )
+        # The threads of BLAS decide the order of additions, and are as many as there are cores.
+        with threadpool_limits(1, user_api="blas"):
+            return flow_of(
+                self.problem, surface, self.models[flow], self.config, enough, progress=on_message
+            )
+
+
 def predict(
     problem: Problem,
     config: SweepConfig,
     *,
     whichever_first: bool = False,
+    executor: Executor | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Predictions:
     """Predicts a sweep without training it.
@@ -358,6 +399,7 @@ def predict(
         config: The grid: its models, seeds, target, rates and number of steps.
         whichever_first: Whether flows end at the target, or where no stable rate has steps left:
             cheaper, but without what happens afterwards, or how far it would be.
+        executor: Where flows are followed; in this process by default.
         progress: Called with the share of the work that is done.
 
     Returns:
@@ -367,43 +409,52 @@ def predict(
     Raises:
         UserError: If float64 does not hold a loss or its optimum, or an initialiser does not fit.
     """
-    surfaces: dict[object, Surface] = {}
-    flows: dict[object, tuple[Path, ...]] = {}
-    labels = labels_of(config)
-    found = []
-    for m, (model, label) in enumerate(zip(config.models, labels, strict=True)):
-        reason = _no_prediction(model, config)
-        if model.loss not in surfaces:
-            surfaces[model.loss] = make_surface(problem, model.loss, bias=config.bias)
-        surface = surfaces[model.loss]
-        target = config.target.absolute(surface.zero_excess)
-        paths: tuple[Path, ...] = ()
-        if not reason:
-            shapes = layer_shapes(problem.num_features, model.hidden_widths, problem.num_outputs)
-            size = sum(a * b for a, b in shapes) * config.num_seeds
-            if size > _MOST_PARAMETERS:
-                reason = f"{size:,} parameters over all seeds are too many"
-        if not reason:
+    surfaces = {
+        loss: make_surface(problem, loss, bias=config.bias)
+        for loss in dict.fromkeys(model.loss for model in config.models)
+    }
+    empty, flows = [], {}
+    for model, label in zip(config.models, labels_of(config), strict=True):
+        target = config.target.absolute(surfaces[model.loss].zero_excess)
+        prediction = ModelPrediction(model, label, (), target, _no_flow(model, problem, config))
+        empty.append(prediction)
+        if not prediction.reason:
+            flows.setdefault(_flow_of_model(prediction), model)
+    work = _FlowWork(problem, config, surfaces, flows, whichever_first)
+    shares = dict.fromkeys(flows, 0.0)
 
-            def report(share: float, m: int = m) -> None:
-                if progress is not None:
-                    progress((m + share) / len(labels))
-
-            # Momentum changes the scale of time, and with it how far a flow is followed.
-            pace = ModelPrediction(model, label, (), target)
-            threshold = pace.threshold * pace.step_time
-            key = (model.loss, model.hidden_widths, model.initialiser.key, threshold)
-            if key not in flows:
-                flows[key] = flow_of(
-                    problem, surface, model, config,
-                    Enough(target, config.num_steps, threshold, whichever_first=whichever_first),
-                    report,
-                )  # fmt: skip
-            paths = flows[key]
-        found.append(ModelPrediction(model, label, paths, target, reason))
+    def report(flow: _Flow, share: float) -> None:
+        shares[flow] = share
         if progress is not None:
-            progress((m + 1) / len(labels))
-    return Predictions(problem, config, tuple(found))
+            progress(sum(shares.values()) / len(shares))
+
+    paths: dict[_Flow, tuple[Path, ...]] = {}
+    # Flows are computed by NumPy, not on devices.
+    for flow, found in (executor or LocalExecutor(())).map(work, list(flows), report):
+        paths[flow] = found
+        report(flow, 1.0)
+    models = (
+        p if p.reason else dataclasses.replace(p, paths=paths[_flow_of_model(p)]) for p in empty
+    )
+    return Predictions(problem, config, tuple(models))
+
+
+def _flow_of_model(prediction: ModelPrediction) -> _Flow:
+    model = prediction.model
+    # Momentum changes the scale of time, and with it how far a flow is followed.
+    threshold = prediction.threshold * prediction.step_time
+    return _Flow(model.loss, model.hidden_widths, model.initialiser.key, threshold)
+
+
+def _no_flow(model: Model, problem: Problem, config: SweepConfig) -> str:
+    """Why no flow of a model is followed; empty if one is."""
+    if reason := _no_prediction(model, config):
+        return reason
+    shapes = layer_shapes(problem.num_features, model.hidden_widths, problem.num_outputs)
+    size = sum(a * b for a, b in shapes) * config.num_seeds
+    if size > _MOST_PARAMETERS:
+        return f"{size:,} parameters over all seeds are too many"
+    return ""
 
 
 def early_stable_rates(problem: Problem, config: SweepConfig) -> tuple[float, ...]:

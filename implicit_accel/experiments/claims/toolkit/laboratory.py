@@ -24,7 +24,7 @@ import xarray as xr
 from implicit_accel import Dataset, gas_like, load_abalone, load_gas, rates
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
-from implicit_accel.engine.train import Device
+from implicit_accel.engine.chunks import Device
 from implicit_accel.errors import DataError, NotHereError
 from implicit_accel.experiment import Experiment, Identity, OwnRates
 from implicit_accel.files import atomic_path
