@@ -137,13 +137,17 @@ def test_optimizers_with_keys_in_their_states(tmp_path, impl):
         key = jax.random.key(seed, impl=impl)
         return optax.noisy_sgd(hp["learning_rate"], eta=0.01, key=key)
 
-    runs = train(optimizer=lambda hp: noisy(hp, 5), folder=tmp_path, checkpoint_every=0)
+    # JAX's rbg draws other numbers in a batch than for a run alone.
+    alone = {"largest_block": 1} if impl == "rbg" else {}
+    runs = train(optimizer=lambda hp: noisy(hp, 5), folder=tmp_path, checkpoint_every=0, **alone)
     for seed in (0, 3):
         found = runs["loss"].sel(learning_rate=0.05, seed=seed)
         np.testing.assert_allclose(
             found, follow(noisy({"learning_rate": 0.05}, 5), seed), rtol=1e-6
         )
-    longer = train(optimizer=lambda hp: noisy(hp, 5), folder=tmp_path, num_steps=NUM_STEPS + 3)
+    longer = train(
+        optimizer=lambda hp: noisy(hp, 5), folder=tmp_path, num_steps=NUM_STEPS + 3, **alone
+    )
     np.testing.assert_allclose(longer["loss"][..., : NUM_STEPS + 1], runs["loss"], rtol=1e-6)
 
 

@@ -34,6 +34,7 @@ from implicit_accel.engine.chunks import (
 )
 from implicit_accel.engine.layout import deal, most_records, pack, segment_length, slots
 from implicit_accel.engine.step import Hyper, Params, RunState, Schedule, Watch, run_programs
+from implicit_accel.errors import UserError
 
 _AXIS = "block"
 
@@ -458,6 +459,12 @@ def _inputs(
         return np.zeros((blocks, B, *leaf.shape), leaf.dtype)
 
     shapes = group.state(dtype)
+    found = [np.shape(a)[1:] for a in jax.tree.leaves(params)]
+    if params is not None and found != [leaf.shape for leaf in jax.tree.leaves(shapes.params)]:
+        raise UserError(
+            "init: the parameters' shapes differ between runs; mark the axis that decides them as "
+            "ia.static(…)"
+        )
     state = RunState(
         params=jax.tree.map(zeros, shapes.params)
         if params is None
