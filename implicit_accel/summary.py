@@ -32,7 +32,7 @@ def columns(table: pd.DataFrame) -> list[str]:
         f"final {loss}\n[quartiles]",
         "steps to target\n[quartiles]",
         f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
-        "runs that diverged at this rate" + ("\nbefore (after) the target" if later else ""),
+        "runs that diverged\nat this rate" + (" before\n(after) the target" if later else ""),
         "diverged\nat all rates",
     ]
 

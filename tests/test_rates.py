@@ -280,7 +280,7 @@ def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
     stable = by_stable.iloc[0]
     assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)
     assert cells(by_stable, 0)[5] == "0 of 20"
-    assert columns(by_stable)[5] == "runs that diverged at this rate"
+    assert columns(by_stable)[5] == "runs that diverged\nat this rate"
 
 
 def test_runs_that_were_not_trained_count_nowhere():
