@@ -820,7 +820,7 @@ def small_sweep() -> tuple[LinearSweep, Plan]:
     rng = np.random.default_rng(0)
     problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal(9))
     config = SweepConfig(
-        losses=("l2",), depths=(2,), learning_rates=(0.1,), num_seeds=1, num_steps=3
+        losses=(Loss(2),), depths=(2,), learning_rates=(0.1,), num_seeds=1, num_steps=3
     )
     sweep = LinearSweep(problem, config)
     return sweep, sweep.plan(sweep.axes)
