@@ -69,6 +69,8 @@ nitpicky = True
 # Other projects' names, which are no part of these pages.
 nitpick_ignore_regex = [
     ("py:.*", r"(np|numpy|xr|xarray|pd|pandas|jax|optax|matplotlib|pathlib|collections)(\..*)?"),
+    # The parts of jaxtyping's annotations: Float[ndarray, 'n d'].
+    ("py:class", r"(jaxtyping\.)?(Bool|Float|Int|Num)\b.*|ndarray|jaxlib\..*|'.*"),
 ]
 
 # --- Looks ---------------------------------------------------------------------------------------

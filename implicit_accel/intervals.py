@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special  # scipy.stats has the same, and takes a second to import
+from jaxtyping import Bool, Float, Int, Num
 
 # With fewer values than this even their range is no 95 % interval of the median: the median lies
 # outside with probability 2^(1−n), which is 6 % at n = 5.
@@ -50,7 +51,7 @@ def simultaneous(parts: int, confidence: float = CONFIDENCE) -> float:
     return 1 - (1 - confidence) / max(parts, 1)
 
 
-def of_median(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def of_median(values: Num[np.ndarray, " seeds"], confidence: float = CONFIDENCE) -> Interval:
     """The median's interval from order statistics, interpolated (Hettmansperger & Sheather 1986).
 
     It assumes nothing about the distribution. Values may be infinite, for runs that do not reach
@@ -90,7 +91,7 @@ def _between(outer: float, inner: float, inwards: float) -> float:
     return float((1 - inwards) * outer + inwards * inner)
 
 
-def of_share(happened: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+def of_share(happened: Bool[np.ndarray, " seeds"], confidence: float = CONFIDENCE) -> Interval:
     """How often something happened, with Wilson's interval (J. Am. Stat. Assoc. 22, 1927).
 
     ``(p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` of a share p of n, with z the normal
@@ -122,7 +123,7 @@ class Bootstrap:
     """
 
     value: float
-    draws: np.ndarray
+    draws: Float[np.ndarray, " resamples"]
     size: int
 
     def at(self, confidence: float = CONFIDENCE) -> Interval:
@@ -149,7 +150,7 @@ class Bootstrap:
         return Interval(self.value, min(low, self.value), max(high, self.value), confidence)
 
 
-def of_measure(measure: Callable[[np.ndarray], float], repeats: int) -> Bootstrap:
+def of_measure(measure: Callable[[Int[np.ndarray, " repeats"]], float], repeats: int) -> Bootstrap:
     """A statistic of some repeats with its bootstrap.
 
     Args:
@@ -172,9 +173,9 @@ class ModelRuns:
         num_steps: T, the runs' length; runs that do not reach the target count with T.
     """
 
-    rates: np.ndarray
-    steps: np.ndarray
-    diverged_before_target: np.ndarray
+    rates: Float[np.ndarray, " L"]
+    steps: Float[np.ndarray, "L S"]
+    diverged_before_target: Bool[np.ndarray, "L S"]
     num_steps: float
 
     @property
@@ -183,7 +184,7 @@ class ModelRuns:
         return self.steps.shape[1]
 
     @property
-    def capped(self) -> np.ndarray:
+    def capped(self) -> Float[np.ndarray, "L S"]:
         """(L, S) steps, at least 1 and at most the runs' length.
 
         Runs that miss the target are censored at ``nextafter(num_steps)``, so that ties favour
@@ -195,7 +196,7 @@ class ModelRuns:
         )
 
     @property
-    def divergence_log_rates(self) -> np.ndarray:
+    def divergence_log_rates(self) -> Float[np.ndarray, " S"]:
         """(S,) log rate at which each seed begins to diverge.
 
         It is midway between the smallest rate at which the seed diverges and the rate below that.
@@ -212,7 +213,7 @@ class ModelRuns:
         first = np.where(diverged.any(axis=0), diverged.argmax(axis=0), L)
         return midpoints[first]
 
-    def usable(self, seeds: np.ndarray) -> np.ndarray:
+    def usable(self, seeds: Int[np.ndarray, "B n"]) -> Bool[np.ndarray, "B L"]:
         """Which rates may be chosen: those at which at most a tenth of the runs diverges.
 
         The share of diverged runs among a few seeds would admit or exclude a rate by a single run.
@@ -232,7 +233,9 @@ class ModelRuns:
         largest = begins.mean(axis=1) + _MOST_DIVERGED_QUANTILE * spread
         return np.log(self.rates)[None] <= largest[:, None] + 1e-9
 
-    def best(self, seeds: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    def best(
+        self, seeds: Int[np.ndarray, "B n"], allowed: Bool[np.ndarray, "B L"] | None = None
+    ) -> Int[np.ndarray, " B"]:
         """The usable rates with the fewest median steps.
 
         Args:
@@ -247,17 +250,19 @@ class ModelRuns:
         medians = np.where(usable, np.median(self.capped[:, seeds], axis=2).T, np.inf)
         return np.where(usable.any(axis=1), np.argmin(medians, axis=1), -1)
 
-    def steps_at(self, best: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    def steps_at(
+        self, best: Int[np.ndarray, " B"], seeds: Int[np.ndarray, "B n"]
+    ) -> Float[np.ndarray, "B n"]:
         """(B, n) steps of sets of seeds at positions of rates, T where the position is −1."""
         return np.where((best < 0)[:, None], self.num_steps, self.capped[best[:, None], seeds])
 
     @property
-    def all_seeds(self) -> np.ndarray:
+    def all_seeds(self) -> Int[np.ndarray, "1 S"]:
         """(1, S) all seeds, as a set that chooses."""
         return np.arange(self.num_seeds)[None]
 
     @property
-    def steps_at_best_rate(self) -> np.ndarray:
+    def steps_at_best_rate(self) -> Float[np.ndarray, " S"]:
         """(S,) steps at the rate that all seeds choose."""
         return self.steps_at(self.best(self.all_seeds), self.all_seeds)[0]
 
@@ -325,7 +330,7 @@ def _cross_fitted(runs: ModelRuns, rng: np.random.Generator) -> float:
     return float(np.median(np.median(np.concatenate(steps, axis=1), axis=1)))
 
 
-def _resampled(runs: ModelRuns, rng: np.random.Generator) -> np.ndarray:
+def _resampled(runs: ModelRuns, rng: np.random.Generator) -> Float[np.ndarray, " resamples"]:
     """(resamples,) median steps at the best rate of resampled seeds, over those of all seeds."""
     L, S = len(runs.rates), runs.num_seeds
     drawn = rng.integers(S, size=(_RESAMPLES, S))

@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Bool, Float, Int
 
 from implicit_accel.eigenvalues import largest_eigenvalue, safe_norm
 from implicit_accel.errors import UserError
@@ -71,7 +72,7 @@ class Point:
     step: Any
 
 
-Observable = Callable[[Point], jax.Array]
+Observable = Callable[[Point], Float[jax.Array, ""]]
 
 
 class Entry(NamedTuple):
@@ -105,29 +106,29 @@ def parse(names: Iterable[str], table: Mapping[str, Entry]) -> dict[str, Observa
 # --- Losses and norms ----------------------------------------------------------------------------
 
 
-def loss(point: Point) -> jax.Array:
+def loss(point: Point) -> Float[jax.Array, ""]:
     """The training loss L."""
     return point.value_and_grad(point.trained)[0]
 
 
-def excess_loss(point: Point) -> jax.Array:
+def excess_loss(point: Point) -> Float[jax.Array, ""]:
     """``L − L*``, as a difference: below L*'s last digits it is rounding."""
     return loss(point) - point.loss_optimum
 
 
-def held_out_loss(point: Point) -> jax.Array:
+def held_out_loss(point: Point) -> Float[jax.Array, ""]:
     """The loss on held-out data; NaN without any."""
     if point.held_out_loss is None:
         return jnp.full_like(loss(point), jnp.nan)
     return point.held_out_loss(point.trained)
 
 
-def gradient_norm(point: Point) -> jax.Array:
+def gradient_norm(point: Point) -> Float[jax.Array, ""]:
     """``‖∇L‖₂`` over the trainable entries."""
     return _trainable_norm(point, point.value_and_grad(point.trained)[1])
 
 
-def parameter_norm(point: Point) -> jax.Array:
+def parameter_norm(point: Point) -> Float[jax.Array, ""]:
     """``‖θ‖₂`` over the trainable entries."""
     return _trainable_norm(point, point.trained)
 
@@ -137,7 +138,7 @@ def _trainable_norm(point: Point, tree: Any) -> jax.Array:
     return safe_norm(jnp.where(_trainable(point), entries, 0))
 
 
-def _trainable(point: Point) -> jax.Array:
+def _trainable(point: Point) -> Bool[jax.Array, " n"]:
     """(n,) booleans for the n entries of the parameters."""
     full = jax.tree.map(
         lambda a, t: jnp.broadcast_to(t, jnp.shape(a)), point.trained, point.trainable
@@ -148,7 +149,7 @@ def _trainable(point: Point) -> jax.Array:
 # --- Sharpness -----------------------------------------------------------------------------------
 
 
-def sharpness(point: Point) -> jax.Array:
+def sharpness(point: Point) -> Float[jax.Array, ""]:
     """The largest eigenvalue of the training loss's Hessian, restricted to trainable entries.
 
     Cohen et al. (2021). It is the algebraically largest: negative at a strict maximum. See
@@ -187,7 +188,7 @@ def preconditioned_sharpness(**settings: Any) -> Observable:
     return observable
 
 
-def scaled_sharpness(point: Point, scale: Any) -> tuple[jax.Array, jax.Array]:
+def scaled_sharpness(point: Point, scale: Any) -> tuple[Float[jax.Array, ""], Int[jax.Array, ""]]:
     """The largest eigenvalue of S H S, and the number of Hessian–vector products it took.
 
     The products are forward over reverse (Pearlmutter 1994): the gradient's derivative along v.

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Bool, Float, Int, Num
 
 from implicit_accel.errors import UserError
 from implicit_accel.intervals import (
@@ -37,7 +39,9 @@ BEST_BY_WORDS = {
 _RESAMPLES = 4000
 
 
-def valid_steps(results: xr.Dataset, *, stable: bool = False) -> np.ndarray:
+def valid_steps(
+    results: xr.Dataset, *, stable: bool = False
+) -> Float[np.ndarray, "model rate seed"]:
     """Steps to target, (model, learning_rate, seed); inf for runs that do not reach it.
 
     A run that diverges after it has reached the target counts as having reached it, since it would
@@ -65,7 +69,7 @@ def resolved(results: xr.Dataset) -> xr.DataArray:
     return results["excess_loss"].astype(float).clip(min=floor)
 
 
-def final_excess(results: xr.Dataset) -> np.ndarray:
+def final_excess(results: xr.Dataset) -> Float[np.ndarray, "model rate seed"]:
     """Excess loss at the last step, (model, learning_rate, seed).
 
     It is inf for diverged runs and for runs that were not trained.
@@ -74,7 +78,9 @@ def final_excess(results: xr.Dataset) -> np.ndarray:
     return np.where(np.isnan(final), np.inf, final)
 
 
-def counts_as_diverged(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+def counts_as_diverged(
+    results: xr.Dataset, best_by: str = "target"
+) -> Bool[np.ndarray, "model rate seed"]:
     """Which runs count as diverged when learning rates are chosen, (model, learning_rate, seed).
 
     With ``target`` those that diverge before they reach the target, otherwise all that diverge.
@@ -86,7 +92,7 @@ def counts_as_diverged(results: xr.Dataset, best_by: str = "target") -> np.ndarr
     return diverged & ~np.isfinite(runs["steps_to_target"].values)
 
 
-def usable(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+def usable(results: xr.Dataset, best_by: str = "target") -> Bool[np.ndarray, "model rate"]:
     """(model, learning_rate) whether a rate was trained and at most a tenth of its runs diverged.
 
     Runs are counted as in `counts_as_diverged`.
@@ -95,7 +101,7 @@ def usable(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
     return trained(results) & (share <= MOST_DIVERGED + 1e-9)
 
 
-def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndarray:
+def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> Int[np.ndarray, " model"]:
     """The position of each model's best learning rate.
 
     * ``target``: fewest steps to the target, even if runs diverge later; where the target is
@@ -133,7 +139,12 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> np.ndar
     return np.where(no_usable_rate, -1, best)
 
 
-def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float = 0.0) -> Interval:
+def ratio_of_medians(
+    baseline: Num[np.ndarray, " base_seeds"],
+    values: Num[np.ndarray, " seeds"],
+    *,
+    least: float = 0.0,
+) -> Interval:
     """The ratio of two models' medians over seeds, at given learning rates.
 
     It is inf where only the baseline's median is inf, 0 where only the model's is, and NaN where
@@ -149,7 +160,7 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
         than `intervals.MIN_SEEDS` seeds the range of the ratios of pairs; NaN ends with one seed.
     """
 
-    def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def ratio(a: Any, b: Any) -> Any:
         above, below = np.maximum(a, least), np.maximum(b, least)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return above / below
@@ -171,7 +182,10 @@ def ratio_of_medians(baseline: np.ndarray, values: np.ndarray, *, least: float =
 
 
 def model_runs(
-    rates: np.ndarray, steps: np.ndarray, diverged: np.ndarray, num_steps: float
+    rates: Num[np.ndarray, " L"],
+    steps: Float[np.ndarray, "L seed"],
+    diverged: Bool[np.ndarray, "L seed"],
+    num_steps: float,
 ) -> ModelRuns:
     """The runs of a model for a comparison, its learning rates in ascending order.
 
@@ -342,7 +356,9 @@ def bounded(table: pd.DataFrame, m: int) -> tuple[float, str]:
     return value, ""
 
 
-def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
+def at_best(
+    best: Int[np.ndarray, " model"], values: Num[np.ndarray, "model rate seed"]
+) -> Float[np.ndarray, "model seed"]:
     """Values at each model's best learning rate.
 
     Args:
@@ -357,7 +373,7 @@ def at_best(best: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def speed_up(
-    runs: xr.Dataset, best: np.ndarray, base: int, m: int, *, best_by: str = "target"
+    runs: xr.Dataset, best: Int[np.ndarray, " model"], base: int, m: int, *, best_by: str = "target"
 ) -> Interval:
     """The ratio of two models' steps to the target, above 1 if the second needs fewer.
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import typechecking
 from bundle import keep_bundle
 from hypothesis import settings
+
+typechecking.install()
 
 # Four host-platform devices, so that spreading runs over devices is tested everywhere. The
 # programs do the same; it has to happen before JAX first computes.

@@ -11,6 +11,7 @@ import numbers
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Num
 
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.errors import DataError, UserError
@@ -73,10 +74,11 @@ class Problem:
 
     name: str
     title: str
-    features: np.ndarray
-    targets: np.ndarray
-    held_out_features: np.ndarray | None = None
-    held_out_targets: np.ndarray | None = None
+    # Any shape here: those that do not fit are reported below.
+    features: Num[np.ndarray, " ..."]
+    targets: Num[np.ndarray, " ..."]
+    held_out_features: Num[np.ndarray, " ..."] | None = None
+    held_out_targets: Num[np.ndarray, " ..."] | None = None
     scaling: str = "none"
     source: str = ""
     is_stand_in: bool = False
@@ -100,7 +102,11 @@ class Problem:
 
     @classmethod
     def from_arrays(
-        cls, features: np.ndarray, targets: np.ndarray, *, name: str = "arrays"
+        cls,
+        features: Num[np.ndarray, " ..."],
+        targets: Num[np.ndarray, " ..."],
+        *,
+        name: str = "arrays",
     ) -> Problem:
         """A problem from one's own arrays, taken as they are.
 

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from implicit_accel.linear.networks import matmul
 
 
 def scale_by_end_to_end(
-    depth: int, weight_decay: ArrayLike = 0.0, *, rate: bool = True, projection: bool = True
+    depth: float, weight_decay: ArrayLike = 0.0, *, rate: bool = True, projection: bool = True
 ) -> optax.GradientTransformation:
     """Preconditions gradients as N linear layers in the place of each matrix would.
 
@@ -53,9 +54,9 @@ def scale_by_end_to_end(
     """
     if depth < 1 or depth != int(depth):
         raise ValueError(f"depth {depth} of the end-to-end rule: it must be a whole number >= 1")
-    depth = int(depth)
+    num_layers = int(depth)
 
-    def rule(G: jax.Array, W: jax.Array) -> jax.Array:
+    def rule(G: Float[Any, "*shape"], W: Float[Any, "*shape"]) -> Float[Any, "*shape"]:
         if W.ndim > 2:
             raise ValueError(
                 f"the end-to-end rule is for matrices and vectors, not for shape {W.shape}: "
@@ -64,14 +65,14 @@ def scale_by_end_to_end(
         decay = jnp.asarray(weight_decay, W.dtype)
         if W.ndim < 2:
             return G + decay * W
-        moved = end_to_end_gradient(W, G, depth) if rate and projection else part(G, W)
-        return moved + depth * decay * W
+        moved = end_to_end_gradient(W, G, num_layers) if rate and projection else part(G, W)
+        return moved + num_layers * decay * W
 
-    def part(G: jax.Array, W: jax.Array) -> jax.Array:
+    def part(G: Float[Any, "k d"], W: Float[Any, "k d"]) -> Float[Any, "k d"]:
         size, unit = _norm_and_unit(W)
         if rate:
-            return size ** (2 - 2 / depth) * G
-        return G + (depth - 1) * jnp.sum(unit * G) * unit if projection else G
+            return size ** (2 - 2 / num_layers) * G
+        return G + (num_layers - 1) * jnp.sum(unit * G) * unit if projection else G
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         if params is None:
@@ -111,7 +112,7 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     if c.ndim != 1:
         raise ValueError(f"conserved differences of shape {c.shape}: give one for each scalar")
 
-    def rule(G: jax.Array, w: jax.Array) -> jax.Array:
+    def rule(G: Float[Any, "*shape"], w: Float[Any, "*shape"]) -> Float[Any, "*shape"]:
         if w.ndim not in (1, 2) or (w.ndim == 2 and w.shape[0] != 1):
             raise ValueError(f"this rule is for vectors and single rows, not for shape {w.shape}")
         norm, unit = _norm_and_unit(w)
@@ -128,7 +129,9 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     return optax.stateless(update)
 
 
-def _conserved_squares(norm: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _conserved_squares(
+    norm: Float[jax.Array, ""], c: Float[jax.Array, " scalars"]
+) -> tuple[Float[jax.Array, " scalars"], Float[jax.Array, ""]]:
     """``a_j² = q + c_j`` and q itself, from ``‖w‖``.
 
     With ``q = m + y``, m the least q allowed, all factors are at least y, so ``y ≤ ‖w‖^{2/N}``. In
@@ -155,7 +158,9 @@ def _conserved_squares(norm: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Ar
 _NEWTON_STEPS = 30
 
 
-def end_to_end_gradient(W: Any, G: Any, depth: int) -> jax.Array:
+def end_to_end_gradient(
+    W: Float[Any, "k d"], G: Float[Any, "k d"], depth: int
+) -> Float[Any, "k d"]:
     """``Σ_{j=1..N} [W Wᵀ]^{(j−1)/N} G [Wᵀ W]^{(N−j)/N}``, with X⁰ the identity for every X.
 
     Let ``W = U S Vᵀ`` be the thin decomposition of a W with no more rows than columns (the
@@ -193,7 +198,9 @@ def end_to_end_gradient(W: Any, G: Any, depth: int) -> jax.Array:
     return matmul(U, powers[:, -1:] * H + matmul(D * matmul(H, Vt.T), Vt))
 
 
-def _thin_svd(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _thin_svd(
+    W: Float[Any, "k d"],
+) -> tuple[Float[jax.Array, "k k"], Float[jax.Array, " k"], Float[Any, "k d"]]:
     """U (k, k), s (k,) and Vᵀ (k, d) of a (k, d) matrix with k ≤ d."""
     if W.shape[0] > 1:
         U, s, Vt = jnp.linalg.svd(W, full_matrices=False)
@@ -203,7 +210,9 @@ def _thin_svd(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.ones_like(W[:, :1]), norm[None], unit
 
 
-def _norm_and_unit(W: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _norm_and_unit(
+    W: Float[Any, "*shape"],
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, "*shape"]]:
     """``‖W‖_F`` and ``W/‖W‖_F``, 0 for W = 0."""
     # The largest entry is taken out first, as squares of small numbers would underflow: from a
     # tiny w a network escapes slowly, from w = 0 never.

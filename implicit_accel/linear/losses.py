@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float, Num
 
 from implicit_accel.errors import UserError
 from implicit_accel.fields import finite, shown
 
 CONVENTIONS = ("paper", "plain")
+
+# Numbers to which a function is applied one by one, in arrays that broadcast.
+Entries = Num[Any, "*#shape"] | float
 
 # Above it the polynomial of the excess loss has coefficients that float32 cannot hold; such p are
 # treated like those that are not even.
@@ -88,22 +92,22 @@ class Loss:
         """Whether p is an even integer, so that ``|r|^p`` is a polynomial in r."""
         return self.p % 2 == 0 and self.p <= _LARGEST_EVEN
 
-    def penalty(self, r: Any) -> Any:
+    def penalty(self, r: Entries) -> Any:
         """``scale · |r|^p``, entry by entry."""
         return self.scale * _power(r if self.is_even else abs(r), self.p)
 
-    def derivative(self, r: Any) -> Any:
+    def derivative(self, r: Entries) -> Any:
         """The penalty's derivative, ``scale · p · r |r|^(p−2)``, entry by entry."""
         slope = self.scale * self.p
         magnitude = _power(r if self.is_even else abs(r), self.p - 2)
         return slope * r * magnitude if self.p > 2 else slope * r
 
-    def curvature(self, r: Any) -> Any:
+    def curvature(self, r: Entries) -> Any:
         """The penalty's second derivative, ``scale · p (p−1) |r|^(p−2)``, entry by entry."""
         magnitude = _power(r if self.is_even else abs(r), self.p - 2)
         return self.scale * self.p * (self.p - 1) * magnitude
 
-    def excess(self, r: Any, r_star: Any) -> Any:
+    def excess(self, r: Entries, r_star: Entries) -> Any:
         """Bregman divergence ``φ(r) − φ(r*) − φ'(r*)(r − r*)`` of an even p, entry by entry.
 
         Its mean is the excess loss L − L* when r* are the residuals at the optimum, where
@@ -120,7 +124,7 @@ class Loss:
             polynomial = polynomial * delta + float(math.comb(p, j)) * _power(r_star, p - j)
         return self.scale * (delta * delta) * polynomial
 
-    def check_range(self, targets: np.ndarray, precision: str = "float64") -> None:
+    def check_range(self, targets: Num[np.ndarray, "n k"], precision: str = "float64") -> None:
         """Makes sure that losses around that of predicting zero are numbers of a precision.
 
         Args:
@@ -145,7 +149,7 @@ class Loss:
                 f"which {precision} does not hold; {advice}choose a smaller exponent"
             )
 
-    def mean(self, r: Any) -> Any:
+    def mean(self, r: Num[Any, " ..."]) -> Num[Any, ""]:
         """The loss of a residual array: the mean penalty over all entries."""
         return self.penalty(r).mean()
 
@@ -175,14 +179,18 @@ class Optimum:
     """
 
     loss: float
-    weights: np.ndarray
-    bias: np.ndarray
-    residuals: np.ndarray
+    weights: Float[np.ndarray, "k d"]
+    bias: Float[np.ndarray, " k"]
+    residuals: Float[np.ndarray, "n k"]
     error: float
 
 
 def optimum(
-    loss: Loss | str, features: np.ndarray, targets: np.ndarray, *, bias: bool = False
+    loss: Loss | str,
+    features: Num[np.ndarray, "n d"],
+    targets: Num[np.ndarray, "n k"],
+    *,
+    bias: bool = False,
 ) -> Optimum:
     """Minimises an ℓp loss over linear (affine if ``bias``) maps, in float64.
 

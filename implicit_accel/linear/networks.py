@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 ACTIVATIONS = ("identity", "relu")
 
@@ -47,7 +48,9 @@ def matmul(a: Any, b: Any) -> jax.Array:
     return jnp.matmul(a, b, precision=PRECISION)
 
 
-def end_to_end(layers: Layers) -> tuple[jax.Array, jax.Array | None]:
+def end_to_end(
+    layers: Layers,
+) -> tuple[Float[jax.Array, "k d"], Float[jax.Array, " k"] | None]:
     """The affine map that a linear network computes.
 
     ``W_e = W_N ⋯ W_1`` and ``b_e = b_N + W_N b_{N−1} + … + W_N ⋯ W_2 b_1``, multiplied from the
@@ -69,8 +72,12 @@ def end_to_end(layers: Layers) -> tuple[jax.Array, jax.Array | None]:
 
 
 def predict(
-    layers: Layers, features: Any, *, activation: str = "identity", active: Any = None
-) -> jax.Array:
+    layers: Layers,
+    features: Float[Any, "n d"],
+    *,
+    activation: str = "identity",
+    active: Bool[Any, " N"] | None = None,
+) -> Float[jax.Array, "n k"]:
     """The network's outputs, computed layer by layer.
 
     Args:
@@ -95,7 +102,7 @@ def predict(
     return h
 
 
-def pad(layers: Layers, shapes: Sequence[tuple[int, int]]) -> tuple[Layers, np.ndarray]:
+def pad(layers: Layers, shapes: Sequence[tuple[int, int]]) -> tuple[Layers, Bool[np.ndarray, " N"]]:
     """Embeds a network in larger layer shapes without changing what it computes.
 
     Narrower layers are filled with zeros, which receive zero gradients and stay zero under every

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from implicit_accel import observables
 from implicit_accel.eigenvalues import safe_norm
@@ -19,22 +20,22 @@ from implicit_accel.observables import Entry, Point
 from implicit_accel.theory.balance import balancedness
 
 
-def end_to_end_norm(point: Point) -> jax.Array:
+def end_to_end_norm(point: Point) -> Float[jax.Array, ""]:
     """``‖W_e‖_F`` with ``W_e = W_N ⋯ W_1``; Arora, Cohen & Hazan (2018)."""
     return safe_norm(_end_to_end(point))
 
 
-def imbalance(point: Point) -> jax.Array:
+def imbalance(point: Point) -> Float[jax.Array, ""]:
     """``max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F``, 0 for a single layer; see `balancedness`."""
     return _balancedness(point)[0]
 
 
-def layer_norm(point: Point) -> jax.Array:
+def layer_norm(point: Point) -> Float[jax.Array, ""]:
     """``min_j ‖W_j W_jᵀ‖_F``, what to compare the imbalance with; see `balancedness`."""
     return _balancedness(point)[1]
 
 
-def alignment(point: Point) -> jax.Array:
+def alignment(point: Point) -> Float[jax.Array, ""]:
     """Cosine ``⟨W_e, W*⟩_F / (‖W_e‖_F ‖W*‖_F)`` with the optimum's matrix, 0 if either is zero.
 
     W* is ``point.data.optimum``, (k, d), in the basis of W_1's columns.

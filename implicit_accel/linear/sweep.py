@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import xarray as xr
+from jaxtyping import Bool, Float, Int
 from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
@@ -74,7 +75,7 @@ class LinearSweep(Experiment):
         config: SweepConfig,
         settings: Mapping[str, Any] | None = None,
         *,
-        initial: np.ndarray | None = None,
+        initial: Float[np.ndarray, " ..."] | None = None,
         fingerprint: str = "",
     ) -> None:
         for loss in config.losses:
@@ -302,8 +303,8 @@ class _Embedded(NamedTuple):
     """
 
     layers: Layers
-    active: np.ndarray
-    widths: np.ndarray
+    active: Bool[np.ndarray, " N"]
+    widths: Int[np.ndarray, " N+1"]
 
 
 def _embed(layers: Layers, reduction: Reduction, task: LinearTask) -> _Embedded:
@@ -363,11 +364,11 @@ class Trajectory:
         layers: Final parameters, with a leading axis L.
     """
 
-    loss: np.ndarray
-    excess_loss: np.ndarray
-    held_out_loss: np.ndarray
-    steps_to_target: np.ndarray
-    divergence_step: np.ndarray
+    loss: Float[np.ndarray, "L steps"]
+    excess_loss: Float[np.ndarray, "L steps"]
+    held_out_loss: Float[np.ndarray, "L _"]
+    steps_to_target: Int[np.ndarray, " L"]
+    divergence_step: Int[np.ndarray, " L"]
     layers: Layers
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.errors import UserError
@@ -40,16 +41,16 @@ class CentralPath:
             direction, and holds while this is below 1.
     """
 
-    excess: np.ndarray
-    averaged: np.ndarray
-    sharpness: np.ndarray
-    variance: np.ndarray
-    second: np.ndarray
+    excess: Float[np.ndarray, " steps"]
+    averaged: Float[np.ndarray, " steps"]
+    sharpness: Float[np.ndarray, " steps"]
+    variance: Float[np.ndarray, " steps"]
+    second: Float[np.ndarray, " steps"]
 
 
 def central_flow(
-    loss: Callable[[jax.Array], Any],
-    theta: np.ndarray,
+    loss: Callable[[Float[jax.Array, " n"]], Any],
+    theta: Float[np.ndarray, " n"],
     learning_rate: float,
     num_steps: int,
     *,

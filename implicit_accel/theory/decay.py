@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from implicit_accel.errors import UserError
 
 
-def momentum_time(rates: Sequence[float] | np.ndarray, momentum: float) -> np.ndarray:
+def momentum_time(
+    rates: Sequence[float] | Num[np.ndarray, " ..."], momentum: float
+) -> Float[np.ndarray, " steps"]:
     """How far gradient flow gets in as much time as each step of momentum descent.
 
     A constant gradient g moves the weights by ``−g · η (1 − μ^{s+1})/(1 − μ)`` in step s: after a
@@ -40,7 +43,9 @@ def momentum_time(rates: Sequence[float] | np.ndarray, momentum: float) -> np.nd
     return np.concatenate([[0.0], np.cumsum(rates * grown)])
 
 
-def single_penalty(start: float, times: np.ndarray, weight_decay: float) -> np.ndarray:
+def single_penalty(
+    start: float, times: Num[np.ndarray, "*times"], weight_decay: float
+) -> Float[np.ndarray, "*times"]:
     """½ ‖W‖² of a single matrix under its own decay: ``start · e^{−2λτ}``.
 
     Args:
@@ -52,8 +57,11 @@ def single_penalty(start: float, times: np.ndarray, weight_decay: float) -> np.n
 
 
 def product_penalty(
-    first: np.ndarray, second: np.ndarray, times: np.ndarray, weight_decay: float
-) -> np.ndarray:
+    first: Num[np.ndarray, " ..."],
+    second: Num[np.ndarray, " ..."],
+    times: Num[np.ndarray, " K"],
+    weight_decay: float,
+) -> Float[np.ndarray, " K"]:
     """½ ‖W_2 W_1‖² along the gradient flow of λ/2 ‖W_2 W_1‖², in closed form.
 
     With ``A = W_1 W_1ᵀ`` and ``B = W_2ᵀ W_2`` the flow keeps ``C = A − B``, and
@@ -90,7 +98,7 @@ def product_penalty(
     return np.array(found)
 
 
-def initial_decay(first: np.ndarray, second: np.ndarray) -> float:
+def initial_decay(first: Num[np.ndarray, " ..."], second: Num[np.ndarray, " ..."]) -> float:
     """How many times faster than a single matrix's a product's penalty decays at the start.
 
     ``(‖W_2ᵀ W_2 W_1‖² + ‖W_2 W_1 W_1ᵀ‖²) / ‖W_2 W_1‖²``. From Gaussian factors of variance s² that
@@ -108,7 +116,9 @@ def initial_decay(first: np.ndarray, second: np.ndarray) -> float:
     return float((np.sum(AB * B.T) + np.sum(AB * A.T)) / np.trace(AB))
 
 
-def _squares(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squares(
+    first: Num[np.ndarray, " ..."], second: Num[np.ndarray, " ..."]
+) -> tuple[Float[np.ndarray, "h h"], Float[np.ndarray, "h h"]]:
     """W_1 W_1ᵀ and W_2ᵀ W_2, (h, h)."""
     W1, W2 = np.asarray(first, float), np.asarray(second, float)
     if W1.ndim != 2 or W2.ndim != 2 or W2.shape[1] != W1.shape[0]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.errors import UserError
@@ -60,7 +61,12 @@ class Flip(NamedTuple):
         return "diverges" if _DECIDES * self.third < self.fourth else "undecided"
 
 
-def flip(loss: Callable[[jax.Array], Any], theta: np.ndarray, *, least: float = 0.1) -> Flip:
+def flip(
+    loss: Callable[[Float[jax.Array, " n"]], Any],
+    theta: Float[np.ndarray, " n"],
+    *,
+    least: float = 0.1,
+) -> Flip:
     """What the loss's third and fourth derivatives say of the edge of stability.
 
     Args:

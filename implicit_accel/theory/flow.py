@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Num
 from scipy.interpolate import CubicHermiteSpline
 
 from implicit_accel.errors import UserError
@@ -50,7 +51,9 @@ class Stack:
         rotation: (d, d) change of the features' basis, or None.
     """
 
-    def __init__(self, networks: Sequence[Layers], rotation: np.ndarray | None = None) -> None:
+    def __init__(
+        self, networks: Sequence[Layers], rotation: Float[np.ndarray, "d d"] | None = None
+    ) -> None:
         stacked = [_augmented(layers, rotation) for layers in networks]
         self.shapes = [W.shape for W in stacked[0]]
         self.initial = np.stack([np.concatenate([W.ravel() for W in w]) for w in stacked])
@@ -62,14 +65,14 @@ class Stack:
         self._all_trained = bool(self._trained.all())
         self._ends = np.cumsum([0, *(a * b for a, b in self.shapes)])
 
-    def layers(self, theta: np.ndarray) -> list[np.ndarray]:
+    def layers(self, theta: Float[np.ndarray, "B parameters"]) -> list[np.ndarray]:
         """Views of the layers, (B, h_j, h_{j−1})."""
         return [
             theta[:, start:end].reshape(len(theta), *shape)
             for start, end, shape in zip(self._ends, self._ends[1:], self.shapes, strict=False)
         ]
 
-    def sizes(self, theta: np.ndarray) -> np.ndarray:
+    def sizes(self, theta: Float[np.ndarray, "B parameters"]) -> Float[np.ndarray, "B N"]:
         """Norms of the layers, (B, N)."""
         parts = np.add.reduceat(theta * theta, self._ends[:-1], axis=1)
         return np.sqrt(parts)
@@ -86,11 +89,13 @@ class Stack:
         flat = np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
         return self.subset(flat)
 
-    def end_to_end(self, theta: np.ndarray) -> np.ndarray:
-        """(B, k, d')."""
+    def end_to_end(self, theta: Float[np.ndarray, "B parameters"]) -> Float[np.ndarray, "B k d"]:
+        """End-to-end matrices, (B, k, d')."""
         return self.suffixes(self.layers(theta))[0]
 
-    def gradient(self, theta: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    def gradient(
+        self, theta: Float[np.ndarray, "B parameters"], slope: Float[np.ndarray, "B k d"]
+    ) -> Float[np.ndarray, "B parameters"]:
         """The loss's gradient in the layers, ``∇_j = S_jᵀ ∇L P_{j−1}ᵀ`` with P_j = W_j ⋯ W_1.
 
         Args:
@@ -106,7 +111,7 @@ class Stack:
         return self._masked(parts)
 
     def product(
-        self, theta: np.ndarray, surface: Surface, point: Point
+        self, theta: Float[np.ndarray, "B parameters"], surface: Surface, point: Point
     ) -> Callable[[np.ndarray], np.ndarray]:
         """The Hessian in the layers, as a function of directions (B, parameters).
 
@@ -133,13 +138,13 @@ class Stack:
 
         return apply
 
-    def subset(self, theta: np.ndarray) -> np.ndarray:
+    def subset(self, theta: Float[np.ndarray, "B parameters"]) -> Float[np.ndarray, "B parameters"]:
         """Zero where nothing is trained."""
         return theta if self._all_trained else theta * self._trained
 
     def traced(
-        self, surface: Surface, theta: np.ndarray
-    ) -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
+        self, surface: Surface, theta: Float[np.ndarray, " parameters"]
+    ) -> tuple[Callable[[jax.Array], jax.Array], Float[np.ndarray, " trained"]]:
         """One network's loss for JAX to differentiate, over what is trained alone.
 
         Args:
@@ -177,8 +182,10 @@ def _augmented(layers: Layers, rotation: np.ndarray | None) -> list[np.ndarray]:
 
 
 def largest_eigenvalue(
-    product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, tolerance: float = 1e-3
-) -> tuple[np.ndarray, np.ndarray]:
+    product: Callable[[np.ndarray], np.ndarray],
+    start: Float[np.ndarray, "B n"],
+    tolerance: float = 1e-3,
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B n"]]:
     """The largest eigenvalue of B symmetric matrices, by restarted Lanczos from a good guess.
 
     `observables.sharpness` computes the same inside compiled programs; here the last point's
@@ -257,18 +264,18 @@ class Path:
         last: (parameters,) where it ends, as in `Stack`.
     """
 
-    time: np.ndarray
-    excess: np.ndarray
-    speed: np.ndarray
-    sharpness: np.ndarray
+    time: Float[np.ndarray, " T"]
+    excess: Float[np.ndarray, " T"]
+    speed: Float[np.ndarray, " T"]
+    sharpness: Float[np.ndarray, " T"]
     ended: str
     imbalance: float
-    last: np.ndarray
+    last: Float[np.ndarray, " parameters"]
 
     def _log_excess(self) -> CubicHermiteSpline:
         return CubicHermiteSpline(self.time, np.log(self.excess), -self.speed / self.excess)
 
-    def excess_at(self, time: np.ndarray) -> np.ndarray:
+    def excess_at(self, time: Num[np.ndarray, "*times"]) -> Float[np.ndarray, "*times"]:
         """``L − L*`` at times; NaN after the end."""
         if len(self.time) == 1:
             return np.where(np.asarray(time) == 0, self.excess[0], np.nan)
@@ -417,7 +424,8 @@ class _Follower:
         gradient = self.stack.gradient(theta, point.gradient)
         if len(self.stack.shapes) == 1 and self.surface.is_quadratic and self.records[0]:
             return point.excess, -gradient, self.sharp[indices]  # as it was
-        # A little of another direction lets an eigenvector come up that the last one knows not of.
+        # With a little of another direction, since products never leave the orthogonal complement
+        # of an eigenvector that the previous one lacks.
         vector = self.vector[indices]
         other = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-300)
         value, found = largest_eigenvalue(

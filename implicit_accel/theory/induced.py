@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from implicit_accel.errors import UserError
 
@@ -23,13 +24,13 @@ class InducedDynamics(NamedTuple):
         start: (T,), what the initial vector contributes; small from a near-zero start.
     """
 
-    rho: np.ndarray
-    mu: np.ndarray
-    start: np.ndarray
+    rho: Float[np.ndarray, " T"]
+    mu: Float[np.ndarray, "T T"]
+    start: Float[np.ndarray, " T"]
 
 
 def induced_dynamics(
-    scalars: np.ndarray, learning_rate: float, *, exact: bool = False
+    scalars: Num[np.ndarray, " steps"], learning_rate: float, *, exact: bool = False
 ) -> InducedDynamics:
     """The coefficients that a run of gradient descent on ``L(ω w₁)`` implies.
 

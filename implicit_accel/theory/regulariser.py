@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.integrate
+from jaxtyping import Float
 
 from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
 from implicit_accel.linear.losses import Loss
 
-Field = Callable[[np.ndarray], np.ndarray]
+Field = Callable[[Float[np.ndarray, " d"]], Float[np.ndarray, " d"]]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Segment:
         velocity: t → dw/dt, of shape (d,).
     """
 
-    point: Callable[[float], np.ndarray]
-    velocity: Callable[[float], np.ndarray]
+    point: Callable[[float], Float[np.ndarray, " d"]]
+    velocity: Callable[[float], Float[np.ndarray, " d"]]
 
 
 def loss_gradient(loss: Loss, problem: Problem) -> Field:
@@ -65,8 +66,8 @@ def end_to_end_field(gradient: Field, depth: int) -> Field:
 
 
 def closed_curve(
-    direction: np.ndarray,
-    other: np.ndarray,
+    direction: Sequence[float] | Float[np.ndarray, " d"],
+    other: Sequence[float] | Float[np.ndarray, " d"],
     inner_radius: float,
     outer_radius: float,
     angle: float = math.pi,
@@ -154,7 +155,9 @@ def line_integral(field: Field, curve: Sequence[Segment]) -> tuple[float, float]
     return math.fsum(values), math.fsum(errors)
 
 
-def ray_coefficients(loss: Loss, problem: Problem, direction: np.ndarray) -> np.ndarray:
+def ray_coefficients(
+    loss: Loss, problem: Problem, direction: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, " powers"]:
     """Coefficients of the polynomial ``t ↦ L(t e)`` for an even p.
 
     ``L(t e) = Σ_m t^m scale · C(p, m) · mean((X e)^m (−y)^{p−m})``, m = 0 … p.
@@ -180,8 +183,8 @@ def ray_coefficients(loss: Loss, problem: Problem, direction: np.ndarray) -> np.
 
 
 def closed_curve_integral(
-    start: Sequence[float] | np.ndarray,
-    end: Sequence[float] | np.ndarray,
+    start: Sequence[float] | Float[np.ndarray, " powers"],
+    end: Sequence[float] | Float[np.ndarray, " powers"],
     depth: int,
     inner_radius: float,
     outer_radius: float,
@@ -222,7 +225,7 @@ def closed_curve_integral(
     return math.fsum(terms)
 
 
-def _labels(problem: Problem) -> np.ndarray:
+def _labels(problem: Problem) -> Float[np.ndarray, " n"]:
     if problem.num_outputs != 1:
         raise UserError(f"the problem has {problem.num_outputs} outputs: one is needed here")
     return problem.targets[:, 0]

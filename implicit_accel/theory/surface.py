@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from typing_extensions import override
 
 from implicit_accel.data.problems import Problem
@@ -38,9 +39,9 @@ class Point:
         curvature: What `Surface.curve` needs of these matrices.
     """
 
-    excess: np.ndarray
-    gradient: np.ndarray
-    curvature: np.ndarray
+    excess: Float[np.ndarray, " B"]
+    gradient: Float[np.ndarray, "B k d"]
+    curvature: Float[np.ndarray, "B ..."]
 
 
 class Surface(ABC):
@@ -68,23 +69,23 @@ class Surface(ABC):
         self.multiplications = math.prod(shape)
 
     @abstractmethod
-    def at(self, W: np.ndarray) -> Point:
+    def at(self, W: Float[np.ndarray, "B k d"]) -> Point:
         """The surface at matrices (B, k, d')."""
 
     @abstractmethod
-    def gradient(self, W: np.ndarray) -> np.ndarray:
+    def gradient(self, W: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         """The gradient of `Surface.at` alone, which takes half the work."""
 
     @abstractmethod
-    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
+    def curve(self, point: Point, V: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         """The Hessian at a point, applied to directions V, both (B, k, d')."""
 
     @abstractmethod
-    def hessians(self, point: Point) -> np.ndarray:
+    def hessians(self, point: Point) -> Float[np.ndarray, "B kd kd"]:
         """The Hessian itself, (B, k d', k d')."""
 
     @abstractmethod
-    def traced(self, W: jax.Array) -> jax.Array:
+    def traced(self, W: Float[jax.Array, "k d"]) -> Float[jax.Array, ""]:
         """``L − L*`` at one matrix (k, d'), up to rounding, for JAX to differentiate."""
 
 
@@ -100,26 +101,26 @@ class _Diagonal(Surface):
         self._scale = reduction.objective.loss.scale / data.targets.shape[0]
 
     @override
-    def at(self, W: np.ndarray) -> Point:
+    def at(self, W: Float[np.ndarray, "B k d"]) -> Point:
         along = W * self._rows - self._targets
         excess = self._scale * np.sum(along * along, axis=(1, 2))
         return Point(excess, 2 * self._scale * along * self._rows, np.zeros(len(W)))
 
     @override
-    def gradient(self, W: np.ndarray) -> np.ndarray:
+    def gradient(self, W: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         return 2 * self._scale * (W * self._rows - self._targets) * self._rows
 
     @override
-    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
+    def curve(self, point: Point, V: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         return 2 * self._scale * self._rows**2 * V
 
     @override
-    def hessians(self, point: Point) -> np.ndarray:
+    def hessians(self, point: Point) -> Float[np.ndarray, "B kd kd"]:
         diagonal = np.tile(2 * self._scale * self._rows**2, self.shape[0])
         return np.broadcast_to(np.diag(diagonal), (len(point.excess), *2 * (len(diagonal),)))
 
     @override
-    def traced(self, W: jax.Array) -> jax.Array:
+    def traced(self, W: Float[jax.Array, "k d"]) -> Float[jax.Array, ""]:
         return self._scale * jnp.sum((W * self._rows - self._targets) ** 2)
 
 
@@ -137,7 +138,7 @@ class _Rows(Surface):
         self.multiplications = 2 * self.shape[0] * X.size
 
     @override
-    def at(self, W: np.ndarray) -> Point:
+    def at(self, W: Float[np.ndarray, "B k d"]) -> Point:
         r = self._residuals_at(W)
         if self._loss.is_even:
             excess = self._loss.excess(r, self._residuals).sum(axis=(1, 2)) / self._num_entries
@@ -146,27 +147,25 @@ class _Rows(Surface):
         return Point(excess, self._slope(r), self._loss.curvature(r) / self._num_entries)
 
     @override
-    def gradient(self, W: np.ndarray) -> np.ndarray:
+    def gradient(self, W: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         return self._slope(self._residuals_at(W))
 
-    def _residuals_at(self, W: np.ndarray) -> np.ndarray:
-        """(B, k, n)."""
+    def _residuals_at(self, W: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k n"]:
         k, d = self.shape
         return _times(W.reshape(-1, d), self._X.T).reshape(len(W), k, -1) - self._targets
 
-    def _slope(self, residuals: np.ndarray) -> np.ndarray:
-        """(B, k, d')."""
+    def _slope(self, residuals: Float[np.ndarray, "B k n"]) -> Float[np.ndarray, "B k d"]:
         slopes = self._loss.derivative(residuals) / self._num_entries
         return _times(slopes.reshape(-1, slopes.shape[-1]), self._X).reshape(-1, *self.shape)
 
     @override
-    def curve(self, point: Point, V: np.ndarray) -> np.ndarray:
+    def curve(self, point: Point, V: Float[np.ndarray, "B k d"]) -> Float[np.ndarray, "B k d"]:
         k, d = self.shape
         moved = _times(V.reshape(-1, d), self._X.T).reshape(len(V), k, -1) * point.curvature
         return _times(moved.reshape(-1, moved.shape[-1]), self._X).reshape(V.shape)
 
     @override
-    def hessians(self, point: Point) -> np.ndarray:
+    def hessians(self, point: Point) -> Float[np.ndarray, "B kd kd"]:
         k, d = self.shape
         found = np.zeros((len(point.excess), k, d, k, d))
         for b, weights in enumerate(point.curvature):
@@ -175,7 +174,7 @@ class _Rows(Surface):
         return found.reshape(len(found), k * d, k * d)
 
     @override
-    def traced(self, W: jax.Array) -> jax.Array:
+    def traced(self, W: Float[jax.Array, "k d"]) -> Float[jax.Array, ""]:
         r = W @ self._X.T - self._targets
         if self._loss.is_even:
             return jnp.sum(self._loss.excess(r, self._residuals)) / self._num_entries

@@ -1,0 +1,41 @@
+"""Annotations are checked in the tests: types and shapes of arrays, by jaxtyping and beartype."""
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+CHECKED = (
+    "implicit_accel.data.problems",
+    "implicit_accel.eigenvalues",
+    "implicit_accel.intervals",
+    "implicit_accel.linear.end_to_end",
+    "implicit_accel.linear.initialisers",
+    "implicit_accel.linear.losses",
+    "implicit_accel.linear.networks",
+    "implicit_accel.linear.objectives",
+    "implicit_accel.linear.observables",
+    "implicit_accel.linear.sweep",
+    "implicit_accel.linear.task",
+    "implicit_accel.observables",
+    "implicit_accel.statistics",
+    "implicit_accel.theory.balance",
+    "implicit_accel.theory.central",
+    "implicit_accel.theory.decay",
+    "implicit_accel.theory.edge",
+    "implicit_accel.theory.flow",
+    "implicit_accel.theory.induced",
+    "implicit_accel.theory.laws",
+    "implicit_accel.theory.map",
+    "implicit_accel.theory.oracle",
+    "implicit_accel.theory.plateau",
+    "implicit_accel.theory.regulariser",
+    "implicit_accel.theory.stabilised",
+    "implicit_accel.theory.surface",
+)
+
+# As for static type checkers, a whole number is a float.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def install() -> None:
+    """Checks every call of these modules' functions; they must not have been imported yet."""
+    install_import_hook(CHECKED, f"{__name__}.check")
