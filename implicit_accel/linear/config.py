@@ -1,4 +1,4 @@
-"""The grid of configurations: what can be asked for, validated when it is made."""
+"""The grid of configurations and its settings, which are validated when it is made."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def parse_learning_rates(items: Sequence[str], *, one: str = "learning rate") ->
                 low, high, count = float(low_text), float(high_text), int(count_text)
                 if not (0 < low < high < math.inf and 2 <= count <= MAX_ITEMS):
                     raise ValueError
-                # Six digits are ample for a learning rate, and read well in tables and labels.
+                # Six digits are enough for a learning rate, and short in tables and labels.
                 with np.errstate(over="ignore"):  # at the largest number; the ends are set exactly
                     rates += [float(f"{rate:.6g}") for rate in np.geomspace(low, high, count)]
             else:
@@ -159,13 +159,13 @@ def parse_hidden_widths(item: str) -> HiddenWidths:
 
 @dataclass(frozen=True)
 class Model:
-    """One row of the summary: everything of a configuration but learning rate and seed.
+    """All settings of a configuration but learning rate and seed: one row of the summary.
 
     Attributes:
         hidden_widths: Widths of the hidden layers; empty for a single layer.
-        initialiser: How the weights start.
-        loss: What is minimised.
-        optimizer: By what.
+        initialiser: The distribution of the initial weights.
+        loss: The training loss.
+        optimizer: The optimizer.
         weight_decay: λ.
     """
 
@@ -187,7 +187,7 @@ class Model:
 
     @property
     def text(self) -> str:
-        """All of it as text: equal for models that train alike, and for no others."""
+        """All settings as text, equal for models that train alike and only for these."""
         init, std = self.initialiser.key
         optimizer = filter(None, [self.optimizer.name, self.optimizer.settings_text])
         return " ".join(
@@ -234,9 +234,9 @@ def _parse_optimizers(
 class SweepConfig:
     """A grid: the product of its fields, without repetitions.
 
-    A single layer has no hidden width, and some initialisers have no standard deviation: such
+    A single layer has no hidden width, and some initialisers have no standard deviation:
     combinations that are the same model are trained once. Each field is declared below with its
-    default, as a command line gives it, and what it is.
+    default, as on a command line, and its description.
 
     A field may be given as on the command line (``losses="l2,l4"``, ``target="1%"``,
     ``learning_rates="log:1e-3:1:5"``), as any list or array, or as a single value. It is stored in
@@ -272,7 +272,10 @@ class SweepConfig:
         allowed=Allowed("true or false", bool),
     )
     activation: str = setting(
-        "identity", "Between layers.", heading="Models", choices=tuple(ACTIVATIONS)
+        "identity",
+        "Activation function between layers.",
+        heading="Models",
+        choices=tuple(ACTIVATIONS),
     )
     inits: tuple[str, ...] = setting(
         ("near_zero",),
@@ -359,7 +362,7 @@ class SweepConfig:
     )
     first_seed: int = setting(
         0,
-        "The least of them; the others follow.",
+        "First seed; seeds are consecutive.",
         heading="Training",
         allowed=_whole(0, 10**9, "from 0 to 10^9"),
         may_grow=True,
@@ -405,7 +408,12 @@ class SweepConfig:
         heading="Results",
         allowed=_whole(1, 100_000, "from 1 to 100 000"),
     )
-    precision: str = setting("float32", "Of training.", heading="Machine", choices=PRECISIONS)
+    precision: str = setting(
+        "float32",
+        "Floating-point precision used in training.",
+        heading="Machine",
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -437,7 +445,7 @@ class SweepConfig:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What results depend on beside the axes and the number of steps, for JSON."""
+        """The settings which identify a run beside its axes and its number of steps, for JSON."""
         fields = fields_of(SweepConfig).items()
         return write({name: f for name, f in fields if not f.may_grow}, vars(self))
 

@@ -1,7 +1,8 @@
-"""The end-to-end update rule: what a deep linear network does to one matrix, without the depth.
+"""The end-to-end update rule: the update of a deep linear network's end-to-end matrix.
 
-Under gradient flow from a balanced start, the end-to-end matrix of a depth-N linear network moves
-by a rule of its own (Arora, Cohen & Hazan 2018, theorem 1), here as an optax transformation.
+Under gradient flow from a balanced initialisation, the end-to-end matrix of a depth-N linear
+network has an update rule of its own (Arora, Cohen & Hazan 2018, theorem 1), here as an optax
+transformation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from implicit_accel.linear.networks import matmul
 def scale_by_end_to_end(
     depth: float, weight_decay: ArrayLike = 0.0, *, rate: bool = True, projection: bool = True
 ) -> optax.GradientTransformation:
-    """Preconditions gradients as N linear layers in the place of each matrix would.
+    """Preconditions gradients as if each matrix were a product of N linear layers.
 
     With ``optax.scale_by_learning_rate(eta)`` after it this is, for every matrix W,
     ``W ← (1 − ηλN) W − η Σ_{j=1..N} [W Wᵀ]^{(j−1)/N} ∇L(W) [Wᵀ W]^{(N−j)/N}``,
@@ -34,15 +35,15 @@ def scale_by_end_to_end(
     descent, ``b ← (1 − ηλ) b − η ∂L/∂b``.
 
     For a single row the rule has two parts, an adaptive learning rate ``‖w‖^{2−2/N}`` and a
-    projection ``∇L + (N−1) Pr_w ∇L``, which may be had alone to see what each of them does. For a
-    matrix with several rows the parts are those of the matrix as one long vector.
+    projection ``∇L + (N−1) Pr_w ∇L``; each can be used alone. For a matrix with several rows the
+    parts are those of the matrix as one long vector.
 
     Args:
         depth: N, a whole number ≥ 1; 1 is plain gradient descent.
         weight_decay: λ of the gradient ``λ W_j`` that is added in every one of the N layers; it
             may be traced.
-        rate: Whether the adaptive learning rate takes part.
-        projection: Whether the projection does.
+        rate: Whether to use the adaptive learning rate.
+        projection: Whether to use the projection.
 
     Returns:
         A stateless pair of pure functions; ``update`` needs the parameters. Both may be jitted,
@@ -83,7 +84,7 @@ def scale_by_end_to_end(
 
 
 def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransformation:
-    """Moves one vector as a network of width 1 would from a start that is not balanced.
+    """Preconditions a vector's gradient as a network of width 1 that is not balanced.
 
     Let ``w = (Π_j a_j) w_1`` with a vector w_1 and scalars a_1 … a_{N−1}. Gradient flow,
     ``w_1' = −(Π a) ∇L`` and ``a_j' = −(Π_{i≠j} a_i) w_1·∇L``, conserves ``c_j = a_j² − ‖w_1‖²``,
@@ -93,9 +94,9 @@ def scale_by_unbalanced_end_to_end(conserved: ArrayLike) -> optax.GradientTransf
     ``= −Π_j (q + c_j) ∇L − (Σ_j q Π_{i≠j} (q + c_i)) Pr_w ∇L``,
 
     where q is the root of ``q Π_j (q + c_j) = ‖w‖²`` that is not below any −c_j; for N = 2
-    ``q = (√(c² + 4‖w‖²) − c)/2``. So w moves by a rule of its own, as from a balanced start, whose
-    c_j are 0 and for which this is `scale_by_end_to_end`. From a small Gaussian start the c_j are
-    small but not 0, and without them the rule leaves the plateau too early.
+    ``q = (√(c² + 4‖w‖²) − c)/2``. So the update depends on w alone. For a balanced initialisation
+    the c_j are 0 and the rule is `scale_by_end_to_end`. For a small Gaussian one they are small but
+    not 0, and without them the rule leaves the plateau too early.
 
     Args:
         conserved: (N − 1,) the c_j; it may be traced.
@@ -154,7 +155,8 @@ def _conserved_squares(
     return factors[:-1], factors[-1]
 
 
-# From the farthest start, a root far below it, each step gains a factor of N in the logarithm.
+# In the worst case, a root far below the initial bound, each step gains a factor of N in the
+# logarithm.
 _NEWTON_STEPS = 30
 
 
@@ -214,8 +216,8 @@ def _norm_and_unit(
     W: Float[Any, "*shape"],
 ) -> tuple[Float[jax.Array, ""], Float[jax.Array, "*shape"]]:
     """``‖W‖_F`` and ``W/‖W‖_F``, 0 for W = 0."""
-    # The largest entry is taken out first, as squares of small numbers would underflow: from a
-    # tiny w a network escapes slowly, from w = 0 never.
+    # Scaled by the largest entry, as squares of small numbers would underflow to w = 0, a saddle
+    # point that gradient descent never leaves.
     size = jnp.max(jnp.abs(W))
     size = jnp.where(size > 0, size, 1)
     norm = jnp.linalg.norm(W / size)

@@ -118,7 +118,7 @@ INITIALISERS = tuple(_KINDS)
 
 @dataclass(frozen=True)
 class Initialiser:
-    """How a network's weights start.
+    """The distribution of a network's initial weights.
 
     Attributes:
         name: One of `INITIALISERS`.
@@ -168,7 +168,7 @@ class Initialiser:
             Float64 numpy arrays.
 
         Raises:
-            UserError: If a balanced start does not fit the hidden widths.
+            UserError: If a balanced initialisation does not fit the hidden widths.
         """
         layers = _KINDS[self.name].draw(layer_shapes(d, hidden_widths, k), self.std, seed)
         return layers if bias else Layers(layers.weights)

@@ -23,16 +23,16 @@ CONVENTIONS = ("paper", "plain")
 # Numbers to which a function is applied one by one, in arrays that broadcast.
 Entries = Num[Any, "*#shape"] | float
 
-# Above it the polynomial of the excess loss has coefficients that float32 cannot hold; such p are
+# For larger even p the coefficients of the excess loss's polynomial overflow in float32; such p are
 # treated like those that are not even.
 _LARGEST_EVEN = 32
 
-# The largest estimated error of an optimum, relative to it, with which excess losses mean anything.
+# The largest relative error of an optimum (estimated) for which excess losses are meaningful.
 _LARGEST_ERROR = 1e-6
 
 
 def shortest(value: float) -> str:
-    """A number as text, with as few digits as tell it from every other number."""
+    """A number as text, with the fewest digits that identify it."""
     return next(t for digits in (6, 15, 16, 17) if float(t := f"{value:.{digits}g}") == value)
 
 
@@ -125,7 +125,7 @@ class Loss:
         return self.scale * (delta * delta) * polynomial
 
     def check_range(self, targets: Num[np.ndarray, "n k"], precision: str = "float64") -> None:
-        """Makes sure that losses around that of predicting zero are numbers of a precision.
+        """Checks that losses about as large as the zero predictor's are numbers of a precision.
 
         Args:
             targets: (n, k).
@@ -173,7 +173,7 @@ class Optimum:
     Attributes:
         loss: L*, the smallest training loss.
         weights: Minimiser, (k, d); the minimum-norm one where it is not unique and p = 2.
-        bias: Minimiser's bias, (k,); zero where none was asked for.
+        bias: Minimiser's bias, (k,); zero if the map is linear.
         residuals: ``X Wᵀ + b − Y`` at the minimiser, (n, k).
         error: Estimate of how far ``loss`` may lie above the true minimum (Newton decrement).
     """

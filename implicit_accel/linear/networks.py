@@ -107,14 +107,14 @@ def pad(layers: Layers, shapes: Sequence[tuple[int, int]]) -> tuple[Layers, Bool
 
     Narrower layers are filled with zeros, which receive zero gradients and stay zero under every
     optimizer here. Missing layers become identities at the output's end and are marked as not
-    active: training must leave those as they are.
+    active: they must not be trained.
 
     Args:
         layers: The network's parameters (numpy).
         shapes: The larger network's layer shapes, see `layer_shapes`.
 
     Returns:
-        The padded parameters, and (N,) booleans telling which layers are trained.
+        The padded parameters, and (N,) booleans, True for layers that are trained.
     """
     weights, biases = [], []
     k = layers.weights[-1].shape[0]

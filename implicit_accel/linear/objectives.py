@@ -13,7 +13,7 @@ collapsed  any p                      the n rows                           2 pro
 layerwise  any network (ReLU)         the n rows through every layer       O(n · parameters)
 ========== ========================== ==================================== ====================
 
-All of them are exact: they change rounding, not the trajectory. An equivariant optimizer commutes
+All of them are exact up to rounding. An equivariant optimizer commutes
 with rotations of the features: gradient descent, momentum and the end-to-end rule do, the adaptive
 optimizers, which scale entry by entry, do not.
 """
@@ -67,9 +67,9 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """What is minimised: a pure function of the parameters and `Data`, static under jit.
+    """The training loss: a pure function of the parameters and `Data`, static under jit.
 
-    One class for each way of computing it; `choose` takes the cheapest that is exact.
+    There is a class for each way of computing it; `choose` returns the cheapest exact one.
 
     Attributes:
         loss: The ℓp loss.
@@ -139,7 +139,7 @@ class Arrays(NamedTuple):
 
 
 class _Collapsing(Objective):
-    """Objectives that see the end-to-end map alone."""
+    """Objectives that depend on the end-to-end map alone."""
 
     @override
     def value_and_grad(
@@ -420,7 +420,7 @@ def _spectrum(
     diagonal[: len(s)] = s / math.sqrt(n)
     projections = np.zeros((Y.shape[1], d))
     projections[:, : len(s)] = Y.T @ U[:, : len(s)] / math.sqrt(n)
-    # Along a null direction the loss does not change; rounding must not say otherwise.
+    # Along a null direction the loss is constant: entries that are rounding errors are set to 0.
     null = diagonal <= diagonal[0] * max(n, d) * np.finfo(np.float64).eps
     diagonal[null] = 0.0
     projections[:, null] = 0.0

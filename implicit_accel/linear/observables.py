@@ -1,10 +1,10 @@
 """Observables of deep linear networks, whose parameters are `Layers`.
 
-They need the layers only, no data: each costs about as much as the products of neighbouring layers
-that it looks at, which for thin networks is well below a training step. Padded networks (see
-`networks.pad`) give the same values as the networks in them, up to rounding.
+They are functions of the layers, without data. Each costs about as much as the products of
+neighbouring layers that it computes, for thin networks much less than a training step. Padded
+networks (see `networks.pad`) give the same values as the networks in them, up to rounding.
 
-For a network with biases, they are about the weights alone.
+Biases are ignored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _end_to_end(point: Point) -> jax.Array:
 
 
 def _balancedness(point: Point) -> tuple[jax.Array, jax.Array]:
-    # A difference of products: the bits that accelerators like to drop are the ones that count.
+    # A difference of products: it needs the bits that accelerators drop by default.
     with jax.default_matmul_precision("highest"):
         return balancedness(point.parameters, point.hyper["active"])
 
@@ -58,7 +58,7 @@ def _unit(W: jax.Array) -> jax.Array:
     return W / jnp.where(norm == 0, 1, norm)
 
 
-# Losses are recorded without being asked for.
+# Losses are always recorded.
 _RECORDED = ("loss", "excess_loss", "held_out_loss")
 
 OBSERVABLES: dict[str, Entry] = {

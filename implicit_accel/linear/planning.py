@@ -1,6 +1,6 @@
 """Which configurations share a program, and how many of them are stepped together.
 
-These choices change how long a sweep takes, not what comes out of it.
+These choices change a sweep's duration, not its results.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from implicit_accel.linear.networks import layer_shapes
 
-# Seconds that another scan adds to compilation, and what a core does in a second: measured on
-# two cores of an AMD EPYC (Zen 5).
+# Seconds that another program adds to compilation, and a core's parameters and floating-point
+# operations per second: measured on two cores of an AMD EPYC (Zen 5).
 _COMPILE_SECONDS = 0.3
 _PARAMETERS_PER_SECOND = 1e10
 _FLOPS_PER_SECOND = 1e11
@@ -29,8 +29,8 @@ def merge_shapes(shapes: Sequence[tuple[int, ...]], k: int) -> tuple[int, ...]:
 def any_narrower(shapes: Sequence[tuple[int, ...]], k: int) -> bool:
     """Whether one of some networks is padded within a layer that it has.
 
-    A depth is padded by identities at the output's end. Where all layers are as wide as there are
-    outputs, nothing but those is added.
+    A shallower network is padded by identities at the output's end. If all layers are as wide as
+    the output, nothing else is added.
     """
     merged = merge_shapes(shapes, k)
     return any(

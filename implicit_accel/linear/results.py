@@ -1,7 +1,7 @@
 """Labelled results of sweeps of deep linear networks.
 
-They name no axes: these are ``model``, ``learning_rate`` and ``seed``. What makes up a model (its
-loss, depth, hidden widths, initialiser …) are coordinates along ``model``.
+They have no attribute ``axes``: their axes are ``model``, ``learning_rate`` and ``seed``. The
+settings of a model (its loss, depth, hidden widths, initialiser …) are coordinates along ``model``.
 """
 
 from __future__ import annotations
@@ -108,13 +108,13 @@ def label_results(
     reductions: Sequence[Reduction],
     edge_rates: np.ndarray,
 ) -> xr.Dataset:
-    """Puts names to the trajectories of a sweep.
+    """Labels the trajectories of a sweep.
 
     Args:
-        problem: What was fitted.
+        problem: The problem.
         config: The grid; parts and reductions are in the order of its models.
         parts: A model's results, arrays with leading axes (learning rate, seed).
-        reductions: What each model minimised.
+        reductions: The objective that each model minimised.
         edge_rates: (model, 2), see `theory.predict.edge_rates`.
 
     Returns:
@@ -122,7 +122,7 @@ def label_results(
         (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
         ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
         ``optimum``, ``zero_loss``, ``target``, ``resolution``, ``edge_rate_low`` and
-        ``edge_rate_high`` over model; and what is recorded over (model, learning_rate, seed,
+        ``edge_rate_high`` over model; and observables over (model, learning_rate, seed,
         observation_step).
     """
     excess = np.stack([p.records["excess_loss"] for p in parts])
@@ -178,7 +178,7 @@ def _model_coordinates(config: SweepConfig) -> dict[str, Any]:
 
 
 def labels_of(config: SweepConfig) -> list[str]:
-    """What tables call a grid's models, as in its results."""
+    """Labels of a grid's models, as in its results."""
     return general.model_labels(xr.Dataset(coords=_declared(_model_coordinates(config))))
 
 
@@ -192,7 +192,7 @@ def _declared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(problem: Problem, config: SweepConfig) -> dict[str, Any]:
-    """What was fitted, and how."""
+    """Attributes of results: the problem and the settings of training."""
     return {
         "format": FORMAT,
         "title": problem.title,
@@ -214,11 +214,11 @@ def _attributes(problem: Problem, config: SweepConfig) -> dict[str, Any]:
 
 
 def _resolution(reduction: Reduction, precision: str) -> float:
-    """The excess loss below which what training does is its precision's rounding.
+    """The excess loss below which differences are rounding errors of training's precision.
 
-    ε times the zero predictor's loss: an order of magnitude above where float32 and float64 were
-    seen to part (updates smaller than half a unit in the weights' last place are lost; for p that
-    is not even, the excess is a difference from L*).
+    It is ε times the zero predictor's loss, an order of magnitude above the losses at which float32
+    and float64 were observed to differ (updates smaller than half a unit in the weights' last place
+    are lost; for p that is not even, the excess is a difference from L*).
     """
     return float(np.finfo(precision).eps) * float(reduction.data.zero_loss)
 

@@ -30,8 +30,8 @@ class LinearTask(Task):
         shapes: Layer shapes (h_j, h_{j−1}), padded.
         bias: Whether the networks have biases.
         is_padded: Whether any network is smaller than the shapes.
-        is_narrower: Whether any is smaller in a layer that it has, not in its depth alone: then
-            what is frozen differs within a layer.
+        is_narrower: Whether any is narrower in a layer that it has, so that parts of layers are
+            frozen, and not only whole layers.
         has_held_out: Whether the data have held-out rows.
     """
 
@@ -62,7 +62,7 @@ class LinearTask(Task):
 
     @override
     def trainable(self, hp: Values) -> Layers | None:
-        """What is not padding, in the shape of the layers."""
+        """Booleans in the shape of the layers, False for padding."""
         if not self.is_padded:
             return None
         weights, biases = [], []

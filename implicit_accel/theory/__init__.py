@@ -1,1 +1,1 @@
-"""What theory says about depth: predictions, and functions to check claims by."""
+"""Theory of depth: predictions of a sweep, and functions with which claims are checked."""

@@ -16,7 +16,7 @@ from implicit_accel.linear.networks import Layers
 def balancedness(
     layers: Layers, active: Bool[Any, "*runs N"] | None = None
 ) -> tuple[Float[Any, "*runs"], Float[Any, "*runs"]]:
-    """How far neighbouring layers are from balanced, and what to compare that with.
+    """The imbalance of neighbouring layers, and the norm to compare it with.
 
     Balanced means ``W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ`` for j = 1 … N−1; gradient flow conserves the
     differences.

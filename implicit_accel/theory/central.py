@@ -34,7 +34,7 @@ class CentralPath:
 
     Attributes:
         excess: (T + 1,) the path's own loss.
-        averaged: (T + 1,) with the swings' share, what a moving average of the losses shows.
+        averaged: (T + 1,) with the swings' share, as in a moving average of the losses.
         sharpness: (T + 1,) λ along the path.
         variance: (T + 1,) σ², of the swings along the first eigenvector.
         second: (T + 1,) the second largest eigenvalue times η/2: the flow is for swings along one
@@ -63,7 +63,7 @@ def central_flow(
 
     Args:
         loss: ``L − L*``, a smooth function of a vector (n,), in JAX.
-        theta: (n,) where descent starts.
+        theta: (n,) initial parameters.
         learning_rate: η.
         num_steps: T.
         substeps: At least 2: a substep must be stable at λ = 2/η.
@@ -82,24 +82,24 @@ def central_flow(
     edge = 2 / learning_rate
     h = learning_rate / substeps
 
-    def look(x: jax.Array) -> tuple[jax.Array, ...]:
+    def evaluate(x: jax.Array) -> tuple[jax.Array, ...]:
         value, gradient = jax.value_and_grad(loss)(x)
         values, vectors = jnp.linalg.eigh(jax.hessian(loss)(x))
         slope = third_derivative(loss, x, vectors[:, -1])
-        # What λ would be a substep on without swings; what is above the edge they take away.
+        # λ minus the edge, one substep later and without swings; the swings remove it if positive.
         beyond = values[-1] - edge - h * slope @ gradient
         size = slope @ slope
         variance = 2 * jnp.maximum(beyond, 0) / (h * jnp.where(size > 0, size, jnp.inf))
         return value, gradient, slope, variance, values[-1], values[-2] if len(x) > 1 else 0 * value
 
     def substep(_: Any, x: jax.Array) -> jax.Array:
-        _, gradient, slope, variance, *_ = look(x)
+        _, gradient, slope, variance, *_ = evaluate(x)
         return x - h * (gradient + variance / 2 * slope)
 
     def step(x: jax.Array, _: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        value, _, _, variance, top, second = look(x)
-        noted = value, value + top * variance / 2, top, variance, second / edge
-        return jax.lax.fori_loop(0, substeps, substep, x), noted
+        value, _, _, variance, top, second = evaluate(x)
+        recorded = value, value + top * variance / 2, top, variance, second / edge
+        return jax.lax.fori_loop(0, substeps, substep, x), recorded
 
     with jax.enable_x64(True):
         start = jnp.asarray(theta, jnp.float64)

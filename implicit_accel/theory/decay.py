@@ -1,9 +1,9 @@
-"""How weight decay shrinks a product of two matrices, when nothing else acts on it.
+"""Weight decay of a product of two matrices, on which no other gradient acts.
 
 Arora, Cohen & Hazan (2018) replace a network's dense matrices by products. If the penalty then is
 the product's, ``λ/2 ‖W_2 W_1‖²``, its gradient reaches the product through both factors, and it
 decays faster than a single matrix does, by about as much as the factors' squared singular values
-are above 1. All of it follows from λ, the learning rate, the momentum and the factors' start.
+are above 1. It is a function of λ, the learning rate, the momentum and the initial factors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from implicit_accel.errors import UserError
 def momentum_time(
     rates: Sequence[float] | Num[np.ndarray, " ..."], momentum: float
 ) -> Float[np.ndarray, " steps"]:
-    """How far gradient flow gets in as much time as each step of momentum descent.
+    """The time of gradient flow that corresponds to each step of momentum descent.
 
     A constant gradient g moves the weights by ``−g · η (1 − μ^{s+1})/(1 − μ)`` in step s: after a
     few steps by 1/(1 − μ) times what plain descent does.
@@ -49,7 +49,7 @@ def single_penalty(
     """½ ‖W‖² of a single matrix under its own decay: ``start · e^{−2λτ}``.
 
     Args:
-        start: At time 0.
+        start: The penalty at time 0.
         times: τ, of any shape, see `momentum_time`.
         weight_decay: λ.
     """
@@ -82,8 +82,8 @@ def product_penalty(
         UserError: If the factors' shapes do not fit.
     """
     A, B = _squares(first, second)
-    # Of the two the smaller one is followed: then C's eigenvalues are not below 0, or few are,
-    # and no large numbers cancel.
+    # The smaller of the two is integrated: then few of C's eigenvalues are negative, and no large
+    # numbers cancel.
     small, large = (B, A) if np.trace(B) <= np.trace(A) else (A, B)
     c, basis = np.linalg.eigh(large - small)
     start = basis.T @ small @ basis
@@ -99,7 +99,7 @@ def product_penalty(
 
 
 def initial_decay(first: Num[np.ndarray, " ..."], second: Num[np.ndarray, " ..."]) -> float:
-    """How many times faster than a single matrix's a product's penalty decays at the start.
+    """The initial decay of a product's penalty over that of a single matrix.
 
     ``(‖W_2ᵀ W_2 W_1‖² + ‖W_2 W_1 W_1ᵀ‖²) / ‖W_2 W_1‖²``. From Gaussian factors of variance s² that
     is about ``s² (d + 2h + k + 2)``.

@@ -1,4 +1,4 @@
-"""What happens at the edge of stability: the flip bifurcation of gradient descent.
+"""The flip bifurcation of gradient descent at the edge of stability (ηλ = 2).
 
 Where ηλ passes 2 the map ``θ → θ − η ∇L(θ)`` loses a fixed point's stability in a flip: a cycle of
 period 2 is born. With u the unit eigenvector of λ and H the Hessian, its first Lyapunov coefficient
@@ -11,10 +11,10 @@ in one dimension ``η/(6 f″) · (3 f‴² − f″ f⁗)`` (Chen & Bruna 2023)
 exists beyond the edge and attracts: the loss oscillates. Where it is negative the cycle exists
 below the edge and repels: runs that leave it blow up.
 
-Every direction adds to the first term, the flatter the more, as the weights drift along it to where
-λ is smaller. But a direction of eigenvalue μ follows at a rate of ``ημ = 2μ/λ`` a step: what is far
-flatter than u answers long after a repelling cycle has blown up. Only directions that follow within
-some steps are counted, unlike in the theorem, which asks what happens arbitrarily near the edge.
+Every direction adds to the first term, flatter ones more, as the weights drift along it to where λ
+is smaller. But a direction of eigenvalue μ responds at a rate of ``ημ = 2μ/λ`` a step: directions
+much flatter than u respond only after a repelling cycle has diverged. So only directions that
+respond within some steps are counted, unlike in the theorem, which is about the limit of the edge.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Flip(NamedTuple):
     """The flip bifurcation at a point.
 
     Attributes:
-        third: ``3 ∇³L[u,u]ᵀ H⁻¹ ∇³L[u,u]``, which steadies.
-        fourth: ``∇⁴L[u,u,u,u]``, which repels if it is positive.
+        third: ``3 ∇³L[u,u]ᵀ H⁻¹ ∇³L[u,u]``, which stabilises.
+        fourth: ``∇⁴L[u,u,u,u]``, which destabilises if it is positive.
         sharpness: λ.
     """
 
@@ -50,12 +50,12 @@ class Flip(NamedTuple):
 
     @property
     def coefficient(self) -> float:
-        """``third − fourth``: above 0 for a cycle that attracts, below for one that repels."""
+        """``third − fourth``: positive for an attracting cycle, negative for a repelling one."""
         return self.third - self.fourth
 
     @property
     def outcome(self) -> str:
-        """``oscillates``, ``diverges`` or ``undecided``, where the two are of the same size."""
+        """``oscillates``, ``diverges``, or ``undecided`` if both terms are of the same size."""
         if self.third > _DECIDES * self.fourth and self.third > 0:
             return "oscillates"
         return "diverges" if _DECIDES * self.third < self.fourth else "undecided"
@@ -67,17 +67,17 @@ def flip(
     *,
     least: float = 0.1,
 ) -> Flip:
-    """What the loss's third and fourth derivatives say of the edge of stability.
+    """The flip bifurcation, from the loss's third and fourth derivatives.
 
     Args:
         loss: A smooth function of a vector (n,), in JAX.
         theta: (n,) a minimum, or a point where the gradient is small along the fast directions.
-        least: Directions whose eigenvalues are below this share of λ do not count: they follow too
-            slowly.
+        least: Directions whose eigenvalues are below this share of λ do not count: they respond
+            too slowly.
 
     Returns:
-        The bifurcation's parts, in float64; all but λ are 0 for a quadratic, which only knows
-        divergence and is undecided at the edge itself.
+        The bifurcation's terms, in float64. For a quadratic all but λ are 0, and the outcome at the
+        edge is undecided.
 
     Raises:
         UserError: If the Hessian has no positive eigenvalue there.

@@ -1,9 +1,9 @@
 """Gradient flow of linear networks from their actual initial weights, with its sharpness.
 
 Gradient descent with a small learning rate η follows the flow ``θ' = −∇L(θ)``: after t/η steps it
-is where the flow is at time t, to first order in η. What the flow reaches when, divided by η,
-predicts the steps; the largest eigenvalue λ of the Hessian along the way says for which η this
-holds: those with ηλ < 2.
+is where the flow is at time t, to first order in η. So the time at which the flow reaches a loss,
+divided by η, predicts the number of steps. It holds for learning rates with ηλ < 2, where λ is the
+largest eigenvalue of the Hessian along the path.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from implicit_accel.linear.networks import Layers
 from implicit_accel.theory import stabilised
 from implicit_accel.theory.surface import Point, Surface
 
-# Gradients that may be taken for networks followed together; then they end where they are. Of large
-# networks fewer: a pass over the parameters costs memory's time, some twenty multiplications each.
+# Bounds on the gradients of networks that are integrated together, and on their multiplications; a
+# pass over the parameters is limited by memory and costs as much as _PASS multiplications for each.
 MOST_GRADIENTS = 40_000
 _MOST_WORK, _PASS = 1e12, 20
 
@@ -35,16 +35,17 @@ def most_gradients_of(stack: Stack, surface: Surface) -> int:
     return int(min(MOST_GRADIENTS, _MOST_WORK / work))
 
 
-# A guess from the last point on the way is mostly good after three products.
-_LANCZOS_LOOKS = (3, 5, 8)
+# Numbers of products after which convergence is tested: from the eigenvector of the previous point
+# three are usually enough.
+_LANCZOS_CHECKS = (3, 5, 8)
 _LANCZOS_CYCLES = 10
 
 
 class Stack:
     """The layers of B networks of one shape as one array, (B, parameters).
 
-    With biases a layer is ``[[W_j, b_j], [0, 1]]``, whose last row stays (the last layer has none):
-    a network with biases is then a product of matrices as well.
+    With biases a layer is ``[[W_j, b_j], [0, 1]]``, so that a network with biases is a product of
+    matrices as well. Its last row is not trained; the last layer has no such row.
 
     Args:
         networks: B networks of one shape.
@@ -139,16 +140,16 @@ class Stack:
         return apply
 
     def subset(self, theta: Float[np.ndarray, "B parameters"]) -> Float[np.ndarray, "B parameters"]:
-        """Zero where nothing is trained."""
+        """The array with zeros at entries that are not trained."""
         return theta if self._all_trained else theta * self._trained
 
     def traced(
         self, surface: Surface, theta: Float[np.ndarray, " parameters"]
     ) -> tuple[Callable[[jax.Array], jax.Array], Float[np.ndarray, " trained"]]:
-        """One network's loss for JAX to differentiate, over what is trained alone.
+        """One network's loss as a JAX function of its trained parameters.
 
         Args:
-            surface: What it descends on.
+            surface: The loss surface.
             theta: (parameters,) the network.
 
         Returns:
@@ -188,8 +189,8 @@ def largest_eigenvalue(
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B n"]]:
     """The largest eigenvalue of B symmetric matrices, by restarted Lanczos from a good guess.
 
-    `observables.sharpness` computes the same inside compiled programs; here the last point's
-    eigenvector is at hand, and a few products do.
+    `observables.sharpness` computes the same inside compiled programs. Here the eigenvector of the
+    previous point is the guess, so that a few products are enough.
 
     Args:
         product: (B, n) → (B, n).
@@ -201,7 +202,7 @@ def largest_eigenvalue(
         Values (B,) and unit vectors (B, n).
     """
     B, n = start.shape
-    m = min(_LANCZOS_LOOKS[-1], n)
+    m = min(_LANCZOS_CHECKS[-1], n)
     vector = start / np.linalg.norm(start, axis=1, keepdims=True)
     values = np.zeros(B)
     for _ in range(_LANCZOS_CYCLES):
@@ -210,7 +211,7 @@ def largest_eigenvalue(
         basis[0] = vector
         for j in range(m):
             images[j] = product(basis[j])
-            if j + 1 == m or j + 1 in _LANCZOS_LOOKS:
+            if j + 1 == m or j + 1 in _LANCZOS_CHECKS:
                 values, vector, residual = _ritz(basis[: j + 1], images[: j + 1])
                 if np.all(residual <= tolerance * np.abs(values)):
                     return values, vector
@@ -222,7 +223,7 @@ def largest_eigenvalue(
                                   basis[: j + 1])  # fmt: skip
             norm = np.linalg.norm(left, axis=1, keepdims=True)
             size = np.linalg.norm(images[j], axis=1, keepdims=True)
-            # Where the space is exhausted there is nothing to add: zeros stay zeros.
+            # An invariant subspace is not extended: its further basis vectors are zero.
             basis[j + 1] = np.where(norm > 1e-12 * size, left / np.where(norm > 0, norm, 1), 0)
     return values, vector
 
@@ -256,9 +257,9 @@ class Path:
         excess: (T,) ``L − L*``, not increasing.
         speed: (T,) ``‖∇_θ L‖²``, at which it falls.
         sharpness: (T,) the largest eigenvalue λ of the loss's Hessian in the parameters.
-        ended: Why it ends: ``time``, all that was asked for; ``sharp``, a sharpness was asked for
-            and is exceeded; ``precision``, nothing is left that
-            float64 resolves; ``work``, too many gradients; ``stuck``, the gradient is zero.
+        ended: Reason for the end: ``time``, as `Enough` says; ``sharp``, the sharpness exceeds its
+            limit; ``precision``, the excess loss is below float64's resolution; ``work``, the bound
+            on gradients; ``stuck``, the gradient is zero.
         imbalance: Of the last point: the largest change of ``‖W_{j+1}‖² − ‖W_j‖²``, which the flow
             conserves, relative to the larger of the norms.
         last: (parameters,) where it ends, as in `Stack`.
@@ -320,10 +321,10 @@ class Path:
 
 @dataclass(frozen=True)
 class Enough:
-    """How far a flow is followed: until the target is reached and no rate has more to say.
+    """Stopping criterion of a flow: the target is reached, and no stable rate has steps left.
 
-    A learning rate η is of use while ηλ stays below ``threshold``; so at time t only rates below
-    ``threshold / max λ`` are left, and those have taken all their steps once
+    A learning rate η is stable while ηλ stays below ``threshold``. So at time t only rates below
+    ``threshold / max λ`` are stable, and they have taken all their steps once
     ``t > num_steps · threshold / max λ``.
 
     Attributes:
@@ -331,8 +332,7 @@ class Enough:
         num_steps: Of the longest run that is to be predicted.
         threshold: Of the optimizer, 2 for gradient descent; per unit of the flow's time.
         sharpness: A flow also ends as soon as its sharpness exceeds this.
-        whichever_first: Whether a flow ends at the target, however much a run has left, and where
-            no rate has steps left, however far the target is.
+        whichever_first: Whether one of the two conditions is enough to end a flow.
     """
 
     target: float
@@ -355,19 +355,19 @@ def follow(
     most_gradients: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Path]:
-    """Follows B networks of one shape.
+    """Integrates the gradient flows of B networks of one shape.
 
-    The integrator is `stabilised`'s, with error control: each network's steps are its own, such
-    that the estimated error of a step stays below ``tolerance`` of each layer's norm.
+    The integrator is that of `stabilised`, with a step size of its own for each network, such that
+    the estimated error of a step stays below ``tolerance`` of each layer's norm.
 
     Args:
         stack: The networks.
-        surface: What they descend on.
-        enough: How far.
-        tolerance: Of a step.
-        most_gradients: Bound on the work of one flow; by default `MOST_GRADIENTS`, or fewer of
+        surface: The loss surface.
+        enough: The stopping criterion.
+        tolerance: Of a step's error.
+        most_gradients: Bound on the work of one flow; by default `MOST_GRADIENTS`, or fewer for
             large networks.
-        progress: Called with the share of that which is done, now and then.
+        progress: Called with the share of flows that have ended, now and then.
 
     Returns:
         A path for each network.
@@ -377,7 +377,7 @@ def follow(
 
 
 class _Follower:
-    """The state of `follow`: arrays of those networks that are still on their way."""
+    """The state of `follow`: arrays of the networks whose flows have not ended."""
 
     def __init__(
         self,
@@ -417,13 +417,13 @@ class _Follower:
         slope = self.surface.gradient(self.stack.end_to_end(theta))
         return -self.stack.gradient(theta, slope)
 
-    def look(self, indices: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, ...]:
-        """Excess loss, field and sharpness where the networks are."""
+    def evaluate(self, indices: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, ...]:
+        """Excess losses, fields and sharpnesses at the current parameters."""
         theta = self.theta[indices]
         point = self.surface.at(self.stack.end_to_end(theta))
         gradient = self.stack.gradient(theta, point.gradient)
         if len(self.stack.shapes) == 1 and self.surface.is_quadratic and self.records[0]:
-            return point.excess, -gradient, self.sharp[indices]  # as it was
+            return point.excess, -gradient, self.sharp[indices]  # a constant Hessian
         # With a little of another direction, since products never leave the orthogonal complement
         # of an eigenvector that the previous one lacks.
         vector = self.vector[indices]
@@ -435,28 +435,32 @@ class _Follower:
         return point.excess, -gradient, value
 
     def record(self, rows: np.ndarray, excess: np.ndarray, slope: np.ndarray) -> None:
-        """Notes where some networks are."""
+        """Appends the current points of some networks to their paths."""
         speeds = np.einsum("bn,bn->b", slope[rows], slope[rows])
-        noted = np.stack([self.time[rows], excess[rows], speeds, self.sharp[rows]], axis=1)
-        for row, values in zip(rows, noted, strict=True):
+        values_of_rows = np.stack([self.time[rows], excess[rows], speeds, self.sharp[rows]], axis=1)
+        for row, values in zip(rows, values_of_rows, strict=True):
             self.records[self.alive[row]].append(values)
 
     def keep(self, kept: np.ndarray) -> None:
-        """Leaves the others behind."""
+        """Keeps these networks, whose flows have not ended."""
         for name in ("theta", "alive", "time", "vector", "scale", "floor", "most_sharp", "size",
                      "excess", "slope", "sharp", "first"):  # fmt: skip
             setattr(self, name, getattr(self, name)[kept])
 
     def finish(self) -> None:
-        """Ends what has been followed far enough."""
+        """Ends the flows that meet a stopping criterion."""
         horizon = self.enough.num_steps * self.enough.threshold
         with np.errstate(divide="ignore"):
-            told = self.time >= np.where(self.most_sharp > 0, horizon / self.most_sharp, np.inf)
-        arrived = self.excess <= self.enough.target
+            no_steps_left = self.time >= np.where(
+                self.most_sharp > 0, horizon / self.most_sharp, np.inf
+            )
+        reached = self.excess <= self.enough.target
         speed = np.einsum("bn,bn->b", self.slope, self.slope)
         reasons = {
             "sharp": self.sharp > self.enough.sharpness,
-            "time": told | arrived if self.enough.whichever_first else told & arrived,
+            "time": no_steps_left | reached
+            if self.enough.whichever_first
+            else no_steps_left & reached,
             "precision": self.excess <= 2 * self.surface.resolution,
             "stuck": speed <= 1e-300,
             "work": np.full(len(self.alive), self.gradients >= self.most),
@@ -475,11 +479,10 @@ class _Follower:
             self.keep(~over)
 
     def run(self) -> list[Path]:
-        """All of it."""
-        self.excess, self.slope, self.sharp = self.look()
+        """Integrates until all flows have ended."""
+        self.excess, self.slope, self.sharp = self.evaluate()
         self.most_sharp = np.maximum(self.sharp, 0)
-        everything = np.arange(len(self.alive))
-        self.record(everything, self.excess, self.slope)
+        self.record(np.arange(len(self.alive)), self.excess, self.slope)
         speed = np.linalg.norm(self.slope, axis=1)
         size = np.linalg.norm(self.theta, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -494,7 +497,7 @@ class _Follower:
         return [self._path(b) for b in range(len(self.records))]
 
     def step(self) -> None:
-        """One attempt at a step, accepted for some networks and not for others."""
+        """One attempt at a step, which each network accepts or repeats with a smaller size."""
         self.size = np.minimum(self.size, stabilised.longest_step(self.sharp))
         stages = stabilised.stages_for(float(np.max(self.size * np.maximum(self.sharp, 0))))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -511,18 +514,19 @@ class _Follower:
         if rows.size:
             self.time[rows] += self.size[rows]
             self.theta[rows] = after[rows]
-            self.excess[rows], self.slope[rows], self.sharp[rows] = self.look(rows)
+            self.excess[rows], self.slope[rows], self.sharp[rows] = self.evaluate(rows)
             self.most_sharp = np.maximum(self.most_sharp, self.sharp)
             self.scale = np.maximum(self.scale, self.stack.sizes(self.theta))
             self.record(rows, self.excess, self.slope)
         self.size = self.size * factor
 
     def _path(self, b: int) -> Path:
-        noted = np.array(self.records[b])
-        # After a plateau of 10¹² the escape's first steps are shorter than float64 tells apart.
-        advanced = np.append(np.diff(noted[:, 0]) > 0, True)
-        time, excess, speed, sharpness = noted[advanced].T
-        # Below its resolution the excess is rounding, and may be negative.
+        points = np.array(self.records[b])
+        # After a plateau of 10¹² the first steps of the escape are below float64's resolution of
+        # the time.
+        advanced = np.append(np.diff(points[:, 0]) > 0, True)
+        time, excess, speed, sharpness = points[advanced].T
+        # An excess loss below its resolution is a rounding error, and may be negative.
         excess = np.maximum(np.minimum.accumulate(excess), self.surface.resolution)
         imbalance = float(self.imbalance[b])
         return Path(time, excess, speed, sharpness, self.ended[b], imbalance, self.last[b])

@@ -1,4 +1,4 @@
-"""Depth 2 with a scalar: the dynamics that it induces in one layer, in float64 numpy.
+"""The dynamics that a scalar second layer induces in one layer, in float64 numpy.
 
 Source: Arora, Cohen & Hazan (2018), section 3.
 """
@@ -14,14 +14,14 @@ from implicit_accel.errors import UserError
 
 
 class InducedDynamics(NamedTuple):
-    """How w = ω w₁ moves in terms of the loss's gradients at w alone.
+    """The update of w = ω w₁ in terms of the loss's gradients at w alone.
 
     ``w(t+1) = w(t) − rho(t) ∇L(w(t)) − Σ_{τ<t} mu(t, τ) ∇L(w(τ)) − start(t) w₁(0)``
 
     Attributes:
         rho: (T,), the adaptive learning rate.
         mu: (T, T), strictly lower triangular: the momentum. Positive while ``|ω|`` grows.
-        start: (T,), what the initial vector contributes; small from a near-zero start.
+        start: (T,), coefficient of the initial vector; small for near-zero initialisation.
     """
 
     rho: Float[np.ndarray, " T"]
@@ -32,7 +32,7 @@ class InducedDynamics(NamedTuple):
 def induced_dynamics(
     scalars: Num[np.ndarray, " steps"], learning_rate: float, *, exact: bool = False
 ) -> InducedDynamics:
-    """The coefficients that a run of gradient descent on ``L(ω w₁)`` implies.
+    """The coefficients of a run of gradient descent on ``L(ω w₁)``.
 
     One step is ``w₁ ← w₁ − η ω ∇`` and ``ω ← ω − η w₁·∇``, so that
     ``w(t+1) = w − η ω² ∇ − η (w₁·∇) w₁ + η² ω (w₁·∇) ∇``. Arora, Cohen & Hazan (2018), section 3,
@@ -43,7 +43,7 @@ def induced_dynamics(
 
     ``ρ(t) = η ω(t)²``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)² / ω(τ+1)``.
 
-    Dropping nothing replaces one ω(τ) in either by ω(τ+1):
+    Without that approximation one ω(τ) in either is ω(τ+1):
     ``ρ(t) = η ω(t) ω(t+1)``, ``μ(t, τ) = η (ω(t+1) − ω(t)) ω(τ)``. In both forms w₁(0) has the
     coefficient ``−(ω(t+1) − ω(t))``, which the paper neglects as well.
 

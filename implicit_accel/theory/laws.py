@@ -1,7 +1,7 @@
-"""Laws of near-zero and balanced starts: how steps depend on depth and on the start's size.
+"""Laws for near-zero and balanced initialisation: steps as a function of depth and scale.
 
 Arora, Cohen, Golowich & Hu (2019) measure both: the fewest steps of balanced networks on whitened
-features, and how training slows down as a layer-wise start becomes smaller.
+features, and how training slows down as a layer-wise initialisation becomes smaller.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def contraction(depth: int) -> float:
 
     For a single row w the end-to-end rule's preconditioner ``‖w‖^{2−2/N} (I + (N−1) Pr_w)`` has the
     eigenvalue ``N ‖w‖^{2−2/N}`` along w and ``‖w‖^{2−2/N}`` across it: the condition number N. With
-    whitened features ℓ2's own Hessian is a multiple of the identity, so that near the optimum this
-    is all there is, and the best fixed learning rate leaves ``(κ−1)/(κ+1)``, κ = N.
+    whitened features ℓ2's own Hessian is a multiple of the identity, so that near the optimum no
+    other factor counts, and the best fixed learning rate leaves ``(κ−1)/(κ+1)``, κ = N.
 
     Args:
         depth: N ≥ 1.
@@ -37,7 +37,7 @@ def steps_at_the_optimum(depth: int, start: float, target: float) -> float:
 
 
 def plateau_exponent(depth: int) -> int:
-    """How the plateau's length depends on the layers' standard deviation s: as ``s^{−(N−2)}``.
+    """The exponent −(N−2) with which the plateau's length depends on the layers' std s.
 
     Near zero every layer grows at a rate proportional to the product of the others, ``s^{N−1}``,
     and has to grow by its own size s: ``s / s^{N−1}``. At depth 2 the growth is exponential, and

@@ -58,8 +58,8 @@ def speed_up_map(
 ) -> xr.Dataset:
     """Predicted speed-ups over one layer, each depth at its own largest stable rate.
 
-    At its largest stable rate a model takes ``time · max λ / 2`` steps to the target. No grid of
-    rates comes in.
+    At its largest stable rate a model takes ``time · max λ / 2`` steps to the target. This involves
+    no grid of learning rates.
 
     Args:
         problems: (decay, problem) pairs.
@@ -83,7 +83,7 @@ def speed_up_map(
     steps, largest_rate = np.full(shape, np.nan), np.full(shape, np.nan)
     cells = [(i, s, e) for i in range(shape[0]) for s in range(shape[2]) for e in range(shape[3])]
     for number, (i, s, e) in enumerate(cells):
-        # Followed to the lowest target, a flow passes the others on its way.
+        # A flow to the lowest target reaches the others before.
         config = SweepConfig(
             depths=all_depths, losses=(Loss(exponents[e]),), init_stds=(init_stds[s],),
             target=Target(min(targets), relative=True), num_seeds=num_seeds, num_steps=1,

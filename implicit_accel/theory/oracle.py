@@ -1,7 +1,7 @@
-"""An oracle that knows the curvature: the ceiling of what an adaptive learning rate can gain.
+"""Gradient descent at a learning rate in inverse proportion to the current sharpness.
 
-Depth makes a learning rate that grows with ``‖w‖``. The best that a rate of one's own at each step
-could be is a constant over the sharpness of that step, ``η_t = c/λ(w_t)``.
+Depth acts as a learning rate that grows with ``‖w‖``. The largest stable rate at each step is a
+constant over the sharpness of that step, ``η_t = c/λ(w_t)``: a bound on the gain of adaptive rates.
 """
 
 from __future__ import annotations

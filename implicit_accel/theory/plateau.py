@@ -1,4 +1,6 @@
-"""The plateau law: when a deep network from near zero first moves.
+"""The plateau law: the escape time from a near-zero initialisation.
+
+It is an integral over the layers' conserved quantities.
 
 Near zero the loss is linear in the end-to-end matrix, ``L ≈ L(0) + ⟨∇L(0), W⟩``. With one output,
 G = ‖∇L(0)‖ and v the first layer's component along −∇L(0)/G, the flow of a network of width 1 is
@@ -10,9 +12,9 @@ them in magnitude: the others are ``√(u² + c_i)`` with constants c_i ≥ 0, a
 
 ``t = ∫ du / (G Π_i √(u² + c_i))``
 
-runs from −|u(0)| if the product of all signs is negative (the network first goes down to the sign
-change) and from |u(0)| otherwise. For other widths the same linear problem is integrated as it is;
-with one hidden layer it has a closed form.
+runs from −|u(0)| if the product of all signs is negative (the product first shrinks to 0 and
+changes its sign) and from |u(0)| otherwise. For other widths the same linear problem is integrated
+numerically; with one hidden layer it has a closed form.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ def escape_time(surface: Surface, layers: Layers, share: float = 0.01) -> float:
         share: Small beside 1, so that the loss is still linear.
 
     Returns:
-        The time; 0 if the network starts beyond it, inf if it never moves. Exact for the linear
-        problem: by quadrature at width 1, in closed form at depths 1 and 2, and by integration
-        (Dormand & Prince's method, to 10⁻⁹) at other widths.
+        The time; 0 if the initial loss is already lower, inf if it never falls so far. It is exact
+        for the linear problem: by quadrature at width 1, in closed form at depths 1 and 2, and by
+        integration (Dormand & Prince's method, to 10⁻⁹) at other widths.
 
     Raises:
         UserError: If there are several outputs or biases, or the share is no share.
@@ -77,7 +79,7 @@ def _width_one(x: np.ndarray, G: float, level: float) -> float:
     smallest = int(np.argmin(np.abs(x)))
     constants = np.delete(x, smallest) ** 2 - x[smallest] ** 2
     if np.count_nonzero(constants == 0) and x[smallest] == 0:
-        return math.inf  # two numbers are zero: neither can make the other grow
+        return math.inf  # two numbers are zero: the gradients of all are zero
     sign = float(np.prod(np.sign(x[np.abs(x) > 0])))
     begin = math.copysign(abs(float(x[smallest])), sign)
 
@@ -93,7 +95,7 @@ def _width_one(x: np.ndarray, G: float, level: float) -> float:
     )
     end = float(solution.root)
     if begin < 0 and np.any(constants == 0):
-        return math.inf  # it comes to rest where two numbers vanish together
+        return math.inf  # it converges to the saddle point where two numbers are zero
     # The integrand is widest around 0, at scales of the roots of the constants: in sinh's argument
     # it is smooth over all of them.
     scale = max(math.sqrt(float(np.min(constants[constants > 0], initial=math.inf))), 1e-300)
@@ -146,19 +148,19 @@ def _any_width(u: np.ndarray, rest: Sequence[np.ndarray], G: float, level: float
             parts.append((S.T @ prefix.T).ravel())
             prefix = W @ prefix
         slope = np.concatenate(parts)
-        # A unit of s moves the weights by their own size, however slow that is in time.
+        # In the integration variable the weights change by their own size per unit.
         pace = np.linalg.norm(y[:-1]) / max(float(np.linalg.norm(slope)), 1e-300)
         return np.append(pace * slope, pace / G)
 
-    def arrived(_: float, y: np.ndarray) -> float:
+    def reached(_: float, y: np.ndarray) -> float:
         return product(y[:-1]) - level
 
-    arrived.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
+    reached.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
     theta = np.concatenate([W.ravel() for W in weights])
     if product(theta) >= level:
         return 0.0
     found = scipy.integrate.solve_ivp(
-        field, (0, 1000), np.append(theta, 0.0), events=arrived, rtol=1e-9,
+        field, (0, 1000), np.append(theta, 0.0), events=reached, rtol=1e-9,
         atol=1e-12 * float(np.linalg.norm(theta)),
     )  # fmt: skip
     return float(found.y_events[0][0, -1]) if len(found.y_events[0]) else math.inf

@@ -6,7 +6,7 @@ second-order Runge–Kutta–Chebyshev method (Sommeijer, Shampine & Verwer 1997
 solver for parabolic PDEs") spends its s stages on stability along the negative real axis, where a
 gradient flow's Jacobian ``−∇²L`` has its spectrum: a step may be ``0.65 s²/λ`` long. That is the
 square root of gradient descent's cost, with products of matrices and vectors only, for networks of
-any size. What it needs beside gradients is the largest eigenvalue λ, which is wanted anyway.
+any size. Beside gradients it needs the largest eigenvalue λ, which is computed anyway.
 
 No maintained Python library has such a method. The implicit ones of SciPy, which the tests hold
 this one against, factorise a matrix of the parameters' size for each flow by itself.
@@ -20,10 +20,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Damping of the stability polynomial: it keeps the fastest modes from lingering at size 1.
+# Damping of the stability polynomial, without which the fastest modes would not decay.
 _DAMPING = 2 / 13
-# Of the stability interval, ``β(s) ≈ 2/3 (s² − 1)(1 − 2/15 damping)``, a step uses 95 %: the
-# eigenvalue is one of the step's start.
+# A step uses 95 % of the stability interval ``β(s) ≈ 2/3 (s² − 1)(1 − 2/15 damping)``, since the
+# eigenvalue is that of the step's beginning.
 _INTERVAL = 0.95 * 2 / 3 * (1 - 2 / 15 * _DAMPING)
 MOST_STAGES = 400
 

@@ -1,7 +1,7 @@
 """A loss as a function of the end-to-end matrix alone, for many matrices at once, in float64 numpy.
 
-It is what a linear network descends on, whatever its depth. The arrays come from the same exact
-reductions as training's (`linear.objectives`), so that the optimum and the excess loss are theirs.
+It is the loss of linear networks of every depth. The arrays are those of the exact reductions with
+which networks are trained (`linear.objectives`), with the same optimum and excess loss.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Point:
     Attributes:
         excess: (B,) ``L − L*``.
         gradient: (B, k, d') ``∇L(W_e)``.
-        curvature: What `Surface.curve` needs of these matrices.
+        curvature: The derivatives that `Surface.curve` uses.
     """
 
     excess: Float[np.ndarray, " B"]
@@ -182,7 +182,10 @@ class _Rows(Surface):
 
 
 def _times(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Their product. BLAS takes as long for two rows as for four that it takes one by one."""
+    """The matrix product, row by row for few rows.
+
+    BLAS takes as long for two rows together as for four one by one.
+    """
     return rows @ matrix if len(rows) > 3 else np.stack([row @ matrix for row in rows])
 
 
@@ -190,7 +193,7 @@ def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface
     """The surface of a problem.
 
     Args:
-        problem: What is fitted.
+        problem: The problem.
         loss: ℓp.
         bias: Whether a constant may be added.
 
@@ -203,10 +206,12 @@ def make_surface(problem: Problem, loss: Loss, *, bias: bool = False) -> Surface
 def surface_of(
     reduced: Callable[[type[Objective]], Reduction], loss: Loss, *, bias: bool = False
 ) -> Surface:
-    """The surface of a problem whose reductions are at hand: to make one takes the optimum.
+    """The surface of a problem, from reductions that may exist already.
+
+    A reduction is expensive, since it computes the optimum.
 
     Args:
-        reduced: The reduction to a kind of objective.
+        reduced: Returns the reduction to a kind of objective.
         loss: ℓp.
         bias: Whether a constant may be added.
     """
