@@ -113,7 +113,7 @@ class Chaos:
         self.undisturbed = folder / "undisturbed"
         begin = time.monotonic()
         process = self.start(self.undisturbed)
-        while not list(self.undisturbed.glob("checkpoints/part*.npz")):
+        while not list(self.undisturbed.glob("checkpoints/[0-9]*.npz")):
             expect(process.poll() is None, "the undisturbed run ended early")
             time.sleep(0.01)
         self.seconds_to_checkpoint = time.monotonic() - begin
@@ -133,7 +133,8 @@ class Chaos:
         wanted = {p.name for p in self.undisturbed.rglob("*")}
         numbers = {n for n in names | wanted if n.endswith(".npz")}
         expect(names - numbers == wanted - numbers, f"files {names ^ wanted}")
-        expect(len(list(folder.glob("checkpoints/part*.npz"))) <= 2, "old checkpoints are left")
+        versions = Counter(p.name.split(".")[0] for p in folder.glob("checkpoints/[0-9]*.npz"))
+        expect(max(versions.values()) <= 2, "old checkpoints are left")
         ours, theirs = folder / "results.nc", self.undisturbed / "results.nc"
         with xr.open_dataset(ours) as a, xr.open_dataset(theirs) as b:
             expect(a.identical(b), "results differ from the undisturbed run's")
@@ -143,7 +144,7 @@ class Chaos:
         shutil.rmtree(folder)
 
     def newest(self, folder: Path) -> int:
-        numbers = [int(p.name.split(".")[-2]) for p in folder.glob("checkpoints/part*.npz")]
+        numbers = [int(p.name.split(".")[-2]) for p in folder.glob("checkpoints/[0-9]*.npz")]
         return max(numbers, default=0)
 
     def interrupted(
@@ -327,11 +328,12 @@ class Chaos:
         self.counts["folder removed in mid-run: clear error, identical after its return"] += 1
 
     def damaged(self, count: int) -> None:
-        """The newest checkpoint is damaged: the one before it is used; both: begun again."""
+        """A chunk's newest version is damaged: the one before it is used; both: begun again."""
         for i in range(count):
             folder = self.begun()
-            files = sorted(folder.glob("checkpoints/part*.npz"), reverse=True)
-            for path in files[: 1 + i % 2]:
+            files = sorted(folder.glob("checkpoints/[0-9]*.npz"), reverse=True)
+            chunk = self.random.choice(files).name.split(".")[0]
+            for path in [p for p in files if p.name.startswith(chunk)][: 1 + i % 2]:
                 content = bytearray(path.read_bytes())
                 place = self.random.randrange(len(content))
                 content[place] ^= 1 << self.random.randrange(8)

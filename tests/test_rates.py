@@ -275,7 +275,7 @@ def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
     assert row[names].tolist() == pytest.approx([0.1, ends.low, ends.high])
     assert row["num_diverged_later"] == 5
     assert cells(summarise(results), 0)[5] == "2 of 20 (5 of 20)"
-    assert columns(summarise(results))[5].endswith("before (after) the target")
+    assert columns(summarise(results))[5].endswith("before\n(after) the target")
     by_stable = summarise(results, best_by="stable")
     stable = by_stable.iloc[0]
     assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)

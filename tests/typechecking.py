@@ -1,5 +1,7 @@
 """Annotations are checked in the tests: types and shapes of arrays, by jaxtyping and beartype."""
 
+from collections.abc import Callable
+
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
@@ -32,7 +34,16 @@ CHECKED = (
 )
 
 # As for static type checkers, a whole number is a float.
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def check(function: Callable) -> Callable:
+    """Checks the arrays that a function is given and returns; it checks other things itself."""
+    hints = function.__annotations__
+    function.__annotations__ = {n: hint for n, hint in hints.items() if "jaxtyping" in repr(hint)}
+    checked = _check(function)
+    function.__annotations__ = hints
+    return checked
 
 
 def install() -> None:
