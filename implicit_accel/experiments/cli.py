@@ -26,7 +26,6 @@ from implicit_accel.experiments.stopping import Stopped, stop_on_signals
 from implicit_accel.files import printable
 from implicit_accel.progress import ProgressBar
 from implicit_accel.statistics import BEST_BY
-from implicit_accel.store.folder import CHECKPOINTS_FOLDER
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -442,7 +441,7 @@ def output_folder(folder: Path) -> Iterator[None]:
             "kept: once it can be written again, the same command goes on from there"
         ) from error
     finally:
-        _remove_empty([folder / CHECKPOINTS_FOLDER, *made])
+        _remove_empty(made)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -245,6 +245,8 @@ class RunFolder:
             # Where nothing came of it, no trace stays. Whoever waits for the lock sees that its
             # file has no name any more, and begins again.
             path = self.path / name
+            with contextlib.suppress(OSError):
+                self.checkpoints.rmdir()
             if [p.name for p in path.parent.iterdir()] == [path.name]:
                 path.unlink()
             lock.release()
