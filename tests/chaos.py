@@ -3,6 +3,7 @@
     python tests/chaos.py                      # all of it, 60 kills and 20 terminations
     python tests/chaos.py --kills 200 --seed 1
     python tests/chaos.py --task user          # the same, done to a model of one's own
+    python tests/chaos.py --task first --num_steps 20000 --only cluster
 
 Every scenario runs the program as a user does, and in the end compares the results with an
 undisturbed run's, to the bit. Prints a table of what was tried; exits 1 if anything went wrong.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import resource
@@ -25,11 +27,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import psutil
 import xarray as xr
 
 REPOSITORY = Path(__file__).parents[1]
 
 COMMANDS = {
+    "first": (),  # README's first command
     "linear": (
         "--losses", "l4", "--learning_rates", "0.001,0.003,0.01,0.03",
         "--num_seeds", "8", "--held_out_fraction", "0.2",
@@ -44,11 +49,16 @@ COMMANDS = {
 
 
 def start(
-    task: str, folder: Path, num_steps: int, formats: str, file_limit: int | None = None
+    task: str,
+    folder: Path,
+    num_steps: int,
+    formats: str,
+    *more: str,
+    file_limit: int | None = None,
 ) -> subprocess.Popen[str]:
     flags = (
         *COMMANDS[task], "--checkpoint_every", "0",
-        "--num_steps", str(num_steps), "--output_dir", str(folder), "--formats", formats,
+        "--num_steps", str(num_steps), "--output_dir", str(folder), "--formats", formats, *more,
     )  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
@@ -120,8 +130,10 @@ class Chaos:
         finish(process, 0)
         self.seconds = time.monotonic() - begin
 
-    def start(self, folder: Path, *, file_limit: int | None = None) -> subprocess.Popen[str]:
-        return start(self.task, folder, self.num_steps, self.formats, file_limit)
+    def start(
+        self, folder: Path, *more: str, file_limit: int | None = None
+    ) -> subprocess.Popen[str]:
+        return start(self.task, folder, self.num_steps, self.formats, *more, file_limit=file_limit)
 
     def new_folder(self) -> Path:
         self.number += 1
@@ -343,6 +355,89 @@ class Chaos:
             self.same(folder)
             self.counts["damaged checkpoints: identical all the same"] += 1
 
+    def cluster(self, seconds: float) -> None:
+        """A worker of four is killed every so many seconds, and the program twice."""
+        with a_cluster(self.folder, num_workers=4) as scheduler:
+            folder, more = self.new_folder(), ("--scheduler", str(scheduler))
+            before: dict[str, int] = {}
+            for deaths in range(3):
+                process = self.start(folder, *more)
+                until = time.monotonic() + (1.5 * seconds if deaths < 2 else float("inf"))
+                killed = time.monotonic()
+                while process.poll() is None and time.monotonic() < until:
+                    if time.monotonic() - killed > seconds:
+                        worker = self.random.choice(workers_of(scheduler))
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(worker, signal.SIGKILL)
+                            self.counts["cluster: workers killed"] += 1
+                        killed = time.monotonic()
+                    time.sleep(0.05)
+                if deaths == 2 or process.poll() is not None:
+                    finish(process, 0)
+                    break
+                process.kill()
+                process.communicate()
+                self.counts["cluster: programs killed"] += 1
+                before |= finished_chunks(folder, self.num_steps)
+            after = finished_chunks(folder, self.num_steps)
+            expect({n: after.get(n) for n in before} == before, "a finished chunk was written anew")
+            self.counts["cluster: chunks finished before the program was killed"] += len(before)
+            self.counts["cluster: chunks"] += len(after)
+            self.same(folder)
+            self.counts["cluster: runs finished, identical"] += 1
+
+
+@contextlib.contextmanager
+def a_cluster(folder: Path, num_workers: int) -> Iterator[Path]:
+    """A scheduler and workers, as the documentation starts them by hand; gives its file."""
+    file = folder / "scheduler.json"
+    environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0"}
+    commands = [
+        ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"],
+        ["worker", "--nthreads", "1", "--memory-limit", "0", "--nworkers", str(num_workers),
+         "--local-directory", str(folder)],
+    ]  # fmt: skip
+    processes = []
+    try:
+        for command in commands:
+            command += ["--scheduler-file", str(file)]
+            words = [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]]
+            with (folder / f"{command[0]}.log").open("w") as log:
+                processes.append(subprocess.Popen(words, env=environment, stderr=log))
+            while not file.exists():
+                expect(processes[0].poll() is None, "the scheduler ended")
+                time.sleep(0.1)
+        yield file
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+
+
+def workers_of(scheduler: Path) -> list[int]:
+    """The worker processes that are alive on this machine."""
+    words = "distributed.cli.dask_worker", str(scheduler)
+    nannies = [
+        p for p in psutil.process_iter(["cmdline"])
+        if all(any(word in part for part in p.info["cmdline"] or ()) for word in words)
+    ]  # fmt: skip
+    return [
+        child.pid
+        for nanny in nannies
+        for child in nanny.children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+def finished_chunks(folder: Path, num_steps: int) -> dict[str, int]:
+    """The files of finished chunks, and when they were written."""
+    found = {}
+    for path in folder.glob("checkpoints/[0-9]*.npz"):
+        with contextlib.suppress(OSError), np.load(path) as arrays:
+            if json.loads(str(arrays["about"]))["next_step"] == num_steps + 1:
+                found[path.name] = path.stat().st_mtime_ns
+    return found
+
 
 @contextlib.contextmanager
 def small_disk(path: Path) -> Iterator[Callable[[int], None] | None]:
@@ -371,10 +466,13 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=8, help="repetitions of everything else")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--task", choices=COMMANDS, default="linear", help="what is trained")
+    parser.add_argument("--num_steps", type=int, default=12_000, help="of a run (default: 12000)")
     parser.add_argument("--only", help="one scenario, by its name")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), arguments.seed, task=arguments.task)
+        chaos = Chaos(
+            Path(folder), arguments.seed, task=arguments.task, num_steps=arguments.num_steps
+        )
         print(f"undisturbed: {chaos.seconds:.1f} s, first checkpoint after "
               f"{chaos.seconds_to_checkpoint:.1f} s", flush=True)  # fmt: skip
         scenarios: list[tuple[str, Callable[[], None]]] = [
@@ -386,6 +484,7 @@ def main() -> None:
             ("ended twice", lambda: chaos.ended_twice(arguments.others)),
             ("SIGTERM, SIGINT", lambda: chaos.terminated(arguments.terminations)),
             ("SIGKILL", lambda: chaos.killed(arguments.kills)),
+            ("cluster", lambda: chaos.cluster(seconds=8)),
         ]
         failures = 0
         for name, scenario in scenarios:
