@@ -19,7 +19,7 @@ from benchmarks.contenders import ours
 from benchmarks.run import prepare_data, spread
 from benchmarks.workloads import WORKLOADS
 from implicit_accel.experiments import cli
-from implicit_accel.results import save_json
+from implicit_accel.files import save_json
 
 _GROUPS = cli.FlagGroups()
 _SCALE = flags.DEFINE_enum("scale", "full", ("smoke", "full"), "smoke only tries the path.")

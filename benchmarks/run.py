@@ -36,8 +36,7 @@ from implicit_accel.data.problems import make_problem
 from implicit_accel.engine.layout import largest_block
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiments import cli
-from implicit_accel.files import atomic_path
-from implicit_accel.results import save_json
+from implicit_accel.files import atomic_path, save_json
 
 _COLD = {"W1": 1, "W2": 30}
 _EMPTY, _WARM = "e, empty cache", "e, warm cache"

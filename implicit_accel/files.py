@@ -1,15 +1,22 @@
-"""Writing files whole or not at all, sealing them, and showing text from outside."""
+"""Writing files whole or not at all, opening only plain ones, sealing, and text from outside."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 _PARTIAL = ".partial-"
+
+MAX_JSON_BYTES = 64 * 2**20
+"""The longest JSON file that is read."""
 
 
 @contextlib.contextmanager
@@ -61,51 +68,100 @@ def remove_partial(folder: Path, *, deep: bool = True) -> None:
             path.unlink(missing_ok=True)
 
 
+def open_plain(path: Path, max_bytes: int | None = None, *, follow: bool = False) -> BinaryIO:
+    """Opens a file for reading if it is a regular one.
+
+    A run's folder may come from a stranger: a symbolic link in it could lead to any file of the
+    reader, and a pipe or a device would never end. Neither is opened.
+
+    Args:
+        path: The file.
+        max_bytes: The most bytes that it may have; any number without it.
+        follow: Whether a symbolic link is followed, for files that the user names.
+
+    Raises:
+        OSError: If the file cannot be read, is no regular file, or is too long.
+    """
+    # Opening a pipe would wait for a writer without O_NONBLOCK. Windows has neither flag.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", str(path))
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            is_folder = stat.S_ISDIR(status.st_mode)
+            what = "it is a folder" if is_folder else "it is a pipe or a device, not a regular file"
+            raise OSError(errno.EISDIR if is_folder else errno.EINVAL, what, str(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it is longer than {max_bytes / 2**20:g} MiB", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def load_json(path: Path, *, follow: bool = False) -> Any:
+    """Reads a JSON file, see `open_plain`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON, or nested too deeply.
+    """
+    with open_plain(path, MAX_JSON_BYTES, follow=follow) as file:
+        return parse_json(file.read(MAX_JSON_BYTES))
+
+
+def save_json(content: dict[str, Any], path: Path) -> None:
+    """Writes a JSON file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON from outside.
+
+    Raises:
+        ValueError: If it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 # The last bytes of a sealed file: the SHA-256 of all before them. HDF5 and zip files may be
 # followed by other bytes.
 _SEAL = "\nsha256:{}\n"
 _SEAL_SIZE = len(_SEAL.format("0" * 64))
 
 
-def seal(path: Path) -> None:
-    """Ends a file with the SHA-256 of its bytes."""
+def seal(path: Path) -> str:
+    """Ends a file with the SHA-256 of its bytes, which detects damage; returns it."""
     with path.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0, os.SEEK_END)
         file.write(_SEAL.format(digest).encode())
+    return digest
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is as `seal` left it: to be asked before anything is made of its bytes.
+def seal_of(file: BinaryIO) -> str:
+    """The SHA-256 that `seal` wrote at a file's end; empty if there is none, or it does not fit.
 
-    Raises:
-        OSError: If it cannot be read.
+    Args:
+        file: The open file, which is at its beginning afterwards.
     """
+    left = max(file.seek(0, os.SEEK_END) - _SEAL_SIZE, 0)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        left = file.seek(0, os.SEEK_END) - _SEAL_SIZE
-        file.seek(0)
-        while left > 0 and (block := file.read(min(left, 2**20))):
-            digest.update(block)
-            left -= len(block)
-        return file.read() == _SEAL.format(digest.hexdigest()).encode()
-
-
-def seal_of(path: Path) -> str:
-    """The SHA-256 that `seal` wrote at a file's end; empty if there is no such file or seal.
-
-    The bytes before it are not read: `is_sealed` verifies them.
-    """
-    before, after = _SEAL.encode().split(b"{}")
-    try:
-        with path.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - _SEAL_SIZE, 0))
-            end = file.read()
-    except OSError:
-        return ""
-    digest = end.removeprefix(before).removesuffix(after)
-    sealed = len(end) == _SEAL_SIZE and before + digest + after == end and digest.isalnum()
-    return digest.decode() if sealed else ""
+    file.seek(0)
+    while left > 0 and (block := file.read(min(left, 2**20))):
+        digest.update(block)
+        left -= len(block)
+    fits = file.read() == _SEAL.format(digest.hexdigest()).encode()
+    file.seek(0)
+    return digest.hexdigest() if fits else ""
 
 
 def is_printable(text: object) -> bool:

@@ -9,7 +9,7 @@ import xarray as xr
 from implicit_accel import results as general
 from implicit_accel.errors import DataError
 from implicit_accel.linear import results as linear
-from implicit_accel.results import RESULTS_FILE, load_netcdf
+from implicit_accel.results import RESULTS_FILE, load_results
 
 
 def load_run(folder: str | Path) -> xr.Dataset:
@@ -35,7 +35,7 @@ def load_run(folder: str | Path) -> xr.Dataset:
             raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    results = load_netcdf(path)
+    results = load_results(path)
     # A sweep of linear networks needs to name no axes.
     reason = (general if "axes" in results.attrs else linear).invalid(results)
     if reason:

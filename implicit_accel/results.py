@@ -23,7 +23,8 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
-from implicit_accel.files import atomic_path, is_printable, is_sealed, seal, seal_of
+from implicit_accel.files import is_printable, load_json, parse_json
+from implicit_accel.netcdf import load_netcdf, save_netcdf
 
 FORMAT = "implicit_accel sweep 3"
 
@@ -178,8 +179,8 @@ def axes_of(runs: xr.Dataset) -> tuple[str, ...]:
 def _named_axes(runs: xr.Dataset) -> list[str] | None:
     """What the attribute ``axes`` names; None without a list of different names."""
     try:
-        names = json.loads(runs.attrs["axes"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+        names = parse_json(runs.attrs["axes"])
+    except (KeyError, TypeError, ValueError):
         return None
     if not isinstance(names, list) or not all(is_printable(name) for name in names):
         return None
@@ -560,33 +561,9 @@ def _numbered(texts: Mapping[_Key, str]) -> dict[_Key, str]:
 # --- files ---
 
 
-# More than deflate can reach: a file that claims to hold more than this is not read.
-_MAX_RATIO = 1100
-
-
-def save_results(results: xr.Dataset, folder: Path) -> Path:
-    """Writes ``results.nc`` into a folder, atomically; returns its path."""
-    path = folder / RESULTS_FILE
-    save_netcdf(results, path)
-    return path
-
-
-def save_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Writes netCDF-4, compressed, with the checksum at its end that `load_netcdf` asks for."""
-    encoding = {
-        name: {"zlib": True, "complevel": 1, "shuffle": True}
-        for name, variable in dataset.data_vars.items()
-        if variable.ndim > 2
-    }
-    with atomic_path(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        seal(temporary)
-
-
-def save_json(content: dict[str, Any], path: Path) -> None:
-    """Writes a JSON file, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+def save_results(results: xr.Dataset, folder: Path) -> str:
+    """Writes ``results.nc`` into a folder, atomically; returns its checksum."""
+    return save_netcdf(results, folder / RESULTS_FILE)
 
 
 def recorded_seal(folder: Path) -> str:
@@ -595,45 +572,38 @@ def recorded_seal(folder: Path) -> str:
     Folders from before there was this record have none.
     """
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())
+        stored = load_json(folder / CONFIG_FILE)
         recorded = stored[RESULTS_SEAL] if stored["format"] == FORMAT else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
     return recorded if isinstance(recorded, str) else ""
 
 
-def load_netcdf(path: Path) -> xr.Dataset:
-    """Reads into memory what `save_netcdf` wrote, and nothing else.
+def load_results(path: Path) -> xr.Dataset:
+    """Reads into memory what `save_results` wrote, and nothing else.
 
     Raises:
         DataError: If the file is damaged, no program of ours wrote it, or it is a ``results.nc``
             beside the ``config.json`` of another run.
     """
+    expected = recorded_seal(path.parent) if path.name == RESULTS_FILE else ""
     try:
-        size = path.stat().st_size
-        if not is_sealed(path):
-            raise DataError(
-                f"{path}: damaged, or not written by a sweep (its checksum does not fit its "
-                "contents): train the run again, with --overwrite"
-            )
+        results, found = load_netcdf(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if path.name == RESULTS_FILE and recorded_seal(path.parent) not in ("", seal_of(path)):
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except DataError as error:
+        raise DataError(
+            f"{path}: damaged, or not written by a sweep ({error}): train the run again, with "
+            "--overwrite"
+        ) from None
+    if expected not in ("", found):
         raise DataError(
             f"{path}: not the results of the run that {CONFIG_FILE} beside it describes (the file "
             "was copied from another run, or replaced): give the run's command again, which makes "
             f"{RESULTS_FILE} from its checkpoints, or train the run again (overwrite=True, "
             "--overwrite in the shell)"
         )
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as stored:
-            if stored.nbytes > _MAX_RATIO * size:
-                raise DataError(f"{path}: not a sweep's results ({stored.nbytes:,} bytes unpacked)")
-            return stored.load()
-    except DataError:
-        raise
-    except Exception as error:  # whatever h5netcdf, h5py and xarray raise
-        raise DataError(f"{path}: not a readable netCDF-4 file ({error})") from None
+    return results
 
 
 # --- what is no results ---

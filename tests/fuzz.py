@@ -652,7 +652,11 @@ def small_general_results() -> xr.Dataset:
 def results_files() -> list[bytes]:
     one = small_results().isel(seed=[0])
     made = (small_results(), one, small_general_results())
-    return [save_results(r, folder()).read_bytes() for r in made]
+    contents = []
+    for results in made:
+        save_results(results, folder())
+        contents.append((folder() / "results.nc").read_bytes())
+    return contents
 
 
 def read_damaged_results(content: bytes) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 
 import h5netcdf
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,7 +12,7 @@ from oracles import random_problem
 from test_statistics import AXES, general, some_axes
 
 from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
-from implicit_accel.files import atomic_path, seal
+from implicit_accel.files import atomic_path, save_json, seal
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.results import LINEAR_QUANTITIES, MODEL_COORDINATES
 from implicit_accel.results import (
@@ -19,7 +20,6 @@ from implicit_accel.results import (
     model_coordinates,
     model_labels,
     quantities_table,
-    save_json,
     save_results,
 )
 
@@ -121,14 +121,16 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path):
 
 
 def test_other_programs_can_read_the_file(results, tmp_path):
-    path = save_results(results, tmp_path)
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
+    save_results(results, tmp_path)
+    with xr.open_dataset(tmp_path / "results.nc", engine="h5netcdf") as stored:
         xr.testing.assert_identical(stored.load(), results)
 
 
 def test_hdf5_never_sees_damaged_bytes(results, tmp_path, monkeypatch):
-    content = bytearray(save_results(results, tmp_path).read_bytes())
+    save_results(results, tmp_path)
+    content = bytearray((tmp_path / "results.nc").read_bytes())
     monkeypatch.setattr(xr, "open_dataset", None)
+    monkeypatch.setattr(h5py, "File", None)
     for position in (0, 100, len(content) // 2, len(content) - 80, len(content) - 1):
         damaged = bytearray(content)
         damaged[position] ^= 1
@@ -245,7 +247,7 @@ def test_a_small_file_makes_no_huge_arrays(results, tmp_path):
         file.dimensions["far"] = 2**40
         file.create_variable("huge", ("far",), "f8", chunks=(2**20,), compression="gzip")
     seal(path)
-    with pytest.raises(DataError, match=r"8,796,[\d,]* bytes unpacked"):
+    with pytest.raises(DataError, match="far more memory than its file"):
         load_run(path)
 
 

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
-import json
 import logging
 import os
 import platform
@@ -38,6 +37,7 @@ from implicit_accel.engine.chunks import Chunk, ChunkState, Device
 from implicit_accel.engine.train import Trainer
 from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.executors import Job, OnMessage, Update, describe_devices
+from implicit_accel.files import load_json
 
 try:
     import cloudpickle
@@ -578,7 +578,7 @@ def connected(scheduler: str) -> Iterator[Client]:
     """
     path = Path(scheduler)
     try:
-        address = json.loads(path.read_text())["address"] if path.is_file() else scheduler
+        address = load_json(path, follow=True)["address"] if path.is_file() else scheduler
         client = Client(address, timeout=_CONNECT_SECONDS)
     # A file may hold anything; no scheduler is an OSError.
     except (OSError, ValueError, LookupError, TypeError) as error:

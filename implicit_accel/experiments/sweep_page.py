@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from implicit_accel.files import atomic_path, is_printable, printable
+from implicit_accel.files import atomic_path, is_printable, load_json, printable
 from implicit_accel.pages.sweep import page
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import CONFIG_FILE
@@ -95,8 +94,8 @@ def with_best_by(command: Sequence[str], best_by: str) -> list[str]:
 def command_of(folder: Path) -> list[str]:
     """The command that a run's ``config.json`` tells of; empty if it tells of none."""
     try:
-        command = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["command"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        command = load_json(folder / CONFIG_FILE)["command"]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
     known = isinstance(command, list) and all(map(is_printable, command))
     return command if known else []

@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import os
 import re
+import struct
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import jax
 import numpy as np
@@ -28,7 +32,7 @@ from implicit_accel.engine.chunks import (
     precision_context,
 )
 from implicit_accel.experiment import is_count
-from implicit_accel.files import atomic_path, is_sealed, seal
+from implicit_accel.files import atomic_path, open_plain, parse_json, seal, seal_of
 
 _KEPT = 2
 _ABOUT = "about"
@@ -36,7 +40,8 @@ _RESULT, _LEAF, _STEPS, _MEMBERS = "result_", "leaf_", "steps_", "members"
 
 # What reading raises where a file's checksum fits but not its contents: somebody else wrote it.
 _INVALID_FILE_ERRORS = (
-    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, EOFError,
+    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -114,16 +119,16 @@ class ChunkFile:
     def _verified(self) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
         """The contents of the whole files of this identity, the newest first."""
         for path in self.paths():
-            with contextlib.suppress(OSError):
-                if not is_sealed(path):
+            with contextlib.suppress(OSError), open_plain(path) as file:
+                if not seal_of(file):
                     continue
-                with np.load(path, allow_pickle=False) as arrays:
-                    try:
-                        about = dict(json.loads(str(arrays[_ABOUT])))
-                    except _INVALID_FILE_ERRORS:
-                        continue
-                    if about.get("identity") == self.identity:
-                        yield about, arrays
+                try:
+                    arrays = _load_arrays(file)
+                    about = dict(parse_json(str(arrays[_ABOUT])))
+                except _INVALID_FILE_ERRORS:
+                    continue
+                if about.get("identity") == self.identity:
+                    yield about, arrays
 
 
 class CheckpointSchedule:
@@ -149,6 +154,45 @@ class CheckpointSchedule:
         """Notes that states have been saved, beginning at this ``time.monotonic()``."""
         after = time.monotonic()
         self._due = after + (max(self._every, 50 * (after - began)) if self._every else 0)
+
+
+def _load_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
+    """Loads what `numpy.savez` wrote.
+
+    The arrays of such a file are not compressed, so that together they are shorter than the file. A
+    forged one is not believed: neither its directory nor what its arrays say of their shapes.
+
+    Raises:
+        ValueError: If it is not one of these.
+        zipfile.BadZipFile: If it is no zip archive.
+    """
+    left = file.seek(0, os.SEEK_END)
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            left -= entry.file_size
+            if entry.compress_type != zipfile.ZIP_STORED or left < 0:
+                raise ValueError(f"{entry.filename} does not fit into its file")
+            with archive.open(entry) as content:
+                name = entry.filename.removesuffix(".npy")
+                arrays[name] = _load_array(content, entry.file_size)
+    return arrays
+
+
+def _load_array(content: IO[bytes], size: int) -> np.ndarray:
+    """Loads an array in NumPy's format, which has so many bytes with its header."""
+    major, _ = np.lib.format.read_magic(content)
+    if major != 1:
+        raise ValueError("another version of NumPy's format")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(content)
+    num_bytes = size - content.tell()
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != num_bytes:
+        raise ValueError("an array that is not as long as it says")
+    data = bytearray(content.read())  # a bytearray can be written to, bytes cannot
+    if len(data) != num_bytes:
+        raise ValueError("an array that is cut off")
+    flat = np.frombuffer(data, dtype)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
 def _read(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ChunkState:

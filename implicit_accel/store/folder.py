@@ -32,7 +32,7 @@ from implicit_accel.experiment import (
     is_count,
 )
 from implicit_accel.figure_files import SWEEP_FIGURES, figure_files, remove_figures
-from implicit_accel.files import remove_partial, seal_of
+from implicit_accel.files import load_json, remove_partial, save_json
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -44,7 +44,6 @@ from implicit_accel.results import (
     SUMMARY_FILE,
     observed,
     recorded_seal,
-    save_json,
     save_results,
 )
 from implicit_accel.store.chunks import ChunkFile
@@ -156,10 +155,9 @@ class RunFolder:
 
     @staticmethod
     def _read_json(path: Path) -> Any:
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError):
-            return None
+        with contextlib.suppress(OSError, ValueError):
+            return load_json(path)
+        return None
 
     def check(self, wanted: Identity, *, overwrite: bool) -> None:
         """Makes sure that the wanted run may be trained in the folder.
@@ -313,7 +311,7 @@ class RunFolder:
         """
         before = recorded_seal(self.path)
         (self.path / CONFIG_FILE).unlink(missing_ok=True)
-        seal = seal_of(save_results(results, self.path))
+        seal = save_results(results, self.path)
         if seal != before:
             for name in _DERIVED:
                 if (path := self.path / name) not in made:

@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
+from implicit_accel.files import load_json, save_json
 from implicit_accel.pages.explorer import FORMAT, Published, payload
 from implicit_accel.plotting import Predicted
-from implicit_accel.results import by_model, save_json
+from implicit_accel.results import by_model
 
 CURVES_FILE = "curves.json"
 
@@ -99,14 +100,14 @@ def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = load_json(path)
         payloads = dict(stored["payloads"])
         if stored["sha256"] != _digest(payloads):
             raise ValueError("its checksum does not fit its contents")
         # What another version has made its page could not show.
         formats = {stored["format"], *(found["format"] for found in payloads.values())}
         return payloads if formats <= {_FORMAT, FORMAT} else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
 
 
@@ -131,7 +132,7 @@ def _earlier(path: Path) -> dict[str, dict[str, Any]]:
     """The payloads that a file holds, by what they depend on: making them takes long."""
     try:
         payloads = load_curves(path.parent)
-        known_by = json.loads(path.read_text(encoding="utf-8"))["known_by"]
+        known_by = load_json(path)["known_by"]
         return {known_by[title]: found for title, found in payloads.items() if known_by[title]}
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return {}  # it is written again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,8 +28,7 @@ from implicit_accel.experiments.claims.criteria import (
 )
 from implicit_accel.experiments.claims.toolkit.curves import load_curves, save_curves
 from implicit_accel.experiments.claims.toolkit.forest import Forest
-from implicit_accel.files import atomic_path
-from implicit_accel.results import save_json
+from implicit_accel.files import atomic_path, load_json, save_json
 
 FINDING_FILE = "finding.json"
 FINDINGS_FILE = "findings.json"
@@ -41,7 +39,7 @@ _BITMAP_DPI = 110
 _NUMBERS = ("value", "low", "high")
 
 # What reading a damaged file ends in.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 ANSWERS = ("direction", "size", "cause")
 """What a verdict answers, in the order of `Entry.answers`."""
@@ -152,7 +150,7 @@ def load_findings(path: Path) -> dict[str, Finding]:
         DataError: If the file is damaged.
     """
     try:
-        stored = json.loads(path.read_text())
+        stored = load_json(path)
         if stored["format"] != _FORMAT:
             raise ValueError(f"format {stored['format']!r}")
         return {str(each["claim"]): _finding(each) for each in stored["findings"]}
@@ -170,7 +168,7 @@ def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
     if not path.is_file():
         return None
     try:
-        stored = json.loads(path.read_text())
+        stored = load_json(path)
         if stored["format"] != _FORMAT or stored["scale"] != scale or stored["claim"] != claim.id:
             return None
         return _entry(claim, stored, folder)
@@ -198,7 +196,7 @@ def load_entries(folder: Path, claims: Sequence[Claim]) -> tuple[str, tuple[Entr
             "python -m experiments.reproduce"
         )
     try:
-        stored = json.loads(path.read_text())
+        stored = load_json(path)
         if stored["format"] != _FORMAT:
             raise ValueError(f"format {stored['format']!r}")
         by_id = {str(each["claim"]): each for each in stored["findings"]}

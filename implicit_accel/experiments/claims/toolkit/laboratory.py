@@ -31,7 +31,7 @@ from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
-from implicit_accel.results import RESULTS_FILE, load_netcdf
+from implicit_accel.results import RESULTS_FILE, load_results
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, RunFolder
 from implicit_accel.sweep import run
 from implicit_accel.theory.predict import early_stable_rates
@@ -367,7 +367,7 @@ class Laboratory:
     def _read(self, folder: Path) -> xr.Dataset | None:
         """A finished run's results; None if they are damaged, which ends them."""
         try:
-            return load_netcdf(folder / RESULTS_FILE)
+            return load_results(folder / RESULTS_FILE)
         except DataError as error:
             self.log(f"{error}: made again")
             shutil.rmtree(folder)

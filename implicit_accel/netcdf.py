@@ -1,0 +1,142 @@
+"""netCDF-4 files: written whole and sealed, and read whoever wrote them.
+
+A seal has no key, so that a forged file may have a right one. An HDF5 file may point to other files
+(external storage, external links, virtual datasets), which the HDF5 library would open and read,
+and a few bytes of it may stand for a huge array. What our files consist of is little: datasets of
+numbers and texts in the root group. The structure of a file is compared with that before any of
+its data is read.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from implicit_accel.errors import DataError
+from implicit_accel.files import atomic_path, open_plain, printable, seal, seal_of
+
+# More than deflate can reach: a file that claims to hold more than this is not read.
+_MAX_RATIO = 1100
+
+# Many texts may point to the same bytes of a file.
+_MAX_TEXT_BYTES = 2**28
+
+# What is done to an array's bytes: nothing, deflate, or shuffle and deflate. Other filters may be
+# plug-ins, which are loaded as code.
+_DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+_FILTERS = ([], [_DEFLATE], [_SHUFFLE, _DEFLATE])
+
+# A chunk with fewer bytes than this unpacks to at most 64 MiB, whatever it holds.
+_SMALL_CHUNK = 2**16
+
+
+def save_netcdf(dataset: xr.Dataset, path: Path) -> str:
+    """Writes netCDF-4, compressed, atomically, with a checksum at its end, which is returned."""
+    encoding = {
+        name: {"zlib": True, "complevel": 1, "shuffle": True}
+        for name, variable in dataset.data_vars.items()
+        if variable.ndim > 2
+    }
+    with atomic_path(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        return seal(temporary)
+
+
+def load_netcdf(path: Path) -> tuple[xr.Dataset, str]:
+    """Reads into memory what `save_netcdf` wrote, and nothing else.
+
+    The checksum is verified first, since the HDF5 library may crash on damaged bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The contents, and the checksum.
+
+    Raises:
+        OSError: If the file cannot be read, or is no regular file.
+        DataError: If it is damaged, or not one of these.
+    """
+    with open_plain(path) as file:
+        found = seal_of(file)
+        if not found:
+            raise DataError("its checksum does not fit its contents")
+        try:
+            with h5py.File(file, "r") as contents:
+                reason = _unexpected(contents, file.seek(0, 2))
+            if reason:
+                raise DataError(reason)
+            with xr.open_dataset(file, engine="h5netcdf") as stored:
+                return stored.load(), found
+        except DataError:
+            raise
+        except Exception as error:  # whatever h5netcdf, h5py and xarray raise
+            raise DataError(printable(f"not a readable netCDF-4 file ({error})", 200)) from None
+
+
+def _unexpected(contents: h5py.File, size: int) -> str:
+    """What is in a file that `save_netcdf` does not write; empty if there is nothing.
+
+    Args:
+        contents: The open file.
+        size: Its bytes.
+    """
+    left, text = _MAX_RATIO * size, _MAX_TEXT_BYTES
+    for name in contents:
+        shown = printable(str(name))
+        # The link comes first: to follow one to another file would open that file.
+        if not isinstance(contents.get(name, getlink=True), h5py.HardLink):
+            return f"{shown} is a link"
+        dataset = contents[name]
+        if not isinstance(dataset, h5py.Dataset):
+            return f"{shown} is no array"
+        # Before the shape, which in a virtual dataset depends on other files.
+        plan = dataset.id.get_create_plist()
+        if plan.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
+            return f"{shown} is made of arrays elsewhere"
+        if plan.get_external_count():
+            return f"{shown} lies in another file"
+        if [plan.get_filter(i)[0] for i in range(plan.get_nfilters())] not in _FILTERS:
+            return f"{shown} is packed in an unexpected way"
+        is_text = h5py.check_string_dtype(dataset.dtype) is not None
+        if dataset.dtype.kind not in "biufS" and not is_text:
+            return f"{shown} holds neither numbers nor text"
+        left -= dataset.dtype.itemsize * math.prod(dataset.shape)
+        if left >= 0 and dataset.dtype.kind == "O":
+            text = _left_after_texts(dataset, text)
+        if left < 0 or text < 0 or not _unpacks_to_its_size(dataset):
+            return f"{shown} would take far more memory than its file"
+    return ""
+
+
+def _left_after_texts(dataset: h5py.Dataset, left: int) -> int:
+    """How many bytes are left after all texts of a dataset; below 0 if they have more."""
+    for index in np.ndindex(dataset.shape):
+        left -= len(dataset[index])
+        if left < 0:
+            break
+    return left
+
+
+def _unpacks_to_its_size(dataset: h5py.Dataset) -> bool:
+    """Whether no chunk unpacks to more bytes than it should have.
+
+    The HDF5 library unpacks to the end of what is packed, however long that is.
+    """
+    if dataset.chunks is None:
+        return True
+    size = dataset.dtype.itemsize * math.prod(dataset.chunks)
+    for i in range(dataset.id.get_num_chunks()):
+        if math.prod(dataset.chunks) > math.prod(dataset.shape):
+            return False
+        chunk = dataset.id.get_chunk_info(i)
+        if chunk.size > _SMALL_CHUNK:
+            _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            if len(zlib.decompressobj().decompress(packed, size + 1)) > size:
+                return False
+    return True
