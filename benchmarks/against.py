@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
     """Runs the comparison."""
     if len(arguments) != 2 or not Path(arguments[1], "benchmarks", "worker.py").is_file():
         raise app.UsageError("give the folder of another checkout of this project")
+    if unknown := set(flags.FLAGS.workloads) - set(WORKLOADS):
+        raise app.UsageError(f"no workload {min(unknown)}: there are {', '.join(WORKLOADS)}")
     table = Table("workload", "here, steps/s", "there", "here / there", "here, MiB", "there, MiB")
     with tempfile.TemporaryDirectory() as folder:
         paths, what = prepare_data(Path(folder))

@@ -12,6 +12,7 @@ from importlib.metadata import version as _version
 from implicit_accel import observables
 from implicit_accel.comparison import compare, differences
 from implicit_accel.data.dataset import Dataset
+from implicit_accel.data.frames import problem_from_frame
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import SCALINGS, Problem, make_problem
 from implicit_accel.data.sources.abalone import load_abalone
@@ -87,6 +88,7 @@ __all__ = [
     "observables",
     "optimum",
     "predict",
+    "problem_from_frame",
     "progress_bar",
     "run",
     "run_key",

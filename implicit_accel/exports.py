@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def save_tidy(runs: xr.Dataset, path: str | Path, what: str = "runs") -> Path:
         raise UserError(f"{path}: the name of a table's file must end in .csv or .parquet")
     table = to_tidy(runs, what)
     if path.suffix == ".csv":
-        return save_text(table.to_csv(index=False), path)
+        return save_text(csv_text(table), path)
     try:
         import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -99,6 +100,32 @@ def save_tidy(runs: xr.Dataset, path: str | Path, what: str = "runs") -> Path:
     with _writing(path), atomic_path(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow", index=False)
     return path
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV which does nothing when a spreadsheet opens it.
+
+    Text that a spreadsheet would take for a formula (a column's name from somebody's file, say)
+    gets an apostrophe before it.
+    """
+    safe = table.rename(columns={name: _no_formula(name) for name in table.columns})
+    for k, dtype in enumerate(table.dtypes):
+        if dtype.kind == "O":
+            column = table.iloc[:, k]
+            known = {value: _no_formula(value) for value in column.unique()}
+            if any(known[value] is not value for value in known):
+                safe.isetitem(k, column.map(known))
+    return safe.to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or value[:1] not in tuple("=+-@\t\r") or value == "-":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def save_text(text: str, path: Path) -> Path:

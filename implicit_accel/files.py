@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
+"""What the names of files begin with while they are being written."""
 
 MAX_JSON_BYTES = 64 * 2**20
 """The longest JSON file that is read."""
@@ -27,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     once this has returned, the new one outlives a loss of power.
     """
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{_PARTIAL}{path.stem}-", suffix=path.suffix
+        dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix
     )
     os.close(handle)
     temporary = Path(name)
@@ -56,14 +57,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_partial(folder: Path, *, deep: bool = True) -> None:
-    """Removes what writers that were killed have left in a folder.
-
-    Args:
-        folder: The folder; it need not exist.
-        deep: Whether also in the folders in it.
-    """
-    for path in (folder.rglob if deep else folder.glob)(f"{_PARTIAL}*"):
+def remove_partial(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder, which need not exist."""
+    for path in folder.glob(f"{PARTIAL}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
 
@@ -114,7 +110,7 @@ def load_json(path: Path, *, follow: bool = False) -> Any:
         return parse_json(file.read(MAX_JSON_BYTES))
 
 
-def save_json(content: dict[str, Any], path: Path) -> None:
+def save_json(content: dict[str, Any] | list[Any], path: Path) -> None:
     """Writes a JSON file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
@@ -175,5 +171,18 @@ def printable(text: str, longest: int = 80) -> str:
     Line breaks, control characters (a terminal would obey them), marks that reverse the direction
     of writing and bytes that are no text become U+FFFD.
     """
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in text[: longest + 1])
+    shown = _printable_line(text[: longest + 1])
     return shown if len(text) <= longest else shown[: longest - 1] + "…"
+
+
+# Not printable by Unicode's definition, and harmless.
+_SPACES = "\u00a0\u2009\u202f"
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of any length, whose line breaks stay."""
+    return "\n".join(map(_printable_line, text.split("\n")))
+
+
+def _printable_line(line: str) -> str:
+    return "".join(c if c.isprintable() or c in _SPACES else "\ufffd" for c in line)

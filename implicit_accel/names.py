@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from implicit_accel.errors import UserError
+from implicit_accel.figure_files import COMPARISON_FIGURES, SWEEP_FIGURES
 from implicit_accel.results import QUANTITIES, RUN, STEPS
 
 _ENDS = ("", "_low", "_high")
@@ -21,8 +22,14 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 """The columns that `summarise` and `compare` add to the models' coordinates."""
 
-RESERVED = frozenset({*QUANTITIES, *RUN, *STEPS, *SUMMARY_COLUMNS, "dataset", "trained"})
+RESERVED = frozenset({
+    *QUANTITIES, *RUN, *STEPS, *SUMMARY_COLUMNS, *SWEEP_FIGURES, *COMPARISON_FIGURES,
+    "dataset", "trained",
+})  # fmt: skip
 """Names that are taken. ``learning_rate`` and ``seed`` are axes with a meaning of their own."""
+
+MAX_NAME_BYTES = 100
+"""The longest name; it is part of the names of files, which may have 255 bytes."""
 
 _AXES = frozenset({"learning_rate", "seed"})
 
@@ -34,7 +41,7 @@ def check_axis_names(names: Iterable[object]) -> None:
         UserError: If one is no name, or taken.
     """
     for name in names:
-        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED - _AXES:
+        if not _is_name(name) or name in RESERVED - _AXES:
             raise UserError(f"axis {name!r}: {_advice(name)}")
 
 
@@ -51,7 +58,7 @@ def check_recorded_names(what: str, names: Iterable[object], taken: Iterable[str
     """
     others = set(taken)
     for name in names:
-        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+        if not _is_name(name) or name in RESERVED:
             raise UserError(f"{what} {name!r}: {_advice(name)}")
         if name in others:
             raise UserError(
@@ -60,9 +67,16 @@ def check_recorded_names(what: str, names: Iterable[object], taken: Iterable[str
             )
 
 
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and len(name.encode()) <= MAX_NAME_BYTES
+
+
 def _advice(name: object) -> str:
     if name in RESERVED:
         return (
-            "results have a quantity, a dimension or a table column of this name; give it another"
+            "results have a quantity, a dimension, a table column or a figure of this name; give "
+            "it another"
         )
+    if isinstance(name, str) and name.isidentifier():
+        return f"it must have at most {MAX_NAME_BYTES} bytes"
     return "it must be a name like width_scale: letters, digits and underscores"

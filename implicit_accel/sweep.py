@@ -245,7 +245,7 @@ def _run_in(
     except OSError as error:
         raise UserError(f"{folder.path}: {error.strerror}; choose another folder") from None
     with folder.locked(), deferred_interrupt() as is_interrupted:
-        folder.settle(identity, overwrite=overwrite)
+        folder.prepare(identity, overwrite=overwrite)
         training = StoredTraining(
             folder, experiment, executor, checkpoint_every=checkpoint_every,
             wanted=is_interrupted, warn=lambda message: warnings.warn(message, stacklevel=5),

@@ -1,5 +1,6 @@
 """Data sets: parsing, every kind of damage, the known facts, and the stand-in's spectrum."""
 
+import hashlib
 import io
 import os
 import zipfile
@@ -10,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from implicit_accel import Dataset, gas_like, load_abalone, load_csv, load_gas
+from implicit_accel import (
+    Dataset,
+    gas_like,
+    load_abalone,
+    load_csv,
+    load_gas,
+    make_problem,
+    problem_from_frame,
+)
 from implicit_accel.data import download, fetch
 from implicit_accel.data.sources import abalone, csv_file, gas
 from implicit_accel.errors import DataError, UserError
@@ -268,6 +278,18 @@ class TestGas:
         assert first.fingerprint == second.fingerprint
         assert len(served) == 1
 
+    def test_other_contents_than_the_published_ones_are_not_kept(self, tmp_path, monkeypatch):
+        members = {f"batch{b}.dat": gas_text(b) for b in BATCHES}
+        known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in members.items()}
+        serve_zip(monkeypatch, members)
+        monkeypatch.setattr(gas, "GAS_DIGESTS", known | {"batch3.dat": "0" * 64})
+        with pytest.raises(DataError, match=r"batch3\.dat is not the published file.*By hand"):
+            load_gas(cache_dir=tmp_path)
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        # An archive that was packed anew is known by its members.
+        monkeypatch.setattr(gas, "GAS_DIGESTS", known)
+        assert load_gas(cache_dir=tmp_path).features.shape == (10, 128)
+
     def test_incomplete_download_is_not_kept(self, tmp_path, monkeypatch):
         members = {f"batch{b}.dat": gas_text(b) for b in BATCHES}
         members["batch9.dat"] = gas_line() + "\n"
@@ -301,6 +323,8 @@ def serve_zip(monkeypatch, members: dict[str, str]) -> list[str]:
                 archive.writestr(name, text)
 
     monkeypatch.setattr(download, "_download_to", serve)
+    monkeypatch.setattr(gas, "GAS_DIGESTS", {})  # these are not the published files
+    monkeypatch.setattr(abalone, "ABALONE_DIGESTS", {})
     return served
 
 
@@ -410,11 +434,11 @@ class TestCsv:
             ("\n\n", "not a table"),
             ("a,y\n", "0 rows"),
             ("a,y\n1,2\n", "1 rows of data; at least 2"),
-            ("a,b\n1,2\n3,4\n", "no column 'y'; its columns are 'a', 'b'"),
+            ("a,b\n1,2\n3,4\n", r"no column 'y' \(target\); its columns are 'a', 'b'"),
             ("y\n1\n2\n", "only the target"),
             ("a,y,a\n1,2,3\n3,4,5\n", "names column 'a' twice"),
             ("a,y, a\n1,2,3\n3,4,5\n", "names column 'a' twice"),
-            (",a,y\n1,2,3\n3,4,5\n", "column 1 has no name"),
+            (",a,y\n1,2,3\n3,4,5\n", r"column 1 has no name.*\(drop 1\)"),
             ("a,y\n1,2\nred,4\n", "column 'a' has 'red' in data row 2"),
             ("a,y\nTrue,2\nFalse,4\n", "column 'a' has 'True' in data row 1"),
             ("a,y\n1_0,2\n3,4\n", "column 'a' has '1_0'"),
@@ -430,8 +454,14 @@ class TestCsv:
             ("a,y\n0,2,3\n1,5,6\n", "not a table .*Expected 2 fields in line 2, saw 3"),
             (",".join(f"c{i}" for i in range(30)) + "\n", "'c19' and 10 more"),
             ("a,y\n1,2\n4,5,6\n", "not a table .*Expected 2 fields in line 3, saw 3"),
-            (b"a,y\n1,2\n\xff,3\n", "line 3: not UTF-8 text"),
-            (b"PK\x03\x04\x00\x00", "no column 'y'|not a table"),
+            (b"a,y\n1,2\n\xff,3\n", "column 'a' has 'ÿ' in data row 2"),
+            (b"PK\x03\x04\x00\x00", "an archive or a spreadsheet"),
+            (b"a\0,y\n1,2\n", "null characters"),
+            ("a;y\n1,5;2\n2.5;3\n", r"1,5 and 2\.5: say what the decimal mark is \(decimal"),
+            ("a;y\n1,500;2\n2,500;3\n", "1,500, which may be a fraction or thousands"),
+            ("a;y\n1.500;2\n2.500;3\n", "1.500, which may be a fraction or thousands"),
+            ('a,y\n"1,500",2\n"2,500",3\n', "column 'a' has '1,500' in data row 1"),
+            ("1,2\n3,4\n", r"read without names: header yes.* no column 'y'.* are '1', '2'"),
         ],
     )
     def test_damage(self, tmp_path, text, words):
@@ -501,6 +531,172 @@ class TestCsv:
             assert "\n" not in str(error)  # noqa: PT017
         else:
             assert np.isfinite(table.features).all()
+
+
+def number(value, decimal):
+    return f"{value:.6g}".replace(".", decimal)
+
+
+ROWS = np.random.default_rng(3).standard_normal((12, 3)).round(3)
+
+# Formats of public data files: what is written before the rows, the encoding, the delimiter, the
+# decimal mark, a function from a row's number and its cells to more cells, and the options.
+FORMATS = {
+    "semicolons and decimal commas": ("a;b;y\n", "utf-8", ";", ",", None, {}),
+    "semicolons and quoted names": ('"a";"b";"y"\n', "utf-8", ";", ".", None, {}),
+    "tabs": ("a\tb\ty\n", "utf-8", "\t", ".", None, {}),
+    "blanks without a header": ("", "utf-8", "   ", ".", None, {"target": "3"}),
+    "names with trailing blanks": ('"a ","b  ","y "\n', "utf-8", ",", ".", None, {"target": "y "}),
+    "a second target": (
+        "a,b,y,z\n", "utf-8", ",", ".", lambda i, row: [*row, str(i)], {"drop": ["z"]},
+    ),
+    "an id": (
+        "id,a,b,y\n", "utf-8", ",", ".", lambda i, row: [f"n{i}", *row], {"drop": ["id"]},
+    ),
+    "an index without a name": (
+        ",a,b,y\n", "utf-8", ",", ".", lambda i, row: [str(i), *row], {"drop": ["1"]},
+    ),
+    "gaps": (
+        "a,b,y\n?,1,2\n1,NA,2\n1,,3\n", "utf-8", ",", ".", None, {"missing": "drop"},
+    ),
+    "Latin-1": ("größe,b,y\n", "latin-1", ",", ".", None, {}),
+    "a byte-order mark": ("a,b,y\r\n", "utf-8-sig", ",", ".", None, {}),
+    "UTF-16": ("a,b,y\n", "utf-16", ",", ".", None, {}),
+}  # fmt: skip
+
+
+def file_of(rows, case):
+    before, encoding, delimiter, decimal, change, options = case
+    lines = []
+    for i, row in enumerate(rows):
+        cells = [number(value, decimal) for value in row]
+        lines.append(delimiter.join(change(i, cells) if change else cells))
+    return (before + "\n".join(lines) + "\n").encode(encoding), {"target": "y"} | options
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_public_formats_are_read_right(self, tmp_path, name):
+        path = tmp_path / "table.csv"
+        content, options = file_of(ROWS, FORMATS[name])
+        path.write_bytes(content)
+        data = load_csv(path, **options)
+        np.testing.assert_array_equal(data.features, ROWS[:, :2])
+        np.testing.assert_array_equal(data.targets, ROWS[:, 2:])
+
+    @FUZZ
+    @given(st.data())
+    def test_whatever_is_written_is_read_back(self, tmp_path, data):
+        """Any dialect, numbers that need no dialect's help, with and without a header."""
+        delimiter = data.draw(st.sampled_from([",", ";", "\t", "|", " "]))
+        decimal = data.draw(st.sampled_from([".", ","] if delimiter != "," else ["."]))
+        cell = st.floats(-1e6, 1e6).map(lambda v: float(f"{v:.6g}"))
+        rows = data.draw(st.lists(st.tuples(cell, cell, cell), min_size=3, max_size=9))
+        rows = np.array([*rows, (0.25, -0.5, 0.75)])
+        assume((rows.min(axis=0) < rows.max(axis=0)).all())
+        header = data.draw(st.booleans())
+        case = (
+            delimiter.join("aby") + "\n" if header else "",
+            "utf-8",
+            delimiter,
+            decimal,
+            None,
+            {},
+        )
+        path = tmp_path / "table.csv"
+        path.write_bytes(file_of(rows, case)[0])
+        table = load_csv(path, "y" if header else "3")
+        np.testing.assert_array_equal(np.hstack([table.features, table.targets]), rows)
+
+    def test_what_was_taken_is_said(self, tmp_path):
+        path = tmp_path / "table.csv"
+        for name, words in {
+            "semicolons and decimal commas": "separated by semicolons, decimal comma, names in",
+            "blanks without a header": "separated by blanks, decimal point, no names",
+            "gaps": "3 of 15 rows have gaps and are left out",
+            "Latin-1": "text in Windows-1252",
+            "UTF-16": "text in UTF-16",
+        }.items():
+            content, options = file_of(ROWS, FORMATS[name])
+            path.write_bytes(content)
+            assert words in "; ".join(load_csv(path, **options).notes)
+        path.write_text("a,y\n1,2\n3,4\n")
+        assert load_csv(path, "y").notes == ()
+
+    def test_given_dialects_are_not_guessed(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("a;y\n1,500;2\n2,500;3\n")
+        assert load_csv(path, "y", decimal=",").features.ravel().tolist() == [1.5, 2.5]
+        with pytest.raises(DataError, match="has '1,500'"):
+            load_csv(path, "y", decimal=".")
+        path.write_text("a;y\n1.500;2\n2.500;3\n")
+        assert load_csv(path, "y", decimal=".").features.ravel().tolist() == [1.5, 2.5]
+        with pytest.raises(DataError, match=r"has '1\.500'"):
+            load_csv(path, "y", decimal=",")
+        path.write_text("2019,2020\n1,2\n3,5\n")
+        assert load_csv(path, "2020", header="yes").targets.ravel().tolist() == [2, 5]
+        assert len(load_csv(path, "2", header="no").targets) == 3
+        path.write_text("a b;y\n1;2\n3;5\n")
+        assert load_csv(path, "y", delimiter="semicolon").feature_names == ("a b",)
+        path.write_text("a\ty\n1\t2\t3\n")
+        with pytest.raises(DataError, match="separated by tab"):
+            load_csv(path, "y", delimiter="tab")
+        for options in ({"delimiter": ";"}, {"decimal": ";"}, {"header": "?"}, {"missing": "?"}):
+            with pytest.raises(UserError, match="write"):
+                load_csv(path, "y", **options)
+
+    def test_text_columns_are_encoded(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("sex,a,y\nM,1,2\nF,2,3\n I,4,5\nM,7,1\n")
+        with pytest.raises(DataError, match=r"'M' in data row 1.*\(one_hot\).*\(drop\)"):
+            load_csv(path, "y")
+        data = load_csv(path, "y", one_hot=["sex"])
+        assert data.feature_names == ("sex=F", "sex=I", "sex=M", "a")
+        expected = [[0, 0, 1, 1], [1, 0, 0, 2], [0, 1, 0, 4], [0, 0, 1, 7]]
+        np.testing.assert_array_equal(data.features, expected)
+        path.write_text("sex,sex=F,y\nM,1,2\nF,2,3\n")
+        with pytest.raises(DataError, match="a column 'sex=F' already"):
+            load_csv(path, "y", one_hot=["sex"])
+        path.write_text("sex,a,y\nM,1,2\n,2,3\n")
+        with pytest.raises(DataError, match=r"gap in data row 2.*missing drop"):
+            load_csv(path, "y", one_hot=["sex"])
+        path.write_text("n,a,y\n" + "".join(f"n{i},{i},{-i}\n" for i in range(1001)))
+        with pytest.raises(DataError, match=r"1,001 different values.*\(drop\)"):
+            load_csv(path, "y", one_hot=["n"])
+
+    def test_several_targets(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("a,y,z\n1,2,3\n3,5,7\n")
+        data = load_csv(path, ["z", "y"])
+        np.testing.assert_array_equal(data.targets, [[3, 2], [7, 5]])
+        assert data.target_names == ("z", "y")
+        assert data.title == "table (z and y)"
+        for options in ({"drop": ["y"]}, {"one_hot": ["y"]}):
+            with pytest.raises(UserError, match="'y' is a target"):
+                load_csv(path, "y", **options)
+        with pytest.raises(DataError, match=r"no column 'b' \(drop\)"):
+            load_csv(path, "y", drop=["b"])
+
+    @pytest.mark.parametrize("value", ["1.7e308", "1e160"])
+    @pytest.mark.parametrize("scaling", ["standard", "whiten"])
+    def test_a_huge_number_makes_no_column_of_zeros(self, tmp_path, value, scaling):
+        path = tmp_path / "table.csv"
+        path.write_text(f"a,b,y\n1,2,3\n2,{value},4\n3,1,7\n")
+        with pytest.raises(DataError, match=r"column 'b' holds numbers up to .*squares overflow"):
+            make_problem(load_csv(path, "y"), scaling=scaling)
+
+    def test_a_data_frame_is_a_problem(self):
+        frame = pd.DataFrame(ROWS, columns=["a", "b ", "y"], index=[7] * 12)
+        frame["kind"] = pd.Categorical(["p", "q", "r"] * 4)
+        frame["whole"] = pd.array([*range(11), None], "Int64")
+        with pytest.raises(DataError, match=r"'whole' has a gap in data row 12.*\(missing drop\)"):
+            problem_from_frame(frame, "y", one_hot="kind")
+        problem = problem_from_frame(frame, "y", one_hot="kind", missing="drop", scaling="center")
+        kinds = np.array([[i % 3 == k for k in range(3)] for i in range(11)], float)
+        X = np.column_stack([ROWS[:11, :2], kinds, np.arange(11)])
+        np.testing.assert_allclose(problem.features, X - X.mean(axis=0), atol=1e-15)
+        np.testing.assert_allclose(problem.targets, ROWS[:11, 2:] - ROWS[:11, 2:].mean())
+        assert problem_from_frame(frame, ["y", "a"], drop=["kind", "whole"]).num_outputs == 2
 
 
 class TestGasLike:

@@ -484,6 +484,32 @@ def test_redirect_to_http(serve, tmp_path):
     assert files_below(download_into(url, tmp_path)) == sorted(NAMES)
 
 
+def test_redirect_to_another_server(serve, tmp_path):
+    """By another name: the address that was asked for is 127.0.0.1."""
+    url, requested = serve(send(b"", 302, Location="http://localhost:9/x.zip"))
+    archive = fetch.Archive("a", ("x",), url, PAGE)
+    with pytest.raises(DataError, match="redirected to another server, localhost"):
+        download.download(archive, lambda _: None, cache_dir=tmp_path)
+    assert len(requested) == 1
+
+
+def test_an_archive_that_is_longer_than_it_says_takes_little_memory(serve, tmp_path):
+    """Half a megabyte that unpacks to 512 MiB, of which the directory promises 1000 bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        with packed.open("x", "w", force_zip64=True) as member:
+            for _ in range(2**9):
+                member.write(bytes(2**20))
+        packed.filelist[0].file_size = 1000
+    url, _ = serve(send(content.getvalue()))
+    archive = fetch.Archive("a", ("x",), url, PAGE)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="no sound zip archive"):
+        download.download(archive, lambda _: None, cache_dir=tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
 def test_redirect_from_https_to_http(tmp_path, monkeypatch):
     asked = []
 

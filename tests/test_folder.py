@@ -1,9 +1,12 @@
 """A run's folder: what may go on, what is set aside, who may come in."""
 
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -269,15 +272,81 @@ def test_folders_that_are_no_runs_are_never_touched(tmp_path):
         with pytest.raises(ForeignFolderError, match="choose an empty folder"):
             RunFolder(path).check(identity(), overwrite=overwrite)
         with pytest.raises(ForeignFolderError):
-            RunFolder(path).settle(identity(), overwrite=overwrite)
+            RunFolder(path).prepare(identity(), overwrite=overwrite)
     assert contents(path) == before
+
+
+def test_a_user_s_own_checkpoints_are_never_touched(tmp_path):
+    path = tmp_path / "mine"
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "checkpoints" / "best.npz").write_text("precious")
+    before = contents(path)
+    for overwrite in (False, True):
+        with pytest.raises(ForeignFolderError, match=r"not a run's \(best\.npz\)"):
+            RunFolder(path).prepare(identity(), overwrite=overwrite)
+    assert contents(path) == before
+    # Beside those of a run: the run goes on, and is not replaced.
+    folder = write_run(tmp_path / "run", identity())
+    (folder.checkpoints / "best.npz").write_text("precious")
+    (folder.checkpoints / "0-0-0.000001.npz.bak").write_text("precious")
+    (folder.checkpoints / "1-0-0.000001.npz").mkdir()
+    before = contents(folder.path)
+    with pytest.raises(
+        ForeignFolderError, match=r"\(0-0-0.000001.npz.bak, 1-.*, best\.npz\): move"
+    ):
+        folder.prepare(identity(bias=True), overwrite=True)
+    folder.prepare(identity(num_steps=20), overwrite=False)
+    assert contents(folder.path) == before
+
+
+def test_a_user_s_own_files_are_not_replaced(tmp_path):
+    folder = write_run(tmp_path / "run", identity(), finished=False)
+    own = [folder.path / name for name in ("summary.csv", "figures/speed_up.png")]
+    own[1].parent.mkdir()
+    for path in own:
+        path.write_text("mine")
+    with pytest.raises(UserError, match=r"not the run's.*\(summary\.csv, figures/speed_up\.png\)"):
+        folder.announce([*own, folder.path / "report.html"])
+    assert folder.listed() == ()
+    folder.keep(())
+    assert [path.read_text() for path in own] == ["mine", "mine"]
+    # What a call that was killed has announced is its own.
+    folder.announce([folder.path / "report.html"])
+    (folder.path / "report.html").write_text("half")
+    folder.announce([folder.path / "report.html"])
+    folder.keep(())
+    assert not (folder.path / "report.html").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_files_cannot_be_locked_the_file_is_the_lock(tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = RunFolder(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    lock = tmp_path / ".lock"
+    # Left by a process on another system, where locks end with their owners.
+    lock.touch()
+    words = f"if none is, on no computer, remove {lock}"
+    with pytest.raises(UserError, match=words), folder.locked():
+        pass
+    os.utime(lock, (0, 0))
+    for _ in range(2):
+        with folder.locked():
+            assert lock.read_text()
+            with pytest.raises(UserError, match="another process is at work"), folder.locked():
+                pass
+        assert not lock.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_run_with_other_settings_is_named_and_left(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     before = contents(folder.path)
     with pytest.raises(UserError, match=r"bias: False there, True here.*overwrite"):
-        folder.settle(identity(bias=True), overwrite=False)
+        folder.prepare(identity(bias=True), overwrite=False)
     assert contents(folder.path) == before
 
 
@@ -294,20 +363,20 @@ def test_a_replaced_run_is_kept_until_the_new_one_has_a_checkpoint(tmp_path):
     before = contents(folder.path)
     new = identity(bias=True)
     for _ in range(3):  # several processes look after the folder in turn
-        folder.settle(new, overwrite=True)
+        folder.prepare(new, overwrite=True)
         assert folder.stored() is None
         assert {p.name for p in (folder.path / "figures").iterdir()} == {Path(m).name for m in MINE}
-        kept = {k.removeprefix("replaced/"): v for k, v in contents(folder.path).items()}
+        kept = {k.removeprefix(".replaced/"): v for k, v in contents(folder.path).items()}
         assert kept == before
         folder.checkpoints.mkdir(exist_ok=True)
     # The new run was killed before its first checkpoint: the old one is put back.
-    folder.settle(identity(), overwrite=False)
+    folder.prepare(identity(), overwrite=False)
     assert contents(folder.path) == before
-    folder.settle(new, overwrite=True)
+    folder.prepare(new, overwrite=True)
     folder.checkpoints.mkdir()
     folder.save_manifest(Manifest(new, (ROUND,), ((2,),), "a machine"))
     (folder.checkpoints / CHUNK_FILE).write_text("new")
-    folder.settle(new, overwrite=True)
+    folder.prepare(new, overwrite=True)
     assert folder.stored() == new
     assert set(contents(folder.path)) == {
         "notes.txt", *MINE, f"checkpoints/{CHUNK_FILE}", "checkpoints/manifest.json"
@@ -342,16 +411,16 @@ def test_a_move_broken_off_anywhere_loses_nothing(tmp_path, monkeypatch, aside, 
         with monkeypatch.context() as patch:
             patch.setattr(type(folder.path), "replace", limited(moves))
             try:
-                folder.settle(wanted, overwrite=overwrite)
+                folder.prepare(wanted, overwrite=overwrite)
             except KilledError:
                 pass
             except UserError:
                 assert not begun
                 assert not overwrite
-        together = {k.removeprefix("replaced/"): v for k, v in contents(folder.path).items()}
+        together = {k.removeprefix(".replaced/"): v for k, v in contents(folder.path).items()}
         assert together == before
     if begun:
-        folder.settle(identity(), overwrite=False)
+        folder.prepare(identity(), overwrite=False)
         assert contents(folder.path) == before
 
 
@@ -362,7 +431,7 @@ def test_names_of_figures_lead_out_of_no_folder(tmp_path):
     names = ["../../precious", str(outside.with_suffix("")), "", ".", "..", "\0", "x" * 5000, 3]
     folder = write_run(tmp_path / "run", identity(record=names))
     (folder.path / "figures" / "folder.png").mkdir()
-    folder.settle(identity(bias=True), overwrite=True)
+    folder.prepare(identity(bias=True), overwrite=True)
     assert outside.read_text() == "precious"
     assert (folder.path / "figures" / "folder.png").is_dir()
     assert not (folder.path / "figures" / "excess_loss.png").exists()
@@ -378,13 +447,17 @@ def test_what_was_made_of_other_results_is_removed(tmp_path):
     assert there & {*DERIVED} == {"summary.csv", "figures/sharpness.pdf"}
     assert there >= {*MINE, "results.nc", "config.json"}
     # The same results once more: what was made of them stays.
+    folder.announce([folder.path / "prediction.csv"])
     (folder.path / "prediction.csv").write_text("of these results")
+    (folder.path / "report.html").write_text("mine, since it is not listed")
     folder.finish(results, {}, identity(num_steps=20))
-    assert set(contents(folder.path)) == there | {"prediction.csv"}
+    there |= {"prediction.csv", "report.html"}
+    assert set(contents(folder.path)) == there
     # A call that was broken off has left no config.json: nothing is known of what is there.
     (folder.path / "config.json").unlink()
     folder.finish(results, {}, identity(num_steps=20))
-    assert set(contents(folder.path)) == there - {"summary.csv", "figures/sharpness.pdf"}
+    removed = {"summary.csv", "figures/sharpness.pdf", "prediction.csv"}
+    assert set(contents(folder.path)) == there - removed
 
 
 def test_results_of_another_run_are_refused(tmp_path):
@@ -443,8 +516,10 @@ def test_a_run_extended_by_the_library_keeps_no_table_of_the_shorter_one(tmp_pat
     problem = Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
     config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=5)
     run_sweep(problem, config, folder=tmp_path)
-    for name in ("summary.csv", "report.html"):
-        (tmp_path / name).write_text("of 5 steps")
+    made = [tmp_path / name for name in ("summary.csv", "report.html")]
+    RunFolder(tmp_path).announce(made)
+    for path in made:
+        path.write_text("of 5 steps")
     run_sweep(problem, config, folder=tmp_path)
     assert (tmp_path / "summary.csv").exists()
     run_sweep(problem, dataclasses.replace(config, num_steps=9), folder=tmp_path)
@@ -455,7 +530,7 @@ def test_a_run_extended_by_the_library_keeps_no_table_of_the_shorter_one(tmp_pat
 def test_an_unfinished_run_goes_on_even_with_overwrite(tmp_path):
     folder = write_run(tmp_path / "run", identity(), finished=False)
     before = contents(folder.path)
-    folder.settle(identity(), overwrite=True)
+    folder.prepare(identity(), overwrite=True)
     assert contents(folder.path) == before
 
 
@@ -464,7 +539,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     before = contents(folder.path)
     for place in ("", "checkpoints", "figures"):
         (folder.path / place / ".partial-0-0-0-abc.npz").write_text("half")
-    folder.settle(identity(num_steps=20), overwrite=False)
+    folder.prepare(identity(num_steps=20), overwrite=False)
     assert contents(folder.path) == before
 
 
@@ -655,4 +730,4 @@ def test_checkpoints_of_the_version_before_chunks(tmp_path):
     replaced, _ = run_sweep(small_problem(), longer, folder=tmp_path, overwrite=True)
     assert replaced.sizes["step"] == 10
     assert not list((tmp_path / "checkpoints").glob("part*"))
-    assert not (tmp_path / "replaced").exists()
+    assert not (tmp_path / ".replaced").exists()

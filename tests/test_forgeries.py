@@ -1,5 +1,6 @@
 """Files and folders that somebody else made, with right checksums: refused, or harmless."""
 
+import base64
 import io
 import json
 import os
@@ -9,13 +10,22 @@ import zlib
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from rich.table import Table
+from test_folder import identity, write_run
+from test_statistics import general
 
-from implicit_accel import DataError
+from implicit_accel import DataError, UserError
+from implicit_accel.experiments import compilation
+from implicit_accel.experiments.cli import make_console
+from implicit_accel.exports import csv_text
 from implicit_accel.files import load_json, open_plain, seal
 from implicit_accel.netcdf import load_netcdf, save_netcdf
+from implicit_accel.pages.sweep import page
 from implicit_accel.store.chunks import ChunkFile
+from implicit_accel.store.folder import RunFolder
 
 SECRET = b"words that are nobody else's business"
 
@@ -233,3 +243,107 @@ def test_json_is_parsed_or_no_value(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError):  # noqa: PT011  all of its kinds
             load_json(path)
+
+
+# --- folders ---
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("checkpoints", "figures", ".replaced"):
+        path = tmp_path / name.strip(".")
+        path.mkdir()
+        (path / name).symlink_to(elsewhere)
+        folder = RunFolder(path)
+        with pytest.raises(UserError, match="is a link to another folder"), folder.locked():
+            pass
+        with pytest.raises(UserError, match="is a link to another folder"):
+            folder.check(identity(), overwrite=True)
+    assert not any(elsewhere.iterdir())
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path, secret):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(secret)
+    with pytest.raises(UserError, match="is a link"), RunFolder(tmp_path / "run").locked():
+        pass
+    assert secret.read_bytes() == SECRET * 100
+
+
+def test_files_of_a_run_that_are_links_are_replaced_and_not_followed(tmp_path, secret):
+    folder = write_run(tmp_path / "run", identity())
+    for name in ("results.nc", "config.json", "summary.csv", "figures/excess_loss.png"):
+        (folder.path / name).unlink()
+        (folder.path / name).symlink_to(secret)
+    assert folder.finished() is None
+    results = general({"width": (1, 2), "seed": (0, 1)})
+    folder.finish(results, {}, identity())
+    assert secret.read_bytes() == SECRET * 100
+    assert not (folder.path / "results.nc").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../precious.txt", "/etc/passwd", "figures/../../precious.txt", "figures/..", "figures/",
+     "notes.txt", "figures/a/b.png", "figures/notes.txt", "", 3, None, ["figures/a.png"]],
+)  # fmt: skip
+def test_a_list_names_no_other_files(tmp_path, name):
+    (tmp_path / "precious.txt").write_text("mine")
+    folder = write_run(tmp_path / "run", identity())
+    (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "figures" / "notes.txt").write_text("mine")
+    (folder.path / ".files.json").write_text(json.dumps([name, "figures/sharpness.pdf"]))
+    assert folder.listed() == ("figures/sharpness.pdf",)
+    folder.keep(())
+    assert (tmp_path / "precious.txt").exists()
+    assert (folder.path / "notes.txt").exists()
+    assert (folder.path / "summary.csv").exists()
+    assert not (folder.path / "figures" / "sharpness.pdf").exists()
+
+
+def test_a_figure_that_is_a_link_is_not_shown(tmp_path, secret):
+    link, figure = tmp_path / "a.png", tmp_path / "b.png"
+    link.symlink_to(secret)
+    figure.write_bytes(b"\x89PNG")
+    text = page(
+        general({"width": (1, 2), "seed": (0, 1)}), command="", versions={},
+        best_by="target", figures=[link, figure],
+    )  # fmt: skip
+    assert base64.b64encode(SECRET * 100).decode()[:40] not in text
+    assert base64.b64encode(b"\x89PNG").decode() in text
+
+
+def test_no_text_gives_the_terminal_orders():
+    stream = io.StringIO()
+    console = make_console()
+    console.file = stream
+    table = Table("a\x1b[2Jb")
+    table.add_row("c\x07\x9b31md")
+    console.print("one\x1b]0;title\x07\ntwo \u202e", table)
+    assert all(c.isprintable() or c == "\n" for c in stream.getvalue())
+    assert "one\ufffd]0;title\ufffd\ntwo \ufffd" in stream.getvalue()
+
+
+def test_no_cell_is_a_formula():
+    table = pd.DataFrame(
+        {
+            "=1+1": ["@SUM(A1)", "-", "x"],
+            "b": ["+1", "-2+3", "=cmd|' /C calc'!A0"],
+            "c": [-1.5, 2, 3],
+        }
+    )
+    text = csv_text(table)
+    assert pd.read_csv(io.StringIO(text)).to_dict("list") == {
+        "'=1+1": ["'@SUM(A1)", "-", "x"], "b": ["+1", "'-2+3", "'=cmd|' /C calc'!A0"],
+        "c": [-1.5, 2, 3],
+    }  # fmt: skip
+    assert csv_text(table[["c"]]) == table[["c"]].to_csv(index=False)
+
+
+def test_a_cache_that_others_can_write_to_is_refused(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="other users can write there"):
+        compilation.keep_programs(str(folder))

@@ -60,6 +60,15 @@ def test_a_reserved_name_is_refused_wherever_it_is_given(name):
             train(axes={name: [1.0, 2.0]})
 
 
+def test_long_names_are_refused_before_training():
+    for name in ("x" * 101, "ä" * 51):
+        with pytest.raises(ia.UserError, match="at most 100 bytes"):
+            train(record={name: lambda point: point.step})
+        with pytest.raises(ia.UserError, match="at most 100 bytes"):
+            train(axes={name: [1.0, 2.0]})
+    assert "x" * 100 in train(record={"x" * 100: lambda point: point.step})
+
+
 def test_names_of_axes_observables_and_auxiliary_values_do_not_meet():
     with pytest.raises(ia.UserError, match="record 'width': an axis or something else"):
         ia.sweep(

@@ -14,6 +14,7 @@ import sys, time
 from implicit_accel.experiments.stopping import watched_signals
 def say(text): print(text, flush=True)
 with watched_signals(say) as stop:
+    stop.is_training = "compiles" not in sys.argv
     say("listening")
     end = time.monotonic() + 60
     while time.monotonic() < end and not (stop() and "obeys" in sys.argv):
@@ -45,6 +46,15 @@ def test_the_second_signal_ends_at_once_what_does_not_obey_the_first(number):
     assert process.returncode == 128 + number
     assert output == ""
     assert time.monotonic() - begin < 30  # of the 60 seconds that it would have gone on for
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_training_the_first_signal_ends(number):
+    process = started("compiles")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert output == "stopped before training: nothing is lost\n"
 
 
 def test_the_first_signal_only_asks():

@@ -449,3 +449,16 @@ def test_the_program_trains_a_task_out_of_a_file(tmp_path):
 )
 def test_bad_flags_for_tasks(flags, words):
     expect_usage_error(run("sweep", *flags), *words)
+
+
+def test_a_task_that_ends_python_is_no_success(tmp_path):
+    (tmp_path / "a.py").write_text("import sys\nsys.exit(0)\n")
+    expect_usage_error(run("sweep", "--task", f"{tmp_path}/a.py:task"), "cannot be run (SystemExit")
+    (tmp_path / "b.py").write_text(
+        "import sys\nimport jax.numpy as jnp\nimport implicit_accel as ia\n"
+        "task = ia.from_loss(lambda w, b: sys.exit(0), init=lambda key: jnp.ones(2), data=None)\n"
+    )
+    result = run("sweep", "--task", f"{tmp_path}/b.py:task", *SHORT, "--output_dir", tmp_path / "r")
+    assert result.returncode == 1
+    assert "ended Python (sys.exit) before there were results" in result.stderr
+    assert "Traceback" not in result.stderr

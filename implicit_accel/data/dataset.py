@@ -29,6 +29,7 @@ class Dataset:
         source: One line: where the data are from, their licence and what to cite.
         title: A short label for figures and tables.
         is_stand_in: Whether the data are generated in place of measured ones.
+        notes: What was done to make numbers of a file, where that is not obvious.
 
     Raises:
         DataError: Shapes or names do not fit together, fewer than 2 rows, or a value that is not
@@ -43,6 +44,7 @@ class Dataset:
     source: str
     title: str
     is_stand_in: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the arrays and makes them read-only."""

@@ -5,6 +5,7 @@ unpacked outside the cache, unpickled or executed.
 """
 
 import contextlib
+import hashlib
 import tempfile
 import time
 import zipfile
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pooch
 import requests  # what pooch downloads with: needed here for the names of its errors
@@ -56,8 +57,9 @@ def download(
 ) -> Path:
     """Downloads an archive and places its members, once they are checked, in the cache.
 
-    No checksum is asked of the archive: a server that repacks its zip must not lock users out, so
-    the contents are what counts. The archive itself is never kept, and each file is moved into
+    An archive with the published checksum is good. One with another may have been packed anew,
+    which must not lock users out: then each member with a known checksum must have it. The archive
+    itself is never kept, and each file is moved into
     place whole, so a failure or another process at the same work leaves no damaged file.
 
     Args:
@@ -78,7 +80,11 @@ def download(
         # Nameless and in the cache: a full disk shows early, and nothing is left behind.
         with tempfile.TemporaryFile(dir=folder) as file:
             _download_to(file, url, progress)
-            return _read_members(file, archive.members)
+            members = _read_members(file, archive.members)
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != archive.sha256:
+                _check_digests(archive, members)
+            return members
 
     return _place(archive, (archive.url,), get, check, cache_dir)
 
@@ -187,9 +193,16 @@ def _download_to(file: BinaryIO, url: str, progress: Progress | None) -> None:
 
 def _check_redirect(answer: requests.Response, **_: object) -> None:
     """Called with every answer, also with those that point elsewhere."""
-    target = answer.headers.get("location", "") if answer.is_redirect else ""
-    if urlsplit(answer.url).scheme == "https" and urlsplit(target).scheme == "http":
+    if not answer.is_redirect:
+        return
+    here = urlsplit(answer.url)
+    there = urlsplit(urljoin(answer.url, answer.headers["location"]))
+    if here.scheme == "https" and there.scheme == "http":
         raise DataError("it was redirected from https to http, which anybody could alter")
+    if there.scheme in ("http", "https") and there.hostname != here.hostname:
+        raise DataError(
+            f"it was redirected to another server, {there.hostname}, which was not asked for"
+        )
 
 
 class _Transfer:
@@ -271,7 +284,17 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
             f"{name!r} in the zip archive would unpack from {info.compress_size} to "
             f"{info.file_size} bytes, more than a data file can"
         )
-    return archive.read(info)  # reads no more than file_size, and checks its CRC
+    # In pieces: asked for all at once, zipfile unpacks up to 2 GiB before it cuts off what the
+    # archive's directory does not promise. The CRC is checked at the end.
+    with archive.open(info) as member:
+        return b"".join(iter(lambda: member.read(2**16), b""))
+
+
+def _check_digests(archive: Archive, members: Mapping[str, bytes]) -> None:
+    for name, known in archive.digests.items():
+        found = hashlib.sha256(members[name]).hexdigest()
+        if found != known:
+            raise DataError(f"{name} is not the published file (SHA-256 {found}, not {known})")
 
 
 def _reason(error: Exception) -> str:

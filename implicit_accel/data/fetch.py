@@ -1,8 +1,8 @@
 """Where data files lie: the user's folders or the cache (`download` fills it)."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -34,6 +34,9 @@ class Archive:
         members: The archive's members that are used, all at its top level.
         url: Address of the zip archive, http or https.
         page: The page from which a person gets the files by hand.
+        sha256: Digest of the archive as it was published; empty if it is not known.
+        digests: SHA-256 of members, as far as they are known, by name. They decide where the
+            archive was packed anew.
 
     Raises:
         UserError: The address is not an http(s) one.
@@ -43,6 +46,8 @@ class Archive:
     members: tuple[str, ...]
     url: str
     page: str
+    sha256: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the address."""

@@ -180,7 +180,8 @@ def make_problem(
 
     Raises:
         UserError: If a setting is out of range.
-        DataError: If a training column is constant and has to be scaled, or the labels are.
+        DataError: If a training column is constant and has to be scaled, or the labels are; or if
+            its squares overflow.
     """
     preparation = Preparation(scaling, held_out_fraction, split_seed)
     scaling, split_seed = preparation.scaling, preparation.split_seed
@@ -204,6 +205,7 @@ def make_problem(
     if scaling == "standard":
         x_scale, y_scale = 1 / _spread(X, dataset.feature_names), 1 / y_std
     elif scaling == "whiten":
+        _spread(X, dataset.feature_names, may_be_constant=True)
         x_scale = _whitening(X - x_mean)
         cross = (Y - y_mean).T @ ((X - x_mean) @ x_scale) / len(X)
         norm = float(np.linalg.norm(cross))
@@ -234,12 +236,21 @@ def make_problem(
     )
 
 
-def _spread(columns: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Standard deviations (divisor n) of columns that must vary."""
-    std = columns.std(axis=0)
+def _spread(
+    columns: np.ndarray, names: tuple[str, ...], *, may_be_constant: bool = False
+) -> np.ndarray:
+    """Standard deviations (divisor n) of columns that must vary, if nothing else is said."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        std = columns.std(axis=0)
+    if not np.isfinite(std).all():
+        k = int(np.argmax(~np.isfinite(std)))
+        raise DataError(
+            f"column {names[k]!r} holds numbers up to {np.abs(columns[:, k]).max():g}, too large "
+            "to be scaled: their squares overflow. Correct the values, or remove the column"
+        )
     # A column of equal numbers may come out a rounding error away from 0.
     noise = np.finfo(np.float64).eps * len(columns) * np.abs(columns).max(axis=0)
-    if (std <= noise).any():
+    if (std <= noise).any() and not may_be_constant:
         constant = names[int(np.argmax(std <= noise))]
         raise DataError(
             f"column {constant!r} is constant over the training rows: remove it, or choose "

@@ -74,6 +74,8 @@ _MOST_LOSSES = 30
 # idle. With this, 4 workers on chunks of a second are busy 98 % of the time, without it 81 %
 # (benchmarks/scale_out.py).
 SCHEDULER_SETTINGS = {"distributed.scheduler.worker-saturation": 1.0}
+# Dask's workers look at their threads a hundred times a second: 4 % of a core that is computing.
+_WORKER_SETTINGS = {"distributed.worker.profile.enabled": False}
 
 # A program holds the state of one call: workers that are threads of a process take turns.
 _TRAINING = threading.Lock()
@@ -341,6 +343,7 @@ def local_workers(
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
             env=dict(environment or {}),
+            config=_WORKER_SETTINGS,
         )
     with cluster, Client(cluster) as client:
         client.register_plugin(PinToCores(dict(enumerate(cores))))

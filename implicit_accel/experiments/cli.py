@@ -13,17 +13,18 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 from absl import flags
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from implicit_accel import fields, summary
 from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
-from implicit_accel.files import printable
+from implicit_accel.files import printable, printable_lines
 from implicit_accel.progress import ProgressBar
 from implicit_accel.statistics import BEST_BY
 
@@ -160,6 +161,13 @@ def _obeying_signals(main: Callable[[], None]) -> NoReturn:
         _fail(str(error))
     except ProgramError as error:
         _fail(str(error), EXIT_FAILURE)
+    except SystemExit:
+        # No program ends in this way: a task's own code has, perhaps with the code of a success.
+        _fail(
+            "a task's code ended Python (sys.exit) before there were results: let it return, or "
+            "raise an exception",
+            EXIT_FAILURE,
+        )
     except Stopped as stopped:
         # Without taking the interpreter down: XLA's threads may be at work still, and crash then.
         with contextlib.suppress(OSError):  # nobody may be listening any more
@@ -453,10 +461,17 @@ def _remove_empty(folders: list[Path]) -> None:
 def make_console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when its output goes to a file."""
     # No markup: square brackets are intervals, or part of somebody's file name.
-    console = Console(stderr=stderr, highlight=False, markup=False)
+    console = _Console(stderr=stderr, highlight=False, markup=False)
     if console.is_terminal:
         return console
-    return Console(stderr=stderr, highlight=False, markup=False, width=150)
+    return _Console(stderr=stderr, highlight=False, markup=False, width=150)
+
+
+class _Console(Console):
+    """A console whose texts cannot give the terminal orders, wherever they come from."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_lines(text), **options)
 
 
 def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:

@@ -23,7 +23,7 @@ from implicit_accel import summary
 from implicit_accel.comparison import compare, differences, of_run, with_ends
 from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
-from implicit_accel.exports import save_text
+from implicit_accel.exports import csv_text, save_text
 from implicit_accel.figure_files import COMPARISON_FIGURES, remove_figures
 from implicit_accel.latex import to_latex
 from implicit_accel.loading import load_run
@@ -165,7 +165,7 @@ def main(folders: list[str]) -> None:
             console.print(f"→ {name}: {sentence}", soft_wrap=True)
     written = []
     if _CSV.value:
-        written.append(save_text(table.to_csv(index=False), Path(_CSV.value)))
+        written.append(save_text(csv_text(table), Path(_CSV.value)))
     if _LATEX.value:
         written.append(save_text(to_latex(shown, caption=f"{title}."), Path(_LATEX.value)))
     names = ", ".join(map(str, written))

@@ -53,7 +53,7 @@ def keep_programs(asked: str | None = None) -> None:
         asked: The folder, or ``none`` to compile always; the user's cache unless given.
 
     Raises:
-        UserError: If ``asked`` is no folder.
+        UserError: If ``asked`` is no folder, or other users can write to it.
     """
     if asked == _OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -82,13 +82,20 @@ def _make_folder(asked: str | None) -> Path | None:
             raise ValueError("no name")
         folder = cache_folder() / "compiled" if asked is None else cache_folder(asked)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if asked is not None or _is_private(folder) else None
+        if _is_private(folder):
+            return folder
     except (FileExistsError, ValueError):  # a file, no path, or ~somebody who does not exist
         if asked is None:
             return None
         raise UserError(f"--compilation_cache {asked!r} is no folder; name one, or none") from None
     except OSError:
         return None
+    if asked is None:
+        return None
+    raise UserError(
+        f"--compilation_cache {asked}: other users can write there, and what they wrote would be "
+        "run: empty it and take their right (chmod go-w), name a folder of your own, or none"
+    )
 
 
 def _is_private(folder: Path) -> bool:

@@ -8,6 +8,7 @@ python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
@@ -19,7 +20,13 @@ from implicit_accel.experiments.sweep_page import command_of, write_page
 from implicit_accel.figure_files import SWEEP_FIGURES, remove_figures
 from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
-from implicit_accel.results import FIGURES_FOLDER, PAGE_FILE, SUMMARY_FILE, observed
+from implicit_accel.results import (
+    FIGURES_FOLDER,
+    PAGE_FILE,
+    PREDICTION_FILE,
+    SUMMARY_FILE,
+    observed,
+)
 from implicit_accel.statistics import summarise
 from implicit_accel.store.folder import RunFolder
 
@@ -51,13 +58,22 @@ def main() -> None:
     folder = run if run.is_dir() else run.parent
     figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER
     page = (figures if _FIGURES.value else folder) / PAGE_FILE
+    names = (*SWEEP_FIGURES, *observed(results))
+    is_own = not _FIGURES.value and RunFolder(folder).finished() is not None
     try:
-        paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
-        remove_figures(figures, (*SWEEP_FIGURES, *observed(results)), keep=paths)
-        command = command_of(folder)
-        write_page(results, page, command=command, figures=paths, best_by=_BEST_BY.value)
-        if not _FIGURES.value and RunFolder(folder).finished() is not None:
-            save_table(table, folder / SUMMARY_FILE)
+        with RunFolder(folder).locked() if is_own else contextlib.nullcontext():
+            if is_own:
+                planned = [figures / f"{name}.{ending}" for name in names for ending in formats]
+                RunFolder(folder).announce([*planned, page, folder / SUMMARY_FILE])
+            paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
+            command = command_of(folder)
+            write_page(results, page, command=command, figures=paths, best_by=_BEST_BY.value)
+            if is_own:
+                save_table(table, folder / SUMMARY_FILE)
+                made = [*paths, page, folder / SUMMARY_FILE, folder / PREDICTION_FILE]
+                RunFolder(folder).keep(made)
+            else:
+                remove_figures(figures, names, keep=paths)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
     console.print(f"{len(paths)} figures in {figures}, {page}", soft_wrap=True)

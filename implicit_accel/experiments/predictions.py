@@ -13,6 +13,7 @@ from implicit_accel.errors import UserError
 from implicit_accel.executors import Executor
 from implicit_accel.experiment import Experiment
 from implicit_accel.experiments import cli
+from implicit_accel.exports import csv_text
 from implicit_accel.files import atomic_path
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.theory.predict import Predictions, predict
@@ -104,4 +105,4 @@ def print_beside(table: pd.DataFrame, console: Console) -> None:
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Writes a table, or nothing."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+        temporary.write_text(csv_text(table), encoding="utf-8")

@@ -196,9 +196,10 @@ def main() -> None:
         RunFolder(folder).locked(),
         executors.opened(log, LocalExecutor, workers=choose_workers(len(claims))) as executor,
     ):
-        remove_partial(folder, deep=False)
+        remove_partial(folder)
         for claim in CLAIMS:
-            remove_partial(folder / claim.id)
+            for each in (folder / claim.id).glob("**"):
+                remove_partial(each)
         for lock in folder.glob(".*-*.lock"):  # killed workers left them
             lock.unlink()
         for number, (claim, seconds) in enumerate(run_claims(claims, setup, executor, log), 1):

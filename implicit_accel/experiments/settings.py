@@ -432,4 +432,7 @@ def load_dataset(console: Console) -> Dataset:
             )
     options = read(chosen.options, given())
     with cli.progress_bar(console, "downloading") as report:
-        return chosen.load(**options, progress=report)
+        dataset = chosen.load(**options, progress=report)
+    if dataset.notes:
+        console.print(f"{dataset.title}: {'; '.join(dataset.notes)}", soft_wrap=True)
+    return dataset

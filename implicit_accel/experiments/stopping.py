@@ -77,9 +77,12 @@ class StopRequest:
 
     Attributes:
         number: The signal that asked; None before that.
+        is_training: Whether there is something to save. Before that, a program is compiled, which
+            may take minutes and looks at nothing: the first signal ends the process at once.
     """
 
     number: int | None = None
+    is_training: bool = False
 
     def __call__(self) -> bool:
         """Whether it has."""
@@ -99,6 +102,8 @@ class StopRequest:
 def watched_signals(report: Callable[[str], object]) -> Iterator[StopRequest]:
     """Turns the first SIGINT or SIGTERM into a request, and makes the second end the process.
 
+    Before training, the first ends it.
+
     Args:
         report: Told that the first has been heard.
     """
@@ -113,6 +118,9 @@ def watched_signals(report: Callable[[str], object]) -> Iterator[StopRequest]:
             if request.number is not None:
                 os._exit(128 + number[0])
             request.number = number[0]
+            if not request.is_training:
+                report("stopped before training: nothing is lost")
+                os._exit(128 + number[0])
             report("stopping at the next checkpoint; once more ends at once, and is as safe")
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -15,7 +15,8 @@ explore the results in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,7 @@ from implicit_accel.experiments.settings import (
     build,
 )
 from implicit_accel.experiments.stopping import watched_signals
-from implicit_accel.figure_files import SWEEP_FIGURES, remove_figures
-from implicit_accel.files import remove_partial
+from implicit_accel.figure_files import SWEEP_FIGURES
 from implicit_accel.loading import load_run
 from implicit_accel.rates import next_own_rates
 from implicit_accel.results import (
@@ -63,7 +63,7 @@ from implicit_accel.results import (
     observed,
 )
 from implicit_accel.statistics import summarise
-from implicit_accel.store.folder import RunFolder
+from implicit_accel.store.folder import RunFolder, figure_names
 from implicit_accel.store.training import StoredTraining
 from implicit_accel.sweep import TRAINED_AGAIN
 from implicit_accel.theory.predict import Predictions
@@ -156,8 +156,24 @@ def local_executor() -> LocalExecutor:
     return LocalExecutor(devices, int(0.6 * available))
 
 
+def derived_files(folder: RunFolder, names: Iterable[str]) -> list[Path]:
+    """What the flags have written of a run, apart from its results.
+
+    Args:
+        folder: The run's.
+        names: Of its figures.
+    """
+    files = [folder.path / SUMMARY_FILE]
+    if PREDICT.value:
+        files.append(folder.path / PREDICTION_FILE)
+    if formats := cli.formats(FORMATS):
+        drawn = [f"{name}.{ending}" for name in names for ending in formats]
+        files += [folder.path / PAGE_FILE, *(folder.path / FIGURES_FOLDER / n for n in drawn)]
+    return files
+
+
 def report_results(
-    results: xr.Dataset, folder: Path, predicted: Predictions | None, command: Sequence[str]
+    results: xr.Dataset, folder: RunFolder, predicted: Predictions | None, command: Sequence[str]
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Writes a run's summary, and its figures and page if formats are given.
 
@@ -166,7 +182,7 @@ def report_results(
 
     Args:
         results: The run's.
-        folder: The run's.
+        folder: The run's, locked.
         predicted: Predictions to write and to draw, if any.
         command: What made the results.
 
@@ -174,32 +190,34 @@ def report_results(
         The table, and the files written.
     """
     best_by = BEST_BY.value
+    folder.announce(derived_files(folder, (*SWEEP_FIGURES, *observed(results))))
     table = summarise(results, best_by=best_by)
-    save_table(table, folder / SUMMARY_FILE)
-    made = [folder / SUMMARY_FILE]
+    save_table(table, folder.path / SUMMARY_FILE)
+    made = [folder.path / SUMMARY_FILE]
     if predicted is not None:
         beside = predicted.beside(results, best_by=best_by).assign(best_by=best_by)
-        save_table(beside, folder / PREDICTION_FILE)
-        made.append(folder / PREDICTION_FILE)
+        save_table(beside, folder.path / PREDICTION_FILE)
+        made.append(folder.path / PREDICTION_FILE)
     curve = None if predicted is None else predicted.curve
-    figures, formats = folder / FIGURES_FOLDER, cli.formats(FORMATS)
-    drawn: list[Path] = []
-    if formats:
-        # Imported here: errors and --help come half a second sooner without matplotlib.
-        from implicit_accel.plotting import save_figures
-
-        drawn = save_figures(results, figures, best_by=best_by, formats=formats, predicted=curve)
-    remove_figures(figures, (*SWEEP_FIGURES, *observed(results)), keep=drawn)
-    if not formats:
-        (folder / PAGE_FILE).unlink(missing_ok=True)
+    if not (formats := cli.formats(FORMATS)):
+        folder.keep([*made, folder.path / PREDICTION_FILE])
         return table, made
+    # Imported here: errors and --help come half a second sooner without matplotlib.
     from implicit_accel.experiments.sweep_page import write_page
+    from implicit_accel.plotting import save_figures
 
+    drawn = save_figures(
+        results, folder.path / FIGURES_FOLDER, best_by=best_by, formats=formats, predicted=curve
+    )
+    page = folder.path / PAGE_FILE
     write_page(
-        results, folder / PAGE_FILE, command=command, figures=drawn, best_by=best_by,
+        results, page, command=command, figures=drawn, best_by=best_by,
         predicted=curve,
     )  # fmt: skip
-    return table, [*made, *drawn, folder / PAGE_FILE]
+    made += [*drawn, page]
+    # Predictions do not depend on the rule, and stay as long as the results do.
+    folder.keep([*made, folder.path / PREDICTION_FILE])
+    return table, made
 
 
 def print_results(
@@ -255,13 +273,18 @@ def show_finished(
             )
             console.print(f"\n{what.format(folder.path)}", soft_wrap=True)
             return True
+    if not os.access(folder.path, os.W_OK):
+        print_results(summarise(results, best_by=BEST_BY.value), results, predicted, asked.title,
+                      console)  # fmt: skip
+        console.print(f"\nFrom {folder.path}, which cannot be written: its files stay as they are.")
+        return True
     with cli.output_folder(folder.path), folder.locked(patience=_PATIENCE):
-        remove_partial(folder.path)
+        folder.remove_partial()
         # Its settings are what is asked for; how it was asked for is told by its own.
         from implicit_accel.experiments.sweep_page import command_of
 
         command = command_of(folder.path) or cli.command("sweep")
-        table, _ = report_results(results, folder.path, predicted, command)
+        table, _ = report_results(results, folder, predicted, command)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\nThis run was already in {folder.path}; --overwrite trains it again.")
     return True
@@ -276,6 +299,8 @@ def train(
         Stopped: If a signal asked for it; the state is saved.
     """
     with watched_signals(log.print) as stop:
+        # Workers on this machine must be ended in order.
+        stop.is_training = not isinstance(executor, LocalExecutor)
         training = StoredTraining(
             folder,
             experiment,
@@ -286,6 +311,7 @@ def train(
         )
         with cli.progress_bar(log, title) as report:
             for progress in training.train():
+                stop.is_training = True
                 report(progress.done, progress.total)
                 stop.obey(_GO_ON)
     return training
@@ -366,7 +392,7 @@ def train_and_report(
     results, timing = training.results()
     command = cli.command("sweep")
     about = {"command": command, "compilations": programs.compiled} | asked.about | found
-    table, made = report_results(results, folder.path, predicted, command)
+    table, made = report_results(results, folder, predicted, command)
     folder.finish(results, about | training.about(timing), training.identity, made=made)
     print_results(table, results, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
@@ -388,7 +414,9 @@ def main() -> None:
         return
     compilation.keep_programs(compilation.asked_for())
     with cli.output_folder(folder.path), folder.locked():
-        folder.settle(target.asked.experiment().identity, overwrite=target.overwrite)
+        identity = target.asked.experiment().identity
+        folder.prepare(identity, overwrite=target.overwrite)
+        folder.announce(derived_files(folder, figure_names(identity)))
         with executors.opened(log, local_executor, seconds=CHECKPOINT_EVERY.value) as executor:
             train_and_report(target, executor, predicted, console, log)
 

@@ -50,7 +50,7 @@ def load_task(place: str) -> tuple[ModuleType, LossTask]:
         task = found if isinstance(found, LossTask) or not callable(found) else found()
     except UserError:
         raise
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         kind = type(error).__name__
         raise UserError(f"--task: {text} cannot be run ({kind}: {error})") from error
     if not isinstance(task, LossTask):

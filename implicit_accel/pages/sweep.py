@@ -9,6 +9,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from implicit_accel.files import open_plain
 from implicit_accel.pages import shell
 from implicit_accel.pages.explorer import assets, explorer, payload, summary_table
 from implicit_accel.plotting import Predicted
@@ -80,7 +81,7 @@ def page(
         f"<dt>{_safe(a)}</dt><dd>{_safe(b.format(rule=rule))}</dd>" for a, b in _HOW_TO_READ
     )
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
-    drawn = [f for f in figures if f.stat().st_size <= _MOST_FIGURE_BYTES]
+    drawn = [drawn for figure in figures if (drawn := _figure(figure))]
     body = (
         f"<h1>{_safe(title)}</h1>{answers}"
         + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
@@ -90,7 +91,7 @@ def page(
         + f"<details><summary>How to read it</summary><dl>{terms}</dl></details>"
         + (
             "<details><summary>Figures</summary>"
-            f'<div class="figures">{"".join(map(_figure, drawn))}</div></details>'
+            f'<div class="figures">{"".join(drawn)}</div></details>'
             if drawn
             else ""
         )
@@ -101,8 +102,12 @@ def page(
 
 
 def _figure(path: Path) -> str:
-    """A figure's bytes as part of the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
+    """A figure's bytes as part of the page; empty if it is a link, or too large."""
+    try:
+        with open_plain(path, _MOST_FIGURE_BYTES) as file:
+            data = base64.b64encode(file.read(_MOST_FIGURE_BYTES)).decode()
+    except OSError:
+        return ""
     words = path.stem.replace("_", " ").capitalize()
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{_safe(words)}">'

@@ -1,20 +1,28 @@
-"""A run's folder: its settings, its chunks and its lock.
+"""A run's folder: its settings, its chunks, the files made of its results, and its lock.
 
 The first call trains a *round* of chunks; values that are asked for later along any axis become
 another round, so that only the new runs are trained. With more steps every chunk goes on from its
 end. ``checkpoints/`` holds the chunks and ``manifest.json``, which lists their rounds.
+
+A folder may hold a user's own files, and it may come from a stranger. Only what is listed is
+removed or replaced: chunks by their names, what is made of the results in ``.files.json``. No link
+to another folder is followed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import filelock
@@ -31,8 +39,15 @@ from implicit_accel.experiment import (
     Round,
     is_count,
 )
-from implicit_accel.figure_files import SWEEP_FIGURES, figure_files, remove_figures
-from implicit_accel.files import load_json, remove_partial, save_json
+from implicit_accel.figure_files import FIGURE_FORMATS, SWEEP_FIGURES, figure_files
+from implicit_accel.files import (
+    PARTIAL,
+    is_printable,
+    load_json,
+    printable,
+    remove_partial,
+    save_json,
+)
 from implicit_accel.results import (
     CONFIG_FILE,
     FIGURES_FOLDER,
@@ -42,16 +57,16 @@ from implicit_accel.results import (
     RESULTS_FILE,
     RESULTS_SEAL,
     SUMMARY_FILE,
-    observed,
     recorded_seal,
     save_results,
 )
 from implicit_accel.store.chunks import ChunkFile
 
 CHECKPOINTS_FOLDER = "checkpoints"
-_REPLACED_FOLDER = "replaced"
+_REPLACED_FOLDER = ".replaced"
 _MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
+_LIST_FILE = ".files.json"
 
 _MOST_CHUNKS = 1_000_000
 # How chunks are stored; other versions' are not read.
@@ -60,9 +75,19 @@ LAYOUT = 2
 # What is made of a run's results, beside its figures.
 _DERIVED = (SUMMARY_FILE, PREDICTION_FILE, PAGE_FILE)
 
-# A run's own files, beside its figures. The checkpoints are the first to be set aside and the last
-# to be put back: as long as they are not in their place, a broken move is begun again.
-_OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, CONFIG_FILE, *_DERIVED)
+# What a run always has. The checkpoints are the first to be set aside and the last to be put back:
+# as long as they are not in their place, a broken move is begun again.
+_OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, CONFIG_FILE, _LIST_FILE)
+
+# The files in checkpoints/, also those of earlier versions.
+_CHUNK_NAME = re.compile(r"\d+-\d+-\d+\.\d{6,}\.npz")
+_OLD_NAME = re.compile(r"part[\w-]+\.\d{6,}\.npz|process\w+\.alive")
+
+# Of a file system that has no locks of the kind that ends with its owner.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+# Seconds after which a lock file that nobody has written to is left over.
+_LEFT_OVER = 10.0
 
 
 class ForeignFolderError(UserError):
@@ -115,7 +140,7 @@ class Manifest:
 
 
 class RunFolder:
-    """A run's output folder. Nothing in it but a run's own files is ever touched.
+    """A run's output folder, see the module.
 
     Args:
         path: The folder; it need not exist.
@@ -168,12 +193,14 @@ class RunFolder:
         """
         try:
             names = {p.name for p in self.path.iterdir()} if self.path.exists() else set()
+            foreign = self._foreign_checkpoints()
         except OSError as error:
             raise UserError(
                 f"the run's folder (--output_dir) {self.path}: {error.strerror}; choose another"
             ) from None
+        self.refuse_links()
         if _REPLACED_FOLDER in names:
-            return  # an overwriting that was broken off: `settle` looks again
+            return  # an overwriting that was broken off: `prepare` looks again
         stored = self.stored()
         visible = {name for name in names if not name.startswith(".")}
         if stored is None:
@@ -183,12 +210,18 @@ class RunFolder:
                     "which cannot go on: choose another folder, or replace them (overwrite=True, "
                     "--overwrite in the shell)"
                 )
-            if visible - {CHECKPOINTS_FOLDER} or self._has_foreign_checkpoints():
+            if own := sorted(visible - {CHECKPOINTS_FOLDER}) or foreign:
                 raise ForeignFolderError(
-                    f"{self.path} holds files that are not a run's: choose an empty folder"
+                    f"{self.path} holds files that are not a run's ({_shown(own)}): choose an "
+                    "empty folder"
                 )
             return
         if overwrite:
+            if foreign:
+                raise ForeignFolderError(
+                    f"{self.checkpoints} holds files that are not the run's ({_shown(foreign)}): "
+                    "move them, or choose another folder"
+                )
             return
         changed = stored.differences(wanted)
         if changed:
@@ -209,56 +242,79 @@ class RunFolder:
         stored = self._read_json(self.checkpoints / _MANIFEST_FILE)
         return isinstance(stored, dict) and "parts" in stored and "identity" in stored
 
-    def _has_foreign_checkpoints(self) -> bool:
-        return self.checkpoints.exists() and (
-            not self.checkpoints.is_dir()
-            or any(
-                p.suffix not in (".npz", ".json") and p.name[0] != "."
-                for p in self.checkpoints.iterdir()
-            )
-        )
+    def _foreign_checkpoints(self) -> list[str]:
+        """The names in ``checkpoints/`` that no run has."""
+        if not self.checkpoints.is_dir():
+            return [CHECKPOINTS_FOLDER] if os.path.lexists(self.checkpoints) else []
+        return sorted(p.name for p in self.checkpoints.iterdir() if not _is_checkpoint(p))
 
-    @contextlib.contextmanager
-    def locked(self, name: str = _LOCK_FILE, *, patience: float = 0) -> Iterator[None]:
-        """Keeps other processes out while it lasts; the lock ends with its owner, however it ends.
-
-        Args:
-            name: What is locked: a file in the folder.
-            patience: Seconds to wait for it.
+    def refuse_links(self) -> None:
+        """Makes sure that what is written in the folder stays in it.
 
         Raises:
-            UserError: If another process has it.
+            UserError: If one of its own folders is a link.
         """
-        lock = filelock.FileLock(self.path / name, timeout=patience)
+        for name in (CHECKPOINTS_FOLDER, FIGURES_FOLDER, _REPLACED_FOLDER):
+            if (self.path / name).is_symlink():
+                raise UserError(
+                    f"{self.path / name} is a link to another folder, in which nothing is written: "
+                    "remove the link, or choose another folder"
+                )
+
+    @contextlib.contextmanager
+    def locked(self, *, patience: float = 0) -> Iterator[None]:
+        """Keeps other processes out while it lasts; the lock ends with its owner, however it ends.
+
+        Where the file system has no locks, the lock is the file itself, which outlives a computer
+        that goes down.
+
+        Args:
+            patience: Seconds to wait for the lock.
+
+        Raises:
+            UserError: If another process has it, or a folder of the run's is a link.
+        """
+        path = self.path / _LOCK_FILE
+        self.refuse_links()
+        if path.is_symlink():
+            raise UserError(f"{path} is a link: remove it")
+        if _has_locks(self.path):
+            lock = filelock.FileLock(path, timeout=patience)
+        else:
+            _remove_left_over(path)
+            lock = filelock.SoftFileLock(path, timeout=patience)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise UserError(
                 f"{self.path}: another process is at work there; wait until it ends, or choose "
-                "another folder"
+                f"another folder (if none is, on no computer, remove {path})"
             ) from None
         try:
             yield
         finally:
-            # Where nothing came of it, no trace stays. Whoever waits for the lock sees that its
-            # file has no name any more, and begins again.
-            path = self.path / name
             with contextlib.suppress(OSError):
                 self.checkpoints.rmdir()
-            if [p.name for p in path.parent.iterdir()] == [path.name]:
-                path.unlink()
+            # Remove the lock if the folder is otherwise empty. A process that waits for it sees
+            # that its file has no name any more, and begins again.
+            if {p.name for p in self.path.iterdir()} <= {_LOCK_FILE, _LIST_FILE}:
+                (self.path / _LIST_FILE).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             lock.release()
 
-    def settle(self, wanted: Identity, *, overwrite: bool) -> None:
+    def prepare(self, wanted: Identity, *, overwrite: bool) -> None:
         """Clears up after processes that were killed, and sets aside what is to be replaced.
 
-        What is replaced lies in ``replaced/`` until the new run has its first snapshot
+        What is replaced lies in ``.replaced/`` until the new run has its first checkpoint
         (`forget_replaced`). If that moment never came, it is put back first: so this may be called
         again, by several processes in turn. Call it with the folder locked.
+
+        Raises:
+            UserError: See `check`.
         """
-        remove_partial(self.path)
+        self.remove_partial()
         if (self.path / _REPLACED_FOLDER).exists():
-            if any(self.checkpoints.glob("*.npz")):
+            if any(map(_is_chunk, self.checkpoints.glob("*.npz"))):
                 self.forget_replaced()
             else:
                 self._put_back()
@@ -268,28 +324,93 @@ class RunFolder:
         if overwrite and (not goes_on or self._has_old_checkpoints()):
             replaced = self.path / _REPLACED_FOLDER
             replaced.mkdir()
-            for name in _OWN:
-                if (self.path / name).exists():
-                    (self.path / name).replace(replaced / name)
-            figures = figure_files(self.path / FIGURES_FOLDER, _figure_names(stored))
-            _move_figures(figures, self.path, replaced)
+            names = [name for name in (*_OWN, *self.listed()) if (self.path / name).exists()]
+            for name in names:
+                _move(self.path, replaced, name)
+            _remove_empty(self.path / FIGURES_FOLDER)
+
+    def remove_partial(self) -> None:
+        """Removes what writers that were killed have left. Call it with the folder locked."""
+        for folder in (self.path, self.checkpoints, self.path / FIGURES_FOLDER):
+            remove_partial(folder)
 
     def _put_back(self) -> None:
         replaced = self.path / _REPLACED_FOLDER
-        _move_figures(sorted((replaced / FIGURES_FOLDER).glob("*")), replaced, self.path)
+        for name in _derived_in(replaced):
+            _move(replaced, self.path, name)
+        _remove_empty(replaced / FIGURES_FOLDER)
         for name in reversed(_OWN):
             if (replaced / name).exists():
-                _remove(self.path / name)  # the beginning of a run that saved nothing
-                (replaced / name).replace(self.path / name)
+                self._remove_own(self.path / name)  # the beginning of a run that saved nothing
+                _move(replaced, self.path, name)
         replaced.rmdir()
 
     def forget_replaced(self) -> None:
         """Removes the run that was replaced."""
         replaced = self.path / _REPLACED_FOLDER
         if replaced.exists():
-            for name in (*_OWN, FIGURES_FOLDER):
-                _remove(replaced / name)
+            for name in (*_OWN, *_derived_in(replaced)):
+                self._remove_own(replaced / name)
+            _remove_empty(replaced / FIGURES_FOLDER)
             replaced.rmdir()
+
+    @staticmethod
+    def _remove_own(path: Path) -> None:
+        """Removes a run's file, or its folder of checkpoints unless it holds other files."""
+        if path.name == CHECKPOINTS_FOLDER and path.is_dir():
+            for each in path.iterdir():
+                if _is_checkpoint(each):
+                    each.unlink()
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+    def listed(self) -> tuple[str, ...]:
+        """The files that are made of the run's results: names relative to the folder.
+
+        A run from before there was a list has those that go by names which the programs give.
+        """
+        stored = self._read_json(self.path / _LIST_FILE)
+        if isinstance(stored, list):
+            return tuple(name for name in stored if _may_be_listed(name))
+        finished = self.finished()
+        if finished is None:
+            return ()
+        figures = figure_files(self.path / FIGURES_FOLDER, figure_names(finished))
+        derived = [name for name in _DERIVED if os.path.lexists(self.path / name)]
+        return (*derived, *(f"{FIGURES_FOLDER}/{path.name}" for path in figures))
+
+    def announce(self, files: Iterable[Path]) -> None:
+        """Lists files of the folder which are about to be written. Call it with the folder locked.
+
+        Raises:
+            UserError: If one is there and not listed: it is the user's own.
+        """
+        listed = self.listed()
+        new = [name for name in map(self._relative, files) if name not in listed]
+        if own := [name for name in new if os.path.lexists(self.path / name)]:
+            raise UserError(
+                f"{self.path} holds files that are not the run's, and would be replaced "
+                f"({_shown(own)}): move them, or choose another folder"
+            )
+        if new:
+            save_json([*listed, *new], self.path / _LIST_FILE)
+
+    def keep(self, files: Iterable[Path]) -> None:
+        """Removes all listed files but these. Call it with the folder locked."""
+        self._keep(files, self.listed())
+
+    def _keep(self, files: Iterable[Path], listed: Collection[str]) -> None:
+        kept = [name for name in map(self._relative, files) if (self.path / name).exists()]
+        for name in listed:
+            if name not in kept:
+                (self.path / name).unlink(missing_ok=True)
+        _remove_empty(self.path / FIGURES_FOLDER)
+        if sorted(kept) != sorted(listed) or not (self.path / _LIST_FILE).exists():
+            save_json(sorted(kept), self.path / _LIST_FILE)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
 
     def finish(
         self,
@@ -309,15 +430,11 @@ class RunFolder:
             identity: Of the run.
             made: Files that have just been made of these results.
         """
-        before = recorded_seal(self.path)
+        before, listed = recorded_seal(self.path), self.listed()
         (self.path / CONFIG_FILE).unlink(missing_ok=True)
         seal = save_results(results, self.path)
         if seal != before:
-            for name in _DERIVED:
-                if (path := self.path / name) not in made:
-                    path.unlink(missing_ok=True)
-            names = (*SWEEP_FIGURES, *observed(results))
-            remove_figures(self.path / FIGURES_FOLDER, names, keep=made)
+            self._keep(made, listed)
         written = datetime.now(UTC).isoformat(timespec="seconds")
         content = {
             "format": FORMAT, "written": written, "identity": identity.as_json(),
@@ -360,26 +477,81 @@ class RunFolder:
         return ChunkFile(self.checkpoints, name, json.dumps(about, sort_keys=True))
 
 
-def _figure_names(identity: Identity | None) -> tuple[str, ...]:
+def figure_names(identity: Identity) -> tuple[str, ...]:
     """The names of the figures that a run with this identity has."""
-    recorded = () if identity is None else identity.settings.get("record", ())
+    recorded = identity.settings.get("record", ())
     if not isinstance(recorded, list | tuple):
         recorded = ()
     return (*SWEEP_FIGURES, *(name for name in recorded if isinstance(name, str)))
 
 
-def _move_figures(paths: Sequence[Path], source: Path, target: Path) -> None:
-    """Moves files from one folder's ``figures/`` to another's; removes the first if empty."""
-    if paths:
-        (target / FIGURES_FOLDER).mkdir(exist_ok=True)
-    for path in paths:
-        path.replace(target / FIGURES_FOLDER / path.name)
+def _is_chunk(path: Path) -> bool:
+    return _CHUNK_NAME.fullmatch(path.name) is not None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file in ``checkpoints/`` is a run's, of this version or an earlier one."""
+    name = path.name
+    is_partial = name.startswith(PARTIAL)
+    known = name == _MANIFEST_FILE or _is_chunk(path) or _OLD_NAME.fullmatch(name) or is_partial
+    return bool(known) and (path.is_symlink() or not path.is_dir())
+
+
+def _may_be_listed(name: object) -> bool:
+    """Whether a listed name is one of a file that the programs write."""
+    if not is_printable(name) or name in _DERIVED:
+        return name in _DERIVED
+    folder, _, file = str(name).partition("/")
+    path = PurePosixPath(file)
+    is_plain = file not in ("", ".", "..") and path.name == file
+    return folder == FIGURES_FOLDER and is_plain and path.suffix[1:] in FIGURE_FORMATS
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether the file system has locks that end with their owner."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, whose files can always be locked
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
+
+
+def _remove_left_over(lock: Path) -> None:
+    """Removes a lock file that was written where files can be locked: it says nothing of an owner.
+
+    One that is the lock itself names its owner from the first moment on.
+    """
+    with contextlib.suppress(OSError):
+        status = lock.stat()
+        if status.st_size == 0 and time.time() - status.st_mtime > _LEFT_OVER:
+            lock.unlink()
+
+
+def _derived_in(folder: Path) -> list[str]:
+    """What is there of the files that are made of a run's results."""
+    figures = folder / FIGURES_FOLDER
+    drawn = sorted(p.name for p in figures.iterdir()) if figures.is_dir() else []
+    names = (*_DERIVED, *(f"{FIGURES_FOLDER}/{name}" for name in drawn))
+    return [name for name in names if _may_be_listed(name) and os.path.lexists(folder / name)]
+
+
+def _move(source: Path, target: Path, name: str) -> None:
+    (target / name).parent.mkdir(exist_ok=True)
+    (source / name).replace(target / name)
+
+
+def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # other files are in it, or there is none
-        (source / FIGURES_FOLDER).rmdir()
+        folder.rmdir()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(printable(name) for name in names[:3]) + more

@@ -21,6 +21,10 @@ from implicit_accel.errors import DataError
 
 ABALONE_URL = "https://archive.ics.uci.edu/static/public/1/abalone.zip"
 ABALONE_PAGE = "https://archive.ics.uci.edu/dataset/1/abalone"
+ABALONE_SHA256 = "755a6a67c5b266961a3f149ea13be2cfb6e6c727e48cee3c83bc0b4526210ee4"
+ABALONE_DIGESTS = {
+    "abalone.data": "de37cdcdcaaa50c309d514f248f7c2302a5f1f88c168905eba23fe2fbc78449f",
+}
 
 _ABALONE_ROWS = 4177
 _SEXES = "FIM"
@@ -66,7 +70,9 @@ def load_abalone(
         NotHereError: The file is not here and there is to be no download.
     """
     name = "abalone.data"
-    archive = fetch.Archive("abalone", (name,), url or ABALONE_URL, ABALONE_PAGE)
+    archive = fetch.Archive(
+        "abalone", (name,), url or ABALONE_URL, ABALONE_PAGE, ABALONE_SHA256, ABALONE_DIGESTS
+    )
 
     def check(files: Mapping[str, bytes]) -> None:
         _parse_abalone(files[name], name)

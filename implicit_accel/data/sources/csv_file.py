@@ -1,15 +1,18 @@
-"""A user's own table of numbers."""
+"""A user's own table of numbers, as spreadsheets and other programs write it."""
 
+import csv
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from implicit_accel.data import fetch
-from implicit_accel.data.dataset import NUMBER, Dataset, DatasetSource, decode, quoted
+from implicit_accel.data.dataset import Dataset, DatasetSource
+from implicit_accel.data.frames import MISSING, Columns
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.fields import Field
 from implicit_accel.files import printable
@@ -20,71 +23,265 @@ MAX_CSV_BYTES = 2**30
 MAX_CSV_COLUMNS = 20_000
 """The most columns that ``load_csv`` reads."""
 
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "blanks": " "}
+"""What may stand between two values of a line; ``blanks`` are any number of them, or of tabs."""
+
+HEADERS = ("auto", "yes", "no")
+"""Whether the first line has the columns' names; ``auto``: unless it has numbers only."""
+
 # pandas fills short lines up, so that a small file could make a huge table. In a table without gaps
 # a field takes at least two bytes; blank lines are the reason to let small tables pass.
 _FEW_CELLS = 10**7
 
+# Lines that decide what separates values, and characters of a line that are looked at.
+_SNIFFED_LINES, _SNIFFED_CHARACTERS = 200, 2**20
 
-def load_csv(path: Path | str, target: str) -> Dataset:
-    """Loads a table of numbers: comma-separated, UTF-8, names in the first line.
+# Numbers with each decimal mark, and numbers whose mark may separate thousands instead.
+_NUMBERS = {
+    mark: re.compile(rf"[+-]?[0-9]*[{mark}]?[0-9]+([eE][+-]?[0-9]+)?") for mark in (".", ",")
+}
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+")
+_GAPS = ("", "?", "NA", "N/A", "nan", "NaN", "null", "NULL")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written.
+
+    Attributes:
+        delimiter: A name of `DELIMITERS`.
+        decimal: ``.`` or ``,``.
+        header: Whether the first line has names.
+    """
+
+    delimiter: str
+    decimal: str
+    header: bool
+
+    def __str__(self) -> str:
+        """In words."""
+        mark = "point" if self.decimal == "." else "comma"
+        names = "names in the first line" if self.header else "no names: columns are 1, 2, …"
+        plural = "" if self.delimiter == "blanks" else "s"
+        return f"separated by {self.delimiter}{plural}, decimal {mark}, {names}"
+
+
+_USUAL = Dialect("comma", ".", header=True)
+
+
+def load_csv(
+    path: Path | str,
+    target: str | Sequence[str],
+    *,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    header: str = "auto",
+    drop: Sequence[str] = (),
+    one_hot: Sequence[str] = (),
+    missing: str = "refuse",
+) -> Dataset:
+    """Loads a table of numbers.
+
+    What separates values, the decimal mark and whether there is a header are found out unless they
+    are given; ``notes`` of the result says what was taken. Text is UTF-8, UTF-16 with a byte-order
+    mark, or else Windows-1252. Empty fields, ``?``, ``NA`` and the like are gaps.
 
     Args:
         path: The file.
-        target: The column to predict; all others are features.
+        target: The column to predict, or several. All others are features.
+        delimiter: A name of `DELIMITERS`.
+        decimal: ``.`` or ``,``.
+        header: One of `HEADERS`. Without names, columns are called 1, 2, ….
+        drop: Columns to leave out.
+        one_hot: Columns to encode: a column of zeros and ones for each of their values.
+        missing: What becomes of rows with gaps: ``refuse`` or ``drop``.
 
     Returns:
-        Features (n, columns - 1) in the file's order, target (n, 1).
+        Features (n, d) in the file's order, targets (n, k).
 
     Raises:
-        DataError: The file is missing, unreadable, too long, not UTF-8 or not a table; a column
-            is unnamed, named twice, not numeric, constant, or has gaps or infinities; there is no
-            such target, no feature, or only one row. Rows are counted from 1 below the header.
+        UserError: An option is out of range.
+        DataError: The file is missing, unreadable, too long or not a table; a column is unnamed,
+            named twice, not numeric, constant, or has gaps or infinities; there is no such column,
+            no feature, or only one row. Rows are counted from 1 below the header.
     """
-    data = fetch.read_file(path, MAX_CSV_BYTES)
+    columns = Columns(target, drop, one_hot, missing)
+    return _load(path, columns, delimiter=delimiter, decimal=decimal, header=header)
+
+
+def _load(
+    path: Path | str,
+    columns: Columns,
+    *,
+    delimiter: str | None,
+    decimal: str | None,
+    header: str,
+) -> Dataset:
+    for option, value, allowed in (
+        ("delimiter", delimiter, (None, *DELIMITERS)),
+        ("decimal", decimal, (None, ".", ",")),
+        ("header", header, HEADERS),
+    ):
+        if value not in allowed:
+            names = ", ".join(str(each) for each in allowed if each is not None)
+            raise UserError(f"{columns.prefix}{option} {value!r}: write one of {names}")
     label = str(path)
-    decode(data, label)
+    text, notes = _decode(fetch.read_file(path, MAX_CSV_BYTES), label)
+    dialect = _sniff(text, label, columns.prefix, delimiter, decimal, header)
+    if dialect != _USUAL:
+        notes.append(str(dialect))
+    frame = _parse(text.encode(), dialect, label, columns.prefix)
+    if not dialect.header:
+        label += f" (read without names: {columns.prefix}header yes takes them from the first line)"
+    dataset = dataclasses.replace(columns, decimal=dialect.decimal).dataset(
+        frame, name="csv", label=label, title=printable(Path(path).stem),
+        source=f"user's file {printable(Path(path).name)}",
+    )  # fmt: skip
+    return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
+
+
+def _decode(data: bytes, label: str) -> tuple[str, list[str]]:
+    """A file's text, and what is unusual about its encoding.
+
+    Raises:
+        DataError: If it is not text.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        raise DataError(f"{label} is no text but an archive or a spreadsheet; export it as CSV.")
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    notes = [] if encoding == "utf-8-sig" else ["text in UTF-16"]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text, notes = data.decode("cp1252", errors="replace"), ["text in Windows-1252"]
+    if "\0" in text:
+        raise DataError(f"{label} is not text: it holds null characters; export the table as CSV.")
+    return text, notes
+
+
+# --- dialects ---
+
+
+def _sniff(
+    text: str, label: str, prefix: str, delimiter: str | None, decimal: str | None, header: str
+) -> Dialect:
+    """Finds out how a table is written, as far as that is not given.
+
+    Raises:
+        DataError: If numbers are written with both decimal marks.
+    """
+    found = {
+        name: _first_rows(text, DELIMITERS[name])
+        for name in DELIMITERS
+        if delimiter in (None, name)
+    }
+    chosen = max(found, key=lambda name: _plausibility(found[name]))
+    rows = [[cell.strip() for cell in row] for row in found[chosen]]
+    cells = [cell for row in rows for cell in row]
+    if decimal is None:
+        decimal = _decimal_mark(cells, chosen, label, prefix)
+    names_only = not rows or not all(_NUMBERS[decimal].fullmatch(cell) for cell in rows[0])
+    return Dialect(chosen, decimal, header == "yes" or (header == "auto" and names_only))
+
+
+def _decimal_mark(cells: Sequence[str], delimiter: str, label: str, prefix: str) -> str:
+    """The mark that the numbers in some cells have.
+
+    Raises:
+        DataError: If that is not certain.
+    """
+    found = {
+        mark: [cell for cell in cells if mark in cell and number.fullmatch(cell)]
+        for mark, number in _NUMBERS.items()
+    }
+    # A comma in a quoted number of a file that commas separate is more often one of thousands,
+    # and pandas leaves it as text, which is refused.
+    mark = "," if found[","] and delimiter != "comma" else "."
+    numbers = found[mark] if mark == "," or delimiter == "semicolon" else []
+    if mark == "," and found["."]:
+        what = f"{found[','][0]} and {found['.'][0]}"
+    elif numbers and all(map(_THOUSANDS.fullmatch, numbers)):
+        what = f"{numbers[0]}, which may be a fraction or thousands"
+    else:
+        return mark
+    raise DataError(
+        f"{label} has {what}: say what the decimal mark is ({prefix}decimal , or {prefix}decimal "
+        ".); marks between thousands cannot be read"
+    )
+
+
+def _first_rows(text: str, delimiter: str) -> list[list[str]]:
+    """The first lines that are not blank, separated."""
+    lines = io.StringIO(text[:_SNIFFED_CHARACTERS])
+    reader = (
+        (line.split() for line in lines)
+        if delimiter == " "
+        else csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    )
+    rows: list[list[str]] = []
+    try:
+        for row in reader:
+            if any(map(str.strip, row)):
+                rows.append(row)
+            if len(rows) == _SNIFFED_LINES:
+                break
+    except csv.Error:  # a field that is too long
+        return rows
+    # The last line may be cut off.
+    return rows[:-1] if len(text) > _SNIFFED_CHARACTERS and len(rows) > 1 else rows
+
+
+def _plausibility(rows: list[list[str]]) -> tuple[bool, float, int]:
+    """How well a delimiter explains the first rows: the larger, the better."""
+    lengths = {len(row) for row in rows}
+    is_table = len(lengths) == 1 and lengths != {1}
+    below = [cell.strip() for row in (rows[1:] or rows) for cell in row]
+    numbers = sum(c in _GAPS or any(n.fullmatch(c) for n in _NUMBERS.values()) for c in below)
+    # Where no delimiter makes a table, the one that the first line has most often.
+    return is_table, numbers / max(len(below), 1) if is_table else 0.0, len(rows[0]) if rows else 0
+
+
+def _parse(data: bytes, dialect: Dialect, label: str, prefix: str) -> pd.DataFrame:
+    """The table as pandas reads it, with its columns' names.
+
+    Raises:
+        DataError: If it is no table.
+    """
+    delimiter = DELIMITERS[dialect.delimiter]
+    options = {
+        "sep": r"\s+" if delimiter == " " else delimiter,
+        "skipinitialspace": True,
+        "encoding": "utf-8",
+    }
     first = re.compile(rb"\s*[^\r\n]*").match(data)
-    _check_cells(data, 1 + data.count(b",", 0, first.end() if first else 0), label)
+    line = first[0] if first else b""
+    separators = len(line.split()) - 1 if delimiter == " " else line.count(delimiter.encode())
+    _check_cells(data, 1 + separators, label)
     try:
         # Bytes, not the path: pandas would also open addresses and unpack archives.
         # Two lines, since pandas would take a first field without a name for row labels.
-        header = pd.read_csv(io.BytesIO(data), header=None, nrows=2, dtype=str, na_filter=False)
-        _check_cells(data, header.shape[1], label)
-        frame = pd.read_csv(io.BytesIO(data), low_memory=False)
+        head = pd.read_csv(
+            io.BytesIO(data), header=None, nrows=2, dtype=str, na_filter=False, **options
+        )
+        _check_cells(data, head.shape[1], label)
+        frame = pd.read_csv(
+            io.BytesIO(data), low_memory=False, decimal=dialect.decimal, na_values=["?"],
+            header=0 if dialect.header else None, **options,
+        )  # fmt: skip
     except DataError:
         raise
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"{label} is not a table of comma-separated values ({reason}); every line needs as "
-            "many fields as the header."
+            f"{label} is not a table of values separated by {dialect.delimiter} ({reason}); every "
+            f"line needs as many fields as the first one, and {prefix}delimiter names what "
+            "separates them."
         ) from error
-    names = [str(name).strip() for name in header.iloc[0]]
-    seen = set()
-    for column, name in enumerate(names, start=1):
-        if not name:
-            raise DataError(f"{label}: column {column} has no name in the header; give it one.")
-        if name in seen:
-            raise DataError(f"{label}: the header names column {quoted(name)} twice; rename one.")
-        seen.add(name)
-    if target not in names:
-        raise DataError(f"{label} has no column {target!r}; its columns are {_list(names)}.")
-    if len(names) < 2:
-        raise DataError(f"{label} has only the target column; at least one feature is needed.")
-    if len(frame) < 2:
-        raise DataError(f"{label} has {len(frame)} rows of data; at least 2 are needed.")
-    columns = {name: _numeric_column(frame.iloc[:, i], name, label) for i, name in enumerate(names)}
-    targets = columns.pop(target)
-    shown = printable(target)
-    return Dataset(
-        name="csv",
-        features=np.column_stack(list(columns.values())),
-        targets=targets[:, None],
-        feature_names=tuple(columns),
-        target_names=(target,),
-        source=f"user's file {printable(Path(path).name)}, target {shown}",
-        title=f"{printable(Path(path).stem)} ({shown})",
-    )
+    if dialect.header:
+        frame.columns = [str(name) for name in head.iloc[0]]
+    else:
+        frame.columns = [str(1 + column) for column in range(frame.shape[1])]
+    return frame
 
 
 def _check_cells(data: bytes, num_columns: int, label: str) -> None:
@@ -99,51 +296,71 @@ def _check_cells(data: bytes, num_columns: int, label: str) -> None:
         )
 
 
-def _list(names: Sequence[str]) -> str:
-    more = len(names) - 20
-    return ", ".join(map(quoted, names[:20])) + (f" and {more} more" if more > 0 else "")
+# --- the source ---
 
 
-def _numeric_column(column: pd.Series, name: str, label: str) -> np.ndarray:
-    # A column that pandas leaves as it is (text, truth values, huge integers) is converted here.
-    values = column if column.dtype.kind in "iuf" else column.map(_to_number)
-    numbers = np.asarray(values, dtype=np.float64)
-    where = f"{label}: column {quoted(name)}"
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if bad.size:
-        row = int(bad[0])
-        value = column.iloc[row]
-        what = "a gap" if pd.isna(value) else quoted(str(value))
-        raise DataError(
-            f"{where} has {what} in data row {row + 1}, where a finite number is needed; fill, "
-            "encode or remove it."
-        )
-    if numbers.min() == numbers.max():
-        raise DataError(
-            f"{where} is constant ({numbers[0]:g}), so it cannot be standardised; remove it."
-        )
-    return numbers
-
-
-def _to_number(value: object) -> float:
-    text = str(value)
-    return float(text) if re.fullmatch(NUMBER, text) else np.nan
-
-
-def _load(csv_path: str | None, csv_target: str | None, progress: fetch.Progress) -> Dataset:
+def _load_by_flags(
+    csv_path: str | None,
+    csv_target: tuple[str, ...],
+    csv_delimiter: str | None,
+    csv_decimal: str | None,
+    csv_header: str,
+    csv_drop: tuple[str, ...],
+    csv_one_hot: tuple[str, ...],
+    csv_missing: str,
+    progress: fetch.Progress,
+) -> Dataset:
     del progress  # nothing is downloaded
-    if csv_path is None or csv_target is None:
+    if csv_path is None or not csv_target:
         raise UserError("--dataset csv needs --csv_path and --csv_target")
-    return load_csv(csv_path, csv_target)
+    columns = Columns(csv_target, csv_drop, csv_one_hot, csv_missing, prefix="--csv_")
+    return _load(csv_path, columns, delimiter=csv_delimiter, decimal=csv_decimal, header=csv_header)
 
 
+def _one_or_all(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    return names[0] if len(names) == 1 else names
+
+
+# The rows are part of a run's identity; the file's place and how it is written are not.
 SOURCE = DatasetSource(
     "csv",
     "your own file",
-    _load,
+    _load_by_flags,
     {
-        # The contents are part of a run's identity, their place is not.
-        "csv_path": Field(None, "Your file: a header line, then numbers.", write=None),
-        "csv_target": Field(None, "The column of your file to predict."),
+        "csv_path": Field(None, "Your file: a table of numbers.", write=None),
+        "csv_target": Field(
+            (),
+            "The column of your file to predict, or several.",
+            write=_one_or_all,
+            may_be_empty=True,
+        ),
+        "csv_delimiter": Field(
+            None,
+            f"What separates values ({', '.join(DELIMITERS)}); found out unless given.",
+            write=None,
+        ),
+        "csv_decimal": Field(
+            None, "Decimal mark, a point or a comma; found out unless given.", write=None
+        ),
+        "csv_header": Field(
+            "auto",
+            "Whether the first line has the columns' names. auto: unless it has numbers only. "
+            "Without names, columns are called 1, 2, ….",
+            choices=HEADERS,
+            write=None,
+        ),
+        "csv_drop": Field((), "Columns to leave out.", may_be_empty=True, write=None),
+        "csv_one_hot": Field(
+            (),
+            "Columns of text to encode: a column of zeros and ones for each of their values.",
+            may_be_empty=True,
+            write=None,
+        ),
+        "csv_missing": Field(
+            "refuse",
+            "What becomes of rows with gaps (empty fields, ?, NA).",
+            choices=MISSING,
+            write=None,
+        ),
     },
 )

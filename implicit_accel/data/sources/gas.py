@@ -44,6 +44,20 @@ GAS_PAGE = (
     "gas+sensor+array+drift+dataset+at+different+concentrations"
 )
 
+GAS_SHA256 = "98fe3a30981a222dd4518fbcc3dddd45d5c0ce9b03ef6dc6fe5cf7a04cfbff5e"
+
+# Of the other two files no checksum is known but that of the archive.
+GAS_DIGESTS = {
+    "batch1.dat": "6b62f3e71b90f95dd9c2157fa91ffce32571faa7f474dd52f29a4ae769144625",
+    "batch2.dat": "4ea9490068457badf9efd0c22f359fbfce12c208cdd440526b97ac91d31b9002",
+    "batch3.dat": "aabf06bf8b8200740156235dc59458e06d99aa8faba4d6764a22c6b6c2674ff4",
+    "batch4.dat": "ffc87c5146001bbe8ce90c4b2f7dad5b390ca3079f51b559032df53ffe5ff0af",
+    "batch5.dat": "dcad4939c300a6c7d9f41b9470a9253eecc0ebc5c2c4e940d8ae20b8fc4240d0",
+    "batch6.dat": "297d3a8b594dee4e2f4d7d2c4f5c485939fa708c10b5a11ed5cce95e05049afb",
+    "batch8.dat": "58146b3e2dd68b125b2d5432cdd4968ec1fff47464ceb04282382181932d49be",
+    "batch9.dat": "51f368ae8dee5d285be7f2029770e10eb12f342578830bc40ea852db19d19c9b",
+}
+
 NUM_FEATURES = 128
 """16 sensors with 8 features each."""
 
@@ -107,7 +121,10 @@ def load_gas(
             f"gas batches {list(batches)} are not usable; give one or more different whole numbers "
             "from 1 to 10, such as 1,2,3."
         )
-    archive = fetch.Archive("gas", tuple(map(_batch_file, GAS_BATCHES)), url or GAS_URL, GAS_PAGE)
+    archive = fetch.Archive(
+        "gas", tuple(map(_batch_file, GAS_BATCHES)), url or GAS_URL, GAS_PAGE, GAS_SHA256,
+        GAS_DIGESTS,
+    )  # fmt: skip
     folder = fetch.locate(
         archive,
         [_batch_file(batch) for batch in batches],

@@ -28,6 +28,7 @@ from implicit_accel.experiments.claims.criteria import (
 )
 from implicit_accel.experiments.claims.toolkit.curves import load_curves, save_curves
 from implicit_accel.experiments.claims.toolkit.forest import Forest
+from implicit_accel.exports import csv_text
 from implicit_accel.files import atomic_path, load_json, save_json
 
 FINDING_FILE = "finding.json"
@@ -110,7 +111,7 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
         figures.append(folder / f"{name}.png")
     for title, table in finding.tables.items():
         with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+            temporary.write_text(csv_text(table), encoding="utf-8")
     curves = save_curves(finding.curves, folder)
     entry = Entry(claim, finding, tuple(figures), seconds, forests, curves)
     save_json(_stored(entry, scale), folder / FINDING_FILE)

@@ -18,7 +18,7 @@ from implicit_accel.experiments.claims.toolkit.words import (
     recollections,
     shown,
 )
-from implicit_accel.files import atomic_path
+from implicit_accel.files import atomic_path, printable_lines
 
 MARKDOWN_FILE = "REPORT.md"
 PAGE_FILE = "report.html"
@@ -45,7 +45,9 @@ def write_report(
     for name, text in (
         (
             MARKDOWN_FILE,
-            markdown(entries, folder, title=title, preamble=preamble, verdicts=verdicts),
+            printable_lines(
+                markdown(entries, folder, title=title, preamble=preamble, verdicts=verdicts)
+            ),
         ),
         (PAGE_FILE, page(entries, title=title, preamble=preamble, verdicts=verdicts)),
     ):
