@@ -40,6 +40,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import optax
@@ -736,6 +737,68 @@ def read_forged(content: bytes) -> None:
         cli.print_summary(table, results.attrs["title"], cli.Console(file=io.StringIO()))
 
 
+SECRET = b"what no file but this one holds"
+
+
+def make_forged_storage(rng: Random) -> bytes:
+    """A sweep's results with a dataset that lies elsewhere, or is not as long as it says."""
+    secret, path = on_disk("secret", SECRET * 99), on_disk("forged.nc", results_files()[0])
+    with h5py.File(secret.with_name("other.h5"), "w") as other:
+        other["x"] = np.frombuffer(SECRET * 9, np.uint8)
+    with h5py.File(path, "r+") as file:
+        for _ in range(rng.choice([1, 1, 2])):
+            name = rng.choice([*file, "x"])
+            shape = (file[name].shape if name in file else ()) or (2,)
+            if name in file:
+                del file[name]
+            kind = rng.choice(["f8", "u1", "i4", "S9", "c16"])
+            match rng.randrange(7):
+                case 0:
+                    size = math.prod(shape) * np.dtype(kind).itemsize
+                    file.create_dataset(name, shape, kind, external=[(str(secret), 0, size)])
+                case 1:
+                    file[name] = h5py.ExternalLink(str(secret.with_name("other.h5")), "x")
+                case 2:
+                    layout = h5py.VirtualLayout((3,), "u1")
+                    place = str(secret.with_name("other.h5"))
+                    layout[:] = h5py.VirtualSource(place, "x", (3,))
+                    file.create_virtual_dataset(name, layout)
+                case 3:
+                    file[name] = h5py.SoftLink(rng.choice(["/", "/loss", "/x", "/none"]))
+                case 4:
+                    file.create_group(name)["loss"] = 1
+                case 5:
+                    most = [2 ** rng.randrange(50) for _ in shape]
+                    chunks = tuple(min(n, 2**12) for n in most)[:2] + (1,) * (len(most) - 2)
+                    file.create_dataset(name, most, kind, chunks=chunks, compression="gzip")
+                case _:
+                    filters: Any = rng.choice(["lzf", "gzip"])
+                    file.create_dataset(name, shape, kind, compression=filters, fletcher32=True)
+    seal(path)
+    return path.read_bytes()
+
+
+def read_forged_storage(content: bytes) -> None:
+    results = load_run(on_disk("results.nc", content))
+    for variable in results.variables.values():
+        assert SECRET[:8] not in variable.values.tobytes()
+
+
+def make_resealed(rng: Random) -> bytes:
+    """A sweep's results with some bytes changed, and the right checksum."""
+    path = on_disk("resealed.nc", rng.choice(results_files())[:-_SEAL_BYTES])
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content)
+    seal(path)
+    return path.read_bytes()
+
+
+# Of the checksum at a file's end.
+_SEAL_BYTES = len("\nsha256:\n") + 64
+
+
 @functools.cache
 def wanted() -> Identity:
     config = SweepConfig()
@@ -942,6 +1005,8 @@ TARGETS = [
     FuzzTarget("results", mutated(results_files, [b"\x89HDF", b"OHDR", b"TREE", b"sha256:"]),
                read_damaged_results, 10),
     FuzzTarget("forged results", make_forged, read_forged, 0.5),
+    FuzzTarget("forged storage", make_forged_storage, read_forged_storage, 0.5),
+    FuzzTarget("resealed results", make_resealed, read_forged, 1),
     FuzzTarget("config.json, manifest.json", make_config_file, read_config_file, 5),
     FuzzTarget("idx", mutated(idx_files, [b"\0\0\x08\x03", b"\x1f\x8b\x08", b"\xff" * 4]),
                read_idx_file, 10),

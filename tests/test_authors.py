@@ -331,6 +331,7 @@ def test_rates_past_the_edge_are_not_looked_at():
     assert len(PAPER_RATES) == 10
 
 
+@pytest.mark.nightly
 def test_p8_runs_on_the_stand_in_and_counts_what_it_tried(lab):  # noqa: F811
     finding = p8.CLAIM.test(lab)
     assert len(finding.figures) == 2

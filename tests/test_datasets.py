@@ -641,7 +641,8 @@ class TestFormats:
         path.write_text("a\ty\n1\t2\t3\n")
         with pytest.raises(DataError, match="separated by tab"):
             load_csv(path, "y", delimiter="tab")
-        for options in ({"delimiter": ";"}, {"decimal": ";"}, {"header": "?"}, {"missing": "?"}):
+        wrong: Any = ({"delimiter": ";"}, {"decimal": ";"}, {"header": "?"}, {"missing": "?"})
+        for options in wrong:
             with pytest.raises(UserError, match="write"):
                 load_csv(path, "y", **options)
 
@@ -671,7 +672,8 @@ class TestFormats:
         np.testing.assert_array_equal(data.targets, [[3, 2], [7, 5]])
         assert data.target_names == ("z", "y")
         assert data.title == "table (z and y)"
-        for options in ({"drop": ["y"]}, {"one_hot": ["y"]}):
+        wrong: Any = ({"drop": ["y"]}, {"one_hot": ["y"]})
+        for options in wrong:
             with pytest.raises(UserError, match="'y' is a target"):
                 load_csv(path, "y", **options)
         with pytest.raises(DataError, match=r"no column 'b' \(drop\)"):

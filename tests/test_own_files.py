@@ -91,6 +91,7 @@ def test_names_and_formats_are_those_that_programs_draw():
     assert SWEEP_FIGURES == PLOTS
 
 
+@pytest.mark.nightly
 def test_an_extended_run_shows_no_figure_of_the_shorter_one(tmp_path):
     folder = tmp_path / "run"
     figures, page = folder / "figures", folder / "report.html"
@@ -305,6 +306,7 @@ def test_a_table_beside_results_alone_is_a_user_s(trained, tmp_path):
     assert (tmp_path / "alone" / "summary.csv").read_text() == "mine"
 
 
+@pytest.mark.nightly
 def test_a_comparison_shows_no_figure_of_an_earlier_one(tmp_path):
     for name, rates in (("one", "0.01"), ("two", "0.1")):
         train(tmp_path / name, "--learning_rates", rates)

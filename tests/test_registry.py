@@ -99,7 +99,8 @@ def test_what_is_there():
     found = find_sources()
     assert {"gas", "abalone", "csv", "gas_like"} <= set(found)
     assert set(options_of(found)) == {
-        "data_dir", "gas_name", "gas_batches", "csv_path", "csv_target"
+        "data_dir", "gas_name", "gas_batches", "csv_path", "csv_target", "csv_delimiter",
+        "csv_decimal", "csv_header", "csv_drop", "csv_one_hot", "csv_missing",
     }  # fmt: skip
     assert isinstance(found["gas_like"].load(progress=lambda *_: None), Dataset)
 

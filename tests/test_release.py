@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import implicit_accel
 from implicit_accel.experiments import cli, selftest
@@ -106,3 +107,29 @@ def test_a_check_that_fails_is_told(monkeypatch, capsys):
         selftest.main()
     assert "FAILS" in capsys.readouterr().out
     assert selftest._error([1, np.nan], [1, 2]) == np.inf
+
+
+def test_every_dependency_is_locked_with_its_checksum():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["test"], *extras["docs"], *extras["cluster"]]
+    names = {re.split(r"[\[<>=;~! ]", each)[0].lower().replace("_", "-") for each in wanted}
+    lines = (REPOSITORY / ".github" / "requirements.lock").read_text().splitlines()
+    pins = [k for k, line in enumerate(lines) if re.match(r"[a-z0-9.-]+==", line)]
+    assert names - {"implicit-accel"} <= {lines[k].split("==")[0] for k in pins}
+    assert all(lines[k + 1].startswith("    --hash=sha256:") for k in pins)
+
+
+def test_actions_are_pinned_and_have_few_rights():
+    for path in (REPOSITORY / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text()
+        used = re.findall(r"uses: (\S+)", text)
+        assert used
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] == {"contents": "read"}
+        for job in workflow["jobs"].values():
+            rights = job.get("permissions", {}).items()
+            assert {right for right, value in rights if value == "write"} <= {
+                "id-token", "attestations",
+            }  # fmt: skip

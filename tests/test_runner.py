@@ -88,6 +88,7 @@ def no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.mark.nightly
 def test_workers_without_the_folder_return_the_claims_files(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     assert sorted(run(setup_in(here), LocalExecutor())) == ["P3b", "T8"]

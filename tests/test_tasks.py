@@ -249,6 +249,7 @@ def test_observables_are_those_of_the_recorded_parameters():
 # --- folders -------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_killed_and_resumed_to_the_same_bits(tmp_path):
     folder = tmp_path / "killed"
     kills = 0

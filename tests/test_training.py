@@ -124,7 +124,7 @@ def test_weight_decay_and_plain_convention(rng):
     np.testing.assert_allclose(result.loss[0], losses, rtol=1e-9)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**16),
     hidden=st.lists(st.integers(1, 5), max_size=3),

@@ -372,7 +372,7 @@ class RunFolder:
         """
         stored = self._read_json(self.path / _LIST_FILE)
         if isinstance(stored, list):
-            return tuple(name for name in stored if _may_be_listed(name))
+            return tuple(dict.fromkeys(name for name in stored if _may_be_listed(name)))
         finished = self.finished()
         if finished is None:
             return ()
@@ -401,7 +401,8 @@ class RunFolder:
         self._keep(files, self.listed())
 
     def _keep(self, files: Iterable[Path], listed: Collection[str]) -> None:
-        kept = [name for name in map(self._relative, files) if (self.path / name).exists()]
+        names = dict.fromkeys(map(self._relative, files))
+        kept = [name for name in names if (self.path / name).exists()]
         for name in listed:
             if name not in kept:
                 (self.path / name).unlink(missing_ok=True)
