@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.engine.chunks import Group, GroupResult, Recording
+from implicit_accel.files import printable
 
 Axes = dict[str, tuple[Any, ...]]
 """Names of a grid's axes and the values along them: numbers or text, each once."""
@@ -420,7 +421,8 @@ class Identity:
         fewer = wanted.num_steps < self.num_steps
         if fewer or (wanted.num_steps > self.num_steps and not may_extend):
             found.append(_difference("num_steps", self.num_steps, wanted.num_steps))
-        return found
+        # Names and values are a file's, and may be anything.
+        return [printable(words, 400) for words in found]
 
 
 def _kind(value: Any) -> str:

@@ -98,6 +98,23 @@ def test_a_finished_run_is_not_trained_again(finished):
     assert (folder / "results.nc").stat().st_mtime_ns == before
 
 
+def sweep_of_a_reader(*arguments):
+    """The program of a user who may not write anywhere."""
+    os.access = lambda *_: False
+    as_module("experiments.sweep", *arguments)
+
+
+def test_a_finished_run_in_a_folder_that_cannot_be_written_is_shown(finished):
+    folder, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    flags = ("--formats", "png", *SMALL, "--output_dir", folder, "--held_out_fraction", "0.2")
+    result = forked(sweep_of_a_reader, *flags, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    assert "which cannot be written: its files stay as they are" in result.stdout
+    assert "learning rate" in result.stdout
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
 def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path):
     folder, _ = finished
     other = ["--output_dir", folder, *SMALL, "--held_out_fraction", "0.2", "--bias"]

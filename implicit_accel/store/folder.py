@@ -169,7 +169,7 @@ class RunFolder:
             identity = Identity.of(stored["identity"])
             rounds = tuple(Round.of(each, identity.axes) for each in stored["rounds"])
             counts = tuple(map(tuple, stored["counts"]))
-            return Manifest(identity, rounds, counts, str(stored["environment"]))
+            return Manifest(identity, rounds, counts, printable(str(stored["environment"]), 200))
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
