@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,6 +27,8 @@ _MAX_RATIO = 1100
 # Many texts may point to the same bytes of a file, so that they are read one by one, in 30 µs each.
 _MAX_TEXT_BYTES = 2**28
 _MAX_TEXTS = 200_000
+
+_MAX_ATTRIBUTE_BYTES = 2**20
 
 # What is done to an array's bytes: nothing, deflate, or shuffle and deflate. Other filters may be
 # plug-ins, which are loaded as code.
@@ -69,15 +72,83 @@ def load_netcdf(path: Path) -> tuple[xr.Dataset, str]:
             raise DataError("its checksum does not fit its contents")
         try:
             with h5py.File(file, "r") as contents:
-                reason = _unexpected(contents, file.seek(0, 2))
-            if reason:
-                raise DataError(reason)
-            with xr.open_dataset(file, engine="h5netcdf") as stored:
-                return stored.load(), found
+                if reason := _unexpected(contents, file.seek(0, 2)):
+                    raise DataError(reason)
+                return _read(contents), found
         except DataError:
             raise
-        except Exception as error:  # whatever h5netcdf, h5py and xarray raise
+        except Exception as error:  # whatever h5py and xarray raise
             raise DataError(printable(f"not a readable netCDF-4 file ({error})", 200)) from None
+
+
+# Attributes that say what the dimensions are. References among them may lead the HDF5 library in
+# circles, so that only the numbers are read: a dimension's own, and those of an array's dimensions.
+_OWN_DIMENSION, _DIMENSIONS = "_Netcdf4Dimid", "_Netcdf4Coordinates"
+_STRUCTURE = (
+    "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_NCProperties", _OWN_DIMENSION,
+    _DIMENSIONS,
+)  # fmt: skip
+
+
+def _read(contents: h5py.File) -> xr.Dataset:
+    """The contents of a file, as `xarray.open_dataset` reads it.
+
+    Raises:
+        ValueError: If an array's dimensions are not those of the file.
+    """
+    attributes = {name: _attributes(contents[name]) for name in contents}
+    numbers = {
+        int(attributes[name][_OWN_DIMENSION]): name
+        for name in contents
+        if attributes[name].get("CLASS") == b"DIMENSION_SCALE"
+    }
+    variables = {}
+    for name, dataset in contents.items():
+        own = attributes[name]
+        if bytes(own.get("NAME", b"")).startswith(_NOT_A_VARIABLE):
+            continue
+        dims = [numbers[int(k)] for k in np.atleast_1d(own.get(_DIMENSIONS, ()))]
+        if len(dims) != dataset.ndim:
+            raise ValueError(
+                f"{name} has {dataset.ndim} dimensions, of which {len(dims)} are named"
+            )
+        is_text = h5py.check_string_dtype(dataset.dtype) is not None
+        values = _texts(dataset.asstr()[()]) if is_text else dataset[()]
+        kept = {key: value for key, value in own.items() if key not in _STRUCTURE}
+        variables[name] = xr.Variable(dims, values, kept)
+    whole = {k: v for k, v in _attributes(contents).items() if k not in _STRUCTURE}
+    return xr.decode_cf(xr.Dataset(variables, attrs=whole))
+
+
+def _texts(values: Any) -> np.ndarray:
+    """Texts as an array of texts of one length, unless that would be far longer than they are."""
+    values = np.asarray(values, object)
+    longest = max(map(len, values.flat), default=0)
+    fits = 4 * longest * values.size <= _MAX_TEXT_BYTES
+    return values.astype(str) if fits and values.size else values
+
+
+# What netCDF writes as the name of a dimension without values.
+_NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
+
+
+def _attributes(item: h5py.HLObject) -> dict[str, Any]:
+    """Attributes of numbers and texts; one number is a scalar.
+
+    Raises:
+        ValueError: If one is too long.
+    """
+    found = {}
+    for name in item.attrs:
+        if name in ("DIMENSION_LIST", "REFERENCE_LIST"):
+            continue
+        stored = item.attrs.get_id(name)
+        if math.prod(stored.shape) * stored.dtype.itemsize > _MAX_ATTRIBUTE_BYTES:
+            raise ValueError(f"the attribute {name} is too long")
+        value: Any = item.attrs[name]
+        is_number = isinstance(value, np.ndarray) and value.dtype.kind in "iufb"
+        found[name] = value[0] if is_number and value.shape == (1,) else value
+    return found
 
 
 def _unexpected(contents: h5py.File, size: int) -> str:

@@ -429,7 +429,7 @@ def _edge(position: int, rates: np.ndarray, own: np.ndarray) -> str:
         rates: (L,) all rates.
         own: Positions of those at which the model was trained.
     """
-    if position < 0 or np.isnan(rates[position]):
+    if position < 0 or np.isnan(rates[position]) or not len(own):
         return ""
     if len(own) == 1:
         return "only"
