@@ -209,6 +209,7 @@ def ill_conditioned(rng, d, n=150):
         (2, 128, (1,), "spectral", ("near_zero", 0.01)),
         (4, 128, (1,), "collapsed", ("identity", 0.1)),
         (4, 16, (16,), "collapsed", ("balanced", 1.0)),
+        (4, 6, (3,), "moments", ("balanced", 1.0)),
         (2.5, 16, (8, 8), "collapsed", ("near_zero", 0.3)),
         (2, 16, (4, 4, 4), "collapsed", ("orthogonal", math.nan)),
     ],

@@ -136,6 +136,9 @@ class LinearSweep(Experiment):
             model.loss,
             activation=self.config.activation,
             equivariant=model.optimizer.is_equivariant,
+            n=len(self.problem.features),
+            d=self.problem.num_features,
+            bias=self.config.bias,
         )
 
     def reduction(self, model: Model) -> Reduction:
@@ -221,7 +224,7 @@ class LinearSweep(Experiment):
             observables=self._observables(models[0].optimizer),
             block=largest_block(
                 num_parameters=sum(a * b for a, b in task.shapes),
-                num_rows=reduction.data.targets.shape[1],
+                num_rows=max(reduction.data.targets.shape[1], reduction.data.moments.shape[1]),
                 platform=platform,
                 itemsize=np.dtype(self.precision).itemsize,
             ),
@@ -425,8 +428,9 @@ def train(
     if objective not in ("auto", *OBJECTIVES):
         raise UserError(f"objective {objective!r}: choose from auto, {', '.join(OBJECTIVES)}")
     kind = OBJECTIVES.get(objective) or choose(
-        loss, activation=activation, equivariant=optimizer.is_equivariant
-    )
+        loss, activation=activation, equivariant=optimizer.is_equivariant,
+        n=len(problem.features), d=problem.num_features, bias=config.bias,
+    )  # fmt: skip
     reduction = reduce(problem, loss, kind, bias=config.bias, activation=activation)
     num_outputs = problem.num_outputs
     embedding = hidden if padded_to is None else merge_shapes([hidden, (*padded_to,)], num_outputs)

@@ -87,7 +87,8 @@ class LinearTask(Task):
         """About how many floating-point operations a step of one run takes."""
         return step_operations(
             num_parameters=sum(a * b for a, b in self.shapes),
-            rows_size=data.rows.size,
+            # A product with a form's matrix is one instead of two with the rows.
+            rows_size=data.rows.size + data.moments.size // (2 * len(data.targets)),
             num_outputs=data.targets.shape[0],
             rows_per_step=self.objective.rows_per_step(len(data.rows)),
         )
