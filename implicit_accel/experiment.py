@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.engine.chunks import Group, GroupResult, Recording
+from implicit_accel.errors import DataError
 from implicit_accel.files import printable
 
 Axes = dict[str, tuple[Any, ...]]
@@ -296,6 +297,9 @@ class Identity:
         """
         try:
             settings, axes = dict(stored["settings"]), dict(stored["axes"])
+            recorded = settings.get(_RECORD, [])
+            if not isinstance(recorded, list) or not all(isinstance(n, str) for n in recorded):
+                raise ValueError("not a list of names")
             num_steps, fingerprint = stored["num_steps"], stored["fingerprint"]
             kept = {name: tuple(values) for name, values in axes.items()}
             rates = stored.get("rates")
@@ -546,7 +550,13 @@ class Experiment(ABC):
         Args:
             results: The run's.
             stored: Its identity.
+
+        Raises:
+            DataError: If the results are not those of the run with this identity.
         """
+        sizes = {name: len(values) for name, values in stored.axes.items()}
+        if any(results.sizes.get(name, size) != size for name, size in sizes.items()):
+            raise DataError("the results are not those of the run that config.json describes")
         places = {
             name: [stored.axes[name].index(value) for value in values]
             for name, values in self.axes.items()

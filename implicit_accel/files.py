@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from typing import Any, BinaryIO
 PARTIAL = ".partial-"
 """What the names of files begin with while they are being written."""
 
-MAX_JSON_BYTES = 64 * 2**20
+# With the eight characters of `tempfile`.
+_PARTIAL_NAME = re.compile(re.escape(PARTIAL) + r".*-[a-z0-9_]{8}(\.[a-z0-9]+)?")
+
+MAX_JSON_BYTES = 16 * 2**20
 """The longest JSON file that is read."""
 
 
@@ -60,7 +64,7 @@ def _sync_folder(folder: Path) -> None:
 def remove_partial(folder: Path) -> None:
     """Removes what writers that were killed have left in a folder, which need not exist."""
     for path in folder.glob(f"{PARTIAL}*"):
-        if path.is_file():
+        if path.is_file() and _PARTIAL_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ _MAX_RATIO = 1100
 _MAX_TEXT_BYTES = 2**28
 _MAX_TEXTS = 200_000
 
-_MAX_ATTRIBUTE_BYTES = 2**20
+_MAX_ATTRIBUTE_BYTES, _MAX_ATTRIBUTES, _MAX_NUMBERS = 2**20, 100, 1000
 
 # What is done to an array's bytes: nothing, deflate, or shuffle and deflate. Other filters may be
 # plug-ins, which are loaded as code.
@@ -133,21 +133,29 @@ _NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 
 
 def _attributes(item: h5py.HLObject) -> dict[str, Any]:
-    """Attributes of numbers and texts; one number is a scalar.
+    """Attributes: numbers, a few numbers, or a text; one number is a scalar.
 
     Raises:
-        ValueError: If one is too long.
+        ValueError: If one is something else, or there are too many.
     """
     found = {}
+    if len(item.attrs) > _MAX_ATTRIBUTES:
+        raise ValueError(f"there are {len(item.attrs)} attributes")
     for name in item.attrs:
         if name in ("DIMENSION_LIST", "REFERENCE_LIST"):
             continue
+        # Their types first: many texts may point to the same bytes of a file.
         stored = item.attrs.get_id(name)
-        if math.prod(stored.shape) * stored.dtype.itemsize > _MAX_ATTRIBUTE_BYTES:
-            raise ValueError(f"the attribute {name} is too long")
+        is_text = h5py.check_string_dtype(stored.dtype) is not None
+        count = math.prod(stored.shape)
+        if count > (1 if is_text else _MAX_NUMBERS) or not (is_text or stored.dtype.kind in "biuf"):
+            raise ValueError(f"the attribute {printable(name)} is unusual")
         value: Any = item.attrs[name]
-        is_number = isinstance(value, np.ndarray) and value.dtype.kind in "iufb"
-        found[name] = value[0] if is_number and value.shape == (1,) else value
+        if len(value if isinstance(value, str | bytes) else ()) > _MAX_ATTRIBUTE_BYTES:
+            raise ValueError(f"the attribute {printable(name)} is too long")
+        found[name] = value.item() if is_text and isinstance(value, np.ndarray) else value
+        if not is_text and isinstance(value, np.ndarray) and value.shape == (1,):
+            found[name] = value[0]
     return found
 
 
@@ -214,12 +222,19 @@ def _unpacks_to_its_size(dataset: h5py.Dataset) -> bool:
     if dataset.chunks is None:
         return True
     size = dataset.dtype.itemsize * math.prod(dataset.chunks)
-    for i in range(dataset.id.get_num_chunks()):
-        if math.prod(dataset.chunks) > math.prod(dataset.shape):
-            return False
-        chunk = dataset.id.get_chunk_info(i)
+    if not dataset.id.get_num_chunks():
+        return True
+    if math.prod(dataset.chunks) > math.prod(dataset.shape):
+        return False
+    large: list[tuple[int, ...]] = []
+
+    def note(chunk: Any) -> None:
         if chunk.size > _SMALL_CHUNK:
-            _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            if len(zlib.decompressobj().decompress(packed, size + 1)) > size:
-                return False
-    return True
+            large.append(chunk.chunk_offset)
+
+    dataset.id.chunk_iter(note)
+    return all(
+        len(zlib.decompressobj().decompress(dataset.id.read_direct_chunk(offset)[1], size + 1))
+        <= size
+        for offset in large
+    )

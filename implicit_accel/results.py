@@ -141,7 +141,7 @@ QUANTITIES: Mapping[str, Quantity] = declare(
     Quantity("resolution", (SOME_AXES,), "excess loss below which a trajectory is rounding",
              _finite),
     Quantity("learning_rate", ("learning_rate",), "learning rate",
-             lambda v: (v > 0) & (v < np.inf), required=False),
+             lambda v: (v > 1e-100) & (v < 1e100), required=False),
     Quantity("seed", ("seed",), "seed of the initial weights", lambda v: v >= 0,
              kind="whole number", required=False),
     Quantity("step", ("step",), "updates made before", lambda v: (v[0] == 0) & _increasing(v),
@@ -626,6 +626,9 @@ def invalid(
         return f"expected format {FORMAT!r}"
     if not is_printable(runs.attrs.get("title")):
         return "no title"
+    for name, value in runs.attrs.items():
+        if np.ndim(value) or not isinstance(value, str | int | float | np.number | np.bool_):
+            return f"the attribute {name} is no single value"
     num_steps = runs.attrs.get("num_steps")
     if not isinstance(num_steps, int | np.integer) or num_steps < 1:
         return "no number of steps"
@@ -649,6 +652,8 @@ def invalid(
             return f"{name} is no curve over {', '.join(axes)}, step"
     if runs["step"].values[-1] != num_steps:
         return "the last step is missing"
+    if np.isnan(runs["excess_loss"].values).all():
+        return "no run was trained"
     if "observation_step" in runs.variables and runs["observation_step"].values[-1] > num_steps:
         return "observations after the last step"
     return ""

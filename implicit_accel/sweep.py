@@ -24,8 +24,8 @@ from implicit_accel.experiment import Experiment, assemble
 from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.loading import load_run
 from implicit_accel.observables import Observable
-from implicit_accel.results import RESULTS_FILE, load_results
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining
@@ -232,7 +232,7 @@ def _run_in(
     identity, stored = experiment.identity, folder.finished()
     if not overwrite and stored is not None and stored.covers(identity):
         try:
-            return experiment.view(load_results(folder.path / RESULTS_FILE), stored), Timing()
+            return experiment.view(load_run(folder.path), stored), Timing()
         except DataError:  # damaged, or another run's: below they are made from the checkpoints
             if stored != identity or folder.manifest() is None:
                 raise

@@ -646,6 +646,61 @@ class TestFormats:
             with pytest.raises(UserError, match="write"):
                 load_csv(path, "y", **options)
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("M,3,2\nF,5,7\nM,9,1\n", "'M' and 2 in the first line: say whether"),
+            ("a;b\n1;5\n" + "2;6\n" * 250 + "1.234;7\n", "1.234, which may be"),
+            ("a\tb\n1.234\t5.678\n2.345\t6.789\n", "1.234, which may be"),
+            ("a b\n1.234 5.678\n2.345 6,789\n", "6,789 and 1.234|1.234, which may be"),
+            ("a;b\n0.5;1\n1,5;2\n", "1,5 and 0.5"),
+        ],
+    )
+    def test_what_is_doubtful_is_refused(self, tmp_path, text, words):
+        path = tmp_path / "table.csv"
+        path.write_text(text)
+        with pytest.raises(DataError, match=words):
+            load_csv(path, "b")
+
+    def test_gaps_and_bare_points_are_no_names(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("?,3,1\n2,5,7\n4,9,1\n6,1,4\n")
+        data = load_csv(path, "3", missing="drop")
+        assert data.targets.ravel().tolist() == [7, 1, 4]
+        path.write_text("1. 2. 3.\n2. 3. 5.\n4. 4. 7.\n")
+        assert load_csv(path, "3").targets.ravel().tolist() == [3, 5, 7]
+        path.write_text("a;y\n0,5;1\n1,234;2\n")  # a certain fraction elsewhere decides
+        assert load_csv(path, "y").features.ravel().tolist() == [0.5, 1.234]
+
+    def test_categories_are_texts(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("a,y\n01,1\n1,2\n1.10,3\n1.1,4\nTrue,5\nTRUE,6\n")
+        assert load_csv(path, "y", one_hot="a").features.shape == (6, 6)
+        path.write_text("x,x=y,t\ny=1,1,1\nb,2,2\ny=1,1,3\n")
+        with pytest.raises(DataError, match="there is a column 'x=y=1' already"):
+            load_csv(path, "t", one_hot=["x", "x=y"])
+
+    def test_a_pipe_is_no_table(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.csv")
+        with pytest.raises(DataError, match="cannot be read: it is a pipe"):
+            load_csv(tmp_path / "pipe.csv", "y")
+
+    def test_odd_frames_are_refused(self):
+        frame: Any = pd.DataFrame({"a": [1, 2], "y": [1, 2]})
+        odd = pd.DataFrame({"a": [10**5000, 1], "y": [1, 2]})
+        arrays = pd.DataFrame({"a": [np.ones(2), 1], "y": [1, 2]})
+        for bad in (odd, arrays):
+            with pytest.raises(DataError, match="column 'a' has"):
+                problem_from_frame(bad, "y")
+        for call in (
+            lambda: problem_from_frame(frame["a"], "y"),
+            lambda: problem_from_frame(frame, 5),  # pyright: ignore[reportArgumentType]
+            lambda: problem_from_frame(frame, ["y", "y"]),
+            lambda: problem_from_frame(frame, "y", drop="a", one_hot="a"),
+        ):
+            with pytest.raises(UserError):
+                call()
+
     def test_text_columns_are_encoded(self, tmp_path):
         path = tmp_path / "table.csv"
         path.write_text("sex,a,y\nM,1,2\nF,2,3\n I,4,5\nM,7,1\n")

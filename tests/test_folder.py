@@ -428,7 +428,7 @@ def test_names_of_figures_lead_out_of_no_folder(tmp_path):
     """Names of what was recorded come from a file that anybody may have edited."""
     outside = tmp_path / "precious.png"
     outside.write_text("precious")
-    names = ["../../precious", str(outside.with_suffix("")), "", ".", "..", "\0", "x" * 5000, 3]
+    names = ["../../precious", str(outside.with_suffix("")), "", ".", "..", "\0", "x" * 5000]
     folder = write_run(tmp_path / "run", identity(record=names))
     (folder.path / "figures" / "folder.png").mkdir()
     folder.prepare(identity(bias=True), overwrite=True)
@@ -538,7 +538,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     folder = write_run(tmp_path / "run", identity())
     before = contents(folder.path)
     for place in ("", "checkpoints", "figures"):
-        (folder.path / place / ".partial-0-0-0-abc.npz").write_text("half")
+        (folder.path / place / ".partial-0-0-0-abcd_123.npz").write_text("half")
     folder.prepare(identity(num_steps=20), overwrite=False)
     assert contents(folder.path) == before
 

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from programs import run
 from rich.table import Table
 from test_folder import identity, write_run
 from test_statistics import general
 
-from implicit_accel import DataError, UserError
+from implicit_accel import DataError, UserError, load_run
 from implicit_accel.experiments import compilation
 from implicit_accel.experiments.cli import make_console
 from implicit_accel.exports import csv_text
@@ -348,3 +349,98 @@ def test_a_cache_that_others_can_write_to_is_refused(tmp_path):
     folder.chmod(0o777)
     with pytest.raises(UserError, match="other users can write there"):
         compilation.keep_programs(str(folder))
+
+
+def test_what_lies_behind_links_in_a_replaced_run_is_not_touched(tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("0-0-0.000001.npz", "manifest.json", "holiday.png"):
+        (victim / name).write_text("mine")
+    for name in ("checkpoints", "figures"):
+        folder = write_run(tmp_path / f"run-{name}", identity())
+        (folder.path / ".replaced").mkdir()
+        (folder.path / ".replaced" / name).symlink_to(victim)
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="is a link"), folder.locked():
+                folder.prepare(identity(bias=overwrite), overwrite=overwrite)
+    assert {p.name: p.read_text() for p in victim.iterdir()} == dict.fromkeys(
+        ("0-0-0.000001.npz", "manifest.json", "holiday.png"), "mine"
+    )
+
+
+def test_a_run_is_removed_without_the_files_of_others(tmp_path):
+    folder = write_run(tmp_path / "run", identity())
+    (folder.path / "mynotes.txt").write_text("mine")
+    (folder.checkpoints / "best.npz").write_text("mine")
+    folder.remove()
+    left = {p.relative_to(folder.path).as_posix() for p in folder.path.rglob("*") if p.is_file()}
+    assert left == {"mynotes.txt", "checkpoints/best.npz"}
+    alone = write_run(tmp_path / "alone", identity())
+    alone.remove()
+    assert not alone.path.exists()
+
+
+@pytest.mark.parametrize("name", ["config", "figures_dir"])
+def test_plot_writes_through_no_link_and_over_no_file_that_is_not_listed(tmp_path, name):
+    results = general({"width": (1, 2), "seed": (0, 1)}, observed=True)
+    run_folder, victim = tmp_path / "run", tmp_path / "victim"
+    run_folder.mkdir()
+    victim.mkdir()
+    (victim / "sharpness.pdf").write_text("mine")
+    RunFolder(run_folder).finish(results, {}, identity())
+    flags = ["--run", run_folder, "--formats", "png,pdf"]
+    if name == "config":
+        (run_folder / "config.json").unlink()
+        (run_folder / "figures").symlink_to(victim)
+        words = "is a link to another folder"
+    else:
+        flags += ["--figures_dir", victim]
+        words = "would be replaced (sharpness.pdf)"
+    result = run("plot", *flags)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert [p.name for p in victim.iterdir() if p.name[0] != "."] == ["sharpness.pdf"]
+    assert (victim / "sharpness.pdf").read_text() == "mine"
+
+
+def test_attributes_are_few_and_short(path):
+    for value in (
+        np.array(["a", "b"], object), np.arange(2000), np.array([b"x" * 9] * 2),
+        np.zeros(3, [("a", "i4")]),
+    ):  # fmt: skip
+        with h5py.File(path, "r+") as file:
+            dtype = h5py.string_dtype() if value.dtype == object else value.dtype
+            file.attrs.create("odd", value, dtype=dtype)
+        seal(path)
+        with pytest.raises(DataError, match="the attribute odd is unusual"):
+            load_netcdf(path)
+        with h5py.File(path, "r+") as file:
+            del file.attrs["odd"]
+    with h5py.File(path, "r+") as file:
+        for i in range(101):
+            file.attrs[f"a{i}"] = i
+    seal(path)
+    with pytest.raises(DataError, match="10[0-9] attributes"):
+        load_netcdf(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.assign_attrs(activation=[1, 2]), "activation is no single value"),
+        (lambda r: r.assign(excess_loss=r["excess_loss"] * np.nan), "no run was trained"),
+        (lambda r: r.assign_coords(learning_rate=[1e-320]), "learning_rate holds numbers"),
+    ],
+)
+def test_results_that_could_not_be_shown_are_refused(tmp_path, change, words):
+    axes = {"width": (1, 2), "learning_rate": (0.1,), "seed": (0, 1)}
+    results = change(general(axes))
+    RunFolder(tmp_path).finish(results, {}, identity())
+    with pytest.raises(DataError, match=words):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("record", [5, [[1]], [3], {"a": 1}])
+def test_settings_that_no_run_has_are_no_run(tmp_path, record):
+    folder = write_run(tmp_path / "run", identity(record=record))
+    assert folder.stored() is None

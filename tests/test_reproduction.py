@@ -324,7 +324,7 @@ def test_the_program_reproduces_reuses_and_reports(reproduced):
     with RunFolder(folder).locked():
         expect_usage_error(run("reproduce", *arguments, cwd=cwd), "another process is at work")
     (folder / "P7" / "finding.json").write_text("{")
-    left = [folder / ".partial-REPORT-1.md", folder / "S4" / ".partial-gains-1.png"]
+    left = [folder / ".partial-REPORT-abcd_123.md", folder / "S4" / ".partial-gains-abcd_123.png"]
     left.append(folder / ".sweep-0123456789ab.lock")
     mine = folder / "mine" / ".partial-1"
     mine.parent.mkdir()

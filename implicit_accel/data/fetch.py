@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.files import open_plain
 
 DATA_DIR_VARIABLE = "IMPLICIT_ACCEL_DATA_DIR"
 """The environment variable that names a folder with data files."""
@@ -174,7 +175,7 @@ def read_file(path: Path | str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """
     path = _expand(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path, follow=True) as file:
             # In pieces: asked for all at once, Python would set aside max_bytes for any file.
             data = bytearray()
             while len(data) <= max_bytes and (piece := file.read(2**20)):

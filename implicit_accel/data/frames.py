@@ -12,6 +12,7 @@ import pandas as pd
 from implicit_accel.data.dataset import NUMBER, Dataset, quoted
 from implicit_accel.data.problems import Preparation, Problem, make_problem
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.fields import shown
 from implicit_accel.files import printable
 
 MISSING = ("refuse", "drop")
@@ -86,6 +87,8 @@ class Columns:
     def __post_init__(self) -> None:
         for what in ("targets", "drop", "one_hot"):
             given = getattr(self, what)
+            if not isinstance(given, str | list | tuple):
+                raise UserError(f"{what}: names of columns are needed, not {type(given).__name__}")
             listed = (given,) if isinstance(given, str) else given
             # Blanks at the ends of names are no part of them.
             object.__setattr__(self, what, tuple(str(name).strip() for name in listed))
@@ -97,6 +100,10 @@ class Columns:
             raise UserError(
                 f"column {quoted(min(both))} is a target: it can be neither left out nor encoded"
             )
+        if both := {*self.drop} & {*self.one_hot}:
+            raise UserError(f"column {quoted(min(both))} is to be left out and to be encoded")
+        if len(set(self.targets)) < len(self.targets):
+            raise UserError(f"{self.prefix}target names a column twice")
 
     def dataset(
         self, frame: pd.DataFrame, *, name: str, label: str, title: str, source: str
@@ -115,6 +122,8 @@ class Columns:
                 has gaps or infinities; there is no feature, or only one row. Rows are counted
                 from 1.
         """
+        if not isinstance(frame, pd.DataFrame):
+            raise UserError(f"{label}: a pandas DataFrame is needed, not {type(frame).__name__}")
         frame = frame.reset_index(drop=True)
         names = self._names(frame, label)  # with their positions
         for what, wanted in (
@@ -143,20 +152,20 @@ class Columns:
         arrays: dict[str, np.ndarray] = {}
         for each in features:
             encoded = self._encoded(columns[each], each, label)
-            if clash := [new for new in encoded if new != each and new in names]:
+            if clash := [new for new in encoded if (new != each and new in names) or new in arrays]:
                 raise DataError(
                     f"{label}: there is a column {quoted(clash[0])} already; rename it."
                 )
             arrays |= encoded
-        shown = printable(" and ".join(self.targets))
+        named = printable(" and ".join(self.targets))
         return Dataset(
             name=name,
             features=np.column_stack(list(arrays.values())),
             targets=np.column_stack([self._numbers(columns[t], t, label) for t in self.targets]),
             feature_names=tuple(arrays),
             target_names=tuple(self.targets),
-            source=f"{source}, target {shown}",
-            title=f"{title} ({shown})",
+            source=f"{source}, target {named}",
+            title=f"{title} ({named})",
             notes=tuple(notes),
         )
 
@@ -190,12 +199,12 @@ class Columns:
         bad = np.flatnonzero(~np.isfinite(numbers))
         if bad.size:
             value, row = column.iloc[bad[0]], column.index[bad[0]] + 1
-            if pd.isna(value):
+            if pd.api.types.is_scalar(value) and pd.isna(value):
                 what, way = "a gap", f"leave out such rows ({self.prefix}missing drop)"
             elif is_target:
-                what, way = quoted(str(value)), "correct it"
+                what, way = quoted(shown(value)), "correct it"
             else:
-                what = quoted(str(value))
+                what = quoted(shown(value))
                 way = (
                     f"correct it, encode the column ({self.prefix}one_hot) or leave it out "
                     f"({self.prefix}drop)"
@@ -229,7 +238,10 @@ class Columns:
 
     def _number(self, value: object) -> float:
         """A number that pandas has left as text; NaN if it is none."""
-        text = str(value)
+        try:
+            text = str(value)
+        except ValueError:  # a whole number of more than 4300 digits
+            return np.nan
         if self.decimal == ",":
             # A point would separate thousands.
             text = text.replace(".", "?").replace(",", ".")

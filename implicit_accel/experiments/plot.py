@@ -8,7 +8,6 @@ python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from absl import flags
@@ -17,7 +16,7 @@ from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
 from implicit_accel.experiments.predictions import save_table
 from implicit_accel.experiments.sweep_page import command_of, write_page
-from implicit_accel.figure_files import SWEEP_FIGURES, remove_figures
+from implicit_accel.figure_files import SWEEP_FIGURES
 from implicit_accel.loading import load_run
 from implicit_accel.plotting import save_figures
 from implicit_accel.results import (
@@ -59,21 +58,25 @@ def main() -> None:
     figures = Path(_FIGURES.value) if _FIGURES.value else folder / FIGURES_FOLDER
     page = (figures if _FIGURES.value else folder) / PAGE_FILE
     names = (*SWEEP_FIGURES, *observed(results))
-    is_own = not _FIGURES.value and RunFolder(folder).finished() is not None
+    planned = [page, *(figures / f"{name}.{ending}" for name in names for ending in formats)]
+    has_summary = not _FIGURES.value and RunFolder(folder).finished() is not None
+    if has_summary:
+        planned.append(folder / SUMMARY_FILE)
+    # A folder of its own has a list of its files as well: names of observables are a file's, and
+    # must not choose what is replaced.
+    own = RunFolder(folder if not _FIGURES.value else figures)
     try:
-        with RunFolder(folder).locked() if is_own else contextlib.nullcontext():
-            if is_own:
-                planned = [figures / f"{name}.{ending}" for name in names for ending in formats]
-                RunFolder(folder).announce([*planned, page, folder / SUMMARY_FILE])
+        own.path.mkdir(parents=True, exist_ok=True)
+        with own.locked():
+            own.announce(planned)
             paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
             command = command_of(folder)
             write_page(results, page, command=command, figures=paths, best_by=_BEST_BY.value)
-            if is_own:
+            made = [*paths, page]
+            if has_summary:
                 save_table(table, folder / SUMMARY_FILE)
-                made = [*paths, page, folder / SUMMARY_FILE, folder / PREDICTION_FILE]
-                RunFolder(folder).keep(made)
-            else:
-                remove_figures(figures, names, keep=paths)
+                made += [folder / SUMMARY_FILE, folder / PREDICTION_FILE]
+            own.keep(made)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
     console.print(f"{len(paths)} figures in {figures}, {page}", soft_wrap=True)

@@ -198,6 +198,11 @@ def main() -> None:
     ):
         remove_partial(folder)
         for claim in CLAIMS:
+            if (folder / claim.id).is_symlink():
+                raise UserError(
+                    f"{folder / claim.id} is a link to another folder, in which nothing is "
+                    "written: remove the link, or choose another --output_dir"
+                )
             for each in (folder / claim.id).glob("**"):
                 remove_partial(each)
         for lock in folder.glob(".*-*.lock"):  # killed workers left them

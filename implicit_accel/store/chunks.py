@@ -41,7 +41,7 @@ _RESULT, _LEAF, _STEPS, _MEMBERS = "result_", "leaf_", "steps_", "members"
 # What reading raises where a file's checksum fits but not its contents: somebody else wrote it.
 _INVALID_FILE_ERRORS = (
     KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, EOFError,
-    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class ChunkFile:
 
     def paths(self) -> list[Path]:
         """The files, the newest first."""
-        pattern = re.compile(re.escape(self.name) + r"\.(\d{6,})\.npz")
+        pattern = re.compile(re.escape(self.name) + r"\.(\d{6,12})\.npz")
         numbered = [(pattern.fullmatch(p.name), p) for p in self.folder.glob(f"{self.name}.*.npz")]
         return [p for _, p in sorted(((int(m[1]), p) for m, p in numbered if m), reverse=True)]
 
@@ -198,7 +198,7 @@ def _load_array(content: IO[bytes], size: int) -> np.ndarray:
 def _read(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ChunkState:
     """Puts a chunk's state together again, whatever it is."""
     timing = about["timing"]
-    if any(type(value) not in (int, float) for value in timing.values()):
+    if not all(type(value) in (int, float) and 0 <= value < 1e18 for value in timing.values()):
         raise ValueError("timings must be numbers")
     stored = {n.removeprefix(_RESULT): arrays[n] for n in arrays if n.startswith(_RESULT)}
     return ChunkState(

@@ -80,7 +80,7 @@ _DERIVED = (SUMMARY_FILE, PREDICTION_FILE, PAGE_FILE)
 _OWN = (CHECKPOINTS_FOLDER, RESULTS_FILE, CONFIG_FILE, _LIST_FILE)
 
 # The files in checkpoints/, also those of earlier versions.
-_CHUNK_NAME = re.compile(r"\d+-\d+-\d+\.\d{6,}\.npz")
+_CHUNK_NAME = re.compile(r"\d{1,9}-\d{1,9}-\d{1,9}\.\d{6,12}\.npz")
 _OLD_NAME = re.compile(r"part[\w-]+\.\d{6,}\.npz|process\w+\.alive")
 
 # Of a file system that has no locks of the kind that ends with its owner.
@@ -254,7 +254,10 @@ class RunFolder:
         Raises:
             UserError: If one of its own folders is a link.
         """
-        for name in (CHECKPOINTS_FOLDER, FIGURES_FOLDER, _REPLACED_FOLDER):
+        own = (CHECKPOINTS_FOLDER, FIGURES_FOLDER)
+        replaced = (f"{_REPLACED_FOLDER}/{name}" for name in own)
+        # The outer one first: what is behind a link is not looked at.
+        for name in (_REPLACED_FOLDER, *own, *replaced):
             if (self.path / name).is_symlink():
                 raise UserError(
                     f"{self.path / name} is a link to another folder, in which nothing is written: "
@@ -357,13 +360,25 @@ class RunFolder:
     @staticmethod
     def _remove_own(path: Path) -> None:
         """Removes a run's file, or its folder of checkpoints unless it holds other files."""
-        if path.name == CHECKPOINTS_FOLDER and path.is_dir():
+        if path.name == CHECKPOINTS_FOLDER and path.is_dir() and not path.is_symlink():
             for each in path.iterdir():
                 if _is_checkpoint(each):
                     each.unlink()
-            path.rmdir()
+            _remove_empty(path)
         else:
             path.unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        """Removes the chunks: the run cannot go on, and its results stay."""
+        self._remove_own(self.checkpoints)
+
+    def remove(self) -> None:
+        """Removes the run. Other files in its folder stay, and then the folder as well."""
+        self.refuse_links()
+        for name in (*self.listed(), *_OWN):
+            self._remove_own(self.path / name)
+        for folder in (self.path / FIGURES_FOLDER, self.path):
+            _remove_empty(folder)
 
     def listed(self) -> tuple[str, ...]:
         """The files that are made of the run's results: names relative to the folder.
@@ -403,9 +418,9 @@ class RunFolder:
     def _keep(self, files: Iterable[Path], listed: Collection[str]) -> None:
         names = dict.fromkeys(map(self._relative, files))
         kept = [name for name in names if (self.path / name).exists()]
-        for name in listed:
-            if name not in kept:
-                (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / name for name in listed if name not in kept):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
         _remove_empty(self.path / FIGURES_FOLDER)
         if sorted(kept) != sorted(listed) or not (self.path / _LIST_FILE).exists():
             save_json(sorted(kept), self.path / _LIST_FILE)
@@ -502,10 +517,10 @@ def _may_be_listed(name: object) -> bool:
     """Whether a listed name is one of a file that the programs write."""
     if not is_printable(name) or name in _DERIVED:
         return name in _DERIVED
-    folder, _, file = str(name).partition("/")
+    folder, _, file = str(name).rpartition("/")
     path = PurePosixPath(file)
-    is_plain = file not in ("", ".", "..") and path.name == file
-    return folder == FIGURES_FOLDER and is_plain and path.suffix[1:] in FIGURE_FORMATS
+    is_plain = file not in ("", ".", "..") and path.name == file and len(file.encode()) < 200
+    return folder in ("", FIGURES_FOLDER) and is_plain and path.suffix[1:] in FIGURE_FORMATS
 
 
 def _has_locks(folder: Path) -> bool:
@@ -537,10 +552,9 @@ def _remove_left_over(lock: Path) -> None:
 
 def _derived_in(folder: Path) -> list[str]:
     """What is there of the files that are made of a run's results."""
-    figures = folder / FIGURES_FOLDER
-    drawn = sorted(p.name for p in figures.iterdir()) if figures.is_dir() else []
-    names = (*_DERIVED, *(f"{FIGURES_FOLDER}/{name}" for name in drawn))
-    return [name for name in names if _may_be_listed(name) and os.path.lexists(folder / name)]
+    files = [*folder.glob("*"), *(folder / FIGURES_FOLDER).glob("*")]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    return [name for name in names if _may_be_listed(name)]
 
 
 def _move(source: Path, target: Path, name: str) -> None:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from implicit_accel.data import fetch
-from implicit_accel.data.dataset import Dataset, DatasetSource
+from implicit_accel.data.dataset import Dataset, DatasetSource, quoted
 from implicit_accel.data.frames import MISSING, Columns
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.fields import Field
@@ -38,9 +39,14 @@ _SNIFFED_LINES, _SNIFFED_CHARACTERS = 200, 2**20
 
 # Numbers with each decimal mark, and numbers whose mark may separate thousands instead.
 _NUMBERS = {
-    mark: re.compile(rf"[+-]?[0-9]*[{mark}]?[0-9]+([eE][+-]?[0-9]+)?") for mark in (".", ",")
+    mark: re.compile(rf"[+-]?([0-9]+[{mark}]?[0-9]*|[{mark}][0-9]+)([eE][+-]?[0-9]+)?")
+    for mark in (".", ",")
 }
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+")
+# Numbers with a mark that are a whole field, but for quotes.
+_MARKED = re.compile(
+    r"""(?<![^\s;|"'])[+-]?[0-9]*[.,][0-9]+(?:[.,][0-9]+)*(?:[eE][+-]?[0-9]+)?(?![^\s;|"'])"""
+)
 _GAPS = ("", "?", "NA", "N/A", "nan", "NaN", "null", "NULL")
 
 
@@ -130,7 +136,7 @@ def _load(
     dialect = _sniff(text, label, columns.prefix, delimiter, decimal, header)
     if dialect != _USUAL:
         notes.append(str(dialect))
-    frame = _parse(text.encode(), dialect, label, columns.prefix)
+    frame = _parse(text.encode(), dialect, label, columns)
     if not dialect.header:
         label += f" (read without names: {columns.prefix}header yes takes them from the first line)"
     dataset = dataclasses.replace(columns, decimal=dialect.decimal).dataset(
@@ -176,34 +182,41 @@ def _sniff(
         if delimiter in (None, name)
     }
     chosen = max(found, key=lambda name: _plausibility(found[name]))
-    rows = [[cell.strip() for cell in row] for row in found[chosen]]
-    cells = [cell for row in rows for cell in row]
+    rows = [[cell.strip().strip('"') for cell in row] for row in found[chosen]]
     if decimal is None:
-        decimal = _decimal_mark(cells, chosen, label, prefix)
-    names_only = not rows or not all(_NUMBERS[decimal].fullmatch(cell) for cell in rows[0])
-    return Dialect(chosen, decimal, header == "yes" or (header == "auto" and names_only))
+        decimal = "." if chosen == "comma" else _decimal_mark(text, label, prefix)
+    if header != "auto" or not rows:
+        return Dialect(chosen, decimal, header != "no")
+    kinds = {bool(_NUMBERS[decimal].fullmatch(c)): c for c in rows[0] if c not in _GAPS}
+    if len(kinds) == 2:
+        raise DataError(
+            f"{label} has {quoted(kinds[False])} and {kinds[True]} in the first line: say whether "
+            f"these are names ({prefix}header yes) or values ({prefix}header no)"
+        )
+    return Dialect(chosen, decimal, False in kinds or not kinds)
 
 
-def _decimal_mark(cells: Sequence[str], delimiter: str, label: str, prefix: str) -> str:
-    """The mark that the numbers in some cells have.
+def _decimal_mark(text: str, label: str, prefix: str) -> str:
+    """The decimal mark of a table that commas do not separate.
 
     Raises:
         DataError: If that is not certain.
     """
-    found = {
-        mark: [cell for cell in cells if mark in cell and number.fullmatch(cell)]
-        for mark, number in _NUMBERS.items()
-    }
-    # A comma in a quoted number of a file that commas separate is more often one of thousands,
-    # and pandas leaves it as text, which is refused.
-    mark = "," if found[","] and delimiter != "comma" else "."
-    numbers = found[mark] if mark == "," or delimiter == "semicolon" else []
-    if mark == "," and found["."]:
-        what = f"{found[','][0]} and {found['.'][0]}"
-    elif numbers and all(map(_THOUSANDS.fullmatch, numbers)):
-        what = f"{numbers[0]}, which may be a fraction or thousands"
+    examples: dict[str, str] = {}
+    certain: dict[str, str] = {}
+    for match in _MARKED.finditer(text):
+        number = match[0]
+        mark = "," if "," in number else "."
+        (examples if _THOUSANDS.fullmatch(number) else certain).setdefault(mark, number)
+        if len(certain) == 2:
+            break
+    if len(certain) == 2 or (len(certain) == 1 and len({*certain, *examples}) == 2):
+        both = certain | {k: v for k, v in examples.items() if k not in certain}
+        what = f"{both[',']} and {both['.']}"
+    elif examples and not certain:
+        what = f"{next(iter(examples.values()))}, which may be a fraction or thousands"
     else:
-        return mark
+        return next(iter(certain), ".")
     raise DataError(
         f"{label} has {what}: say what the decimal mark is ({prefix}decimal , or {prefix}decimal "
         ".); marks between thousands cannot be read"
@@ -241,14 +254,14 @@ def _plausibility(rows: list[list[str]]) -> tuple[bool, float, int]:
     return is_table, numbers / max(len(below), 1) if is_table else 0.0, len(rows[0]) if rows else 0
 
 
-def _parse(data: bytes, dialect: Dialect, label: str, prefix: str) -> pd.DataFrame:
-    """The table as pandas reads it, with its columns' names.
+def _parse(data: bytes, dialect: Dialect, label: str, columns: Columns) -> pd.DataFrame:
+    """The table as pandas reads it, with its columns' names; columns to encode are text.
 
     Raises:
         DataError: If it is no table.
     """
     delimiter = DELIMITERS[dialect.delimiter]
-    options = {
+    options: Any = {
         "sep": r"\s+" if delimiter == " " else delimiter,
         "skipinitialspace": True,
         "encoding": "utf-8",
@@ -264,9 +277,14 @@ def _parse(data: bytes, dialect: Dialect, label: str, prefix: str) -> pd.DataFra
             io.BytesIO(data), header=None, nrows=2, dtype=str, na_filter=False, **options
         )
         _check_cells(data, head.shape[1], label)
+        names = [str(name) for name in head.iloc[0]]
+        if not dialect.header:
+            names = [str(1 + column) for column in range(len(names))]
+        encoded: Any = {k: str for k, name in enumerate(names) if name.strip() in columns.one_hot}
         frame = pd.read_csv(
             io.BytesIO(data), low_memory=False, decimal=dialect.decimal, na_values=["?"],
-            header=0 if dialect.header else None, **options,
+            header=0 if dialect.header else None, names=range(len(names)), index_col=False,
+            dtype=encoded, **options,
         )  # fmt: skip
     except DataError:
         raise
@@ -274,13 +292,10 @@ def _parse(data: bytes, dialect: Dialect, label: str, prefix: str) -> pd.DataFra
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
             f"{label} is not a table of values separated by {dialect.delimiter} ({reason}); every "
-            f"line needs as many fields as the first one, and {prefix}delimiter names what "
+            f"line needs as many fields as the first one, and {columns.prefix}delimiter names what "
             "separates them."
         ) from error
-    if dialect.header:
-        frame.columns = [str(name) for name in head.iloc[0]]
-    else:
-        frame.columns = [str(1 + column) for column in range(frame.shape[1])]
+    frame.columns = names
     return frame
 
 

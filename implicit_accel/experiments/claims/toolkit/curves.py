@@ -14,7 +14,7 @@ import xarray as xr
 
 from implicit_accel.errors import DataError
 from implicit_accel.files import load_json, save_json
-from implicit_accel.pages.explorer import FORMAT, Published, payload
+from implicit_accel.pages.explorer import FORMAT, Published, explorer, payload
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import by_model
 
@@ -106,7 +106,11 @@ def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
             raise ValueError("its checksum does not fit its contents")
         # What another version has made its page could not show.
         formats = {stored["format"], *(found["format"] for found in payloads.values())}
-        return payloads if formats <= {_FORMAT, FORMAT} else {}
+        if not formats <= {_FORMAT, FORMAT}:
+            return {}
+        if payloads:
+            explorer("curves", payloads)  # raises where one is not what the page shows
+        return payloads
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error}); run the claim again") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_accel.errors import DataError
+from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiments.claims.criteria import (
     Cause,
     Claim,
@@ -40,7 +40,7 @@ _BITMAP_DPI = 110
 _NUMBERS = ("value", "low", "high")
 
 # What reading a damaged file ends in.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 ANSWERS = ("direction", "size", "cause")
 """What a verdict answers, in the order of `Entry.answers`."""
@@ -96,7 +96,13 @@ def with_scores(cause: str, entries: Sequence[Entry]) -> str:
 
 
 def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:
-    """Writes a claim's figures (PNG and PDF), tables (CSV), curves and finding into its folder."""
+    """Writes a claim's figures (PNG and PDF), tables (CSV), curves and finding into its folder.
+
+    Raises:
+        UserError: If the folder is a link to another one.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link to another folder, in which nothing is written")
     folder.mkdir(parents=True, exist_ok=True)
     figures, forests = [], {}
     for name, drawn in finding.figures.items():

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -254,7 +253,7 @@ class Laboratory:
     def _tuned_once(
         self, run_name: str, asked: Identity, sweep: LinearSweep, first: OwnRates
     ) -> xr.Dataset:
-        for folder in sorted(self.shared.glob(f"*/{run_name}")):
+        for folder in self._folders(run_name):
             stored = RunFolder(folder).finished()
             if stored is None or stored.differences(asked, may_extend=False):
                 continue
@@ -278,7 +277,7 @@ class Laboratory:
             most_rounds=self.pick(1, *[rates.MOST_ROUNDS] * 2),
         )
         self.log(f"{self.folder.name}: learning rates found in {len(rounds)} rounds")
-        shutil.rmtree(folder / CHECKPOINTS_FOLDER)
+        RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)
         return results
 
@@ -336,7 +335,7 @@ class Laboratory:
             return self._run_once(run_name, experiment)
 
     def _run_once(self, run_name: str, experiment: Experiment) -> xr.Dataset:
-        for folder in sorted(self.shared.glob(f"*/{run_name}")):
+        for folder in self._folders(run_name):
             if RunFolder(folder).finished() == experiment.identity:
                 kept = self._read(folder)
                 if kept is not None:
@@ -344,9 +343,14 @@ class Laboratory:
         folder = self.folder / run_name
         results, _ = run(experiment, folder=folder, progress=self.progress, devices=self.devices)
         # The results are kept, and are all that is asked for: nothing goes on from here.
-        shutil.rmtree(folder / CHECKPOINTS_FOLDER)
+        RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)
         return results
+
+    def _folders(self, run_name: str) -> list[Path]:
+        """The claims' folders for a run, which are no links to folders elsewhere."""
+        found = sorted(self.shared.glob(f"*/{run_name}"))
+        return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
 
     @contextlib.contextmanager
     def _alone_at(self, run_name: str) -> Iterator[None]:
@@ -370,5 +374,5 @@ class Laboratory:
             return load_results(folder / RESULTS_FILE)
         except DataError as error:
             self.log(f"{error}: made again")
-            shutil.rmtree(folder)
+            RunFolder(folder).remove()
             return None
