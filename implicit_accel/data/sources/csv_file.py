@@ -43,10 +43,13 @@ _NUMBERS = {
     for mark in (".", ",")
 }
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+")
-# Numbers with a mark that are a whole field, but for quotes.
-_MARKED = re.compile(
-    r"""(?<![^\s;|"'])[+-]?[0-9]*[.,][0-9]+(?:[.,][0-9]+)*(?:[eE][+-]?[0-9]+)?(?![^\s;|"'])"""
-)
+# Numbers with each mark behind all others, which are a whole field but for quotes.
+_MARKED = {
+    mark: re.compile(
+        rf"""(?<![^\s;|"'])[+-]?[0-9.,]*[{mark}][0-9]+(?:[eE][+-]?[0-9]+)?(?![^\s;|"'])"""
+    )
+    for mark in (".", ",")
+}
 _GAPS = ("", "?", "NA", "N/A", "nan", "NaN", "null", "NULL")
 
 
@@ -202,21 +205,21 @@ def _decimal_mark(text: str, label: str, prefix: str) -> str:
     Raises:
         DataError: If that is not certain.
     """
-    examples: dict[str, str] = {}
-    certain: dict[str, str] = {}
-    for match in _MARKED.finditer(text):
-        number = match[0]
-        mark = "," if "," in number else "."
-        (examples if _THOUSANDS.fullmatch(number) else certain).setdefault(mark, number)
-        if len(certain) == 2:
-            break
-    if len(certain) == 2 or (len(certain) == 1 and len({*certain, *examples}) == 2):
-        both = certain | {k: v for k, v in examples.items() if k not in certain}
-        what = f"{both[',']} and {both['.']}"
-    elif examples and not certain:
-        what = f"{next(iter(examples.values()))}, which may be a fraction or thousands"
+    found: dict[str, str] = {}
+    is_certain: dict[str, bool] = {}
+    for mark, pattern in _MARKED.items():
+        for match in pattern.finditer(text):
+            is_certain[mark] = not _THOUSANDS.fullmatch(match[0])
+            if is_certain[mark]:
+                found[mark] = match[0]
+                break
+            found.setdefault(mark, match[0])
+    if len(found) == 2:
+        what = f"{found[',']} and {found['.']}"
+    elif not all(is_certain.values()):
+        what = f"{next(iter(found.values()))}, which may be a fraction or thousands"
     else:
-        return next(iter(certain), ".")
+        return next(iter(found), ".")
     raise DataError(
         f"{label} has {what}: say what the decimal mark is ({prefix}decimal , or {prefix}decimal "
         ".); marks between thousands cannot be read"
