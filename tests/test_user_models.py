@@ -378,7 +378,7 @@ print("ended after", seen[0], flush=True)
 
 def test_ctrl_c_in_python_saves_before_it_ends(tmp_path):
     code = PROGRAM.format(tests=str(Path(__file__).parent))
-    steps = "2000000"
+    steps = "3000000"
 
     def start():
         return subprocess.Popen(
