@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from implicit_accel.errors import UserError
+
 PARTIAL = ".partial-"
 """What the names of files begin with while they are being written."""
 
@@ -101,6 +103,19 @@ def open_plain(path: Path, max_bytes: int | None = None, *, follow: bool = False
     except BaseException:
         os.close(handle)
         raise
+
+
+def refuse_link(folder: Path) -> None:
+    """Makes sure that what is written in a folder stays where the user looks for it.
+
+    Raises:
+        UserError: If the folder is a symbolic link.
+    """
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to another folder, in which nothing is written: remove the link, "
+            "or choose another folder"
+        )
 
 
 def load_json(path: Path, *, follow: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""netCDF-4 files: written whole and sealed, and read whoever wrote them.
+"""netCDF-4 files: written whole and sealed, and read without trust in their author.
 
 A seal has no key, so that a forged file may have a right one. An HDF5 file may point to other files
 (external storage, external links, virtual datasets), which the HDF5 library would open and read,
@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError
 from implicit_accel.files import atomic_path, open_plain, printable, seal, seal_of
+
+if TYPE_CHECKING:
+    import h5py
 
 # More than deflate can reach: a file that claims to hold more than this is not read.
 _MAX_RATIO = 1100
@@ -32,7 +34,7 @@ _MAX_ATTRIBUTE_BYTES, _MAX_ATTRIBUTES, _MAX_NUMBERS = 2**20, 100, 1000
 
 # What is done to an array's bytes: nothing, deflate, or shuffle and deflate. Other filters may be
 # plug-ins, which are loaded as code.
-_DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
+_DEFLATE, _SHUFFLE = 1, 2  # HDF5's numbers
 _FILTERS = ([], [_DEFLATE], [_SHUFFLE, _DEFLATE])
 
 # A chunk with fewer bytes than this unpacks to at most 64 MiB, whatever it holds.
@@ -66,6 +68,8 @@ def load_netcdf(path: Path) -> tuple[xr.Dataset, str]:
         OSError: If the file cannot be read, or is no regular file.
         DataError: If it is damaged, or not one of these.
     """
+    import h5py  # here: most calls read no results, and it takes a tenth of a second
+
     with open_plain(path) as file:
         found = seal_of(file)
         if not found:
@@ -96,6 +100,8 @@ def _read(contents: h5py.File) -> xr.Dataset:
     Raises:
         ValueError: If an array's dimensions are not those of the file.
     """
+    import h5py
+
     attributes = {name: _attributes(contents[name]) for name in contents}
     numbers = {
         int(attributes[name][_OWN_DIMENSION]): name
@@ -138,6 +144,8 @@ def _attributes(item: h5py.HLObject) -> dict[str, Any]:
     Raises:
         ValueError: If one is something else, or there are too many.
     """
+    import h5py
+
     found = {}
     if len(item.attrs) > _MAX_ATTRIBUTES:
         raise ValueError(f"there are {len(item.attrs)} attributes")
@@ -166,6 +174,8 @@ def _unexpected(contents: h5py.File, size: int) -> str:
         contents: The open file.
         size: Its bytes.
     """
+    import h5py
+
     left, text = _MAX_RATIO * size, _MAX_TEXT_BYTES
     for name in contents:
         shown = printable(str(name))

@@ -485,7 +485,7 @@ def test_redirect_to_http(serve, tmp_path):
 
 
 def test_redirect_to_another_server(serve, tmp_path):
-    """By another name: the address that was asked for is 127.0.0.1."""
+    """By another name: the given address is 127.0.0.1."""
     url, requested = serve(send(b"", 302, Location="http://localhost:9/x.zip"))
     archive = fetch.Archive("a", ("x",), url, PAGE)
     with pytest.raises(DataError, match="redirected to another server, localhost"):

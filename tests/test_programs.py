@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_trained_again(finished):
 
 
 def sweep_of_a_reader(*arguments):
-    """The program of a user who may not write anywhere."""
+    """The program of a user without the right to write anywhere."""
     os.access = lambda *_: False
     as_module("experiments.sweep", *arguments)
 

@@ -59,8 +59,8 @@ def download(
 
     An archive with the published checksum is good. One with another may have been packed anew,
     which must not lock users out: then each member with a known checksum must have it. The archive
-    itself is never kept, and each file is moved into
-    place whole, so a failure or another process at the same work leaves no damaged file.
+    itself is never kept, and each file is moved into place whole, so a failure or another process
+    at the same work leaves no damaged file.
 
     Args:
         archive: What to download.
@@ -201,7 +201,7 @@ def _check_redirect(answer: requests.Response, **_: object) -> None:
         raise DataError("it was redirected from https to http, which anybody could alter")
     if there.scheme in ("http", "https") and there.hostname != here.hostname:
         raise DataError(
-            f"it was redirected to another server, {there.hostname}, which was not asked for"
+            f"it was redirected to another server, {there.hostname}, which is not trusted"
         )
 
 
@@ -284,7 +284,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
             f"{name!r} in the zip archive would unpack from {info.compress_size} to "
             f"{info.file_size} bytes, more than a data file can"
         )
-    # In pieces: asked for all at once, zipfile unpacks up to 2 GiB before it cuts off what the
+    # In pieces: read in one call, zipfile unpacks up to 2 GiB before it cuts off what the
     # archive's directory does not promise. The CRC is checked at the end.
     with archive.open(info) as member:
         return b"".join(iter(lambda: member.read(2**16), b""))

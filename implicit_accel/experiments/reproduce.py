@@ -44,7 +44,7 @@ from implicit_accel.experiments.claims.toolkit.report import (
     write_report,
 )
 from implicit_accel.experiments.claims.toolkit.runner import Setup, find_data, run_claims
-from implicit_accel.files import remove_partial
+from implicit_accel.files import refuse_link, remove_partial
 from implicit_accel.store.folder import RunFolder
 
 CLAIMS = find_claims()
@@ -198,11 +198,7 @@ def main() -> None:
     ):
         remove_partial(folder)
         for claim in CLAIMS:
-            if (folder / claim.id).is_symlink():
-                raise UserError(
-                    f"{folder / claim.id} is a link to another folder, in which nothing is "
-                    "written: remove the link, or choose another --output_dir"
-                )
+            refuse_link(folder / claim.id)
             for each in (folder / claim.id).glob("**"):
                 remove_partial(each)
         for lock in folder.glob(".*-*.lock"):  # killed workers left them

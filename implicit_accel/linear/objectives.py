@@ -241,9 +241,7 @@ class Collapsed(_Collapsing):
     def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        residuals = matmul(W, data.columns) - data.targets  # (k, m)
-        if b is not None:
-            residuals = residuals + b[:, None] * data.ones
+        residuals = _residuals(W, b, data)
         slopes = self.loss.derivative(residuals) / self.num_entries
         W_bar = matmul(slopes, data.rows)
         b_bar = None if b is None else slopes @ data.ones
@@ -327,9 +325,7 @@ class Moments(_Collapsing):
     def data_part(
         self, W: jax.Array, b: jax.Array | None, data: Data
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-        v = matmul(W, data.columns) - data.targets  # (k, r)
-        if b is not None:
-            v = v + b[:, None] * data.ones
+        v = _residuals(W, b, data)
         powers, _ = _monomials(v.shape[1] + 1, round(self.loss.p) // 2)
 
         def monomials(v: jax.Array) -> jax.Array:
@@ -399,6 +395,12 @@ class Layerwise(Objective):
     @override
     def rows_per_step(self, num_rows: int) -> int:
         return num_rows
+
+
+def _residuals(W: jax.Array, b: jax.Array | None, data: Data) -> jax.Array:
+    """(k, m) residuals of an affine map on the rows of the reduced problem."""
+    residuals = matmul(W, data.columns) - data.targets
+    return residuals if b is None else residuals + b[:, None] * data.ones
 
 
 def _sum_rows(a: jax.Array) -> jax.Array:

@@ -45,6 +45,7 @@ from implicit_accel.files import (
     is_printable,
     load_json,
     printable,
+    refuse_link,
     remove_partial,
     save_json,
 )
@@ -258,11 +259,7 @@ class RunFolder:
         replaced = (f"{_REPLACED_FOLDER}/{name}" for name in own)
         # The outer one first: what is behind a link is not looked at.
         for name in (_REPLACED_FOLDER, *own, *replaced):
-            if (self.path / name).is_symlink():
-                raise UserError(
-                    f"{self.path / name} is a link to another folder, in which nothing is written: "
-                    "remove the link, or choose another folder"
-                )
+            refuse_link(self.path / name)
 
     @contextlib.contextmanager
     def locked(self, *, patience: float = 0) -> Iterator[None]:

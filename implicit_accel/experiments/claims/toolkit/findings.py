@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import DataError
 from implicit_accel.experiments.claims.criteria import (
     Cause,
     Claim,
@@ -29,7 +29,7 @@ from implicit_accel.experiments.claims.criteria import (
 from implicit_accel.experiments.claims.toolkit.curves import load_curves, save_curves
 from implicit_accel.experiments.claims.toolkit.forest import Forest
 from implicit_accel.exports import csv_text
-from implicit_accel.files import atomic_path, load_json, save_json
+from implicit_accel.files import atomic_path, load_json, refuse_link, save_json
 
 FINDING_FILE = "finding.json"
 FINDINGS_FILE = "findings.json"
@@ -101,8 +101,7 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
     Raises:
         UserError: If the folder is a link to another one.
     """
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a link to another folder, in which nothing is written")
+    refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     figures, forests = [], {}
     for name, drawn in finding.figures.items():
