@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+from implicit_accel.files import remove_empty
 
 # The figures of every sweep; each observable that was recorded has one of its own name.
 SWEEP_FIGURES = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
@@ -48,6 +49,5 @@ def remove_figures(
     removed = [path for path in figure_files(folder, names) if path not in keep]
     for path in removed:
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # there are other files in it, or there is no such folder
-        folder.rmdir()
+    remove_empty(folder)
     return removed

@@ -118,6 +118,13 @@ def refuse_link(folder: Path) -> None:
         )
 
 
+def remove_empty(*folders: Path) -> None:
+    """Removes folders, in this order, of which nothing is left; others stay as they are."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # there are files in it, or there is no such folder
+            folder.rmdir()
+
+
 def load_json(path: Path, *, follow: bool = False) -> Any:
     """Reads a JSON file, see `open_plain`.
 

@@ -24,7 +24,7 @@ from rich.text import Text
 from implicit_accel import fields, summary
 from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.experiments.stopping import Stopped, stop_on_signals
-from implicit_accel.files import printable, printable_lines
+from implicit_accel.files import printable, printable_lines, remove_empty
 from implicit_accel.progress import ProgressBar
 from implicit_accel.statistics import BEST_BY
 
@@ -431,7 +431,7 @@ def output_folder(folder: Path) -> Iterator[None]:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        _remove_empty(made)
+        remove_empty(*made)
         if limit_reached(error):
             raise
         raise UserError(
@@ -449,13 +449,7 @@ def output_folder(folder: Path) -> Iterator[None]:
             "kept: once it can be written again, the same command goes on from there"
         ) from error
     finally:
-        _remove_empty(made)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        remove_empty(*made)
 
 
 def make_console(*, stderr: bool = False) -> Console:

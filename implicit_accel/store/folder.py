@@ -46,6 +46,7 @@ from implicit_accel.files import (
     load_json,
     printable,
     refuse_link,
+    remove_empty,
     remove_partial,
     save_json,
 )
@@ -293,8 +294,7 @@ class RunFolder:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                self.checkpoints.rmdir()
+            remove_empty(self.checkpoints)
             # Remove the lock if the folder is otherwise empty. A process that waits for it sees
             # that its file has no name any more, and begins again.
             if {p.name for p in self.path.iterdir()} <= {_LOCK_FILE, _LIST_FILE}:
@@ -327,7 +327,7 @@ class RunFolder:
             names = [name for name in (*_OWN, *self.listed()) if (self.path / name).exists()]
             for name in names:
                 _move(self.path, replaced, name)
-            _remove_empty(self.path / FIGURES_FOLDER)
+            remove_empty(self.path / FIGURES_FOLDER)
 
     def remove_partial(self) -> None:
         """Removes what writers that were killed have left. Call it with the folder locked."""
@@ -338,7 +338,7 @@ class RunFolder:
         replaced = self.path / _REPLACED_FOLDER
         for name in _derived_in(replaced):
             _move(replaced, self.path, name)
-        _remove_empty(replaced / FIGURES_FOLDER)
+        remove_empty(replaced / FIGURES_FOLDER)
         for name in reversed(_OWN):
             if (replaced / name).exists():
                 self._remove_own(self.path / name)  # the beginning of a run that saved nothing
@@ -351,7 +351,7 @@ class RunFolder:
         if replaced.exists():
             for name in (*_OWN, *_derived_in(replaced)):
                 self._remove_own(replaced / name)
-            _remove_empty(replaced / FIGURES_FOLDER)
+            remove_empty(replaced / FIGURES_FOLDER)
             replaced.rmdir()
 
     @staticmethod
@@ -361,7 +361,7 @@ class RunFolder:
             for each in path.iterdir():
                 if _is_checkpoint(each):
                     each.unlink()
-            _remove_empty(path)
+            remove_empty(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -374,8 +374,7 @@ class RunFolder:
         self.refuse_links()
         for name in (*self.listed(), *_OWN):
             self._remove_own(self.path / name)
-        for folder in (self.path / FIGURES_FOLDER, self.path):
-            _remove_empty(folder)
+        remove_empty(self.path / FIGURES_FOLDER, self.path)
 
     def listed(self) -> tuple[str, ...]:
         """The files that are made of the run's results: names relative to the folder.
@@ -418,7 +417,7 @@ class RunFolder:
         for path in (self.path / name for name in listed if name not in kept):
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
-        _remove_empty(self.path / FIGURES_FOLDER)
+        remove_empty(self.path / FIGURES_FOLDER)
         if sorted(kept) != sorted(listed) or not (self.path / _LIST_FILE).exists():
             save_json(sorted(kept), self.path / _LIST_FILE)
 
@@ -557,11 +556,6 @@ def _derived_in(folder: Path) -> list[str]:
 def _move(source: Path, target: Path, name: str) -> None:
     (target / name).parent.mkdir(exist_ok=True)
     (source / name).replace(target / name)
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # other files are in it, or there is none
-        folder.rmdir()
 
 
 def _shown(names: Sequence[str]) -> str:
