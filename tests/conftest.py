@@ -10,6 +10,7 @@ import pytest
 import typechecking
 from bundle import keep_bundle
 from hypothesis import settings
+from marks import MOST_EXAMPLES
 
 typechecking.install()
 
@@ -40,7 +41,8 @@ for _name, _value in {
     jax.config.update(_name, _value)
 
 # Examples compile programs: fewer of them, without a limit on each one's time.
-settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
+settings.register_profile("suite", deadline=None, max_examples=MOST_EXAMPLES, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=10 * MOST_EXAMPLES)
 settings.load_profile("suite")
 
 DATA_DIR = os.environ.get("IMPLICIT_ACCEL_DATA_DIR")

@@ -14,6 +14,7 @@ import pypdf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marks import examples
 from matplotlib.figure import Figure
 from programs import expect_usage_error, run
 
@@ -313,7 +314,9 @@ _NAMES = st.lists(st.text(_SIGNS, min_size=1, max_size=40), min_size=1, max_size
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(4),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(names=_NAMES)
 def test_names_from_findings_are_text_and_never_markup(names, folder):

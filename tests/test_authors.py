@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from matplotlib.figure import Figure
 from test_reproduction import lab  # noqa: F401 - a fixture
 
@@ -234,7 +235,7 @@ def test_features_of_one_span_have_one_optimum(rng):
         assert np.allclose(found, found[0], rtol=1e-6), span
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(6))
 @given(st.sampled_from(NORMALISATIONS), st.sampled_from(["adagrad", "adadelta", "sgd"]))
 def test_a_constant_before_the_loss_is_scales_of_features_and_labels(normalisation, name):
     """The training of a sum, by hand, against that of the candidate's problem."""
@@ -260,7 +261,7 @@ def test_a_constant_before_the_loss_is_scales_of_features_and_labels(normalisati
             w = jnp.asarray(optax.apply_updates(w, update))
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(6))
 @given(st.floats(0.05, 50), st.floats(0.05, 50))
 def test_scales_move_one_layers_flow_exactly(features, labels):
     data = positive(np.random.default_rng(2))

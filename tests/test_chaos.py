@@ -53,4 +53,4 @@ def test_one_process_to_a_folder(chaos):
 
 
 def test_damaged_checkpoints_are_not_believed(chaos):
-    chaos.damaged(2)
+    chaos.damaged(1)

@@ -14,6 +14,7 @@ import pytest
 from chunked import SmallBlocks, assert_same_bits, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 from implicit_accel import Loss, UserError, files
 from implicit_accel.engine.chunks import Chunk
@@ -96,7 +97,7 @@ def straight(tmp_path_factory):
     return results, newest(path, small())
 
 
-@settings(max_examples=5)
+@settings(max_examples=examples(3))
 @given(
     pauses=st.lists(
         st.tuples(st.integers(1, 7), st.integers(2, 4), st.sampled_from([None, 1, 20_000])),

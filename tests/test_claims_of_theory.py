@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from test_flow import problem_of
 from test_reproduction import lab  # noqa: F401 - a fixture
 
@@ -32,7 +33,7 @@ from implicit_accel.theory.predict import predict
 from implicit_accel.theory.surface import make_surface
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.floats(2, 200), st.floats(0.02, 0.99), st.floats(0.1, 10))
 def test_crossings_of_an_exponential_are_exact_between_records(half_life, share, scale):
     steps = np.array([0, 1, 2, 5, 11, 30, 100, 300, 1000])

@@ -407,7 +407,7 @@ ODD = {"PYTHONWARNINGS": "error", "COLUMNS": "1", "TERM": "dumb", "LC_ALL": "xx_
     ("environment", "words"),
     [
         ({"JAX_PLATFORMS": "nonsense"}, "JAX_PLATFORMS"),
-        (NOWHERE | ODD | {"MPLBACKEND": "nonsense"}, ""),
+        param(NOWHERE | ODD | {"MPLBACKEND": "nonsense"}, ""),
         param({"MPLBACKEND": "nonsense"}, ""),
         param(NOWHERE, ""),
         param(ODD, ""),

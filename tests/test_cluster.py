@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster, get_worker
+from marks import param
 from models import MODELS
 from programs import SMALL, expect_usage_error, run
 
@@ -130,7 +131,7 @@ def test_a_linear_sweep_has_the_bits_of_one_process(client, problem, undisturbed
     poll(lambda: tasks_left(client) == 0)
 
 
-@pytest.mark.parametrize("name", ["tanh_network", "logistic"])
+@pytest.mark.parametrize("name", [param("tanh_network"), "logistic"])
 def test_tasks_made_of_closures(client, name):
     task, optimizer, axes, batch_size = MODELS[name]()
     options = {
@@ -498,7 +499,7 @@ task = ia.from_loss(lambda w, batch: ((batch * w - 1) ** 2).mean(), init=init, d
 """
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["one", "group"])
+@pytest.mark.parametrize("to_all", [param(False, id="one"), param(True, nightly=False, id="group")])
 def test_ctrl_c_ends_the_program_and_its_workers(tmp_path, request, to_all):
     """A terminal sends the signal to all processes of the program."""
     (tmp_path / "own.py").write_text(_HALF_ENDLESS)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 import yaml
 from programs import REPOSITORY, run
@@ -30,6 +31,7 @@ task = ia.from_loss(
 """
 
 
+@pytest.mark.nightly
 def test_two_hosts_train_a_task_whose_file_they_do_not_have(tmp_path):
     (tmp_path / "own.py").write_text(_TASK)
     task = ["--task", tmp_path / "own.py:task", *_FLAGS]

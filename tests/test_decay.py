@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 from implicit_accel.errors import UserError
 from implicit_accel.experiments.claims import t11
@@ -28,7 +29,7 @@ def descended(W1, W2, rates, momentum, weight_decay):
     return np.array(found)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([(6, 4, 3), (3, 5, 2), (4, 4, 4), (2, 5, 6), (1, 1, 1)]),

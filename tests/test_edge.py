@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 import implicit_accel as ia
 from implicit_accel.theory.edge import flip
 from implicit_accel.theory.map import power_law_problem, speed_up_map
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.floats(0.5, 5), st.floats(-2, 2), st.floats(-2, 2))
 def test_one_dimension_is_the_known_formula(curvature, third, fourth):
     def loss(x):

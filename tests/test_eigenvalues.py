@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from programs import run
 
 import implicit_accel as ia
 from implicit_accel.eigenvalues import jacobi
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     seed=st.integers(0, 10**6), n=st.sampled_from([1, 2, 3, 7, 16]),
     kind=st.sampled_from(["full", "diagonal", "repeated", "spread", "zero", "saddle"]),

@@ -20,6 +20,7 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from requests.adapters import HTTPAdapter
 
 from implicit_accel.data import download, fetch
@@ -583,7 +584,7 @@ def test_interrupted_placing(serve, tmp_path, monkeypatch, point, fault):
     assert files_below(tmp_path) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.data())
 def test_any_bytes_for_an_archive(data):
     body = bytearray(zip_bytes(method=data.draw(st.sampled_from([0, 8]))))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from oracles import random_layers
 from scipy.integrate import solve_ivp
 from test_observables import hessian
@@ -47,6 +48,7 @@ def test_a_step_is_of_second_order_and_stable_over_its_interval(stages):
     assert stabilised.stages_for(0.653 * stages**2 * 0.9 - 0.7) <= stages
 
 
+@pytest.mark.nightly
 def test_a_stiff_nonlinear_flow_against_scipy(rng):
     problem, loss = problem_of(rng, decay=0.2), Loss(4)
     layers = [Initialiser("near_zero", 0.3).draw(5, (2,), 1, bias=False, seed=s) for s in (0, 1)]
@@ -110,7 +112,7 @@ def test_two_layers_on_whitened_features_grow_as_a_sigmoid(rng):
 # --- Properties ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     seed=st.integers(0, 10**6), depth=st.integers(1, 4), width=st.integers(1, 3),
     p=st.sampled_from([2, 2.5, 3, 4, 6]), k=st.integers(1, 2), bias=st.booleans(),

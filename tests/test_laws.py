@@ -10,6 +10,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from test_flow import problem_of
 
 import implicit_accel as ia
@@ -49,7 +50,7 @@ def test_the_plateau_s_length_follows_its_exponent(depth):
     assert slope == pytest.approx(laws.plateau_exponent(depth), abs=0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.booleans(), st.booleans())
 def test_parts_of_the_rule_are_those_of_its_formula(seed, depth, rate, projection):
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 
 from implicit_accel.engine.chunks import Chunk, ChunkState, Group, GroupResult, Timing, first_step
 from implicit_accel.engine.layout import (
@@ -77,7 +78,7 @@ grids = {
 
 
 @given(**grids)
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 def test_chunks_are_as_many_as_they_should_be(num_runs, block, run_operations, run_bytes, platform):
     count = count_chunks(
         num_runs, block, run_operations=run_operations, run_bytes=run_bytes, platform=platform

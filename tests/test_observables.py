@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from marks import param
 from oracles import loss_and_gradient, random_layers
 
 from implicit_accel import Initialiser, Layers, Loss, Optimizer, UserError, gas_like, make_problem
@@ -205,13 +206,13 @@ def ill_conditioned(rng, d, n=150):
 @pytest.mark.parametrize(
     ("p", "d", "hidden", "kind", "start"),
     [
-        (2, 128, (), "spectral", ("near_zero", 0.01)),
+        param(2, 128, (), "spectral", ("near_zero", 0.01)),
         (2, 128, (1,), "spectral", ("near_zero", 0.01)),
-        (4, 128, (1,), "collapsed", ("identity", 0.1)),
+        param(4, 128, (1,), "collapsed", ("identity", 0.1)),
         (4, 16, (16,), "collapsed", ("balanced", 1.0)),
         (4, 6, (3,), "moments", ("balanced", 1.0)),
-        (2.5, 16, (8, 8), "collapsed", ("near_zero", 0.3)),
-        (2, 16, (4, 4, 4), "collapsed", ("orthogonal", math.nan)),
+        param(2.5, 16, (8, 8), "collapsed", ("near_zero", 0.3)),
+        param(2, 16, (4, 4, 4), "collapsed", ("orthogonal", math.nan)),
     ],
 )
 def test_sharpness_of_networks(rng, p, d, hidden, kind, start):
@@ -236,7 +237,7 @@ def test_few_products_for_the_ethanol_like_problem(depth):
     assert count <= 24
 
 
-@pytest.mark.parametrize(("bias", "start"), [(False, 1e-3), (True, 0.5)])
+@pytest.mark.parametrize(("bias", "start"), [param(False, 1e-3), (True, 0.5)])
 def test_padding_changes_no_observable(rng, bias, start):
     X = rng.standard_normal((30, 6))
     problem = Problem.from_arrays(X, X @ rng.standard_normal((6, 2)) + rng.standard_normal((30, 2)))
@@ -317,7 +318,7 @@ def test_two_preconditioners_are_refused():
         preconditioner(chain.init(jnp.zeros(2)))
 
 
-@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("n", [6, param(40)])
 def test_preconditioned_sharpness(rng, n):
     A = rng.standard_normal((n, n))
     A = A + A.T

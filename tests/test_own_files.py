@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from marks import param
 from programs import expect_usage_error, run, visible
 from test_statistics import INF, NAN, made
 
@@ -186,7 +187,7 @@ def test_results_of_another_run_are_not_shown_as_this_one_s(trained, tmp_path):
         assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("best_by", RULES)
+@pytest.mark.parametrize("best_by", [param(rule, nightly=rule != RULES[-1]) for rule in RULES])
 def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_by):
     folder, page = tmp_path / "run", tmp_path / "run" / "report.html"
     shutil.copytree(trained, folder)
@@ -270,6 +271,7 @@ def test_figures_and_table_of_a_notebook_mark_the_same_rates(results):
             assert marked == table["best_learning_rate"].tolist()
 
 
+@pytest.mark.nightly
 def test_a_page_elsewhere_shows_what_was_drawn_for_it(trained, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "paper"
     shutil.copytree(trained, folder)

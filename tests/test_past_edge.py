@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from marks import examples
 from oracles import loss_and_gradient, random_problem
 from test_statistics import INF, NAN, general, made
 
@@ -83,7 +84,7 @@ def verdict(runs: xr.Dataset, **arguments: Any) -> bool | None:
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(3), deadline=None)
 @given(seed=st.integers(0, 999))
 def test_one_layer_on_l2_has_its_edge_in_closed_form(name, seed):
     """The Hessian of mean r²/2 is XᵀX/n everywhere."""
@@ -124,6 +125,7 @@ def test_the_edge_of_two_layers_is_that_of_a_trajectory_of_tiny_steps(rng, p):
     assert float(results["edge_rate_high"][0]) >= float(results["edge_rate_low"][0])
 
 
+@pytest.mark.nightly
 def test_a_rate_whose_run_is_too_short_to_get_there_does_not_pass_the_edge(rng):
     """From near zero sharpness grows; a rate passes the edge if its T steps lead so far."""
     problem = random_problem(rng, n=20, d=3)
@@ -159,7 +161,7 @@ def test_a_rate_whose_run_is_too_short_to_get_there_does_not_pass_the_edge(rng):
         assert passes(rate, max(0, arrival - rate))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(3), deadline=None)
 @given(seed=st.integers(0, 999), p=st.sampled_from([2, 4]), depth=st.sampled_from([1, 2, 3]))
 def test_flags_are_those_of_gradient_descent_itself(seed, p, depth):
     """Below and above the edge, against sharpness before every step of the run itself."""
@@ -224,7 +226,7 @@ def test_a_flow_that_float64_does_not_hold_costs_no_finished_run(rng):
 # --- the promise ---
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(3), deadline=None)
 @given(seed=st.integers(0, 999), p=st.sampled_from([2, 4]), depth=st.sampled_from([1, 2, 3]))
 def test_below_the_edge_float32_and_float64_agree_to_rounding(seed, p, depth):
     problem = random_problem(np.random.default_rng(seed), n=40, d=3)

@@ -159,26 +159,33 @@ def test_bad_flags(tmp_path):
     expect_usage_error(run("sweep", *example, *axes, "--predict"), "linear networks")
 
 
-def test_what_happens_past_the_edge_is_told():
+@pytest.mark.parametrize(
+    ("p", "share", "expected"),
+    [param(2, 1.1, {"oscillates"}), (4, 0.53, {"diverges", "undecided"})],
+)
+def test_what_happens_past_the_edge_is_predicted(p, share, expected):
     """Sharpness grows slowly into the edge: ℓ2 then oscillates on two layers, ℓ4 does not."""
     problem = ia.make_problem(ia.gas_like())
-    for p, share, expected in ((2, 1.1, {"oscillates"}), (4, 0.53, {"diverges", "undecided"})):
-        config = ia.SweepConfig(
-            depths=(2,), losses=(ia.Loss(p),), learning_rates=(1.0,), num_seeds=3, num_steps=17_000
-        )  # fmt: skip
-        found = predict(problem, config)
-        rate = share * float(np.median(found.models[0].largest_rates))
-        config = replace(config, learning_rates=(rate,))
-        found = predict(problem, config)
-        assert found.then(0, rate) in expected
-        after = found.models[0].instability(rate)
-        runs, _ = ia.run_sweep(problem, config)
-        diverged = runs["divergence_step"].values[0, 0]
-        assert np.isfinite(diverged).all() == (p == 4)
-        if p == 4:
-            assert ((diverged > after) & (diverged < 1.2 * after + 100)).all()
-        assert found.then(0, rate / 1000) == ""  # it does not get there
-        assert found.then(0, rate * 1000) == ""  # it begins far beyond
+    config = ia.SweepConfig(
+        depths=(2,), losses=(ia.Loss(p),), learning_rates=(1.0,), num_seeds=3, num_steps=17_000
+    )  # fmt: skip
+    found = predict(problem, config)
+    rate = share * float(np.median(found.models[0].largest_rates))
+    config = replace(config, learning_rates=(rate,))
+    found = predict(problem, config)
+    assert found.then(0, rate) in expected
+    after = found.models[0].instability(rate)
+    runs, _ = ia.run_sweep(problem, config)
+    diverged = runs["divergence_step"].values[0, 0]
+    assert np.isfinite(diverged).all() == (p == 4)
+    if p == 4:
+        assert ((diverged > after) & (diverged < 1.2 * after + 100)).all()
+    assert found.then(0, rate / 1000) == ""  # it does not get there
+    assert found.then(0, rate * 1000) == ""  # it begins far beyond
+
+
+def test_nothing_is_predicted_past_the_edge_of_what_has_none():
+    problem = ia.make_problem(ia.gas_like())
     momentum = ia.SweepConfig(depths=(2,), losses=(ia.Loss(2),),
                               optimizers=(ia.Optimizer("momentum"),), **CONFIG)  # fmt: skip
     assert predict(problem, momentum).then(0, 10.0) == ""

@@ -24,6 +24,7 @@ from programs import (
 from implicit_accel import load_run
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [

@@ -122,6 +122,7 @@ def test_the_point_of_a_wedge_is_found(best, steepness):
     assert best_steps(results) <= 20_000 * 1.015
 
 
+@pytest.mark.nightly
 @given(best=st.lists(places, min_size=2, max_size=4))
 def test_models_are_searched_apart(best):
     """The rates proposed together are those proposed for each model alone."""

@@ -285,6 +285,7 @@ def effects(folder):
     return {c: [effect["value"] for effect in f["effects"]] for c, f in found.items()}
 
 
+@pytest.mark.nightly
 def test_one_worker_finds_what_several_find(reproduced, tmp_path):
     cwd, several = reproduced
     alone = run("reproduce", *REPRODUCED, "--workers", 1, "--output_dir", "out", cwd=tmp_path)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import param
 from models import EXAMPLE, MODELS, follow, sweep_in_folder
 from oracles import random_problem
 from programs import expect_usage_error, forked, run, started
@@ -29,7 +30,7 @@ def sweep(name, **changes):
     return ia.sweep(task, **(given | changes))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [param(name, nightly=name == "equinox") for name in MODELS])
 def test_a_user_s_model_follows_a_loop_of_its_own_in_one_compilation(name):
     compiled = []
 
@@ -68,7 +69,7 @@ def test_single_precision_starts_from_the_same_weights():
 
 
 @pytest.mark.parametrize(
-    "options", [{"devices": jax.local_devices()[:1]}, {"largest_block": 3}], ids=str
+    "options", [param({"devices": jax.local_devices()[:1]}), {"largest_block": 3}], ids=str
 )
 def test_devices_and_blocks_change_results_by_rounding_alone(options):
     whole, other = sweep("equinox"), sweep("equinox", **options)
@@ -76,7 +77,7 @@ def test_devices_and_blocks_change_results_by_rounding_alone(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"memory_limit": 1}, {"devices": jax.local_devices()[:3]}], ids=str
+    "options", [{"memory_limit": 1}, param({"devices": jax.local_devices()[:3]})], ids=str
 )
 def test_memory_and_the_number_of_devices_change_no_bit(options):
     assert sweep("equinox", **options).identical(sweep("equinox"))

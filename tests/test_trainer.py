@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from chunked import CASES, assert_same_bits, case
+from marks import param
 
 from implicit_accel.engine.chunks import (
     GroupResult,
@@ -61,10 +62,16 @@ ROUND_OTHERWISE_ON_ONE_DEVICE = ("mini-batches", "dropout")
 
 
 NUM_DEVICES = {"linear": (1, 2, 3, 4), "relu": (1, 3), "mini-batches": (1, 3, 4), "dropout": (1, 4)}
+IN_EVERY_RUN = {("linear", 1), ("linear", 3), ("relu", 3), ("mini-batches", 1), ("dropout", 4)}
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_devices"), [(kind, n) for kind in KINDS for n in NUM_DEVICES[kind]]
+    ("kind", "num_devices"),
+    [
+        param(kind, n, nightly=(kind, n) not in IN_EVERY_RUN)
+        for kind in KINDS
+        for n in NUM_DEVICES[kind]
+    ],
 )
 def test_a_chunk_has_the_same_bits_whatever_is_trained_beside_it(kind, num_devices):
     found = case(kind)
@@ -135,8 +142,14 @@ def updates(kind, num_devices, memory_limit, chunks=None, reached=None):
     return states, calls
 
 
-@pytest.mark.parametrize(("num_devices", "memory_limit"), [(2, None), (3, 1), (4, 20_000)])
-@pytest.mark.parametrize("kind", ["linear", "mini-batches"])
+@pytest.mark.parametrize(
+    ("num_devices", "memory_limit", "kind"),
+    [
+        (2, None, "linear"), param(2, None, "mini-batches"),
+        param(3, 1, "linear"), (3, 1, "mini-batches"),
+        (4, 20_000, "linear"), param(4, 20_000, "mini-batches"),
+    ],
+)  # fmt: skip
 def test_calls_by_memory_and_work_change_no_bit_and_are_one_program(
     kind, num_devices, memory_limit
 ):

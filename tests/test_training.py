@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from marks import examples, param
 from oracles import gradient_descent, random_layers, random_problem
 
 from implicit_accel import (
@@ -31,7 +32,8 @@ def assert_layers_close(actual: Layers, expected: Layers, **tolerance):
 
 
 CASES = [
-    (objective, p, bias, hidden, k)
+    # In every run each objective with and without biases, and each network.
+    param(objective, p, bias, hidden, k, nightly=bias != (hidden == (1, 1)))
     for (objective, p), bias, (hidden, k) in itertools.product(
         [
             ("spectral", 2),
@@ -126,7 +128,7 @@ def test_weight_decay_and_plain_convention(rng):
     np.testing.assert_allclose(result.loss[0], losses, rtol=1e-9)
 
 
-@settings(max_examples=6)
+@settings(max_examples=examples(4))
 @given(
     seed=st.integers(0, 2**16),
     hidden=st.lists(st.integers(1, 5), max_size=3),
@@ -264,7 +266,7 @@ def test_objectives_are_chosen_by_what_they_allow():
     assert name(6, d=3, bias=True) == "moments"
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(5))
 @given(
     seed=st.integers(0, 2**16),
     shape=st.sampled_from([(60, 3), (5, 3), (40, 1), (9, 9)]),
@@ -389,7 +391,7 @@ def test_seeds_give_the_same_run_whatever_the_grid_around_them(reference_runs):
     assert_same_runs(few, whole, count=2 * 2 * 2)
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(4))
 @given(order=st.randoms(use_true_random=False))
 def test_order_of_the_grid_does_not_matter(reference_runs, order):
     problem, results = reference_runs
@@ -406,7 +408,9 @@ def test_order_of_the_grid_does_not_matter(reference_runs, order):
     assert_same_runs(runs(run_sweep(problem, config)[0]), runs(results), count=2 * 3 * 3 * 3)
 
 
-@pytest.mark.parametrize(("num_devices", "memory_limit"), [(2, 1), (3, None), (4, 60_000)])
+@pytest.mark.parametrize(
+    ("num_devices", "memory_limit"), [param(2, 1), param(3, None), (4, 60_000)]
+)
 def test_devices_and_memory_change_no_bit(reference_runs, num_devices, memory_limit):
     problem, results = reference_runs
     again, timing = run_sweep(
@@ -419,6 +423,7 @@ def test_devices_and_memory_change_no_bit(reference_runs, num_devices, memory_li
     assert timing.run_steps == again["steps_to_target"].size * 30
 
 
+@pytest.mark.nightly
 def test_on_one_device_memory_changes_no_bit(reference_runs):
     """XLA partitions what it compiles for several devices, and does not for one."""
     problem, results = reference_runs

@@ -7,6 +7,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import examples
 from oracles import random_problem
 
 import implicit_accel as ia
@@ -31,7 +32,7 @@ def parts(w1, a):
     return direction
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(-3, 1))
 def test_the_rule_is_the_product_s_motion(seed, depth, exponent):
     rng = np.random.default_rng(seed)

@@ -360,8 +360,10 @@ def test_a_traced_number_that_python_needs_is_answered_by_static(options):
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
+# What a shell starts in the background, these tests perhaps, ignores the signal.
 PROGRAM = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 import test_user_models as t
 print("begun", flush=True)
@@ -378,7 +380,7 @@ print("ended after", seen[0], flush=True)
 
 def test_ctrl_c_in_python_saves_before_it_ends(tmp_path):
     code = PROGRAM.format(tests=str(Path(__file__).parent))
-    steps = "3000000"
+    steps = "1000000"
 
     def start():
         return subprocess.Popen(
