@@ -438,7 +438,9 @@ def test_a_damaged_scheduler_file_is_refused(tmp_path, content):
         connected(str(path)).__enter__()
 
 
-@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:9", "missing/scheduler.json", "ftp://x:1"])
+@pytest.mark.parametrize(
+    "scheduler", [param("tcp://127.0.0.1:9"), "missing/scheduler.json", "ftp://x:1"]
+)
 def test_a_scheduler_that_is_not_there_is_a_usage_error(tmp_path, scheduler):
     result = run(
         "sweep", *SMALL, "--scheduler", scheduler, "--output_dir", tmp_path / "run",
