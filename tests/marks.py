@@ -14,4 +14,4 @@ def param(*values, nightly=True, id=None):
 
 def examples(count):
     """Examples of a property that costs more than most; ten times as many in `.ci/nightly`."""
-    return count * settings.default.max_examples // MOST_EXAMPLES
+    return count * settings().max_examples // MOST_EXAMPLES
