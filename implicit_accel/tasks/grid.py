@@ -20,6 +20,7 @@ import optax
 import xarray as xr
 
 from implicit_accel import observables as observables_module
+from implicit_accel.content import UnidentifiedError, content_digest, program_digest
 from implicit_accel.engine.chunks import (
     PRECISIONS,
     Group,
@@ -36,7 +37,6 @@ from implicit_accel.observables import Observable, Point
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import FORMAT, QUANTITIES, STEPS
 from implicit_accel.tasks.axes import check_axes_precision, read_axes
-from implicit_accel.tasks.content import UnidentifiedError, content_digest, program_digest
 from implicit_accel.tasks.loss_task import (
     BoundTask,
     LossTask,
@@ -91,6 +91,7 @@ class TaskSweep(Experiment):
         record: Mapping[str, Observable] | Sequence[str] = (),
         records_per_decade: int = 150,
         observations_per_decade: int = 30,
+        record_every: int | Sequence[int] | None = None,
         precision: str = "float32",
         largest_block: int | None = None,
     ) -> None:
@@ -111,6 +112,7 @@ class TaskSweep(Experiment):
         self._batch_size, self._largest_block = batch_size, largest_block
         self._target = self._own_target = target
         self._records = records_per_decade, observations_per_decade
+        self._record_every = record_every
         self._observables = _read_observables(record, task)
         self._aux: dict[str, tuple[str, ...]] = {}
         self._computed: Functions | None = None
@@ -136,6 +138,7 @@ class TaskSweep(Experiment):
         self.num_steps = int(self.num_steps)
         self._batch_size = None if self._batch_size is None else int(self._batch_size)
         self._records = int(self._records[0]), int(self._records[1])
+        self._record_every = _read_record_every(self._record_every, self.num_steps)
         _check_target(self._target, self.task)
         if self._target is not None:
             self._target = self._own_target = float(self._target)
@@ -179,10 +182,22 @@ class TaskSweep(Experiment):
     @property
     def recording(self) -> Recording:
         """See `Experiment.recording`."""
-        steps, observed = (spaced_steps(self.num_steps, n) for n in self._records)
         full = (self.loss_steps,) if self.is_stochastic else ()
-        held_out = (self.loss_steps,) if self.task.held_out is not None else ()
-        return Recording(steps, full + held_out + ((observed,) if self._observables else ()))
+        observed = (self.observation_steps,) if self._is_observed else ()
+        return Recording(spaced_steps(self.num_steps, self._records[0]), full + observed)
+
+    @property
+    def observation_steps(self) -> np.ndarray:
+        """The steps of held-out losses and observables, increasing; the last is ``num_steps``."""
+        every = self._record_every
+        if every is None:
+            return spaced_steps(self.num_steps, self._records[1])
+        chosen = range(0, self.num_steps, every) if isinstance(every, int) else every
+        return np.unique([*chosen, self.num_steps])
+
+    @property
+    def _is_observed(self) -> bool:
+        return bool(self._observables) or self.task.held_out is not None
 
     @property
     def identity(self) -> Identity:
@@ -206,6 +221,9 @@ class TaskSweep(Experiment):
             "optimum": self.task.optimum,
             "reference_loss": self.task.reference_loss,
         }
+        if self._record_every is not None:
+            every = self._record_every
+            settings["record_every"] = every if isinstance(every, int) else list(every)
         if self._computed is None:
             self._computed = self._functions()
         return Identity(
@@ -533,10 +551,9 @@ class TaskSweep(Experiment):
                 {_FULL_LOSS: lambda point: full(point)[0]}
                 | {f"{_FULL}{n}": lambda point, n=n: full(point)[1][n] for n in aux}
             )
-        if self.task.held_out is not None:
-            watched.append({"held_out_loss": observables_module.held_out_loss})
-        if self._observables:
-            watched.append(self._noted)
+        if self._is_observed:
+            held_out = {"held_out_loss": observables_module.held_out_loss}
+            watched.append((held_out if self.task.held_out is not None else {}) | self._noted)
         return tuple(watched)
 
     @property
@@ -614,8 +631,9 @@ class TaskSweep(Experiment):
         if self.is_stochastic:
             values["batch_loss"] = (arrays["excess_loss"] + optimum).astype(excess.dtype)
             values["batch_step"] = self.recording.steps
-        if self._observables:
-            values["observation_step"] = self.recording.observed[-1]
+        observed = self._observables.keys() | {"held_out_loss"}
+        if self._is_observed:
+            values["observation_step"] = self.observation_steps
         labelled: dict[str, Any] = {}
         for name, a in values.items():
             quantity = QUANTITIES[name]
@@ -624,7 +642,7 @@ class TaskSweep(Experiment):
         for name, a in arrays.items():
             shown = name.removeprefix(_FULL)
             if shown not in values:
-                dim = "observation_step" if name in self._observables else "step"
+                dim = "observation_step" if name in observed else "step"
                 about = QUANTITIES[name].attributes if name in QUANTITIES else {
                     "long_name": shown, "undefined": "NaN"
                 }  # fmt: skip
@@ -859,8 +877,28 @@ def _read_observables(
             raise UserError(f"record: the value of {name!r} must be a function of a Point")
     if "held_out_loss" in record and task.held_out is None:
         raise UserError("record: held_out_loss needs a task with held_out data")
-    # It is recorded wherever there are held-out data, at every step that is.
+    # It is recorded wherever there are held-out data.
     return {name: f for name, f in record.items() if name != "held_out_loss"}
+
+
+def _read_record_every(given: Any, num_steps: int) -> int | tuple[int, ...] | None:
+    """The steps between observations, or those of the observations, as JSON has them."""
+    if given is None:
+        return None
+
+    def is_whole(value: Any) -> bool:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+    if is_whole(given) and 1 <= given <= num_steps:
+        return int(given)
+    if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str):
+        steps = list(given)
+        if steps and all(is_whole(step) and 0 <= step <= num_steps for step in steps):
+            return tuple(sorted({int(step) for step in steps}))
+    raise UserError(
+        f"record_every {given!r}: give a number of steps from 1 to num_steps = {num_steps}, or "
+        f"steps from 0 to {num_steps}"
+    )
 
 
 def _read_mask(trainable: Any, trained: Any) -> Any:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
+from implicit_accel.content import UnidentifiedError, content_digest
 from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.errors import UserError
-from implicit_accel.tasks.content import UnidentifiedError, content_digest
 
 # A stream of random numbers each, all of the run's seed. In JAX ``split(key, n)[i]`` is
 # ``fold_in(key, i)``: numbers that nobody counts up to keep the streams apart from each other and
