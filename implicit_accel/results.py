@@ -65,6 +65,7 @@ class Quantity:
         units: Of the numbers, if any.
         special: A number that means something else, and what, e.g. ``("inf", "diverged")``.
         required: Whether results are incomplete without it.
+        earlier_dims: Its dimensions in results of an earlier version.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Quantity:
     units: str = ""
     special: tuple[str, str] | None = None
     required: bool = True
+    earlier_dims: tuple[str, ...] | None = None
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -89,7 +91,11 @@ class Quantity:
 
     def over(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """Its dimensions in runs with these axes; `SOME_AXES` stays as it is."""
-        return tuple(d for dim in self.dims for d in (axes if dim == ALL_AXES else (dim,)))
+        return _over(self.dims, axes)
+
+
+def _over(dims: tuple[str, ...], axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(d for dim in dims for d in (axes if dim == ALL_AXES else (dim,)))
 
 
 def declare(*quantities: Quantity) -> dict[str, Quantity]:
@@ -125,8 +131,8 @@ QUANTITIES: Mapping[str, Quantity] = declare(
     Quantity("loss", (ALL_AXES, "step"), "training loss", is_curve, special=_DIVERGED),
     Quantity("excess_loss", (ALL_AXES, "step"), "excess training loss L - L*", is_curve,
              special=_DIVERGED),
-    Quantity("held_out_loss", (ALL_AXES, "step"), "loss on the held-out rows", is_curve,
-             special=_DIVERGED, required=False),
+    Quantity("held_out_loss", (ALL_AXES, "observation_step"), "loss on the held-out rows",
+             is_curve, special=_DIVERGED, required=False, earlier_dims=(ALL_AXES, "step")),
     Quantity("batch_loss", (ALL_AXES, "batch_step"), "loss that training saw, of a mini-batch",
              is_curve, special=_DIVERGED, required=False),
     Quantity("steps_to_target", (ALL_AXES,), "steps to target", lambda v: v >= 0,
@@ -255,8 +261,12 @@ def model_coordinates(runs: xr.Dataset) -> tuple[str, ...]:
 
 
 def observed(results: xr.Dataset) -> list[str]:
-    """The names of the observables that were recorded along the runs."""
-    return [str(n) for n, v in results.data_vars.items() if v.dims[-1:] == ("observation_step",)]
+    """The names of the observables that were recorded along the runs, without held-out loss."""
+    return [
+        str(name)
+        for name, variable in results.data_vars.items()
+        if variable.dims[-1:] == ("observation_step",) and name not in QUANTITIES
+    ]
 
 
 def matching(runs: xr.Dataset, coordinates: Mapping[str, object]) -> np.ndarray:
@@ -681,7 +691,10 @@ def _invalid_quantity(runs: xr.Dataset, quantity: Quantity, axes: tuple[str, ...
     found = runs[name].dims if name in runs.variables else None
     # In the axes' order, some of them.
     some = tuple(axis for axis in axes if found and axis in found)
-    if found != (some if dims == (SOME_AXES,) else dims):
+    allowed = [some if dims == (SOME_AXES,) else dims]
+    if quantity.earlier_dims is not None:
+        allowed.append(_over(quantity.earlier_dims, axes))
+    if found not in allowed:
         return f"no {name} over {', '.join(dims)}"
     values = runs[name].values
     if values.dtype.kind not in _DTYPES[quantity.kind] or not values.size:

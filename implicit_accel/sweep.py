@@ -56,6 +56,7 @@ def sweep(
     record: Mapping[str, Observable] | Sequence[str] = (),
     records_per_decade: int = 150,
     observations_per_decade: int = 30,
+    record_every: int | Sequence[int] | None = None,
     precision: str = "float32",
     largest_block: int | None = None,
     **options: Any,
@@ -79,7 +80,9 @@ def sweep(
         record: Observables to record along the way, by name, or names of those that
             `observables.OBSERVABLES` holds.
         records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
-        observations_per_decade: The same for observables.
+        observations_per_decade: The same for held-out losses and observables.
+        record_every: Instead: so many steps from one of these to the next, or their steps. The last
+            step is always among them.
         precision: ``float32`` or ``float64``.
         largest_block: The most runs that are stepped together on a device; by default as many as
             keep their state in a core's cache, and all of them on an accelerator.
@@ -105,6 +108,7 @@ def sweep(
         record=record,
         records_per_decade=records_per_decade,
         observations_per_decade=observations_per_decade,
+        record_every=record_every,
         precision=precision,
         largest_block=largest_block,
     )

@@ -220,7 +220,8 @@ def test_the_loss_of_all_rows_at_the_ends_of_epochs(num_steps):
     assert runs["step"].values.tolist() == ends
     run = runs.isel(learning_rate=0, seed=0)
     np.testing.assert_allclose(run["loss"], np.array(full)[ends], rtol=1e-6)
-    np.testing.assert_allclose(run["held_out_loss"], np.array(held_out)[ends], rtol=1e-6)
+    expected = np.array(held_out)[runs["observation_step"].values]
+    np.testing.assert_allclose(run["held_out_loss"], expected, rtol=1e-6)
     expected = np.array(drawn)[runs["batch_step"].values]
     np.testing.assert_allclose(run["batch_loss"], expected, rtol=1e-6)
     reached = [step for step in ends if full[step] <= 0.5]

@@ -118,12 +118,11 @@ def label_results(
         edge_rates: (model, 2), see `theory.predict.edge_rates`.
 
     Returns:
-        Variables ``loss``, ``excess_loss`` (and ``held_out_loss`` with a split) over
-        (model, learning_rate, seed, step); ``steps_to_target`` (inf: not reached) and
-        ``divergence_step`` (NaN: did not diverge) over (model, learning_rate, seed);
-        ``optimum``, ``zero_loss``, ``target``, ``resolution``, ``edge_rate_low`` and
-        ``edge_rate_high`` over model; and observables over (model, learning_rate, seed,
-        observation_step).
+        Variables ``loss`` and ``excess_loss`` over (model, learning_rate, seed, step);
+        ``steps_to_target`` (inf: not reached) and ``divergence_step`` (NaN: did not diverge) over
+        (model, learning_rate, seed); ``optimum``, ``zero_loss``, ``target``, ``resolution``,
+        ``edge_rate_low`` and ``edge_rate_high`` over model; and observables (with a split also
+        ``held_out_loss``) over (model, learning_rate, seed, observation_step).
     """
     excess = np.stack([p.records["excess_loss"] for p in parts])
     optimum = np.array([r.optimum.loss for r in reductions])
@@ -149,8 +148,9 @@ def label_results(
         "learning_rate": config.learning_rates,
         "seed": config.seeds,
         "step": config.record_steps,
-        **({"observation_step": config.observation_steps} if config.record else {}),
     }
+    if config.record or problem.held_out_features is not None:
+        coordinates["observation_step"] = config.observation_steps
     coordinates |= _model_coordinates(config)
     runs = xr.Dataset(_declared(values), _declared(coordinates) | {"dataset": problem.name})
     per_entry = "mean |r|^p / p" if config.losses[0].convention == "paper" else "mean |r|^p"

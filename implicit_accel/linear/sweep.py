@@ -112,19 +112,18 @@ class LinearSweep(Experiment):
     @property
     @override
     def recording(self) -> Recording:
-        steps = self.config.record_steps
-        held_out = (steps,) if self._has_held_out else ()
-        chosen = (self.config.observation_steps,) if self.config.record else ()
-        return Recording(steps, held_out + chosen)
+        is_observed = self._has_held_out or self.config.record
+        observed = (self.config.observation_steps,) if is_observed else ()
+        return Recording(self.config.record_steps, observed)
 
     def _observables(self, optimizer: Optimizer) -> tuple[Mapping[str, Observable], ...]:
-        """The observables of each of the recording's series of steps beside losses."""
+        """Held-out loss and observables, of which the recording has one series of steps."""
         chosen = parse(self.config.record, OBSERVABLES)
         if "preconditioned_sharpness" in chosen:
             settings = dict(optimizer.settings)
             chosen["preconditioned_sharpness"] = preconditioned_sharpness(**settings)
-        held_out = ({"held_out_loss": held_out_loss},) if self._has_held_out else ()
-        return (*held_out, *([chosen] if chosen else []))
+        held_out = {"held_out_loss": held_out_loss} if self._has_held_out else {}
+        return (held_out | chosen,) if held_out or chosen else ()
 
     @property
     def _has_held_out(self) -> bool:
