@@ -20,18 +20,25 @@ class ProgressBar:
     """What `run` takes as ``progress``: called with what is done and all there is, it shows a bar.
 
     It appears at the first report and rests when all is done; a report of further work begins anew.
-    As a context manager, which `run` enters, it also rests when work is broken off.
+    As a context manager, which `run` enters, it also rests when work is broken off, and shows what
+    comes before the first report.
 
     Args:
         what: Written before the bar.
+        before: Written before the bar until the first report; None to show none until then.
         console: Where it is shown: in the notebook's cell or on standard error by default.
         transient: Whether it disappears when it has come to rest.
     """
 
     def __init__(
-        self, what: str = "training", *, console: Console | None = None, transient: bool = False
+        self,
+        what: str = "training",
+        *,
+        before: str | None = "compiling …",
+        console: Console | None = None,
+        transient: bool = False,
     ) -> None:
-        self._what = what
+        self._what, self._before = what, before
         self._console = console or Console(stderr=True, markup=False)
         self._transient = transient
         self._bar: Progress | None = None
@@ -43,21 +50,30 @@ class ProgressBar:
             done: Of what there is to do, e.g. run-steps.
             total: All of it; None if that is not known.
         """
-        if self._bar is None:
-            self._bar = _started(self._console, transient=self._transient)
-            _add(self._bar, self._what)
-        (task,) = self._bar.tasks
-        _advance(self._bar, task.id, done, total)
+        bar = self._show(self._what)
+        (task,) = bar.tasks
+        bar.update(task.id, description=self._what)
+        _advance(bar, task.id, done, total)
         if total is not None and done >= total:
             self.stop()
+
+    def _show(self, what: str) -> Progress:
+        if self._bar is None:
+            self._bar = _started(self._console, transient=self._transient)
+            _add(self._bar, what)
+        return self._bar
 
     def stop(self) -> None:
         """Brings the bar to rest, at the latest report."""
         if self._bar is not None:
+            # Of work that never began, nothing stays.
+            self._bar.live.transient = self._transient or self._bar.tasks[0].total is None
             self._bar.stop()
             self._bar = None
 
     def __enter__(self) -> Self:
+        if self._before is not None:
+            self._show(self._before)
         return self
 
     def __exit__(self, *_: object) -> None:

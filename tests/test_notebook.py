@@ -107,6 +107,24 @@ def test_a_bar_shows_the_share_and_rests_when_all_is_done():
     assert "25%" in file.getvalue()
 
 
+def test_what_comes_before_the_first_report_is_shown_at_once():
+    shown, file = bar()
+    with shown:
+        assert "compiling …" in file.getvalue()
+        assert "training" not in file.getvalue()
+        shown(1, 2)
+    assert "training" in file.getvalue()
+    shown, file = bar()
+    with shown:
+        pass
+    # Of results that were only read, the line is erased.
+    assert file.getvalue().rstrip().endswith("\x1b[2K")
+    shown, file = bar(before=None)
+    with shown:
+        pass
+    assert file.getvalue() == ""
+
+
 def test_a_bar_rests_when_training_is_broken_off():
     shown, file = bar()
 

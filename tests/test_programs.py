@@ -128,6 +128,28 @@ def test_another_run_in_the_folder_is_left_alone_unless_told(finished, tmp_path)
     assert (foreign / "thesis.tex").read_text() == "precious"
 
 
+def test_a_quick_answer_says_what_it_leaves_out_and_is_gone_on_from(tmp_path):
+    words = ["--losses", "l2", "--depths", "1", "--num_steps", "200", "--output_dir", tmp_path]
+
+    def train(*more):
+        result = run("sweep", *words, *more)
+        assert result.returncode == 0, result.stderr
+        return load_run(tmp_path), result
+
+    quick, result = train("--quick")
+    assert result.stdout.strip().splitlines()[-1] == (
+        "Quick: 3 of 5 seeds, 15 of 29 learning rates. The same command without --quick trains the "
+        "rest."
+    )
+    assert dict(quick.sizes).items() >= {"seed": 3, "learning_rate": 15}.items()
+    whole, result = train()
+    assert "Quick" not in result.stdout
+    assert dict(whole.sizes).items() >= {"seed": 5, "learning_rate": 29}.items()
+    rates, seeds = quick["learning_rate"].values, quick["seed"].values
+    same = whole["excess_loss"].sel(learning_rate=rates, seed=seeds)
+    assert same.identical(quick["excess_loss"])
+
+
 def test_a_run_is_extended_and_only_what_is_new_is_trained(tmp_path):
     def trained(steps, rates, seeds, folder):
         result = run(
@@ -170,6 +192,7 @@ def test_the_same_command_goes_on_in_the_default_folder(tmp_path):
     assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
+@pytest.mark.nightly
 def test_a_run_is_put_together_again_from_its_checkpoints(tmp_path):
     arguments = [*TINY, "--output_dir", tmp_path / "run"]
     assert run("sweep", *arguments).returncode == 0

@@ -410,9 +410,15 @@ def host_memory() -> int:
         return 8 * 2**30
 
 
-def progress_bar(console: Console, what: str) -> ProgressBar:
-    """A bar that disappears when the work is done, to be used in a ``with`` statement."""
-    return ProgressBar(what, console=console, transient=True)
+def progress_bar(console: Console, what: str, before: str | None = None) -> ProgressBar:
+    """A bar that disappears when the work is done, to be used in a ``with`` statement.
+
+    Args:
+        console: Where it is shown.
+        what: Written before it.
+        before: The same until the first report; None to show none until then.
+    """
+    return ProgressBar(what, before=before, console=console, transient=True)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ from implicit_accel.experiments.settings import (
     OVERWRITE,
     PREDICT,
     Asked,
+    apply_quick,
     build,
 )
 from implicit_accel.experiments.stopping import watched_signals
@@ -309,7 +310,7 @@ def train(
             wanted=stop,
             log=log.print,
         )
-        with cli.progress_bar(log, title) as report:
+        with cli.progress_bar(log, title, "compiling …") as report:
             for progress in training.train():
                 stop.is_training = True
                 report(progress.done, progress.total)
@@ -400,6 +401,7 @@ def train_and_report(
 
 def main() -> None:
     """Flags, configuration, library, table."""
+    left_out = apply_quick()
     check_machine_flags()
     console, log = cli.make_console(), cli.make_console(stderr=True)
     # One host-platform device per core: each runs its own blocks of runs in its cache. More may be
@@ -410,8 +412,17 @@ def main() -> None:
     target = choose_target(build(log), log)
     folder = target.folder
     predicted = predictions(target.asked.grid, log) if PREDICT.value else None
-    if target.is_finished and show_finished(folder, target.asked, predicted, console):
-        return
+    if not (target.is_finished and show_finished(folder, target.asked, predicted, console)):
+        train_in(target, predicted, console, log)
+    if left_out:
+        console.print(left_out, soft_wrap=True)
+
+
+def train_in(
+    target: Target, predicted: Predictions | None, console: Console, log: Console
+) -> None:  # fmt: skip
+    """Prepares and locks the folder, and trains in it."""
+    folder = target.folder
     compilation.keep_programs(compilation.asked_for())
     with cli.output_folder(folder.path), folder.locked():
         identity = target.asked.experiment().identity
