@@ -1,13 +1,15 @@
 """Everything to measure on one accelerator, in one call: ``python -m benchmarks.accelerator``.
 
 Rates of this project's workloads, what launching a step alone allows, the matrix rate at the
-workloads' shapes, whether float32 products keep their 24 bits (no TF32), and one run of the
-paper's length. It runs on a CPU as well, where ``--scale smoke`` tries the path.
+workloads' shapes, whether float32 products keep their 24 bits (no TF32), what other algorithms for
+them would save and cost, and one run of the paper's length. It runs on a CPU as well, where
+``--scale smoke`` tries the path.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from benchmarks import limits
 from benchmarks.contenders import ours
 from benchmarks.run import prepare_data, spread
 from benchmarks.workloads import WORKLOADS
+from implicit_accel import Initialiser, Loss, Problem, train
 from implicit_accel.experiments import cli
 from implicit_accel.files import save_json
 
@@ -37,6 +40,58 @@ def product_error() -> float:
     a, b = rng.standard_normal((2, 512, 512)).astype(np.float32)
     exact = a.astype(np.float64) @ b
     return float(np.linalg.norm(np.asarray(jax.jit(matmul)(a, b)) - exact) / np.linalg.norm(exact))
+
+
+# Ways to compute a float32 product: in float32, or as a sum of three or six narrower ones.
+_ALGORITHMS = ("F32_F32_F32", "TF32_TF32_F32_X3", "BF16_BF16_F32_X6")
+
+
+def algorithm(name: str, length: int, blocks: Sequence[int]) -> dict[str, Any]:
+    """An algorithm's matrix rate at W3's shapes, and its errors against float64.
+
+    Args:
+        name: Of a `jax.lax.DotAlgorithmPreset`.
+        length: Steps that are timed together.
+        blocks: Numbers of runs to try.
+
+    Returns:
+        ``flops``; ``product_error``, of one product; and ``trajectory_error``, the largest relative
+        error of the excess losses of ℓ4 on a two-layer network, over 200 steps. Or ``unsupported``.
+    """
+    import jax
+
+    from implicit_accel.linear import networks
+
+    usual = networks.PRECISION
+    networks.PRECISION = getattr(jax.lax.DotAlgorithmPreset, name)
+    jax.clear_caches()
+    try:
+        return {
+            "flops": max(limits.gemm_rate(2565, 128, block, length) for block in blocks),
+            "product_error": product_error(),
+            "trajectory_error": trajectory_error(),
+        }
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # what a backend does not have
+        return {"unsupported": str(error).partition("\n")[0][:200]}
+    finally:
+        networks.PRECISION = usual
+        jax.clear_caches()
+
+
+def trajectory_error() -> float:
+    """See `algorithm`; at half the largest stable rate, where rounding does not grow."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((500, 20))
+    problem = Problem.from_arrays(X, X @ rng.standard_normal(20) + rng.standard_normal(500))
+    layers = Initialiser("identity", 0.1).draw(20, (1,), 1, bias=False, seed=0)
+    single, exact = (
+        train(
+            problem, layers, learning_rates=[1e-3], num_steps=200, loss=Loss(4),
+            precision=precision, objective="collapsed",
+        ).excess_loss
+        for precision in ("float32", "float64")
+    )  # fmt: skip
+    return float(np.max(np.abs(single / exact - 1)))
 
 
 def main() -> None:
@@ -59,6 +114,9 @@ def main() -> None:
         length = 2 if smoke else 50
         rates = [limits.gemm_rate(rows, 128, block, length) for block in blocks]
         report[f"matrix_flops_{name}"] = max(rates)
+    report["algorithms"] = {
+        name: algorithm(name, 2 if smoke else 50, blocks) for name in _ALGORITHMS
+    }
     with tempfile.TemporaryDirectory() as scratch:
         paths, report["data"] = prepare_data(Path(scratch))
         for name, workload in WORKLOADS.items():

@@ -30,6 +30,8 @@ from rich.table import Table
 
 from benchmarks import limits
 from benchmarks.contenders import CONTENDERS
+from benchmarks.forms import FORMS
+from benchmarks.own_models import CASES
 from benchmarks.workloads import WORKLOADS, Workload
 from implicit_accel import gas_like, load_abalone, load_gas
 from implicit_accel.data.problems import make_problem
@@ -40,7 +42,7 @@ from implicit_accel.files import atomic_path, save_json
 
 _COLD = {"W1": 1, "W2": 30}
 _EMPTY, _WARM = "e, empty cache", "e, warm cache"
-_NAMES = (*_COLD, *WORKLOADS, "W6")
+_NAMES = (*_COLD, *WORKLOADS, "W6", "W7", "W8")
 
 _GROUPS = cli.FlagGroups()
 _WORKLOADS = flags.DEFINE_list("workloads", list(_NAMES), f"From {', '.join(_NAMES)}.")
@@ -220,6 +222,59 @@ def growth(log: Console) -> dict[str, Any]:
     return found
 
 
+def alternate(commands: dict[str, list[str]], repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """What each contender prints, as JSON, run in turn in processes of their own."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, words in commands.items():
+            command = [sys.executable, "-m", *words]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def own_models(repeats: int, log: Console) -> dict[str, Any]:
+    """W7: seconds of `implicit_accel.sweep` over those of a hand-written ``jit(vmap(scan))``.
+
+    Raises:
+        RuntimeError: If the two do not train the same.
+    """
+    ratios: dict[str, Any] = {}
+    for title, words in CASES.items():
+        commands = {
+            by: ["benchmarks.own_models", *words, "--by", by] for by in ("sweep", "hand")
+        }  # fmt: skip
+        found = alternate(commands, repeats)
+        last = [np.array(runs[-1]["losses"]) for runs in found.values()]
+        if not np.allclose(*last, rtol=1e-3):
+            raise RuntimeError(f"W7, {title}: the contenders do not train the same")
+        ratios[title] = {
+            kind: {by: spread([run[kind] for run in runs]) for by, runs in found.items()}
+            | {"ratio": spread([a[kind] / b[kind] for a, b in zip(*found.values(), strict=True)])}
+            for kind in ("cold", "warm")
+        }
+        log.print(f"W7: {title}")
+    return ratios
+
+
+def forms(path: Path, repeats: int, log: Console) -> dict[str, Any]:
+    """W8: how many times faster ℓ4 is as a form in monomials than on the rows.
+
+    Raises:
+        RuntimeError: If not as many runs reach the target.
+    """
+    found = alternate(
+        {form: ["benchmarks.forms", form, str(path)] for form in FORMS}, repeats
+    )  # fmt: skip
+    moments, rows = found.values()
+    if not np.allclose(moments[-1]["reached"], rows[-1]["reached"], atol=0.01):
+        raise RuntimeError("W8: the two forms do not train the same")
+    log.print("W8: ℓ4 on few features")
+    return {form: spread([run["warm"] for run in runs]) for form, runs in found.items()} | {
+        "ratio": spread([b["warm"] / a["warm"] for a, b in zip(moments, rows, strict=True)])
+    }
+
+
 def fit_cost(found: dict[str, Any]) -> dict[str, float]:
     """The cost model ``seconds = configurations · steps · (α + β rows)`` of the ℓ4 objective.
 
@@ -360,6 +415,7 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
             f"that it was not fitted on took {cost['measured_seconds']:.3g} s, predicted "
             f"{cost['predicted_seconds']:.3g} s."
         )
+    _print_pairs(results, console)
     for title, cases in results.get("W6", {}).items():
         grown = Table(title=f"W6: {title}", title_justify="left")
         for column in ("runs", "steps", "rows", "ns per run-step", "peak MiB", "chunks"):
@@ -371,6 +427,24 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
                 str(c["chunks"]),
             )  # fmt: skip
         console.print(grown)
+
+
+def _print_pairs(results: dict[str, Any], console: Console) -> None:
+    form = "{median:.3g} [{q25:.3g}, {q75:.3g}]".format
+    if "W7" in results:
+        table = Table(title="W7: seconds, medians [quartiles]", title_justify="left")
+        for column in ("", "call", "ia.sweep", "jit(vmap(scan))", "ratio"):
+            table.add_column(column, justify="right")
+        for title, kinds in results["W7"].items():
+            for kind, found in kinds.items():
+                table.add_row(title, kind, *(form(**value) for value in found.values()))
+        console.print(table)
+    if "W8" in results:
+        moments, rows, ratio = (form(**value) for value in results["W8"].values())
+        console.print(
+            f"W8: ℓ4 on Abalone's shape, depths 1 to 3: {moments} s in monomials, {rows} s on the "
+            f"rows, {ratio} times as fast"
+        )
 
 
 def _print_starts(results: dict[str, Any], console: Console) -> None:
@@ -403,8 +477,12 @@ def main() -> None:
                 results[name] = cold(name, paths, _REPEATS.value, log)
             elif name in WORKLOADS:
                 results[name] = steady(WORKLOADS[name], paths[0], _REPEATS.value, log)
-            else:
+            elif name == "W6":
                 results[name] = growth(log)
+            elif name == "W7":
+                results[name] = own_models(_REPEATS.value, log)
+            else:
+                results[name] = forms(paths[1], _REPEATS.value, log)
     machine = measure_limits(log) if set(results) & set(WORKLOADS) else {}
     report = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
