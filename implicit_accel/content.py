@@ -64,20 +64,46 @@ def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
     paths = jax.tree_util.tree_flatten_with_path(arguments)[0]
     labels = [jax.tree_util.keystr(path) for path, _ in paths]
     digest = hashlib.sha256(str(jax.tree.structure(shapes)).encode())
-    # Settings of JAX by which one program computes other numbers.
-    for flag in ("jax_threefry_partitionable", "jax_default_matmul_precision"):
-        digest.update(f"{flag}={getattr(jax.config, flag)}".encode())
-    digest.update(_Programs().closed(closed, labels))
+    digest.update(_settings() + _Programs().closed(closed, labels))
     return digest.hexdigest()[:16]
 
 
+def traced_digest(traced: Any) -> str | None:
+    """A digest of a program that ``jax.jit(…).trace`` returned, with its constants and all inputs.
+
+    Returns:
+        Hexadecimal digits; None if the program calls back to Python, or a part of it cannot be
+        read: then two programs cannot be known to be the same.
+    """
+    programs = _Programs()
+    try:
+        found = programs.closed(traced.jaxpr)
+    except UnidentifiedError:
+        return None
+    if any("callback" in name for name in programs.primitives):
+        return None
+    avals = [(a.str_short(), str(getattr(a, "sharding", None))) for a in traced.jaxpr.in_avals]
+    return hashlib.sha256(_settings() + str(avals).encode() + found).hexdigest()
+
+
+def _settings() -> bytes:
+    """Settings of JAX by which one program computes other numbers."""
+    flags = ("jax_threefry_partitionable", "jax_default_matmul_precision")
+    return "".join(f"{flag}={getattr(jax.config, flag)}" for flag in flags).encode()
+
+
 class _Programs:
-    """Digests of jaxprs; one that occurs again is not walked again."""
+    """Digests of jaxprs; one that occurs again is not walked again.
+
+    Attributes:
+        primitives: Names of all that the programs use.
+    """
 
     def __init__(self) -> None:
         self._done: dict[
             int, tuple[Any, bytes]
         ] = {}  # with the jaxpr, so that its id stays its own
+        self.primitives: set[str] = set()
 
     def closed(self, closed: Any, labels: list[str] | None = None) -> bytes:
         """Of a jaxpr with its constants."""
@@ -110,6 +136,7 @@ class _Programs:
             return names[a].encode() + _aval(a.aval)
 
         for number, equation in enumerate(jaxpr.eqns):
+            self.primitives.add(equation.primitive.name)
             digest.update(equation.primitive.name.encode())
             for a in equation.invars:
                 digest.update(atom(a))

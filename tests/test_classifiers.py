@@ -317,6 +317,7 @@ def test_balanced_start_leaves_ten_hidden_units():
 # --- what a run must not depend on ---
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("network", [param(DEEP_CNN), FullyConnected("pytorch", (5,))], ids=str)
 def test_stepped_together_or_one_at_a_time(network):
     config = config_for(network)
@@ -349,6 +350,7 @@ def test_cut_into_segments(monkeypatch):
     assert done[-1] == (12, 12)
 
 
+@pytest.mark.nightly
 def test_killed_between_segments_it_goes_on_to_the_same_bits(monkeypatch, tmp_path):
     monkeypatch.setattr("implicit_accel.engine.train.segment_length", lambda *_, **__: 3)
     grid: dict[str, Any] = {"learning_rates": [0.01, 0.1], "stds": [0.1], "seeds": [0, 3]}
@@ -367,6 +369,7 @@ def test_killed_between_segments_it_goes_on_to_the_same_bits(monkeypatch, tmp_pa
     assert resumed.identical(whole)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "options", [{"memory_limit": 1}, param({"devices": jax.local_devices()[:2]})]
 )

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import implicit_accel as ia
-from implicit_accel.tasks.content import UnidentifiedError, content_digest, program_digest
+from implicit_accel.content import UnidentifiedError, content_digest, program_digest
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 4))

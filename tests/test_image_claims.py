@@ -164,6 +164,7 @@ def test_layer_wise_over_balanced_with_its_interval():
     assert never.value == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("module", [f4, s6])
 def test_each_runs_on_the_stand_in_and_nothing_is_made_twice(lab, module):
     finding = module.CLAIM.test(lab)

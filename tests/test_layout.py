@@ -12,16 +12,20 @@ from marks import examples
 
 from implicit_accel.engine.chunks import Chunk, ChunkState, Group, GroupResult, Timing, first_step
 from implicit_accel.engine.layout import (
+    MOST_RECORDS,
+    MiniBatches,
+    Pace,
+    call_capacity,
     chunk_shape,
     count_chunks,
     deal,
     efficient_block,
     largest_block,
-    most_records,
     pack,
+    record_indices,
     segment_length,
     sizes_on,
-    slots,
+    steps_in_call,
 )
 
 platforms = st.sampled_from(["cpu", "gpu", "tpu"])
@@ -200,22 +204,42 @@ def test_packing_frees_as_many_blocks_as_possible(alive):
 
 
 @given(
-    steps=st.sets(st.integers(0, 60), max_size=20).map(sorted), length=st.integers(1, 40)
+    recorded=st.lists(st.sets(st.integers(0, 900), min_size=1).map(sorted), min_size=1, max_size=3),
+    first=st.integers(0, 900), most=st.integers(1, 900),
 )  # fmt: skip
-def test_most_records_of_any_segment(steps, length):
-    recorded = np.array(steps, int)
-    found = most_records(recorded, length)
-    counts = [sum(start <= s < start + length for s in steps) for start in range(61)]
-    assert found == max(1, *counts)
-    for start in range(0, 61, 7):
-        now = np.arange(start, start + length)
-        inside = recorded[(recorded >= start) & (recorded < start + length)]
-        where = slots(now, inside, found)
-        assert where.tolist() == [steps_before(inside, s, found) for s in now]
+def test_a_call_is_as_long_as_its_records_allow(recorded, first, most):
+    count = steps_in_call(first, most, [np.array(steps) for steps in recorded])
+
+    def records(count):
+        return max(sum(first <= s < first + count for s in steps) for steps in recorded)
+
+    assert 1 <= count <= most
+    assert records(count) <= MOST_RECORDS
+    assert count == most or records(count + 1) > MOST_RECORDS
+    for steps in recorded:
+        inside = [s for s in steps if first <= s < first + count]
+        where = record_indices(np.arange(first, first + most), np.array(inside, int))
+        asked = range(first, first + most)
+        assert where.tolist() == [inside.index(s) if s in inside else MOST_RECORDS for s in asked]
 
 
-def steps_before(inside, step, otherwise):
-    return sum(s < step for s in inside) if step in inside else otherwise
+def test_steps_of_a_call_are_bounded_by_the_rows_of_their_mini_batches():
+    assert call_capacity([]) == call_capacity([MiniBatches(100, 10, (0, 1))]) == 2048
+    large = MiniBatches(10_000, 500, tuple(range(50)))
+    assert 16 <= call_capacity([large, large]) < 100
+    assert call_capacity([large] * 1000) == 16
+
+
+@given(seconds_per_step=st.floats(1e-7, 100))
+def test_calls_come_to_take_half_a_second(seconds_per_step):
+    pace, spent = Pace(), 0.0
+    for _ in range(12):
+        spent += pace.steps * seconds_per_step
+        pace.note(pace.steps, pace.steps * seconds_per_step)
+    assert pace.steps == 1 or pace.steps * seconds_per_step <= 0.5 * (1 + 1e-9)
+    assert pace.steps >= 8**11 or (pace.steps + 1) * seconds_per_step > 0.5
+    # What it takes to find that out.
+    assert spent <= 12 * max(0.5, 16 * seconds_per_step)
 
 
 @pytest.mark.parametrize("steps", [1, 199, 200, 399, 400, 20_000, 12_345_678])

@@ -57,6 +57,7 @@ class KilledOnce:
         return name
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_s_claim_is_run_again(tmp_path):
     with local_workers(1) as client:
         found = list(DaskExecutor(client).map(KilledOnce(tmp_path), ["X"], print))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from chunked import CASES, assert_same_bits, case
+from compilations import count_compilations
 from marks import param
 
 from implicit_accel.engine.chunks import (
@@ -109,20 +110,6 @@ def test_from_any_segment_it_goes_on_to_the_same_bits_on_other_devices(kind):
             found.train(trainer, chunks, kept), found.segments[number + 1 :], strict=True
         ):
             assert_same_bits(states, {chunk: alone[chunk] for chunk in chunks})
-
-
-def count_compilations(function):
-    compiled = []
-
-    def count(event: str, duration_secs: float, **_: object) -> None:  # noqa: ARG001
-        compiled.append(event == "/jax/core/compile/backend_compile_duration")
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        function()
-    finally:
-        jax.monitoring.clear_event_listeners()
-    return sum(compiled)
 
 
 def updates(kind, num_devices, memory_limit, chunks=None, reached=None):

@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from compilations import count_compilations
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from marks import examples, param
@@ -446,18 +447,8 @@ def test_a_rerun_is_bit_identical(reference_runs):
 def test_compilations_are_counted_right(rng):
     """One program for a whole grid, by JAX's own count."""
     problem = random_problem(rng, n=31)
-    compiled = []
-
-    def count(event: str, duration_secs: float, **_: object) -> None:  # noqa: ARG001
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        run_sweep(problem, small_config(precision="float32"))
-    finally:
-        jax.monitoring.clear_event_listeners()
-    assert len(compiled) == 1
+    config = small_config(precision="float32")
+    assert count_compilations(lambda: run_sweep(problem, config)) == 1
 
 
 def test_progress_reaches_the_total(rng):

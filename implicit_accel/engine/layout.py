@@ -1,9 +1,9 @@
-"""How runs are cut into chunks and blocks, and steps into segments. Pure numpy.
+"""How runs are cut into chunks and blocks, and steps into segments and calls. Pure numpy.
 
 A *chunk* is what is stored, moved and handed to a device as one; a *block* is what is stepped
-together in a core's cache. A *segment* is the steps of one compiled call, between two returns to
-the host. Only the size of a block changes the order of additions, and with it the last bits of the
-results.
+together in a core's cache. Between *segments* of steps runs change blocks; a segment is one call of
+the compiled program, or several if it takes long. Only the size of a block changes the order of
+additions, and with it the last bits of the results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ class _Sizes(NamedTuple):
     """How large pieces of work should be on a kind of device; work in floating-point operations.
 
     Attributes:
-        segment: A second or some, so that a grid of any size reports, checkpoints and stops
-            without delay.
+        segment: A second or some.
         chunk: At least 5 to 10 s, so that storing and moving a chunk costs nothing.
         block_step: What a step of a block should be so that the loop around it costs nothing.
             Measured on a CPU: for ℓ4 on 2,565 × 128, blocks of 32 runs are as fast as blocks of
@@ -49,6 +48,9 @@ _BLOCKS_IN_CHUNK = 4
 # Of a chunk's states and records.
 _CHUNK_BYTES = 2**27
 _POWERS_OF_TWO_BELOW = 64
+# Of a call of the compiled program: steps, numbers of mini-batches' rows, and records of each kind
+# (R). They are part of the program's shape, so they are the same for all grids.
+_MOST_STEPS, _CALL_NUMBERS, MOST_RECORDS = 2048, 2**21, 128
 
 
 def sizes_on(platform: str) -> _Sizes:
@@ -133,12 +135,11 @@ def segment_length(
     least_segments: int = 50,
     least_steps: int = 200,
 ) -> int:
-    """Steps run between two reports of progress.
+    """Steps of a segment, after which runs that have not diverged are moved together.
 
-    Long enough that starting a segment costs nothing, short enough for a bar that moves and a
-    checkpoint that is not overdue. It depends on the grid alone, not on how fast the machine is:
-    where segments end decides which runs share a block after some have diverged. Losses 0 … T are
-    T + 1 evaluations; the last segment's surplus steps leave every state as it is.
+    Long enough that moving them costs nothing, short enough that blocks are freed early. It depends
+    on the grid alone, not on how fast the machine is: where segments end decides which runs share a
+    block. Losses 0 … T are T + 1 evaluations.
 
     Args:
         num_steps: T.
@@ -153,30 +154,59 @@ def segment_length(
     return math.ceil(evaluations / max(1, math.ceil(segments)))
 
 
-def most_records(record_steps: np.ndarray, length: int) -> int:
-    """The most records in a segment of so many steps, wherever it begins.
+def call_capacity(batches: Sequence[MiniBatches]) -> int:
+    """S, the most steps of one call of the compiled program.
 
-    Where training goes on after a break must not change the compiled program.
+    It does not depend on T: grids that differ in it share a program.
 
     Args:
-        record_steps: Increasing step numbers.
-        length: Steps in a segment.
+        batches: How the groups that have any take mini-batches.
     """
-    if len(record_steps) == 0:
-        return 1
-    ends = np.searchsorted(record_steps, record_steps + length)
-    return int(np.max(ends - np.arange(len(record_steps))))
+    numbers = sum(len(b.seeds) * b.batch_size for b in batches)
+    return max(16, min(_MOST_STEPS, _CALL_NUMBERS // max(1, numbers)))
 
 
-def slots(steps: np.ndarray, recorded: np.ndarray, num_records: int) -> np.ndarray:
-    """Where each step's record goes; ``num_records`` for steps that have none.
+def steps_in_call(first: int, most: int, recorded: Sequence[np.ndarray]) -> int:
+    """How many steps from ``first`` on, ``most`` at most, make no more records than fit in a call.
 
     Args:
-        steps: (S,) the steps of a segment.
+        first: Number of a step.
+        most: At least 1.
+        recorded: The recorded steps of each kind, increasing.
+    """
+    for steps in recorded:
+        behind = np.searchsorted(steps, first) + MOST_RECORDS
+        if behind < len(steps):
+            most = min(most, int(steps[behind]) - first)
+    return most
+
+
+@dataclass
+class Pace:
+    """Sizes calls of the compiled program by the time that they take.
+
+    Attributes:
+        steps: Of the next call.
+    """
+
+    # A call ends soon, so that progress is reported and a stop is obeyed, and costs nothing.
+    SECONDS: ClassVar[float] = 0.5
+    steps: int = 16
+
+    def note(self, steps: int, seconds: float) -> None:
+        """Notes what a call took."""
+        by_time = steps * self.SECONDS / max(seconds, 1e-9)
+        self.steps = int(min(max(1, by_time), 8 * steps))
+
+
+def record_indices(steps: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """The row of a call's records to which each step's go; `MOST_RECORDS` for steps without any.
+
+    Args:
+        steps: (S,) the steps of a call.
         recorded: Those that are recorded, increasing.
-        num_records: The most there are in any segment.
     """
-    where = np.where(np.isin(steps, recorded), np.searchsorted(recorded, steps), num_records)
+    where = np.where(np.isin(steps, recorded), np.searchsorted(recorded, steps), MOST_RECORDS)
     return where.astype(np.int32)
 
 

@@ -1,7 +1,7 @@
-"""The pure training step of any model, and its scan over the steps of a segment.
+"""The pure training step of any model, and its loop over the steps of a call.
 
 A *program* is what the compiled code of some runs depends on. Its runs are laid out in *blocks*:
-within a block the step is vmapped, the scan over steps runs inside the block, so that its state
+within a block the step is vmapped, the loop over steps runs inside the block, so that its state
 stays in cache, and blocks are spread over devices.
 """
 
@@ -314,8 +314,8 @@ def train_step(
         value=now.loss, grad=gradient, value_fn=value_fn,
     )  # fmt: skip
     moved = optax.apply_updates(state.params, updates)
-    # Beyond T (the last segment is padded) and after divergence the state is kept by a select:
-    # under vmap a branch would evaluate both sides too.
+    # At T and after divergence the state is kept by a select: under vmap a branch would evaluate
+    # both sides too.
     moves = running & (step < num_steps)
 
     def where_moves(new: Any, old: Any) -> Any:
@@ -340,37 +340,26 @@ def train_step(
     }
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Observables that are recorded at the same steps.
-
-    Attributes:
-        observables: By name.
-        num_records: The most of these steps in a segment.
-    """
-
-    observables: Mapping[str, Observable]
-    num_records: int
+Watch = Mapping[str, Observable]
+"""Observables by name which are recorded at the same steps."""
 
 
 class Schedule(NamedTuple):
-    """The steps of one segment.
+    """The steps of one call of the compiled program: S of them at most.
 
     Attributes:
-        steps: (S,) step numbers t.
-        slots: (S,) the row of the segment's records to which losses of step t go, R (a dummy row)
-            if they are not recorded.
-        watch_slots: For each watch (S,) the same of its observables.
-        watched: For each watch (S,) whether its observables are recorded.
+        first: Number of the first step.
+        count: How many steps are taken, 1 … S.
         num_steps: T.
+        record_indices: For losses, and for each watch, (S,) the row of the call's records to which
+            each step's values go; R (a dummy row) if they are not recorded.
         batches: For each program (orders, S, n) rows of the mini-batches; None for full batches.
     """
 
-    steps: Any
-    slots: Any
-    watch_slots: tuple[Any, ...]
-    watched: tuple[Any, ...]
+    first: Any
+    count: Any
     num_steps: Any
+    record_indices: tuple[Any, ...]
     batches: tuple[Any, ...]
 
 
@@ -434,7 +423,7 @@ Records = dict[str, jax.Array]
 def _empty_records(
     program: Program, num_records: int, names: tuple[str, ...], num_runs: int, dtype: Any
 ) -> Records:
-    """Records before a segment, (R + 1, B) by name.
+    """Records before a call, (R + 1, B) by name.
 
     The last row is a dummy: every step writes to some row, and steps that are not recorded write to
     that one. This spares a branch in every step, which on a GPU waits for its condition.
@@ -457,14 +446,14 @@ def _write(records: Records, values: Records, record_index: Any) -> Records:
 
 @dataclass(frozen=True)
 class _Block:
-    """B runs which are stepped together, and what stays the same over a segment.
+    """B runs which are stepped together, and what stays the same during a call.
 
     Attributes:
         program: Static.
         watches: Static; what is recorded beside losses.
         hyper: Configurations, with a leading axis B.
         data: The task's arrays.
-        batches: (orders, S, n) rows of the segment's mini-batches; None for the full batch.
+        batches: (orders, S, n) rows of the call's mini-batches; None for the full batch.
         num_steps: T.
     """
 
@@ -476,14 +465,15 @@ class _Block:
     num_steps: Any
 
     def empty_records(self, num_records: int) -> tuple[Records, ...]:
-        """Records of losses, with ``num_records`` rows, and of every watch."""
+        """Records of losses and of every watch, with ``num_records`` rows."""
         num_runs, dtype = self.hyper.target.shape[0], self.hyper.target.dtype
-        kinds = [(num_records, ("excess_loss", *self.program.aux))]
-        kinds += [(watch.num_records, tuple(watch.observables)) for watch in self.watches]
-        return tuple(_empty_records(self.program, *kind, num_runs, dtype) for kind in kinds)
+        kinds = (("excess_loss", *self.program.aux), *map(tuple, self.watches))
+        return tuple(
+            _empty_records(self.program, num_records, names, num_runs, dtype) for names in kinds
+        )
 
-    def initialise(self, state: RunState, steps: Any) -> RunState:
-        """The states with initial parameters and optimizer states, if ``steps`` begin at step 0.
+    def initialise(self, state: RunState, first: Any) -> RunState:
+        """The states with initial parameters and optimizer states, if the ``first`` step is 0.
 
         Only what step 0 makes goes through the branch, since XLA may copy what leaves one: the
         optimizer's state, and the parameters if the program draws them.
@@ -493,11 +483,11 @@ class _Block:
         if not jax.tree.leaves(at_step_0):
             return state
 
-        def first() -> tuple[Params | None, Any]:
+        def start() -> tuple[Params | None, Any]:
             params, opt_state = jax.vmap(self.program.start)(state.params, self.hyper)
             return params if made_by_program else None, opt_state
 
-        params, opt_state = lax.cond(steps[0] == 0, first, lambda: at_step_0)
+        params, opt_state = lax.cond(first == 0, start, lambda: at_step_0)
         return state._replace(
             params=params if made_by_program else state.params, opt_state=opt_state
         )
@@ -508,7 +498,7 @@ class _Block:
         Args:
             state: After ``step`` updates.
             step: t.
-            position: Of the step in the segment.
+            position: Of the step in the call.
         """
 
         def one_run(state: RunState, hyper: Hyper) -> tuple[RunState, Records]:
@@ -529,7 +519,7 @@ class _Block:
         """A watch's records, with this step's observables if it is one of the watch's steps."""
 
         def one_run(state: RunState, hyper: Hyper) -> Records:
-            return observe(self.program, watch.observables, state, hyper, self.data, step)
+            return observe(self.program, watch, state, hyper, self.data, step)
 
         def with_this_step(records: Records) -> Records:
             return _write(records, jax.vmap(one_run)(state, self.hyper), record_index)
@@ -543,38 +533,36 @@ class _Block:
 def run_block(
     block: _Block, num_records: int, state: RunState, schedule: Schedule
 ) -> tuple[RunState, tuple[Records, ...]]:
-    """A segment of a block of B runs.
+    """The steps of a call for a block of B runs.
 
     Args:
         block: The runs.
-        num_records: R, the most recorded steps in a segment.
+        num_records: R, the most recorded steps of a kind in a call.
         state: Their states, with a leading axis B.
-        schedule: The segment.
+        schedule: The steps.
 
     Returns:
         States, and for losses and every watch the records (R, B) by name.
     """
     empty = block.empty_records(num_records)
 
-    def one_step(carry: Any, now: tuple[Any, ...]) -> tuple[Any, None]:
+    def one_step(position: Any, carry: Any) -> Any:
         state, (losses, *observed) = carry
-        step, position, record_index, watch_indices, is_recorded = now
+        step = schedule.first + position
+        loss_index, *indices = (of_kind[position] for of_kind in schedule.record_indices)
         # Before the update: what is recorded at t is of the parameters after t updates.
         observed = [
-            block.observe(watch, records, state, step, index, is_one)
-            for watch, records, index, is_one in zip(
-                block.watches, observed, watch_indices, is_recorded, strict=True
-            )
+            block.observe(watch, records, state, step, index, index < num_records)
+            for watch, records, index in zip(block.watches, observed, indices, strict=True)
         ]
         state, values = block.step(state, step, position)
-        return (state, (_write(losses, values, record_index), *observed)), None
+        return state, (_write(losses, values, loss_index), *observed)
 
     def train(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
-        state = block.initialise(state, schedule.steps)
-        positions = jnp.arange(len(schedule.steps))
-        now = (schedule.steps, positions, schedule.slots, schedule.watch_slots, schedule.watched)
-        (state, records), _ = lax.scan(one_step, (state, empty), now)
-        return state, _without_dummy(records)
+        state = block.initialise(state, schedule.first)
+        # The number of steps is traced: calls of any length share one compiled program.
+        state, records = lax.fori_loop(0, schedule.count, one_step, (state, empty))
+        return state, _without_dummy(tuple(records))
 
     def skip(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
         return state, _without_dummy(empty)
@@ -593,7 +581,7 @@ def run_programs(
     data: tuple[Data, ...],
     schedule: Schedule,
 ) -> tuple[tuple[RunState, ...], tuple[tuple[Records, ...], ...]]:
-    """A segment of every program's runs, on one device; blocks along the leading axis."""
+    """A call's steps of every program's runs, on one device; blocks along the leading axis."""
 
     def run_program(
         program: Program,

@@ -1,13 +1,12 @@
 """Training of chunks, in one compiled program.
 
-A `Trainer` compiles all groups of a grid into one program, which trains the chunks of a call: on
-each device some of their blocks, for a segment of steps. Between segments a chunk's runs that have
-not diverged are moved to its first blocks if that frees one; a block without any is skipped.
+A `Trainer` compiles all groups of a grid into one program, which trains chunks together: on each
+device some of their blocks, for some steps. Between segments a chunk's runs that have not diverged
+are moved to its first blocks if that frees one; a block without any is skipped.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,21 +31,34 @@ from implicit_accel.engine.chunks import (
     first_step,
     precision_context,
 )
-from implicit_accel.engine.layout import deal, most_records, pack, segment_length, slots
-from implicit_accel.engine.step import Hyper, Params, RunState, Schedule, Watch, run_programs
+from implicit_accel.engine.compiled import compile_once
+from implicit_accel.engine.layout import (
+    MOST_RECORDS,
+    Pace,
+    call_capacity,
+    deal,
+    pack,
+    record_indices,
+    segment_length,
+    steps_in_call,
+)
+from implicit_accel.engine.step import Hyper, Params, RunState, Schedule, run_programs
 from implicit_accel.errors import UserError
 
 _AXIS = "block"
 
+# Seconds after which progress is reported within a segment.
+_REPORT_AFTER = 1.0
+
 
 @dataclass(frozen=True)
 class Segment:
-    """What a call of a `Trainer` yields after a segment.
+    """What a `Trainer` yields after a segment, or within one that takes long.
 
     Attributes:
-        done: Run-steps done by the call's chunks.
+        done: Run-steps done by the chunks that are trained together.
         is_last: Whether they are finished.
-        states: Returns the chunks' states; good until the next segment.
+        states: Returns the chunks' states; good until the next is yielded.
     """
 
     done: int
@@ -96,7 +108,8 @@ class Trainer:
         self._num_steps, self._recording = num_steps, recording
         self._devices = list(jax.local_devices() if devices is None else devices)
         self._length = steps_in_segment(groups, counts, num_steps)
-        self._num_records = tuple(most_records(s, self._length) for s in recording.all)
+        self._capacity = call_capacity([g.batches for g in groups if g.batches is not None])
+        self._pace = Pace()
         self._block_sizes = [
             Chunk(g, 0, count).members(group).shape[1]
             for g, (group, count) in enumerate(zip(groups, counts, strict=True))
@@ -158,7 +171,6 @@ class Trainer:
                     self._devices,
                     self._block_sizes,
                     self._num_blocks,
-                    self._num_records,
                     dtype,
                 )
             program = self._program
@@ -166,15 +178,21 @@ class Trainer:
             program.load(running)
         run_steps = sum(chunk.num_runs for chunk in running) * self._num_steps
         work = step_operations(self._groups, chunks)
-        for start in range(begin, self._num_steps + 1, self._length):
+        first, reported = begin, began
+        while first <= self._num_steps:
+            # Where segments end does not depend on where this call began.
+            last = min((first // self._length + 1) * self._length, self._num_steps + 1)
             with precision_context(self._precision):
-                records = program.run(self._schedule(start))
-                program.store(records, self._inside(start))
-                program.pack()
-            end = min(start + self._length, self._num_steps + 1)
+                end = first + self._call(program, first, last)
+                if end == last:
+                    program.pack()
+            first, now = end, time.perf_counter()
+            if end < last and now - reported < _REPORT_AFTER:
+                continue
+            reported = now
             is_last = end > self._num_steps
             compiling = program.compile_seconds - compiled
-            training = time.perf_counter() - began - compiling
+            training = now - began - compiling
 
             def states(
                 end: int = end, seconds: tuple[float, float] = (compiling, training)
@@ -193,29 +211,36 @@ class Trainer:
             share = 1 if is_last else end / (self._num_steps + 1)
             yield Segment(round(run_steps * share), is_last, states)
 
-    def _inside(self, start: int) -> list[np.ndarray]:
-        """For every kind of record, which of its steps lie in a segment."""
-        end = start + self._length
-        return [(steps >= start) & (steps < end) for steps in self._recording.all]
+    def _call(self, program: _Program, first: int, last: int) -> int:
+        """Calls the program once, from a step on but not beyond another; returns its steps."""
+        most = min(last - first, self._capacity, self._pace.steps)
+        count = steps_in_call(first, most, self._recording.all)
+        inside = [(steps >= first) & (steps < first + count) for steps in self._recording.all]
+        schedule = self._schedule(first, count, inside)
+        began, compiled = time.perf_counter(), program.compile_seconds
+        program.store(program.run(schedule), inside)
+        seconds = time.perf_counter() - began - (program.compile_seconds - compiled)
+        # Short calls, at the ends of segments, say little about long ones.
+        if count == most == self._pace.steps:
+            self._pace.note(count, seconds)
+        return count
 
-    def _schedule(self, start: int) -> Schedule:
-        steps = np.arange(start, start + self._length, dtype=np.int32)
-        where = [
-            slots(steps, recorded[inside], size)
-            for recorded, inside, size in zip(
-                self._recording.all, self._inside(start), self._num_records, strict=True
-            )
-        ]
+    def _schedule(self, first: int, count: int, inside: Sequence[np.ndarray]) -> Schedule:
+        steps = np.arange(first, first + self._capacity, dtype=np.int32)
         return Schedule(
-            steps=steps,
-            slots=where[0],
-            watch_slots=tuple(where[1:]),
-            watched=tuple(
-                w < size for w, size in zip(where[1:], self._num_records[1:], strict=True)
-            ),
+            first=np.int32(first),
+            count=np.int32(count),
             num_steps=np.int32(self._num_steps),
+            record_indices=tuple(
+                record_indices(steps, recorded[now])
+                for recorded, now in zip(self._recording.all, inside, strict=True)
+            ),
             batches=tuple(
-                None if g.batches is None else g.batches.rows(start, self._length)
+                None
+                if g.batches is None
+                else np.pad(
+                    g.batches.rows(first, count), ((0, 0), (0, self._capacity - count), (0, 0))
+                )
                 for g in self._groups
             ),
         )
@@ -272,7 +297,7 @@ class _RunningChunk:
         return state, hyper
 
     def write(self, name: str, inside: np.ndarray, values: np.ndarray) -> None:
-        """Writes a segment's records, (blocks, R, block size), into the rows of their runs."""
+        """Writes a call's records, (blocks, R, block size), into the rows of their runs."""
         columns = np.flatnonzero(inside)
         if len(columns) == 0:
             return
@@ -317,26 +342,22 @@ class _Program:
         devices: Sequence[Device],
         block_sizes: Sequence[int],
         num_blocks: Sequence[int],
-        num_records: tuple[int, ...],
         dtype: np.dtype,
     ) -> None:
         mesh = jax.make_mesh(
             (len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices
         )
-        self._groups, self._num_devices, self._dtype = groups, len(devices), dtype
+        self._groups, self._devices, self._dtype = groups, tuple(devices), dtype
         self._block_sizes, self._num_blocks = block_sizes, num_blocks
         self.compile_seconds = 0.0
         self._spread = NamedSharding(mesh, PartitionSpec(_AXIS))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         programs = tuple(g.program for g in groups)
-        watches = tuple(
-            tuple(itertools.starmap(Watch, zip(g.observables, num_records[1:], strict=True)))
-            for g in groups
-        )
+        watches = tuple(g.observables for g in groups)
         self._data = jax.device_put(tuple(cast(g.data, dtype) for g in groups), self._everywhere)
         self._jitted = jax.jit(
             jax.shard_map(
-                lambda *arguments: run_programs(programs, num_records[0], watches, *arguments),
+                lambda *arguments: run_programs(programs, MOST_RECORDS, watches, *arguments),
                 mesh=mesh,
                 in_specs=(*[PartitionSpec(_AXIS)] * 2, *[PartitionSpec()] * 2),
                 out_specs=PartitionSpec(_AXIS),
@@ -362,7 +383,7 @@ class _Program:
             for g in range(len(self._groups)):
                 own = [k for k, chunk in enumerate(chunks) if chunk.chunk.group == g]
                 counts = [len(chunks[k].members) for k in own]
-                places = deal(counts, self._num_devices, self._num_blocks[g])
+                places = deal(counts, len(self._devices), self._num_blocks[g])
                 for k, where in zip(own, places, strict=True):
                     self._places[k] = where
                 state, hyper = self._gathered(g, own)
@@ -374,7 +395,7 @@ class _Program:
         """States and hyper-parameters of a group's chunks, by number, at their places."""
         # Padding blocks hold copies of a run that count as diverged before they start.
         group, empty = self._groups[g], np.full((1, self._block_sizes[g]), -1)
-        total = self._num_blocks[g] * self._num_devices
+        total = self._num_blocks[g] * len(self._devices)
         padding = _inputs(group, Chunk(0, 0, group.num_runs), empty, self._dtype)
         whole = jax.tree.map(lambda a: np.repeat(a, total, axis=0), padding)
         for k in own:
@@ -388,14 +409,14 @@ class _Program:
         self._hypers = jax.device_put(hypers, self._spread)
 
     def run(self, schedule: Schedule) -> Any:
-        """Runs a segment; returns what it records."""
+        """Takes some steps; returns what is recorded."""
         arguments = (
             self._states, self._hypers, self._data, jax.device_put(schedule, self._everywhere)
         )  # fmt: skip
         if self._compiled is None:
-            before = time.perf_counter()
-            self._compiled = self._jitted.lower(*arguments).compile()
-            self.compile_seconds = time.perf_counter() - before
+            self._compiled, self.compile_seconds = compile_once(
+                self._jitted, arguments, self._devices
+            )
         self._states, records = self._compiled(*arguments)
         return records
 
