@@ -27,7 +27,7 @@ import implicit_accel as ia
 from implicit_accel.engine.layout import batch_order, spaced_steps
 
 ROWS, HELD_OUT_ROWS, BATCH_SIZE = 1024, 512, 16
-NUM_STEPS, NUM_SEEDS, NUM_RATES, CALLS = 640, 4, 8, 4
+NUM_SEEDS, NUM_RATES, CALLS = 4, 8, 4
 OBSERVE_EVERY = 64  # an epoch
 
 
@@ -37,6 +37,7 @@ class Model:
 
     init: Callable[[jax.Array], Any]
     loss: Callable[[Any, Any], jax.Array]
+    num_steps: int
 
 
 def _weights(key: jax.Array, *shape: int) -> jax.Array:
@@ -73,7 +74,7 @@ def _cnn_loss(params: Any, batch: Any) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-MODELS = {"mlp": Model(_init_mlp, _mlp_loss), "cnn": Model(_init_cnn, _cnn_loss)}
+MODELS = {"mlp": Model(_init_mlp, _mlp_loss, 640), "cnn": Model(_init_cnn, _cnn_loss, 320)}
 
 
 def _data() -> tuple[Any, Any]:
@@ -94,7 +95,7 @@ def _by_sweep(model: Model, *, held_out: bool) -> Callable[[np.ndarray], np.ndar
             task,
             axes={"learning_rate": rates.tolist(), "seed": range(NUM_SEEDS)},
             optimizer=lambda hp: optax.sgd(hp["learning_rate"]),
-            num_steps=NUM_STEPS,
+            num_steps=model.num_steps,
             batch_size=BATCH_SIZE,
             record_every=OBSERVE_EVERY,
         )
@@ -106,16 +107,16 @@ def _by_sweep(model: Model, *, held_out: bool) -> Callable[[np.ndarray], np.ndar
 def _by_hand(model: Model, *, held_out: bool) -> Callable[[np.ndarray], np.ndarray]:
     """One ``jit(vmap(scan))`` over all runs, with the same records."""
     train, held = _data()
-    per_epoch = ROWS // BATCH_SIZE
-    epochs = range(NUM_STEPS // per_epoch + 1)
+    per_epoch, num_steps = ROWS // BATCH_SIZE, model.num_steps
+    epochs = range(num_steps // per_epoch + 1)
     rows = np.stack(
         [
-            np.concatenate([batch_order(seed, e, ROWS) for e in epochs])[: (NUM_STEPS + 1) * 16]
+            np.concatenate([batch_order(seed, e, ROWS) for e in epochs])[: (num_steps + 1) * 16]
             for seed in range(NUM_SEEDS)
         ]
-    ).reshape(NUM_SEEDS, NUM_STEPS + 1, BATCH_SIZE)
-    steps = np.arange(NUM_STEPS + 1)
-    full = np.isin(steps, [*(spaced_steps(NUM_STEPS // per_epoch, 150) * per_epoch), NUM_STEPS])
+    ).reshape(NUM_SEEDS, num_steps + 1, BATCH_SIZE)
+    steps = np.arange(num_steps + 1)
+    full = np.isin(steps, [*(spaced_steps(num_steps // per_epoch, 150) * per_epoch), num_steps])
     observed = steps % OBSERVE_EVERY == 0
 
     @jax.jit
@@ -168,7 +169,7 @@ CONTENDERS = {"sweep": _by_sweep, "hand": _by_hand}
 
 
 def _rates(call: int) -> np.ndarray:
-    return np.geomspace(0.01, 0.1, NUM_RATES) * 1.05**call
+    return np.geomspace(0.003, 0.03, NUM_RATES) * 1.05**call
 
 
 def main() -> None:
@@ -178,7 +179,8 @@ def main() -> None:
     parser.add_argument("--held_out", action="store_true")
     parser.add_argument("--by", choices=CONTENDERS, required=True)
     given = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", 2)
+    if given.by == "sweep":
+        ia.use_cpu_devices()
     call = CONTENDERS[given.by](MODELS[given.model], held_out=given.held_out)
     seconds, losses = [], np.zeros(0)
     for number in range(CALLS):
