@@ -191,12 +191,13 @@ class Pace:
 
     # A call ends soon, so that progress is reported and a stop is obeyed, and costs nothing.
     SECONDS: ClassVar[float] = 0.5
+    MOST_GROWTH: ClassVar[int] = 64
     steps: int = 16
 
     def note(self, steps: int, seconds: float) -> None:
         """Notes what a call took."""
         by_time = steps * self.SECONDS / max(seconds, 1e-9)
-        self.steps = int(min(max(1, by_time), 8 * steps))
+        self.steps = int(min(max(1, by_time), self.MOST_GROWTH * steps))
 
 
 def record_indices(steps: np.ndarray, recorded: np.ndarray) -> np.ndarray:

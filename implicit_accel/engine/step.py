@@ -549,7 +549,11 @@ def run_block(
     def one_step(position: Any, carry: Any) -> Any:
         state, (losses, *observed) = carry
         step = schedule.first + position
-        loss_index, *indices = (of_kind[position] for of_kind in schedule.record_indices)
+        # Without the wrapping of negative indices that of_kind[position] would add to every step.
+        loss_index, *indices = (
+            lax.dynamic_index_in_dim(of_kind, position, keepdims=False)
+            for of_kind in schedule.record_indices
+        )
         # Before the update: what is recorded at t is of the parameters after t updates.
         observed = [
             block.observe(watch, records, state, step, index, index < num_records)

@@ -181,7 +181,7 @@ def apply_quick() -> str:
             flags.FLAGS[name].value = value
             left_out.append(words)
 
-    depths, steps = _DECLARED["depths"].default, _DECLARED["num_steps"].default
+    depths, steps = SweepConfig().depths, SweepConfig().num_steps
     if TASK.value is None:
         words = f"depths {', '.join(_QUICK_DEPTHS)} of {', '.join(map(str, depths))}"
         replace("depths", list(_QUICK_DEPTHS), words)
