@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import param
 
 import implicit_accel as ia
 from implicit_accel.tasks.axes import read_axes
@@ -25,7 +26,7 @@ def sgd(hp):
     return optax.sgd(hp["learning_rate"])
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", [param(n, nightly=n > 2) for n in range(6)])
 def test_an_extended_folder_equals_a_fresh_one(tmp_path, number):
     """A share of ``python -m tests.extensions``."""
     assert extensions.problems(7_000 + number, tmp_path / "run") == []

@@ -175,10 +175,7 @@ def assert_follows_torch(config, rtol, rate=0.05, std=0.1, seed=3):
     "network",
     [
         CNN,
-        *(
-            param(replace(DEEP_CNN, regularised=reading), nightly=reading != "factors")
-            for reading in REGULARISED
-        ),
+        *(param(replace(DEEP_CNN, regularised=reading)) for reading in REGULARISED),
         param(replace(DEEP_CNN, regularised="product", dropout=0.0)),
         param(SmallCNN((2, 3), hidden_width=None)),
         SmallCNN((2, 3, 4), hidden_width=5),
@@ -202,7 +199,7 @@ def test_the_networks_in_full_follow_pytorch(network):
 # --- what is regularised ---
 
 
-@pytest.mark.parametrize("reading", REGULARISED)
+@pytest.mark.parametrize("reading", [param(r, nightly=r != "product") for r in REGULARISED])
 def test_the_first_penalty_in_closed_form(reading):
     network = replace(DEEP_CNN, regularised=reading)
     run = one_run(config_for(network), std=0.3)

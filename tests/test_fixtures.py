@@ -28,7 +28,11 @@ SINGLE = ("spectral", "rows")
 @pytest.mark.parametrize(
     ("case", "precision"),
     [
-        param(case, precision, nightly=precision == "float32" and case not in SINGLE)
+        param(
+            case,
+            precision,
+            nightly=(precision == "float32" and case not in SINGLE) or case == "tutorial cnn",
+        )
         for case, precision in itertools.product(CASES, PRECISIONS)
     ],
 )

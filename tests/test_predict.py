@@ -17,7 +17,7 @@ CONFIG = {"num_seeds": 3, "num_steps": 3000, "precision": "float64"}
 
 
 @pytest.mark.parametrize(
-    ("p", "optimizer"), [(2, "sgd"), (4, "sgd"), (4, "momentum"), param(4, "nesterov")]
+    ("p", "optimizer"), [(2, "sgd"), (4, "sgd"), param(4, "momentum"), param(4, "nesterov")]
 )
 def test_steps_to_the_target_in_the_stable_region(rng, p, optimizer):
     problem = problem_of(rng, d=4, decay=0.5)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import param
 from models import stream
 
 import implicit_accel as ia
@@ -100,7 +101,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [param(name, nightly=name == "lbfgs") for name in RULES])
 def test_rules_that_need_the_loss_follow_a_plain_loop(name):
     rule = RULES[name]
     runs = train(optimizer=lambda hp: rule(hp["learning_rate"]))

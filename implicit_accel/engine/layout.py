@@ -191,8 +191,8 @@ class Pace:
 
     # A call ends soon, so that progress is reported and a stop is obeyed, and costs nothing.
     SECONDS: ClassVar[float] = 0.5
-    MOST_GROWTH: ClassVar[int] = 64
-    steps: int = 16
+    MOST_GROWTH: ClassVar[int] = 128
+    steps: int = 4
 
     def note(self, steps: int, seconds: float) -> None:
         """Notes what a call took."""

@@ -134,6 +134,7 @@ def _draw(runs: dict[str, xr.Dataset], found: dict[str, _Measured]) -> Figure:
 def _test(lab: Laboratory) -> Finding:
     config = protocol(
         lab, inits=("orthogonal",), optimizers=(Optimizer("sgd"), Optimizer("adam")),
+        hidden_widths=lab.pick((10,), (1, 10, 64), (1, 10, 64)),
         learning_rates=(*lab.pick(RATES[5:], RATES, RATES), 5e-2, 1e-1),
     )  # fmt: skip
     runs, found, seen, tables = {}, {}, {}, {}
