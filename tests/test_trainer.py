@@ -1,5 +1,6 @@
 """What a chunk's results must not depend on, to the bit; and when programs are compiled."""
 
+import copy
 import dataclasses
 import functools
 
@@ -181,6 +182,22 @@ def test_a_trainer_compiles_once_for_all_of_its_calls():
 
     assert count_compilations(train_calls) == 1
     assert_same_bits(trained, found.last)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mini-batches"])
+def test_reports_within_a_segment_change_no_bit(kind, monkeypatch):
+    """On a slow machine a segment is several calls; from each of their ends training goes on."""
+    found = case(kind)
+    monkeypatch.setattr("implicit_accel.engine.train._REPORT_AFTER", 0.0)
+    monkeypatch.setattr("implicit_accel.engine.layout.Pace.SECONDS", 1e-9)
+    trainer = together(kind, 2)
+    reports = [copy.deepcopy(s.states()) for s in trainer.train(found.chunks, {})]
+    assert len(reports) > 2 * len(found.segments)
+    assert_same_bits(reports[-1], found.last)
+    steps = [next(iter(states.values())).next_step for states in reports]
+    assert steps == sorted(set(steps))
+    (*_, last) = trainer.train(found.chunks, reports[len(reports) // 3])
+    assert_same_bits(last.states(), found.last)
 
 
 def test_what_finished_chunks_cost_and_hold():

@@ -178,7 +178,7 @@ class Trainer:
             program.load(running)
         run_steps = sum(chunk.num_runs for chunk in running) * self._num_steps
         work = step_operations(self._groups, chunks)
-        first, reported = begin, began
+        first, reported = begin, 0.0
         while first <= self._num_steps:
             # Where segments end does not depend on where this call began.
             last = min((first // self._length + 1) * self._length, self._num_steps + 1)
@@ -186,13 +186,13 @@ class Trainer:
                 end = first + self._call(program, first, last)
                 if end == last:
                     program.pack()
-            first, now = end, time.perf_counter()
-            if end < last and now - reported < _REPORT_AFTER:
-                continue
-            reported = now
-            is_last = end > self._num_steps
+            first = end
             compiling = program.compile_seconds - compiled
-            training = now - began - compiling
+            training = time.perf_counter() - began - compiling
+            if end < last and training - reported < _REPORT_AFTER:
+                continue
+            reported = training
+            is_last = end > self._num_steps
 
             def states(
                 end: int = end, seconds: tuple[float, float] = (compiling, training)
