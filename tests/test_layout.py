@@ -15,17 +15,17 @@ from implicit_accel.engine.layout import (
     MOST_RECORDS,
     MiniBatches,
     Pace,
-    call_capacity,
     chunk_shape,
     count_chunks,
     deal,
+    dispatch_capacity,
     efficient_block,
     largest_block,
     pack,
     record_indices,
     segment_length,
     sizes_on,
-    steps_in_call,
+    steps_in_dispatch,
 )
 
 platforms = st.sampled_from(["cpu", "gpu", "tpu"])
@@ -207,8 +207,8 @@ def test_packing_frees_as_many_blocks_as_possible(alive):
     recorded=st.lists(st.sets(st.integers(0, 900), min_size=1).map(sorted), min_size=1, max_size=3),
     first=st.integers(0, 900), most=st.integers(1, 900),
 )  # fmt: skip
-def test_a_call_is_as_long_as_its_records_allow(recorded, first, most):
-    count = steps_in_call(first, most, [np.array(steps) for steps in recorded])
+def test_a_dispatch_is_as_long_as_its_records_allow(recorded, first, most):
+    count = steps_in_dispatch(first, most, [np.array(steps) for steps in recorded])
 
     def records(count):
         return max(sum(first <= s < first + count for s in steps) for steps in recorded)
@@ -223,15 +223,15 @@ def test_a_call_is_as_long_as_its_records_allow(recorded, first, most):
         assert where.tolist() == [inside.index(s) if s in inside else MOST_RECORDS for s in asked]
 
 
-def test_steps_of_a_call_are_bounded_by_the_rows_of_their_mini_batches():
-    assert call_capacity([]) == call_capacity([MiniBatches(100, 10, (0, 1))]) == 2048
+def test_steps_of_a_dispatch_are_bounded_by_the_rows_of_their_mini_batches():
+    assert dispatch_capacity([]) == dispatch_capacity([MiniBatches(100, 10, (0, 1))]) == 2048
     large = MiniBatches(10_000, 500, tuple(range(50)))
-    assert 16 <= call_capacity([large, large]) < 100
-    assert call_capacity([large] * 1000) == 16
+    assert 16 <= dispatch_capacity([large, large]) < 100
+    assert dispatch_capacity([large] * 1000) == 16
 
 
 @given(seconds_per_step=st.floats(1e-7, 100))
-def test_calls_come_to_take_half_a_second(seconds_per_step):
+def test_dispatches_come_to_take_half_a_second(seconds_per_step):
     pace, spent = Pace(), 0.0
     for _ in range(12):
         spent += pace.steps * seconds_per_step

@@ -1,9 +1,9 @@
-"""How runs are cut into chunks and blocks, and steps into segments and calls. Pure numpy.
+"""How runs are cut into chunks and blocks, and steps into segments and dispatches. Pure numpy.
 
 A *chunk* is what is stored, moved and handed to a device as one; a *block* is what is stepped
-together in a core's cache. Between *segments* of steps runs change blocks; a segment is one call of
-the compiled program, or several if it takes long. Only the size of a block changes the order of
-additions, and with it the last bits of the results.
+together in a core's cache. Between *segments* of steps runs change blocks; a segment is one
+*dispatch* of the compiled program, or several if it takes long. Only the size of a block changes
+the order of additions, and with it the last bits of the results.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _BLOCKS_IN_CHUNK = 4
 # Of a chunk's states and records.
 _CHUNK_BYTES = 2**27
 _POWERS_OF_TWO_BELOW = 64
-# Of a call of the compiled program: steps, numbers of mini-batches' rows, and records of each kind
-# (R). They are part of the program's shape, so they are the same for all grids.
-_MOST_STEPS, _CALL_NUMBERS, MOST_RECORDS = 2048, 2**21, 128
+# Of a dispatch of the compiled program: steps, numbers of mini-batches' rows, and records of each
+# kind (R). They are part of the program's shape, so they are the same for all grids.
+_MOST_STEPS, _MOST_ROWS, MOST_RECORDS = 2048, 2**21, 128
 
 
 def sizes_on(platform: str) -> _Sizes:
@@ -154,20 +154,20 @@ def segment_length(
     return math.ceil(evaluations / max(1, math.ceil(segments)))
 
 
-def call_capacity(batches: Sequence[MiniBatches]) -> int:
-    """S, the most steps of one call of the compiled program.
+def dispatch_capacity(batches: Sequence[MiniBatches]) -> int:
+    """S, the most steps of one dispatch of the compiled program.
 
     It does not depend on T: grids that differ in it share a program.
 
     Args:
         batches: How the groups that have any take mini-batches.
     """
-    numbers = sum(len(b.seeds) * b.batch_size for b in batches)
-    return max(16, min(_MOST_STEPS, _CALL_NUMBERS // max(1, numbers)))
+    rows = sum(len(b.seeds) * b.batch_size for b in batches)
+    return max(16, min(_MOST_STEPS, _MOST_ROWS // max(1, rows)))
 
 
-def steps_in_call(first: int, most: int, recorded: Sequence[np.ndarray]) -> int:
-    """How many steps from ``first`` on, ``most`` at most, make no more records than fit in a call.
+def steps_in_dispatch(first: int, most: int, recorded: Sequence[np.ndarray]) -> int:
+    """How many steps from ``first`` on, ``most`` at most, make no more records than fit.
 
     Args:
         first: Number of a step.
@@ -183,28 +183,28 @@ def steps_in_call(first: int, most: int, recorded: Sequence[np.ndarray]) -> int:
 
 @dataclass
 class Pace:
-    """Sizes calls of the compiled program by the time that they take.
+    """Sizes dispatches of the compiled program by the time that they take.
 
     Attributes:
-        steps: Of the next call.
+        steps: Of the next dispatch.
     """
 
-    # A call ends soon, so that progress is reported and a stop is obeyed, and costs nothing.
+    # A dispatch ends soon, so that progress is reported and a stop is obeyed, and costs nothing.
     SECONDS: ClassVar[float] = 0.5
     MOST_GROWTH: ClassVar[int] = 128
     steps: int = 4
 
     def note(self, steps: int, seconds: float) -> None:
-        """Notes what a call took."""
+        """Notes what a dispatch took."""
         by_time = steps * self.SECONDS / max(seconds, 1e-9)
         self.steps = int(min(max(1, by_time), self.MOST_GROWTH * steps))
 
 
 def record_indices(steps: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """The row of a call's records to which each step's go; `MOST_RECORDS` for steps without any.
+    """The row of a dispatch's records to which each step's go; `MOST_RECORDS` if it has none.
 
     Args:
-        steps: (S,) the steps of a call.
+        steps: (S,) the steps of a dispatch.
         recorded: Those that are recorded, increasing.
     """
     where = np.where(np.isin(steps, recorded), np.searchsorted(recorded, steps), MOST_RECORDS)

@@ -1,4 +1,4 @@
-"""The pure training step of any model, and its loop over the steps of a call.
+"""The pure training step of any model, and its loop over the steps of a dispatch.
 
 A *program* is what the compiled code of some runs depends on. Its runs are laid out in *blocks*:
 within a block the step is vmapped, the loop over steps runs inside the block, so that its state
@@ -345,14 +345,14 @@ Watch = Mapping[str, Observable]
 
 
 class Schedule(NamedTuple):
-    """The steps of one call of the compiled program: S of them at most.
+    """The steps of one dispatch of the compiled program: S of them at most.
 
     Attributes:
         first: Number of the first step.
         count: How many steps are taken, 1 … S.
         num_steps: T.
-        record_indices: For losses, and for each watch, (S,) the row of the call's records to which
-            each step's values go; R (a dummy row) if they are not recorded.
+        record_indices: For losses, and for each watch, (S,) the row of the dispatch's records to
+            which each step's values go; R (a dummy row) if they are not recorded.
         batches: For each program (orders, S, n) rows of the mini-batches; None for full batches.
     """
 
@@ -423,7 +423,7 @@ Records = dict[str, jax.Array]
 def _empty_records(
     program: Program, num_records: int, names: tuple[str, ...], num_runs: int, dtype: Any
 ) -> Records:
-    """Records before a call, (R + 1, B) by name.
+    """Records before a dispatch, (R + 1, B) by name.
 
     The last row is a dummy: every step writes to some row, and steps that are not recorded write to
     that one. This spares a branch in every step, which on a GPU waits for its condition.
@@ -446,14 +446,14 @@ def _write(records: Records, values: Records, record_index: Any) -> Records:
 
 @dataclass(frozen=True)
 class _Block:
-    """B runs which are stepped together, and what stays the same during a call.
+    """B runs which are stepped together, and what stays the same during a dispatch.
 
     Attributes:
         program: Static.
         watches: Static; what is recorded beside losses.
         hyper: Configurations, with a leading axis B.
         data: The task's arrays.
-        batches: (orders, S, n) rows of the call's mini-batches; None for the full batch.
+        batches: (orders, S, n) rows of the dispatch's mini-batches; None for the full batch.
         num_steps: T.
     """
 
@@ -498,7 +498,7 @@ class _Block:
         Args:
             state: After ``step`` updates.
             step: t.
-            position: Of the step in the call.
+            position: Of the step in the dispatch.
         """
 
         def one_run(state: RunState, hyper: Hyper) -> tuple[RunState, Records]:
@@ -533,11 +533,11 @@ class _Block:
 def run_block(
     block: _Block, num_records: int, state: RunState, schedule: Schedule
 ) -> tuple[RunState, tuple[Records, ...]]:
-    """The steps of a call for a block of B runs.
+    """The steps of a dispatch for a block of B runs.
 
     Args:
         block: The runs.
-        num_records: R, the most recorded steps of a kind in a call.
+        num_records: R, the most recorded steps of a kind in a dispatch.
         state: Their states, with a leading axis B.
         schedule: The steps.
 
@@ -564,7 +564,7 @@ def run_block(
 
     def train(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
         state = block.initialise(state, schedule.first)
-        # The number of steps is traced: calls of any length share one compiled program.
+        # The number of steps is traced: dispatches of any length share one compiled program.
         state, records = lax.fori_loop(0, schedule.count, one_step, (state, empty))
         return state, _without_dummy(tuple(records))
 
@@ -585,7 +585,7 @@ def run_programs(
     data: tuple[Data, ...],
     schedule: Schedule,
 ) -> tuple[tuple[RunState, ...], tuple[tuple[Records, ...], ...]]:
-    """A call's steps of every program's runs, on one device; blocks along the leading axis."""
+    """A dispatch's steps of every program's runs, on one device; blocks along the leading axis."""
 
     def run_program(
         program: Program,

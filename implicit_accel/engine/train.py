@@ -35,12 +35,12 @@ from implicit_accel.engine.compiled import compile_once
 from implicit_accel.engine.layout import (
     MOST_RECORDS,
     Pace,
-    call_capacity,
     deal,
+    dispatch_capacity,
     pack,
     record_indices,
     segment_length,
-    steps_in_call,
+    steps_in_dispatch,
 )
 from implicit_accel.engine.step import Hyper, Params, RunState, Schedule, run_programs
 from implicit_accel.errors import UserError
@@ -108,7 +108,7 @@ class Trainer:
         self._num_steps, self._recording = num_steps, recording
         self._devices = list(jax.local_devices() if devices is None else devices)
         self._length = steps_in_segment(groups, counts, num_steps)
-        self._capacity = call_capacity([g.batches for g in groups if g.batches is not None])
+        self._capacity = dispatch_capacity([g.batches for g in groups if g.batches is not None])
         self._pace = Pace()
         self._block_sizes = [
             Chunk(g, 0, count).members(group).shape[1]
@@ -183,7 +183,7 @@ class Trainer:
             # Where segments end does not depend on where this call began.
             last = min((first // self._length + 1) * self._length, self._num_steps + 1)
             with precision_context(self._precision):
-                end = first + self._call(program, first, last)
+                end = first + self._dispatch(program, first, last)
                 if end == last:
                     program.pack()
             first = end
@@ -211,16 +211,16 @@ class Trainer:
             share = 1 if is_last else end / (self._num_steps + 1)
             yield Segment(round(run_steps * share), is_last, states)
 
-    def _call(self, program: _Program, first: int, last: int) -> int:
-        """Calls the program once, from a step on but not beyond another; returns its steps."""
+    def _dispatch(self, program: _Program, first: int, last: int) -> int:
+        """Dispatches the program once, from a step on but not beyond another; returns its steps."""
         most = min(last - first, self._capacity, self._pace.steps)
-        count = steps_in_call(first, most, self._recording.all)
+        count = steps_in_dispatch(first, most, self._recording.all)
         inside = [(steps >= first) & (steps < first + count) for steps in self._recording.all]
         schedule = self._schedule(first, count, inside)
         began, compiled = time.perf_counter(), program.compile_seconds
         program.store(program.run(schedule), inside)
         seconds = time.perf_counter() - began - (program.compile_seconds - compiled)
-        # Short calls, at the ends of segments, say little about long ones.
+        # Short dispatches, at the ends of segments, say little about long ones.
         if count == most == self._pace.steps:
             self._pace.note(count, seconds)
         return count
@@ -297,7 +297,7 @@ class _RunningChunk:
         return state, hyper
 
     def write(self, name: str, inside: np.ndarray, values: np.ndarray) -> None:
-        """Writes a call's records, (blocks, R, block size), into the rows of their runs."""
+        """Writes a dispatch's records, (blocks, R, block size), into the rows of their runs."""
         columns = np.flatnonzero(inside)
         if len(columns) == 0:
             return
