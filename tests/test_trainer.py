@@ -186,7 +186,7 @@ def test_a_trainer_compiles_once_for_all_of_its_calls():
 
 @pytest.mark.parametrize("kind", ["linear", "mini-batches"])
 def test_reports_within_a_segment_change_no_bit(kind, monkeypatch):
-    """On a slow machine a segment is several dispatches; from each of their ends training goes on."""
+    """On a slow machine a segment is several dispatches, after each of which training goes on."""
     found = case(kind)
     monkeypatch.setattr("implicit_accel.engine.train._REPORT_AFTER", 0.0)
     monkeypatch.setattr("implicit_accel.engine.layout.Pace.SECONDS", 1e-9)
