@@ -190,7 +190,7 @@ def test_reports_within_a_segment_change_no_bit(kind, monkeypatch):
     found = case(kind)
     monkeypatch.setattr("implicit_accel.engine.train._REPORT_AFTER", 0.0)
     monkeypatch.setattr("implicit_accel.engine.layout.Pace.SECONDS", 1e-9)
-    trainer = together(kind, 2)
+    trainer = found.trainer(2, [found.chunks])
     reports = [copy.deepcopy(s.states()) for s in trainer.train(found.chunks, {})]
     assert len(reports) > 2 * len(found.segments)
     assert_same_bits(reports[-1], found.last)
