@@ -79,7 +79,7 @@ def algorithm(name: str, length: int, blocks: Sequence[int]) -> dict[str, Any]:
 
 
 def trajectory_error() -> float:
-    """See `algorithm`; at half the largest stable rate, where rounding does not grow."""
+    """See `algorithm`; at a small rate, at which the loss falls and rounding does not grow."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((500, 20))
     problem = Problem.from_arrays(X, X @ rng.standard_normal(20) + rng.standard_normal(500))

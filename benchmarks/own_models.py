@@ -33,7 +33,13 @@ OBSERVE_EVERY = 64  # an epoch
 
 @dataclass(frozen=True)
 class Model:
-    """A user's model: parameters from a key, and the loss of a batch (images, labels)."""
+    """A user's model.
+
+    Attributes:
+        init: Returns the parameters that a key draws.
+        loss: Of parameters and a batch (images, labels): the mean cross-entropy.
+        num_steps: Updates of a run.
+    """
 
     init: Callable[[jax.Array], Any]
     loss: Callable[[Any, Any], jax.Array]

@@ -49,7 +49,7 @@ _BLOCKS_IN_CHUNK = 4
 _CHUNK_BYTES = 2**27
 _POWERS_OF_TWO_BELOW = 64
 # Of a dispatch of the compiled program: steps, numbers of mini-batches' rows, and records of each
-# kind (R). They are part of the program's shape, so they are the same for all grids.
+# kind (R). They are part of the program's shape, so they do not depend on T or on what is recorded.
 _MOST_STEPS, _MOST_ROWS, MOST_RECORDS = 2048, 2**21, 128
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from implicit_accel.engine.layout import MOST_RECORDS
 from implicit_accel.errors import UserError
 from implicit_accel.observables import Observable, Point
 
@@ -420,15 +421,13 @@ def _scalar(name: str, value: Any, dtype: Any) -> jax.Array:
 Records = dict[str, jax.Array]
 
 
-def _empty_records(
-    program: Program, num_records: int, names: tuple[str, ...], num_runs: int, dtype: Any
-) -> Records:
-    """Records before a dispatch, (R + 1, B) by name.
+def _empty_records(program: Program, names: tuple[str, ...], num_runs: int, dtype: Any) -> Records:
+    """Records before a dispatch, (R + 1, B) by name; R is `MOST_RECORDS`.
 
     The last row is a dummy: every step writes to some row, and steps that are not recorded write to
     that one. This spares a branch in every step, which on a GPU waits for its condition.
     """
-    shape = (num_records + 1, num_runs)
+    shape = (MOST_RECORDS + 1, num_runs)
     return {name: jnp.full(shape, program.undefined(name), dtype) for name in names}
 
 
@@ -464,13 +463,11 @@ class _Block:
     batches: Any
     num_steps: Any
 
-    def empty_records(self, num_records: int) -> tuple[Records, ...]:
-        """Records of losses and of every watch, with ``num_records`` rows."""
+    def empty_records(self) -> tuple[Records, ...]:
+        """Records of losses and of every watch."""
         num_runs, dtype = self.hyper.target.shape[0], self.hyper.target.dtype
         kinds = (("excess_loss", *self.program.aux), *map(tuple, self.watches))
-        return tuple(
-            _empty_records(self.program, num_records, names, num_runs, dtype) for names in kinds
-        )
+        return tuple(_empty_records(self.program, names, num_runs, dtype) for names in kinds)
 
     def initialise(self, state: RunState, first: Any) -> RunState:
         """The states with initial parameters and optimizer states, if the ``first`` step is 0.
@@ -531,20 +528,19 @@ class _Block:
 
 
 def run_block(
-    block: _Block, num_records: int, state: RunState, schedule: Schedule
+    block: _Block, state: RunState, schedule: Schedule
 ) -> tuple[RunState, tuple[Records, ...]]:
     """The steps of a dispatch for a block of B runs.
 
     Args:
         block: The runs.
-        num_records: R, the most recorded steps of a kind in a dispatch.
         state: Their states, with a leading axis B.
         schedule: The steps.
 
     Returns:
         States, and for losses and every watch the records (R, B) by name.
     """
-    empty = block.empty_records(num_records)
+    empty = block.empty_records()
 
     def one_step(position: Any, carry: Any) -> Any:
         state, (losses, *observed) = carry
@@ -556,7 +552,7 @@ def run_block(
         )
         # Before the update: what is recorded at t is of the parameters after t updates.
         observed = [
-            block.observe(watch, records, state, step, index, index < num_records)
+            block.observe(watch, records, state, step, index, index < MOST_RECORDS)
             for watch, records, index in zip(block.watches, observed, indices, strict=True)
         ]
         state, values = block.step(state, step, position)
@@ -578,7 +574,6 @@ def run_block(
 
 def run_programs(
     programs: tuple[Program, ...],
-    num_records: int,
     watches: tuple[tuple[Watch, ...], ...],
     states: tuple[RunState, ...],
     hypers: tuple[Hyper, ...],
@@ -597,7 +592,7 @@ def run_programs(
     ) -> tuple[RunState, tuple[Records, ...]]:
         def run(runs: tuple[RunState, Hyper]) -> tuple[RunState, tuple[Records, ...]]:
             block = _Block(program, watches, runs[1], data, batches, schedule.num_steps)
-            return run_block(block, num_records, runs[0], schedule)
+            return run_block(block, runs[0], schedule)
 
         return lax.map(run, (state, hyper))
 

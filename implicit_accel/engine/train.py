@@ -33,7 +33,6 @@ from implicit_accel.engine.chunks import (
 )
 from implicit_accel.engine.compiled import compile_once
 from implicit_accel.engine.layout import (
-    MOST_RECORDS,
     Pace,
     deal,
     dispatch_capacity,
@@ -357,7 +356,7 @@ class _Program:
         self._data = jax.device_put(tuple(cast(g.data, dtype) for g in groups), self._everywhere)
         self._jitted = jax.jit(
             jax.shard_map(
-                lambda *arguments: run_programs(programs, MOST_RECORDS, watches, *arguments),
+                lambda *arguments: run_programs(programs, watches, *arguments),
                 mesh=mesh,
                 in_specs=(*[PartitionSpec(_AXIS)] * 2, *[PartitionSpec()] * 2),
                 out_specs=PartitionSpec(_AXIS),

@@ -296,8 +296,7 @@ class _Runs:
     def _quantities(self, rung: _Rung, predicted: Predicted | None) -> Iterator[dict[str, Any]]:
         """What is drawn against steps: the excess loss first, then whatever was recorded."""
         runs = self.runs
-        held_out = ["held_out_loss"] if "held_out_loss" in runs else []
-        names = dict.fromkeys(["excess_loss", *held_out, *observed(runs)])
+        names = ["excess_loss", *(n for n in ("held_out_loss",) if n in runs), *observed(runs)]
         for name in names:
             dim = str(runs[name].dims[-1])
             values = resolved(runs) if name == "excess_loss" else runs[name].astype(float)
