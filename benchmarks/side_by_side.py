@@ -23,9 +23,9 @@ from rich.table import Table
 
 import implicit_accel as ia
 from benchmarks.run import spread
+from implicit_accel.claims.context import Context, Scale
 from implicit_accel.executors import OnMessage
 from implicit_accel.executors.dask import DaskExecutor, local_workers
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 
@@ -38,7 +38,7 @@ def seconds(configs: list[SweepConfig], *, at_once: bool) -> float:
     """What the grids take, in a folder of their own as claims have one."""
     problem = ia.make_problem(ia.gas_like())
     with tempfile.TemporaryDirectory() as folder:
-        lab = Laboratory(Scale.STANDARD, Path(folder) / "X", Path(folder))
+        lab = Context(Scale.STANDARD, Path(folder) / "X", Path(folder))
         began = time.perf_counter()
         if at_once:
             lab.sweeps(problem, configs)

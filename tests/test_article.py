@@ -18,9 +18,15 @@ from marks import examples
 from matplotlib.figure import Figure
 from programs import expect_usage_error, run
 
-from implicit_accel.errors import DataError, UserError
-from implicit_accel.experiments import claims as claims_package
-from implicit_accel.experiments.claims.criteria import (
+from implicit_accel.claims import published as claims_package
+from implicit_accel.claims.article.fill import check, fill
+from implicit_accel.claims.article.typeset import (
+    PAGES_FILE,
+    TEXT_FILE,
+    own_sources,
+    typeset,
+)
+from implicit_accel.claims.criteria import (
     Cause,
     Direction,
     Effect,
@@ -31,21 +37,15 @@ from implicit_accel.experiments.claims.criteria import (
     Size,
     Verdict,
 )
-from implicit_accel.experiments.claims.toolkit.article.fill import check, fill
-from implicit_accel.experiments.claims.toolkit.article.typeset import (
-    PAGES_FILE,
-    TEXT_FILE,
-    own_sources,
-    typeset,
-)
-from implicit_accel.experiments.claims.toolkit.findings import (
+from implicit_accel.claims.findings import (
     FINDINGS_FILE,
     Entry,
     load_entries,
     save_finding,
     save_findings,
 )
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.errors import DataError, UserError
 
 CLAIMS = find_claims()
 TEXT = own_sources()[TEXT_FILE].decode()

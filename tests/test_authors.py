@@ -26,14 +26,14 @@ from implicit_accel import (
     gas_like,
     load_gas,
 )
-from implicit_accel.experiments.claims import p8
-from implicit_accel.experiments.claims.toolkit.authors import (
+from implicit_accel.claims.published import p8
+from implicit_accel.claims.published.authors import (
     FIGURES,
     authors_curves,
     distance,
     draw_authors,
 )
-from implicit_accel.experiments.claims.toolkit.candidates import (
+from implicit_accel.claims.published.candidates import (
     BATCH_ROWS,
     FEATURES,
     LABELS,
@@ -47,7 +47,7 @@ from implicit_accel.experiments.claims.toolkit.candidates import (
     scale_labels,
     zero_loss,
 )
-from implicit_accel.experiments.claims.toolkit.scoring import (
+from implicit_accel.claims.published.scoring import (
     FRAME_TOP,
     PAPER_RATES,
     at_rates,
@@ -55,7 +55,7 @@ from implicit_accel.experiments.claims.toolkit.scoring import (
     flow_of,
     rescaled,
 )
-from implicit_accel.experiments.claims.toolkit.stiff import Flow, follow_l4
+from implicit_accel.claims.published.stiff import Flow, follow_l4
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.sweep import train
 

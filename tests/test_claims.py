@@ -12,8 +12,8 @@ from pages import read_page
 from test_statistics import INF, NAN, made
 
 from implicit_accel import DataError, UserError
-from implicit_accel.experiments import claims
-from implicit_accel.experiments.claims.criteria import (
+from implicit_accel.claims import published as claims
+from implicit_accel.claims.criteria import (
     Cause,
     Claim,
     Design,
@@ -31,16 +31,16 @@ from implicit_accel.experiments.claims.criteria import (
     shortfall,
     within,
 )
-from implicit_accel.experiments.claims.toolkit.findings import (
+from implicit_accel.claims.estimators import compare, median_of, share_of
+from implicit_accel.claims.findings import (
     load_finding,
     load_findings,
     save_finding,
     save_findings,
     with_scores,
 )
-from implicit_accel.experiments.claims.toolkit.measures import compare, median_of, share_of
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.report import write_report
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.report import write_report
 
 YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
 NEVER = Effect("never", INF, INF, INF)
@@ -343,7 +343,7 @@ def test_claims_say_what_they_are():
 
 
 CLAIM_FILE = """
-from implicit_accel.experiments.claims.criteria import Claim
+from implicit_accel.claims.criteria import Claim
 CLAIM = Claim(
     id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
     minutes=1.0,
@@ -364,7 +364,7 @@ def claim_file(tmp_path, monkeypatch):
 
     yield write
     for name in written:
-        sys.modules.pop(f"implicit_accel.experiments.claims.{name}", None)
+        sys.modules.pop(f"implicit_accel.claims.published.{name}", None)
         if hasattr(claims, name):
             delattr(claims, name)
 

@@ -8,13 +8,13 @@ import pytest
 import xarray as xr
 
 from implicit_accel import Loss, SweepConfig, gas_like
+from implicit_accel.claims.criteria import Direction, Size, Verdict, judge
+from implicit_accel.claims.drawing import colour_of
+from implicit_accel.claims.estimators import median_of
+from implicit_accel.claims.published import f1, f2, f3, p1, p2, p5a
+from implicit_accel.claims.published.bands import Bands, Grid, fast_band, grid_of
+from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import make_problem
-from implicit_accel.experiments.claims import f1, f2, f3, p1, p2, p5a
-from implicit_accel.experiments.claims.criteria import Direction, Size, Verdict, judge
-from implicit_accel.experiments.claims.toolkit.bands import Bands, Grid, fast_band, grid_of
-from implicit_accel.experiments.claims.toolkit.drawing import colour_of
-from implicit_accel.experiments.claims.toolkit.measures import median_of
-from implicit_accel.experiments.claims.toolkit.theory import end_to_end_starts
 from implicit_accel.theory.laws import contraction
 
 INF = math.inf

@@ -9,10 +9,9 @@ import pytest
 import xarray as xr
 
 from implicit_accel import gas_like
-from implicit_accel.experiments.claims import s1, s2, s3, s4, s5
-from implicit_accel.experiments.claims.criteria import Direction, Size, judge
-from implicit_accel.experiments.claims.toolkit import bursts, records, student
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.criteria import Direction, Size, judge
+from implicit_accel.claims.published import bursts, records, s1, s2, s3, s4, s5, student
 
 INF = math.inf
 SEVEN = ("-", "1", "10", "64", "1x1", "10x10", "64x64")
@@ -203,7 +202,7 @@ def test_a_rise_is_a_burst_only_at_the_edge_of_stability():
 
 def test_kept_runs_burst_at_the_edge_alone(tmp_path):
     """The runs that rise are trained again, and are those that were kept; the others are not."""
-    lab = Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+    lab = Context(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
     config = student.protocol(
         lab, depths=(2,), inits=("orthogonal",), hidden_widths=(10,), num_seeds=2,
         learning_rates=(1e-4, 0.2), num_steps=40,

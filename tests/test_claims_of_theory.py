@@ -13,18 +13,18 @@ from test_flow import problem_of
 from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
-from implicit_accel.errors import DataError
-from implicit_accel.experiments.claims import t2, t7, t9, t10
-from implicit_accel.experiments.claims.toolkit.measures import share_of
-from implicit_accel.experiments.claims.toolkit.plateaus import escapes
-from implicit_accel.experiments.claims.toolkit.rules import conserved
-from implicit_accel.experiments.claims.toolkit.theory import (
+from implicit_accel.claims.estimators import share_of
+from implicit_accel.claims.published import t2, t7, t9, t10
+from implicit_accel.claims.published.plateaus import escapes
+from implicit_accel.claims.published.rules import conserved
+from implicit_accel.claims.published.theory import (
     crossings,
     flows,
     one_layer_task,
     split,
     where,
 )
+from implicit_accel.errors import DataError
 from implicit_accel.intervals import ModelRuns
 from implicit_accel.theory.flow import Enough, Stack, follow
 from implicit_accel.theory.map import power_law_problem

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import examples
 
+from implicit_accel.claims.published import t11
 from implicit_accel.errors import UserError
-from implicit_accel.experiments.claims import t11
 from implicit_accel.theory.decay import (
     initial_decay,
     momentum_time,

@@ -5,7 +5,7 @@ import pytest
 from test_flow import problem_of
 
 from implicit_accel import Loss, SweepConfig, run_sweep
-from implicit_accel.experiments.claims.toolkit.full_length import ONE, TWO, FullLength, to_last
+from implicit_accel.claims.published.full_length import ONE, TWO, FullLength, to_last
 
 
 @pytest.fixture

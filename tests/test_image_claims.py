@@ -9,11 +9,10 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel.experiments.claims import f4, p6, s6
-from implicit_accel.experiments.claims.criteria import Direction
-from implicit_accel.experiments.claims.toolkit import tutorial
-from implicit_accel.experiments.claims.toolkit.authors import authors_curves
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.criteria import Direction
+from implicit_accel.claims.published import f4, p6, s6, tutorial
+from implicit_accel.claims.published.authors import authors_curves
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.theory.decay import momentum_time
 
@@ -23,7 +22,7 @@ def lab(tmp_path, monkeypatch):
     """Without any data but the stand-ins."""
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+    return Context(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
 
 
 INF = math.inf

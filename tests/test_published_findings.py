@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from implicit_accel.experiments.claims.criteria import Direction, Size, could_be
-from implicit_accel.experiments.claims.toolkit.findings import load_findings
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
+from implicit_accel.claims.criteria import Direction, Size, could_be
+from implicit_accel.claims.findings import load_findings
+from implicit_accel.claims.registry import find_claims
 
 FINDINGS = load_findings(Path(__file__).parents[1] / "docs" / "reproduction" / "findings.json")
 

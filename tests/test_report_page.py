@@ -20,7 +20,8 @@ from test_claims import claim, finding
 from test_reproduction import decaying
 
 from implicit_accel import DataError
-from implicit_accel.experiments.claims.criteria import (
+from implicit_accel.claims import forest
+from implicit_accel.claims.criteria import (
     Cause,
     Effect,
     Finding,
@@ -28,15 +29,14 @@ from implicit_accel.experiments.claims.criteria import (
     above,
     judge,
 )
-from implicit_accel.experiments.claims.toolkit import forest
-from implicit_accel.experiments.claims.toolkit.curves import CURVES_FILE, Curves
-from implicit_accel.experiments.claims.toolkit.findings import load_finding, save_finding
-from implicit_accel.experiments.claims.toolkit.forest import Forest
-from implicit_accel.experiments.claims.toolkit.page import page
-from implicit_accel.experiments.claims.toolkit.pictures import QUALITIES, picture
-from implicit_accel.experiments.claims.toolkit.questions import by_question, made_by
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.words import caption, first_sentence
+from implicit_accel.claims.curves import CURVES_FILE, Curves
+from implicit_accel.claims.findings import load_finding, save_finding
+from implicit_accel.claims.forest import Forest
+from implicit_accel.claims.page import page
+from implicit_accel.claims.published.pictures import QUALITIES, picture
+from implicit_accel.claims.questions import by_question, made_by
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.words import caption, first_sentence
 
 expect = playwright.expect
 

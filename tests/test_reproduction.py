@@ -24,13 +24,12 @@ from implicit_accel import (
     gas_like,
     run_sweep,
 )
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.published import f3, p1, student, very_deep
+from implicit_accel.claims.registry import find_claims
 from implicit_accel.data.problems import make_problem
 from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError
-from implicit_accel.experiments.claims import f3, p1
-from implicit_accel.experiments.claims.toolkit import student, very_deep
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.theory.balance import balancedness
@@ -47,7 +46,7 @@ def lab(tmp_path, monkeypatch):
     """Without any data but the stand-ins."""
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return Laboratory(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+    return Context(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
 
 
 def test_every_claim_is_there_once_and_says_how_it_is_judged():
@@ -138,7 +137,7 @@ def test_results_are_reused_and_damage_is_made_good(lab):
     config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=20)
     first = lab.sweep(problem, config)
     (path,) = lab.folder.glob("*/results.nc")
-    other = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    other = Context(Scale.SMOKE, lab.shared / "Y", lab.shared)
     assert other.sweep(problem, config).identical(first)
     assert not other.trained
     path.write_bytes(path.read_bytes()[:-40])
@@ -167,7 +166,7 @@ def test_side_by_side_is_one_after_another(lab):
         alone = run_sweep(problem, config)[0]
         assert set(found["depth"].values.tolist()) == set(config.depths)
         np.testing.assert_allclose(found["excess_loss"], alone["excess_loss"], rtol=1e-5, atol=1e-7)
-    again = Laboratory(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    again = Context(Scale.SMOKE, lab.shared / "Y", lab.shared)
     assert all(
         a.identical(b) for a, b in zip(again.sweeps(problem, configs), together, strict=True)
     )

@@ -11,11 +11,11 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 from implicit_accel import Problem, SweepConfig, UserError
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.registry import find_claims
 from implicit_accel.executors.dask import DaskExecutor, local_workers
 from implicit_accel.executors.local import LocalExecutor
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.runner import Setup, find_data, run_claims
+from implicit_accel.experiments.claim_runner import Setup, find_data, run_claims
 
 # The quickest claims, of two groups.
 QUICK = [claim for claim in find_claims() if claim.id in ("T8", "P3b")]
@@ -28,7 +28,7 @@ class Trained:
     shared: Path
 
     def __call__(self, name, on_message):  # noqa: ARG002
-        lab = Laboratory(Scale.SMOKE, self.shared / name, self.shared)
+        lab = Context(Scale.SMOKE, self.shared / name, self.shared)
         problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
         config = SweepConfig(depths=(1, 2), learning_rates=(0.1, 0.2), num_seeds=3, num_steps=3000)
         return lab.sweep(problem, config)["loss"].values, list(lab.trained)
@@ -94,9 +94,7 @@ def test_workers_without_the_folder_return_the_claims_files(tmp_path, monkeypatc
     here, there = tmp_path / "here", tmp_path / "there"
     assert sorted(run(setup_in(here), LocalExecutor())) == ["P3b", "T8"]
     # The worker, a thread of this process, is told that it does not see the folder.
-    monkeypatch.setattr(
-        "implicit_accel.experiments.claims.toolkit.runner._is_shared", lambda _: False
-    )
+    monkeypatch.setattr("implicit_accel.experiments.claim_runner._is_shared", lambda _: False)
     assert sorted(run(setup_in(there), LocalExecutor())) == ["P3b", "T8"]
     assert files_of(here) == files_of(there)
     assert {p.name for p in there.rglob("*") if p.is_file()} == {

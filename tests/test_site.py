@@ -14,9 +14,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 import implicit_accel
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.criteria import Claim
 from implicit_accel.data.dataset import Dataset, DatasetSource
-from implicit_accel.experiments.claims.criteria import Claim
-from implicit_accel.experiments.claims.toolkit.laboratory import Laboratory, Scale
 from implicit_accel.linear import initialisers
 
 REPOSITORY = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def test_the_recipe_for_a_claim_judges(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     claim = run_recipe("A claim")["CLAIM"]
     assert isinstance(claim, Claim)
-    finding = claim.test(Laboratory(Scale.SMOKE, tmp_path / "P9", tmp_path, str(tmp_path)))
+    finding = claim.test(Context(Scale.SMOKE, tmp_path / "P9", tmp_path, str(tmp_path)))
     (part,) = finding.verdict.parts
     assert part.part.effect is finding.effects[0]
     assert finding.effects[0].name == "stand-in, width 10 against 1"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from test_claims import claim
 
-from implicit_accel.experiments.claims.criteria import Cause, Effect, Finding, above, judge
-from implicit_accel.experiments.claims.toolkit.findings import Entry
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.report import recollections
-from implicit_accel.experiments.claims.toolkit.sources import RECOLLECTED
-from implicit_accel.experiments.claims.toolkit.story import tell
+from implicit_accel.claims.criteria import Cause, Effect, Finding, above, judge
+from implicit_accel.claims.findings import Entry
+from implicit_accel.claims.published.sources import RECOLLECTED
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.report import recollections
+from implicit_accel.claims.story import tell
 
 
 def entry(name: str, *effects: Effect, figures: tuple[str, ...] = ()) -> Entry:

@@ -15,10 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
-from implicit_accel.errors import UserError
-from implicit_accel.experiments import cli
-from implicit_accel.experiments.claims.toolkit.article.fill import check, fill
-from implicit_accel.experiments.claims.toolkit.article.typeset import (
+from implicit_accel.claims.article.fill import check, fill
+from implicit_accel.claims.article.typeset import (
     PAGES_FILE,
     TEXT_FILE,
     own_sources,
@@ -26,8 +24,10 @@ from implicit_accel.experiments.claims.toolkit.article.typeset import (
     typeset,
     write,
 )
-from implicit_accel.experiments.claims.toolkit.findings import load_entries
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
+from implicit_accel.claims.findings import load_entries
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.errors import UserError
+from implicit_accel.experiments import cli
 
 _GROUPS = cli.FlagGroups()
 _REPRODUCTION = flags.DEFINE_string(

@@ -22,28 +22,28 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from implicit_accel.devices import num_cores, use_cpu_devices
-from implicit_accel.errors import UserError
-from implicit_accel.executors.local import LocalExecutor
-from implicit_accel.experiments import cli, compilation
-from implicit_accel.experiments import executor as executors
-from implicit_accel.experiments.claims.criteria import Claim
-from implicit_accel.experiments.claims.toolkit.findings import (
+from implicit_accel.claims.context import Scale
+from implicit_accel.claims.criteria import Claim
+from implicit_accel.claims.findings import (
     FINDINGS_FILE,
     Entry,
     load_finding,
     save_findings,
 )
-from implicit_accel.experiments.claims.toolkit.laboratory import Scale
-from implicit_accel.experiments.claims.toolkit.registry import find_claims
-from implicit_accel.experiments.claims.toolkit.report import (
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.report import (
     MARKDOWN_FILE,
     PAGE_FILE,
     columns,
     headline,
     write_report,
 )
-from implicit_accel.experiments.claims.toolkit.runner import Setup, find_data, run_claims
+from implicit_accel.devices import num_cores, use_cpu_devices
+from implicit_accel.errors import UserError
+from implicit_accel.executors.local import LocalExecutor
+from implicit_accel.experiments import cli, compilation
+from implicit_accel.experiments import executor as executors
+from implicit_accel.experiments.claim_runner import Setup, find_data, run_claims
 from implicit_accel.files import refuse_link, remove_partial
 from implicit_accel.store.folder import RunFolder
 

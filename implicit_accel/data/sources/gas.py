@@ -86,7 +86,7 @@ def load_gas(
 
     The UCI page asks that the data be used for research and that the papers be cited:
     A. Vergara et al., Sensors and Actuators B 166 (2012), and I. Rodriguez-Lujan et al.,
-    Chemometrics and Intelligent Laboratory Systems 130 (2014). Licence: CC BY 4.0.
+    Chemometrics and Intelligent Context Systems 130 (2014). Licence: CC BY 4.0.
 
     What the chosen gas and batches need is checked against the official counts: for Ethanol its
     rows in each batch, for another gas each batch's rows in all (and, with all ten batches, the

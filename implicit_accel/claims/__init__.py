@@ -1,0 +1,1 @@
+"""Claims: effects with intervals, criteria, and what is written about them."""

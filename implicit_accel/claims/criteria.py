@@ -1,0 +1,455 @@
+"""Claims and how they are judged: criteria that are fixed before looking.
+
+A claim's experiment yields *effects*, numbers with an interval over seeds. A criterion has *parts*:
+each says in which range an effect should lie for the claim's direction, and in which for its size.
+A verdict has three answers: *direction* and *size*, counted over the parts, and *cause*, the claim
+of theory that shows why. A claim of several parts is judged by intervals that hold together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from implicit_accel.errors import UserError
+from implicit_accel.intervals import CONFIDENCE, Interval, of_median, of_share, simultaneous
+
+
+class Direction(StrEnum):
+    """Whether what was claimed is there."""
+
+    AS_CLAIMED = "as claimed"
+    OPPOSITE = "opposite"
+    UNDECIDED = "undecided"
+
+
+class Size(StrEnum):
+    """Whether it is as large as was claimed."""
+
+    AS_CLAIMED = "as claimed"
+    SMALLER = "smaller"
+    LARGER = "larger"
+    UNDECIDED = "undecided"
+    NOT_COMPARABLE = "not comparable"
+
+
+class Kind(StrEnum):
+    """How an effect is estimated, which decides what its interval can be."""
+
+    VALUE = "value"  # depends on no seed
+    MEDIAN = "median"
+    SHARE = "share"
+    MEASURE = "measure"
+    SPEED_UP = "speed-up"
+
+
+@dataclass(frozen=True)
+class Design:
+    """What an experiment could have found.
+
+    Attributes:
+        kind: Of the estimate.
+        seeds: How many it is over.
+        least: The smallest value that this experiment could have shown.
+        most: The largest: e.g. the runs' length over the faster model's steps, for a speed-up.
+    """
+
+    kind: Kind = Kind.VALUE
+    seeds: int = 1
+    least: float = -math.inf
+    most: float = math.inf
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A number that a claim is about.
+
+    Attributes:
+        name: What it is, e.g. "Ethanol, ℓ4, depth 2".
+        value: Its estimate.
+        low: Lower end of its interval; NaN if there is none.
+        high: Upper end.
+        unit: Behind the number, e.g. "×", or a plural, e.g. " steps".
+        note: What else must be known, e.g. a rate at the edge of the grid.
+        confidence: Of the interval; NaN if low and high are the range of fewer than six seeds.
+        design: What the experiment could have found.
+        halves: What the two halves of the grid of learning rates give, each alone.
+        quantity: What is measured, if other claims measure the same: its interval must overlap
+            theirs.
+        at: The interval at any confidence. Not stored.
+    """
+
+    name: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = "×"
+    note: str = ""
+    confidence: float = CONFIDENCE
+    design: Design = Design()
+    halves: tuple[float, ...] = ()
+    quantity: str = ""
+    at: Callable[[float], Interval] | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """Value and interval, as text; with ``<`` or ``>`` before what is only a bound."""
+        if math.isnan(self.value):
+            return "no value"
+        number = _number(self.value)
+        text = self.bound + number + (self.unit.removesuffix("s") if number == "1" else self.unit)
+        if math.isnan(self.low) or math.isnan(self.high):
+            return text
+        ends = _number(self.low), _number(self.high)
+        if math.isnan(self.confidence):
+            if self.design.seeds == 1:
+                return f"{text} (one seed)"
+            return f"{text} ({ends[0]} to {ends[1]} over {self.design.seeds} seeds)"
+        return f"{text} [{ends[0]}, {ends[1]}]"
+
+    @property
+    def bound(self) -> str:
+        """``>`` or ``<`` if a speed-up is only a bound, as it is larger or smaller; else empty."""
+        # By its note, which is what is stored: a side that never arrived counts with the runs' end.
+        never = [who for who in ("baseline", "model") if f"the {who} never reached" in self.note]
+        return {"baseline": ">", "model": "<"}.get(" ".join(never), "")
+
+    def ends(self, confidence: float) -> tuple[float, float]:
+        """Where the effect may lie; its value, if it has no interval."""
+        if self.at is not None:
+            found = self.at(confidence)
+            return found.low, found.high
+        low = self.value if math.isnan(self.low) else self.low
+        high = self.value if math.isnan(self.high) else self.high
+        return low, high
+
+
+def _number(value: float) -> str:
+    """Three digits, large ones in full; the sign for what never happens."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where an effect should lie, both ends included or both excluded."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: bool = False
+
+    def place(self, low: float, high: float) -> str:
+        """Where an interval lies: ``inside``, ``below``, ``above`` or ``across``."""
+        # No end at infinity is a limit: "never" is larger than any number.
+        if self.closed:
+            inside = self.low <= low and high <= self.high
+            beneath, beyond = high < self.low, low > self.high
+        else:
+            inside = (low > self.low or self.low == -math.inf) and (
+                high < self.high or self.high == math.inf
+            )
+            beneath, beyond = high <= self.low > -math.inf, low >= self.high < math.inf
+        return "inside" if inside else "below" if beneath else "above" if beyond else "across"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a criterion.
+
+    Attributes:
+        effect: What was measured.
+        claimed: Where it lies if the claim's direction is right.
+        size: Where it lies if the claim's size is right; None if the claim names none.
+    """
+
+    effect: Effect
+    claimed: Range
+    size: Range | None = None
+
+
+def above(effect: Effect, threshold: float, size: Range | None = None) -> Part:
+    """The claim that an effect is larger than a threshold."""
+    return Part(effect, Range(low=threshold), size)
+
+
+def below(effect: Effect, threshold: float, size: Range | None = None) -> Part:
+    """The claim that an effect is smaller than a threshold."""
+    return Part(effect, Range(high=threshold), size)
+
+
+def within(effect: Effect, low: float, high: float, size: Range | None = None) -> Part:
+    """The claim that an effect lies in a range, ends included."""
+    return Part(effect, Range(low, high, closed=True), size)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A part with its answers.
+
+    Attributes:
+        part: The part.
+        direction: Whether the effect lies where it was claimed to.
+        size: Whether it is as large.
+    """
+
+    part: Part
+    direction: Direction
+    size: Size
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: its parts with their answers.
+
+    Attributes:
+        parts: Empty if the claim was not tested.
+    """
+
+    parts: tuple[Judged, ...] = ()
+
+    @property
+    def direction(self) -> str:
+        """The direction in words, e.g. "11 of 12 as claimed, 1 undecided"."""
+        return _counted([str(judged.direction) for judged in self.parts])
+
+    @property
+    def size(self) -> str:
+        """The size in words, of the parts that claim one."""
+        sizes = [str(judged.size) for judged in self.parts]
+        comparable = [size for size in sizes if size != Size.NOT_COMPARABLE]
+        return _counted(comparable or sizes[:1])
+
+    @property
+    def num_held(self) -> int:
+        """How many parts have the direction that was claimed."""
+        return sum(judged.direction == Direction.AS_CLAIMED for judged in self.parts)
+
+    @property
+    def directions(self) -> frozenset[Direction]:
+        """The different answers on direction."""
+        return frozenset(judged.direction for judged in self.parts)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every part is as claimed, in direction and in size."""
+        fine = {Size.AS_CLAIMED, Size.NOT_COMPARABLE}
+        return self.directions == {Direction.AS_CLAIMED} and {j.size for j in self.parts} <= fine
+
+    def __str__(self) -> str:
+        """Both answers in one line."""
+        if not self.parts or self.size == Size.NOT_COMPARABLE:
+            return self.direction
+        return f"{self.direction}; size {self.size}"
+
+
+NOT_TESTED = "not tested here"
+
+
+def _counted(answers: Sequence[str]) -> str:
+    """Answers with their numbers; one word if all agree."""
+    if not answers:
+        return NOT_TESTED
+    counts = Counter(answers)
+    order = [a for kind in (Direction, Size) for a in map(str, kind)]
+    kinds = sorted(counts, key=order.index)
+    if len(kinds) == 1:
+        return kinds[0] if len(answers) == 1 else f"{kinds[0]} ({len(answers)} of {len(answers)})"
+    first, *others = [f"{counts[kind]} {kind}" for kind in kinds]
+    head, words = first.split(" ", 1)
+    return ", ".join([f"{head} of {len(answers)} {words}", *others])
+
+
+_DIRECTIONS = {
+    "inside": Direction.AS_CLAIMED,
+    "below": Direction.OPPOSITE,
+    "above": Direction.OPPOSITE,
+    "across": Direction.UNDECIDED,
+}
+_SIZES = {
+    "inside": Size.AS_CLAIMED,
+    "below": Size.SMALLER,
+    "above": Size.LARGER,
+    "across": Size.UNDECIDED,
+}
+
+
+def judge(parts: Sequence[Part]) -> Verdict:
+    """The verdict on a claim: its parts judged by intervals that hold together.
+
+    With m parts each interval has the confidence 1 − 0.05/m (Bonferroni): then all of them hold
+    with 95 %, whatever ties the effects together.
+
+    Args:
+        parts: Of the criterion; those without a value are undecided.
+    """
+    confidence = simultaneous(len(parts))
+    judged = []
+    for part in parts:
+        if math.isnan(part.effect.value):
+            judged.append(Judged(part, Direction.UNDECIDED, Size.NOT_COMPARABLE))
+            continue
+        ends = part.effect.ends(confidence)
+        direction = _DIRECTIONS[part.claimed.place(*ends)]
+        size = Size.NOT_COMPARABLE if part.size is None else _SIZES[part.size.place(*ends)]
+        judged.append(Judged(part, direction, size))
+    return Verdict(tuple(judged))
+
+
+def could_be(part: Part, parts: int) -> frozenset[Direction]:
+    """Which answers on direction the most telling data could bring about.
+
+    A criterion is one only if it can be met and can be failed: by an effect planted anywhere
+    between the least and the most that the experiment can show, the same for every seed.
+
+    Args:
+        part: Of a criterion.
+        parts: How many parts it has.
+    """
+    design, confidence = part.effect.design, simultaneous(parts)
+    ends = [design.least, design.most, part.claimed.low, part.claimed.high]
+    finite = sorted({x for x in ends if math.isfinite(x)}) or [0.0]
+    margin = 1 + max(abs(x) for x in finite)
+    between = [(a + b) / 2 for a, b in itertools.pairwise(finite)]
+    planted = [*finite, *between, finite[0] - margin, finite[-1] + margin]
+    if design.kind == Kind.SHARE:
+        counts = range(design.seeds + 1)
+        samples = [of_share(np.arange(design.seeds) < count, confidence) for count in counts]
+        intervals = [(100 * i.low, 100 * i.high) for i in samples]
+    else:
+        values = [x for x in planted if design.least <= x <= design.most]
+        if design.kind == Kind.MEDIAN:
+            samples = [of_median(np.full(design.seeds, x), confidence) for x in values]
+            intervals = [(i.low, i.high) for i in samples]
+        else:
+            intervals = [(x, x) for x in values]
+    return frozenset(_DIRECTIONS[part.claimed.place(*found)] for found in intervals)
+
+
+def shortfall(verdict: Verdict, why: str = "") -> str:
+    """What keeps a claim from holding, as sentences; empty if nothing does.
+
+    Args:
+        verdict: From `judge`.
+        why: The reason, as far as it is known.
+    """
+    confidence = simultaneous(len(verdict.parts))
+    missing = []
+    for words, chosen in (
+        ("Opposite to what is claimed", lambda j: j.direction == Direction.OPPOSITE),
+        ("Not decided", lambda j: j.direction == Direction.UNDECIDED),
+        ("Smaller than claimed", lambda j: j.size == Size.SMALLER),
+        ("Larger than claimed", lambda j: j.size == Size.LARGER),
+    ):
+        found = [_judged_by(j.part.effect, confidence) for j in verdict.parts if chosen(j)]
+        missing += [f" {words}: {'; '.join(found)}."] if found else []
+    return "".join([*missing, f" {why or 'Why, we do not know.'}"]) if missing else ""
+
+
+def _judged_by(effect: Effect, confidence: float) -> str:
+    """An effect, with the interval that it is judged by where that is another one."""
+    low, high = effect.ends(confidence)
+    if effect.at is None or (low, high) == (effect.low, effect.high):
+        return f"{effect.name} ({effect})"
+    return f"{effect.name} ({effect}; jointly {_number(low)} to {_number(high)})"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why what was seen is so.
+
+    Attributes:
+        claims: The claims of theory that show it, e.g. ``("T5",)``.
+        why: In a few sentences.
+
+    Raises:
+        UserError: If either is empty.
+    """
+
+    claims: tuple[str, ...]
+    why: str
+
+    def __post_init__(self) -> None:
+        if not self.claims or not self.why.strip():
+            raise UserError("a cause names the claims that show it, and says how")
+
+    def __str__(self) -> str:
+        """The claims and the reason."""
+        return f"{', '.join(self.claims)}. {self.why}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment showed.
+
+    Attributes:
+        verdict: On the claim.
+        effects: The numbers; the first is the claim's headline.
+        summary: What was seen, in a few sentences; where the verdict differs from the source,
+            why, or that we do not know.
+        cause: Why, with the claims of theory (T…) that show it; None if it is unexplained.
+        sensitivity: The choices that the verdict depends on, or that it was seen not to.
+        caveats: What else a reader must know.
+        tables: Title → data frame.
+        figures: File name → matplotlib figure, or a forest plot (see `claims.forest`); the first
+            is the claim's picture.
+        captions: File name of a figure → what is seen in it, in a sentence; where there is none
+            the summary's first sentence says it.
+        curves: Title → results that the page lets its reader explore, see `claims.curves`.
+    """
+
+    verdict: Verdict
+    effects: tuple[Effect, ...]
+    summary: str
+    cause: Cause | None = None
+    sensitivity: str = ""
+    caveats: tuple[str, ...] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the literature, with the experiment that judges it.
+
+    Attributes:
+        id: As in the list of claims, e.g. ``P3b``.
+        statement: In our words.
+        source: Who says so, where, and how well that is known.
+        setting: What is run.
+        criterion: By what it is judged, with its tolerance and the reason for it.
+        test: Runs the experiment in a laboratory (see `claims.context`).
+        minutes: About what it takes at standard scale on one core, after the claims that have
+            results in common with it.
+        paper_hours: About what the sources' full lengths take on 2 CPU cores: the time at standard
+            scale times how many times more there is to train.
+
+    Raises:
+        UserError: If a text is empty, or a time is not a number above 0.
+    """
+
+    id: str
+    statement: str
+    source: str
+    setting: str
+    criterion: str
+    test: Callable[[Any], Finding]
+    minutes: float
+    paper_hours: float
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "paper_hours"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"claim {self.id}: {name} must be a number above 0")
+        for name in ("id", "statement", "source", "setting", "criterion"):
+            if not getattr(self, name).strip():
+                raise UserError(f"claim {self.id}: {name} is empty")

@@ -1,0 +1,28 @@
+"""First moves by the plateau law: what T4 shows, and P2 and P5a cite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from implicit_accel.claims.context import Context
+from implicit_accel.claims.published.theory import drawn, known_by
+from implicit_accel.data.problems import Problem
+from implicit_accel.linear.config import SweepConfig
+from implicit_accel.theory.plateau import escape_time
+from implicit_accel.theory.surface import make_surface
+
+# A first move: so much of the zero predictor's excess loss is gone.
+FIRST_MOVE = 0.01
+
+
+def escapes(lab: Context, problem: Problem, config: SweepConfig) -> np.ndarray:
+    """(seed,) the flow's times of first moves of a grid of one model, by the plateau law."""
+
+    def make() -> pd.DataFrame:
+        (model,) = config.models
+        surface = make_surface(problem, model.loss)
+        times = [escape_time(surface, layers, FIRST_MOVE) for layers in drawn(problem, config)]
+        return pd.DataFrame({"time": times})
+
+    return lab.table("escapes", known_by(problem, config, FIRST_MOVE), make)["time"].to_numpy()

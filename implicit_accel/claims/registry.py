@@ -1,0 +1,44 @@
+"""The claims there are: every module of the package of claims that is named after one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+
+import implicit_accel.claims.published
+from implicit_accel.claims.criteria import Claim
+from implicit_accel.errors import UserError
+
+# In the order of the report: the 2018 paper's, the 2019 paper's, the student project's, theory's.
+_GROUPS = "PFST"
+
+_NAME = re.compile(rf"([{_GROUPS.lower()}])([0-9]+)([a-z]?)")
+
+
+def find_claims() -> tuple[Claim, ...]:
+    """Every claim, in the order of the report: by group, number and letter.
+
+    A claim is the ``CLAIM`` of a module with its id, in lower case, as its name: ``p3b.py`` holds
+    claim P3b. Other modules are not looked at.
+
+    Raises:
+        UserError: If such a module holds no claim, or one of another id.
+    """
+    found = {}
+    for module in pkgutil.iter_modules(implicit_accel.claims.published.__path__):
+        name = _NAME.fullmatch(module.name)
+        if name:
+            group, number, letter = name.groups()
+            place = _GROUPS.lower().index(group), int(number), letter
+            found[place] = _claim_of(module.name)
+    return tuple(found[place] for place in sorted(found))
+
+
+def _claim_of(name: str) -> Claim:
+    claim = getattr(
+        importlib.import_module(f"implicit_accel.claims.published.{name}"), "CLAIM", None
+    )
+    if not isinstance(claim, Claim) or claim.id.lower() != name:
+        raise UserError(f"claims/published/{name}.py: CLAIM must be the claim {name.upper()}")
+    return claim

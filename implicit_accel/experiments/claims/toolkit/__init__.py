@@ -1,1 +1,0 @@
-"""What claims are tested with: the laboratory, measures, reports, and what families share."""
