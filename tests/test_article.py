@@ -29,7 +29,6 @@ from implicit_accel.claims.article.typeset import (
 from implicit_accel.claims.criteria import (
     Cause,
     Direction,
-    Effect,
     Finding,
     Judged,
     Part,
@@ -37,6 +36,7 @@ from implicit_accel.claims.criteria import (
     Size,
     Verdict,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import (
     FINDINGS_FILE,
     Entry,

@@ -13,14 +13,11 @@ from test_statistics import INF, NAN, made
 
 from implicit_accel import DataError, UserError
 from implicit_accel.claims import published as claims
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.criteria import (
     Cause,
-    Claim,
-    Design,
     Direction,
-    Effect,
     Finding,
-    Kind,
     Range,
     Size,
     Verdict,
@@ -31,6 +28,7 @@ from implicit_accel.claims.criteria import (
     shortfall,
     within,
 )
+from implicit_accel.claims.effects import Design, Effect, Kind
 from implicit_accel.claims.estimators import compare, median_of, share_of
 from implicit_accel.claims.findings import (
     load_finding,

@@ -21,15 +21,9 @@ from test_reproduction import decaying
 
 from implicit_accel import DataError
 from implicit_accel.claims import forest
-from implicit_accel.claims.criteria import (
-    Cause,
-    Effect,
-    Finding,
-    Range,
-    above,
-    judge,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Range, above, judge
 from implicit_accel.claims.curves import CURVES_FILE, Curves
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import load_finding, save_finding
 from implicit_accel.claims.forest import Forest
 from implicit_accel.claims.page import page

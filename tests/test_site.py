@@ -14,8 +14,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 import implicit_accel
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context, Scale
-from implicit_accel.claims.criteria import Claim
 from implicit_accel.data.dataset import Dataset, DatasetSource
 from implicit_accel.linear import initialisers
 

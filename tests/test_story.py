@@ -5,7 +5,8 @@ from pathlib import Path
 
 from test_claims import claim
 
-from implicit_accel.claims.criteria import Cause, Effect, Finding, above, judge
+from implicit_accel.claims.criteria import Cause, Finding, above, judge
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.published.sources import RECOLLECTED
 from implicit_accel.claims.registry import find_claims

@@ -87,6 +87,25 @@ class Scale(StrEnum):
         return self is not Scale.SMOKE
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A grid that a claim has trained or read.
+
+    Attributes:
+        problem: The title of the data.
+        config: The grid.
+        rates: Learning rates of each model; none if they were searched for.
+        num_seeds: Seeds.
+        stds: Standard deviations of an image network's own, if it has an axis for these.
+    """
+
+    problem: str
+    config: SweepConfig | ClassifierConfig
+    rates: tuple[float, ...]
+    num_seeds: int
+    stds: tuple[float, ...] = ()
+
+
 @dataclass
 class Context:
     """What a claim's experiment works with.
@@ -101,6 +120,7 @@ class Context:
         progress: Told (done, total) of what is being trained.
         trained: What was made anew: names of folders and tables.
         told: What has been said to begin; it is said once.
+        grids: The grids that were trained or read, in their order.
         devices: Where it trains; on all devices if it is not said.
     """
 
@@ -113,6 +133,7 @@ class Context:
     progress: Callable[[int, int], None] | None = None
     trained: list[str] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    grids: list[Grid] = field(default_factory=list)
     devices: Sequence[Device] | None = None
 
     def pick(self, smoke: _T, standard: _T, paper: _T) -> _T:
@@ -212,6 +233,7 @@ class Context:
         """
         # Results are labelled by the title and the scaling; the fingerprint stands for the arrays.
         labels = {"title": problem.title, "scaling": problem.scaling}
+        self.grids.append(Grid(problem.title, config, config.learning_rates, config.num_seeds))
         return self._run("sweep", LinearSweep(problem, config, labels, initial=initial))
 
     def sweeps(self, problem: Problem, configs: Sequence[SweepConfig]) -> list[xr.Dataset]:
@@ -243,6 +265,7 @@ class Context:
             The results; a model is NaN at others' rates, see `implicit_accel.results.trained`.
         """
         labels = {"title": problem.title, "scaling": problem.scaling}
+        self.grids.append(Grid(problem.title, config, (), config.num_seeds))
         sweep = LinearSweep(problem, config, labels)
         first = tuple(map(rates.coarse_rates, early_stable_rates(problem, config)))
         asked = rates.at_own_rates(sweep.at_learning_rates, first).identity
@@ -292,6 +315,7 @@ class Context:
     ) -> xr.Dataset:
         """A grid of image classifiers, see `train_classifiers`: trained, or read."""
         seeds = range(num_seeds)
+        self.grids.append(Grid(data.title, config, (*rates,), num_seeds, (*(stds or ()),)))
         experiment = ImageSweep(data, config, learning_rates=rates, stds=stds, seeds=seeds)
         return self._run("classifiers", experiment)
 

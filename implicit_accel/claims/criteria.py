@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from implicit_accel.claims.effects import Effect, Kind, format_number
 from implicit_accel.errors import UserError
-from implicit_accel.intervals import CONFIDENCE, Interval, of_median, of_share, simultaneous
+from implicit_accel.intervals import of_median, of_share, simultaneous
 
 
 class Direction(StrEnum):
@@ -39,103 +40,6 @@ class Size(StrEnum):
     LARGER = "larger"
     UNDECIDED = "undecided"
     NOT_COMPARABLE = "not comparable"
-
-
-class Kind(StrEnum):
-    """How an effect is estimated, which decides what its interval can be."""
-
-    VALUE = "value"  # depends on no seed
-    MEDIAN = "median"
-    SHARE = "share"
-    MEASURE = "measure"
-    SPEED_UP = "speed-up"
-
-
-@dataclass(frozen=True)
-class Design:
-    """What an experiment could have found.
-
-    Attributes:
-        kind: Of the estimate.
-        seeds: How many it is over.
-        least: The smallest value that this experiment could have shown.
-        most: The largest: e.g. the runs' length over the faster model's steps, for a speed-up.
-    """
-
-    kind: Kind = Kind.VALUE
-    seeds: int = 1
-    least: float = -math.inf
-    most: float = math.inf
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A number that a claim is about.
-
-    Attributes:
-        name: What it is, e.g. "Ethanol, ℓ4, depth 2".
-        value: Its estimate.
-        low: Lower end of its interval; NaN if there is none.
-        high: Upper end.
-        unit: Behind the number, e.g. "×", or a plural, e.g. " steps".
-        note: What else must be known, e.g. a rate at the edge of the grid.
-        confidence: Of the interval; NaN if low and high are the range of fewer than six seeds.
-        design: What the experiment could have found.
-        halves: What the two halves of the grid of learning rates give, each alone.
-        quantity: What is measured, if other claims measure the same: its interval must overlap
-            theirs.
-        at: The interval at any confidence. Not stored.
-    """
-
-    name: str
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    unit: str = "×"
-    note: str = ""
-    confidence: float = CONFIDENCE
-    design: Design = Design()
-    halves: tuple[float, ...] = ()
-    quantity: str = ""
-    at: Callable[[float], Interval] | None = field(default=None, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        """Value and interval, as text; with ``<`` or ``>`` before what is only a bound."""
-        if math.isnan(self.value):
-            return "no value"
-        number = _number(self.value)
-        text = self.bound + number + (self.unit.removesuffix("s") if number == "1" else self.unit)
-        if math.isnan(self.low) or math.isnan(self.high):
-            return text
-        ends = _number(self.low), _number(self.high)
-        if math.isnan(self.confidence):
-            if self.design.seeds == 1:
-                return f"{text} (one seed)"
-            return f"{text} ({ends[0]} to {ends[1]} over {self.design.seeds} seeds)"
-        return f"{text} [{ends[0]}, {ends[1]}]"
-
-    @property
-    def bound(self) -> str:
-        """``>`` or ``<`` if a speed-up is only a bound, as it is larger or smaller; else empty."""
-        # By its note, which is what is stored: a side that never arrived counts with the runs' end.
-        never = [who for who in ("baseline", "model") if f"the {who} never reached" in self.note]
-        return {"baseline": ">", "model": "<"}.get(" ".join(never), "")
-
-    def ends(self, confidence: float) -> tuple[float, float]:
-        """Where the effect may lie; its value, if it has no interval."""
-        if self.at is not None:
-            found = self.at(confidence)
-            return found.low, found.high
-        low = self.value if math.isnan(self.low) else self.low
-        high = self.value if math.isnan(self.high) else self.high
-        return low, high
-
-
-def _number(value: float) -> str:
-    """Three digits, large ones in full; the sign for what never happens."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -358,7 +262,7 @@ def _judged_by(effect: Effect, confidence: float) -> str:
     low, high = effect.ends(confidence)
     if effect.at is None or (low, high) == (effect.low, effect.high):
         return f"{effect.name} ({effect})"
-    return f"{effect.name} ({effect}; jointly {_number(low)} to {_number(high)})"
+    return f"{effect.name} ({effect}; jointly {format_number(low)} to {format_number(high)})"
 
 
 @dataclass(frozen=True)
@@ -392,6 +296,8 @@ class Finding:
     Attributes:
         verdict: On the claim.
         effects: The numbers; the first is the claim's headline.
+        ran: What was run.
+        criterion: By what it is judged, with its tolerance and the reason for it.
         summary: What was seen, in a few sentences; where the verdict differs from the source,
             why, or that we do not know.
         cause: Why, with the claims of theory (T…) that show it; None if it is unexplained.
@@ -408,6 +314,8 @@ class Finding:
     verdict: Verdict
     effects: tuple[Effect, ...]
     summary: str
+    ran: str = ""
+    criterion: str = ""
     cause: Cause | None = None
     sensitivity: str = ""
     caveats: tuple[str, ...] = ()
@@ -415,41 +323,3 @@ class Finding:
     figures: Mapping[str, Any] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     curves: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the literature, with the experiment that judges it.
-
-    Attributes:
-        id: As in the list of claims, e.g. ``P3b``.
-        statement: In our words.
-        source: Who says so, where, and how well that is known.
-        setting: What is run.
-        criterion: By what it is judged, with its tolerance and the reason for it.
-        test: Runs the experiment in a laboratory (see `claims.context`).
-        minutes: About what it takes at standard scale on one core, after the claims that have
-            results in common with it.
-        paper_hours: About what the sources' full lengths take on 2 CPU cores: the time at standard
-            scale times how many times more there is to train.
-
-    Raises:
-        UserError: If a text is empty, or a time is not a number above 0.
-    """
-
-    id: str
-    statement: str
-    source: str
-    setting: str
-    criterion: str
-    test: Callable[[Any], Finding]
-    minutes: float
-    paper_hours: float
-
-    def __post_init__(self) -> None:
-        for name in ("minutes", "paper_hours"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"claim {self.id}: {name} must be a number above 0")
-        for name in ("id", "statement", "source", "setting", "criterion"):
-            if not getattr(self, name).strip():
-                raise UserError(f"claim {self.id}: {name} is empty")

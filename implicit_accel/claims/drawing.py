@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 
-from implicit_accel.claims.criteria import Effect
+from implicit_accel.claims.effects import Effect
 from implicit_accel.plotting import COLOURS, few_ticks
 
 # What `label_end` writes.

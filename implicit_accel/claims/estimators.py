@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel import intervals, statistics
-from implicit_accel.claims.criteria import Design, Effect, Kind
+from implicit_accel.claims.effects import Design, Effect, Kind
 from implicit_accel.intervals import Interval, ModelRuns
 from implicit_accel.results import trained
 from implicit_accel.statistics import valid_steps
@@ -230,4 +230,17 @@ def speed_up(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
         least=fewest[0] / model.num_steps, most=base.num_steps / fewest[1],
     )  # fmt: skip
     effect = _effect(name, intervals.of_speed_up(base, model).at, "×", "; ".join(notes), design)
-    return replace(effect, halves=halves)
+    return replace(effect, halves=halves, bound="" if all(reached) else "<" if reached[0] else ">")
+
+
+def median(
+    values: np.ndarray, *, unit: str = "×", note: str = "",
+    least: float = -math.inf, most: float = math.inf,
+) -> Effect:  # fmt: skip
+    """`median_of`, for a measure, which names it."""
+    return median_of("", values, unit=unit, note=note, least=least, most=most)
+
+
+def share(happened: np.ndarray, *, note: str = "") -> Effect:
+    """`share_of`, for a measure, which names it."""
+    return share_of("", happened, note=note)

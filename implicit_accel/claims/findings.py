@@ -11,21 +11,19 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.criteria import (
     Cause,
-    Claim,
-    Design,
     Direction,
-    Effect,
     Finding,
     Judged,
-    Kind,
     Part,
     Range,
     Size,
     Verdict,
 )
 from implicit_accel.claims.curves import load_curves, save_curves
+from implicit_accel.claims.effects import Coordinate, Design, Effect, Key, Kind
 from implicit_accel.claims.forest import Forest
 from implicit_accel.errors import DataError
 from implicit_accel.exports import csv_text
@@ -34,7 +32,7 @@ from implicit_accel.files import atomic_path, load_json, refuse_link, save_json
 FINDING_FILE = "finding.json"
 FINDINGS_FILE = "findings.json"
 
-_FORMAT = "implicit_accel finding 3"
+_FORMAT = "implicit_accel finding 4"
 _BITMAP_DPI = 110
 
 _NUMBERS = ("value", "low", "high")
@@ -132,6 +130,8 @@ def _stored(entry: Entry, scale: str) -> dict[str, Any]:
         "seconds": entry.seconds,
         "verdict": [_json_judged(judged) for judged in finding.verdict.parts],
         "effects": [_json_effect(effect) for effect in finding.effects],
+        "ran": finding.ran,
+        "criterion": finding.criterion,
         "summary": finding.summary,
         "cause": None if finding.cause is None else asdict(finding.cause),
         "sensitivity": finding.sensitivity,
@@ -231,6 +231,8 @@ def _finding(stored: dict[str, Any]) -> Finding:
     return Finding(
         verdict=Verdict(tuple(map(_judged, stored["verdict"]))),
         effects=tuple(map(_effect, stored["effects"])),
+        ran=str(stored["ran"]),
+        criterion=str(stored["criterion"]),
         summary=str(stored["summary"]),
         cause=_cause(stored["cause"]),
         sensitivity=str(stored["sensitivity"]),
@@ -285,6 +287,8 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
         "design": [design.kind.value, design.seeds, *ends],
         "halves": [_json_number(value) for value in effect.halves],
         "quantity": effect.quantity,
+        "bound": effect.bound,
+        "key": None if effect.key is None else [effect.key.measure, dict(effect.key.at)],
     }
 
 
@@ -299,7 +303,23 @@ def _effect(stored: dict[str, Any]) -> Effect:
         design=Design(Kind(kind), int(seeds), _number(least), _number(most)),
         halves=tuple(map(_number, stored["halves"])),
         quantity=str(stored["quantity"]),
+        bound=str(stored["bound"]),
+        key=_key(stored["key"]),
     )
+
+
+def _key(stored: list[Any] | None) -> Key | None:
+    if stored is None:
+        return None
+    measure, coordinates = stored
+    allowed = {str(name): _coordinate(value) for name, value in coordinates.items()}
+    return Key.of(str(measure), **allowed)
+
+
+def _coordinate(value: Any) -> Coordinate:
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"coordinate {value!r}")
+    return value
 
 
 def _json_judged(judged: Judged) -> dict[str, Any]:

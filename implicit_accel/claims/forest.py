@@ -12,7 +12,7 @@ from html import escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from implicit_accel.claims.criteria import Effect
+from implicit_accel.claims.effects import Effect
 from implicit_accel.plotting import COLOURS, plot_effects
 
 # Letters in a line of an axis' title.

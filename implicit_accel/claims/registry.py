@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import implicit_accel.claims.published
-from implicit_accel.claims.criteria import Claim
+from implicit_accel.claims.api import Claim
 from implicit_accel.errors import UserError
 
 # In the order of the report: the 2018 paper's, the 2019 paper's, the student project's, theory's.
@@ -36,9 +38,16 @@ def find_claims() -> tuple[Claim, ...]:
 
 
 def _claim_of(name: str) -> Claim:
-    claim = getattr(
-        importlib.import_module(f"implicit_accel.claims.published.{name}"), "CLAIM", None
-    )
+    module = importlib.import_module(f"implicit_accel.claims.published.{name}")
+    claim = getattr(module, "CLAIM", None)
     if not isinstance(claim, Claim) or claim.id.lower() != name:
         raise UserError(f"claims/published/{name}.py: CLAIM must be the claim {name.upper()}")
-    return claim
+    return with_text(claim, Path(str(module.__file__)).parent)
+
+
+def with_text(claim: Claim, folder: Path) -> Claim:
+    """A claim with its text, ``text/<id>.md`` in its module's folder; without one, unchanged."""
+    path = folder / "text" / f"{claim.id.lower()}.md"
+    if not path.is_file():
+        return claim
+    return dataclasses.replace(claim, text=path.read_text(encoding="utf-8"))

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from implicit_accel.claims.criteria import Direction, Effect, Size
+from implicit_accel.claims.criteria import Direction, Size
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest
 

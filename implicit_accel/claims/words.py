@@ -40,8 +40,8 @@ def facts(entry: Entry, verdicts: bool) -> list[tuple[str, str]]:
     unjudged = [("Effects", "; ".join(f"{e.name}: {e}" for e in finding.effects))]
     told = [
         ("Source", claim.source),
-        ("What we ran", claim.setting),
-        ("Criterion", claim.criterion),
+        ("What we ran", finding.ran or claim.setting),
+        ("Criterion", finding.criterion or claim.criterion),
         *(judged if verdicts else unjudged),
     ]
     return [(name, text) for name, text in told if text]

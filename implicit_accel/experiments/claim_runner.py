@@ -16,8 +16,9 @@ import jax
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context, Scale
-from implicit_accel.claims.criteria import Claim
+from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.claims.findings import load_finding, save_finding
 from implicit_accel.claims.registry import find_claims
 from implicit_accel.devices import FEWEST_CPU_DEVICES, num_cores
@@ -128,7 +129,7 @@ def run_claim(
     """
     lab = setup.laboratory(claim, folder, log, progress)
     began = time.monotonic()
-    finding = claim.test(lab)
+    finding = evaluate(claim, lab)
     seconds = time.monotonic() - began
     try:
         earlier = load_finding(claim, lab.folder, setup.scale.value)

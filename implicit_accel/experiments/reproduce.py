@@ -22,8 +22,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Scale
-from implicit_accel.claims.criteria import Claim
 from implicit_accel.claims.findings import (
     FINDINGS_FILE,
     Entry,

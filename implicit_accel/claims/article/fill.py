@@ -10,17 +10,10 @@ from typing import Any
 
 import implicit_accel
 from implicit_accel import intervals
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Scale
-from implicit_accel.claims.criteria import (
-    Claim,
-    Direction,
-    Effect,
-    Judged,
-    Kind,
-    Range,
-    Size,
-    Verdict,
-)
+from implicit_accel.claims.criteria import Direction, Judged, Range, Size, Verdict
+from implicit_accel.claims.effects import Effect, Kind
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.published.sources import RECOLLECTED
 from implicit_accel.errors import DataError

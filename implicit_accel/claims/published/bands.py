@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
 from implicit_accel.claims.drawing import colour_of, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import resampled
 from implicit_accel.intervals import MOST_DIVERGED
 from implicit_accel.linear.config import SweepConfig, Target, parse_learning_rates

@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
 from implicit_accel.claims.curves import Curves
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import compare, model_number
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.criteria import (
     Cause,
-    Claim,
-    Effect,
     Finding,
     Part,
     Range,
@@ -20,6 +19,7 @@ from implicit_accel.claims.criteria import (
     judge,
     shortfall,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import resampled
 from implicit_accel.claims.published.bands import (
     DEPTHS,

@@ -8,17 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, Part, below, judge, shortfall
 from implicit_accel.claims.drawing import colour_of, draw_seeds, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of
 from implicit_accel.claims.published.bands import (
     INITIALISATIONS,

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Design, Effect, Kind
 from implicit_accel.claims.curves import Curves, joined
 from implicit_accel.claims.drawing import (
     colour_of,
@@ -26,6 +25,7 @@ from implicit_accel.claims.drawing import (
     make_figure,
     untangle,
 )
+from implicit_accel.claims.effects import Design, Effect, Kind
 from implicit_accel.claims.estimators import side_of, speed_up
 from implicit_accel.claims.published.authors import (
     FIGURES,

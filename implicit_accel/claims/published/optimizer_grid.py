@@ -7,8 +7,8 @@ from dataclasses import replace
 import xarray as xr
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
 from implicit_accel.claims.curves import Curves, joined
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import compare, model_number
 from implicit_accel.claims.forest import Forest
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Finding,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, above, judge, shortfall
 from implicit_accel.claims.estimators import effects_table
 from implicit_accel.claims.published.authors import FIGURES
 from implicit_accel.claims.published.depth_grid import (

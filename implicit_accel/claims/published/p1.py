@@ -11,19 +11,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    below,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Part, below, judge, shortfall, within
 from implicit_accel.claims.drawing import colour_of, draw_seeds, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import rule_curves

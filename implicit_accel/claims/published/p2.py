@@ -9,17 +9,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    judge,
-    within,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Part, judge, within
 from implicit_accel.claims.drawing import colour_of, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import (
     effects_table,
     model_number,

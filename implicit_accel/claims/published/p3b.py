@@ -7,16 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Finding,
-    Range,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Range, above, judge, shortfall
 from implicit_accel.claims.estimators import effects_table
 from implicit_accel.claims.published.depth_grid import (
     depth_curves,

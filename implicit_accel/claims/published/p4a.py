@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import xarray as xr
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, above, judge, shortfall
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table
 from implicit_accel.claims.published.full_length import (
     ADADELTA,

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.criteria import (
     Cause,
-    Claim,
-    Effect,
     Finding,
     Part,
     Range,
@@ -23,6 +22,7 @@ from implicit_accel.claims.criteria import (
     within,
 )
 from implicit_accel.claims.drawing import legend, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import (
     effects_table,
     median_of,

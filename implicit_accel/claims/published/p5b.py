@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import xarray as xr
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    above,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, above, below, judge, shortfall
 from implicit_accel.claims.curves import Curves
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import compare, effects_table, model_number
 from implicit_accel.claims.published.sources import PAPER_2018
 from implicit_accel.claims.published.very_deep import (

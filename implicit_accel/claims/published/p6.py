@@ -10,19 +10,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Range,
-    above,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Range, above, below, judge, shortfall
 from implicit_accel.claims.drawing import draw_seeds, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of
 from implicit_accel.claims.forest import Forest
 from implicit_accel.claims.published.authors import authors_curves, distance, draw_authors

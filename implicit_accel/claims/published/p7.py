@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Claim, Effect, Finding, Verdict, above, judge
+from implicit_accel.claims.criteria import Finding, Verdict, above, judge
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import (
     compare,
     effects_table,

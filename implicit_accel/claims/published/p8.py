@@ -14,17 +14,11 @@ import pandas as pd
 import scipy.linalg
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, Part, below, judge, shortfall
 from implicit_accel.claims.drawing import legend, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table
 from implicit_accel.claims.published.authors import (
     FIGURES,

@@ -6,19 +6,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Part, above, judge, shortfall
 from implicit_accel.claims.curves import Curves
 from implicit_accel.claims.drawing import colour_of, draw_dots, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import resampled, share_of
 from implicit_accel.claims.published.records import Record, agreement, beside
 from implicit_accel.claims.published.student import (

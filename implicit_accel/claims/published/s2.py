@@ -9,19 +9,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Part, above, judge, shortfall
 from implicit_accel.claims.curves import Curves
 from implicit_accel.claims.drawing import colour_of, draw_dots, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import resampled, share_of
 from implicit_accel.claims.published import bursts
 from implicit_accel.claims.published.bursts import Bursts, kept_bursts

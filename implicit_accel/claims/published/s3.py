@@ -8,18 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    Part,
-    Range,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, Part, Range, above, judge, shortfall
 from implicit_accel.claims.drawing import colour_of, draw_ratios, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of, resampled
 from implicit_accel.claims.published import bursts
 from implicit_accel.claims.published.bursts import Bursts, kept_bursts

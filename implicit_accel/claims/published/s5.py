@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Claim, Finding, Part, above, judge, shortfall
+from implicit_accel.claims.criteria import Finding, Part, above, judge, shortfall
 from implicit_accel.claims.drawing import (
     colour_of,
     draw_dots,

@@ -9,17 +9,11 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    Range,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, Range, above, judge, shortfall
 from implicit_accel.claims.drawing import draw_seeds, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import median_of
 from implicit_accel.claims.published.images import images_and_notes
 from implicit_accel.images.task import SMALL_CNN

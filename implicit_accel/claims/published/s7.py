@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Cause,
-    Claim,
-    Effect,
-    Finding,
-    Verdict,
-    above,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Cause, Finding, Verdict, above, below, judge, shortfall
 from implicit_accel.claims.curves import Curves
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, model_number
 from implicit_accel.claims.forest import Forest
 from implicit_accel.claims.published.depth_grid import quantity_of

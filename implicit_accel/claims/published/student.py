@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import (
     compare,
     level_of,
@@ -144,6 +144,17 @@ def largest_stable_rate(dataset: Dataset) -> float:
     X = make_problem(dataset, held_out_fraction=0.2).features
     X = np.hstack([X, np.ones((len(X), 1))])
     return 1 / float(np.linalg.norm(X, 2) ** 2 / len(X))
+
+
+def kept_most(results: xr.Dataset, loss_name: str) -> str:
+    """The rates that most repeats keep with a loss, depth by depth, as text."""
+    _, places = kept_losses(results)
+    rates, words = results["learning_rate"].values, []
+    for m in np.flatnonzero(results["loss_name"].values == loss_name):
+        counts = np.bincount(places[m])
+        share = 100 * counts.max() / counts.sum()
+        words.append(f"{rates[counts.argmax()]:g} ({share:.0f} %)")
+    return ", ".join(words)
 
 
 def edge_share(results: xr.Dataset, models: list[int] | None = None) -> float:

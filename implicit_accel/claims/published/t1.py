@@ -9,22 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    above,
-    below,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, above, below, judge, shortfall
 from implicit_accel.claims.drawing import (
     COLOURS,
     draw_agreement,
     legend,
     make_figure,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import level_of, resampled
 from implicit_accel.claims.published.theory import (
     COHEN_2021,

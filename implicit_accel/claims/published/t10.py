@@ -11,16 +11,11 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, above, judge, shortfall
 from implicit_accel.claims.drawing import draw_agreement, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import level_of, share_of
 from implicit_accel.claims.published.theory import (
     SOURCE,

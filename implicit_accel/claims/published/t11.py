@@ -7,22 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    below,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, below, judge, shortfall, within
 from implicit_accel.claims.drawing import (
     draw_seeds,
     label_end,
     make_figure,
     untangle,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of
 from implicit_accel.claims.published.images import images_and_notes
 from implicit_accel.claims.published.theory import SOURCE

@@ -9,16 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    above,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, above, judge, shortfall, within
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import (
     effects_table,
     level_of,

@@ -10,21 +10,16 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, judge, shortfall, within
 from implicit_accel.claims.drawing import (
     COLOURS,
     draw_agreement,
     legend,
     make_figure,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import median_of, share_of
 from implicit_accel.claims.published.theory import (
     COHEN_2021,

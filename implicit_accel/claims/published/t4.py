@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Claim, Finding, below, judge, shortfall
+from implicit_accel.claims.criteria import Finding, below, judge, shortfall
 from implicit_accel.claims.drawing import draw_agreement, make_figure
 from implicit_accel.claims.estimators import median_of
 from implicit_accel.claims.published.plateaus import FIRST_MOVE, escapes

@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Direction,
-    Effect,
-    Finding,
-    could_be,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Direction, Finding, could_be, judge, shortfall, within
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, level_of, median_of
 from implicit_accel.claims.published.rules import rule_curves
 from implicit_accel.claims.published.sources import PAPER_2018

@@ -10,16 +10,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, judge, shortfall, within
 from implicit_accel.claims.drawing import colour_of, legend, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import level_of, resampled
 from implicit_accel.claims.published.sources import PAPER_2019
 from implicit_accel.claims.published.theory import SOURCE, crossings

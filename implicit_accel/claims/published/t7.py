@@ -9,15 +9,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Finding,
-    Range,
-    above,
-    judge,
-    shortfall,
-)
+from implicit_accel.claims.criteria import Finding, Range, above, judge, shortfall
 from implicit_accel.claims.drawing import COLOURS, make_figure
 from implicit_accel.claims.estimators import share_of
 from implicit_accel.claims.published.bursts import BEFORE, SPIKE, starts, strained_before

@@ -7,16 +7,11 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, judge, shortfall, within
 from implicit_accel.claims.drawing import COLOURS, legend, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, median_of
 from implicit_accel.claims.published.theory import COHEN_2021, theory_problems
 from implicit_accel.data.problems import Problem

@@ -11,16 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 import implicit_accel as ia
+from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import (
-    Claim,
-    Effect,
-    Finding,
-    judge,
-    shortfall,
-    within,
-)
+from implicit_accel.claims.criteria import Finding, judge, shortfall, within
 from implicit_accel.claims.drawing import COLOURS, legend, make_figure
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import effects_table, resampled
 from implicit_accel.claims.published.sources import PAPER_2018
 from implicit_accel.claims.published.theory import (

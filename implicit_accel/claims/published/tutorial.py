@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import median_of
 from implicit_accel.data.mnist import ImageData
 from implicit_accel.images.networks import TutorialCNN

@@ -7,13 +7,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Effect
 from implicit_accel.claims.drawing import (
     colour_of,
     draw_seeds,
     make_figure,
     untangle,
 )
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import median_of, model_number
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates

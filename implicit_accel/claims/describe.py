@@ -1,0 +1,152 @@
+"""What was run and by what it is judged, in words: generated, so that they are what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from implicit_accel.claims.api import Check, First
+from implicit_accel.claims.context import Grid
+from implicit_accel.claims.criteria import Range
+from implicit_accel.claims.effects import Effect, Key, format_number, label
+from implicit_accel.images.task import ClassifierConfig
+from implicit_accel.linear.config import SweepConfig
+
+_OPTIMIZERS = {"sgd": "gradient descent"}
+_MOST_LISTED = 6
+
+
+def grids_in_words(grids: Sequence[Grid]) -> str:
+    """What some grids trained, as sentences: those of linear networks, and those of images.
+
+    Where grids differ in a field, all its values are listed: what was run is some of their
+    combinations.
+    """
+    # Claims train problems side by side, in any order.
+    grids = sorted(grids, key=lambda grid: (grid.problem, repr(grid)))
+    linear = [grid for grid in grids if isinstance(grid.config, SweepConfig)]
+    images = [grid for grid in grids if isinstance(grid.config, ClassifierConfig)]
+    return " ".join(filter(None, (_linear(linear), _images(images))))
+
+
+def _linear(grids: Sequence[Grid]) -> str:
+    if not grids:
+        return ""
+    configs = [grid.config for grid in grids if isinstance(grid.config, SweepConfig)]
+    models = _distinct(model for config in configs for model in config.models)
+    depths = sorted({model.depth for model in models})
+    widths = _distinct(model.hidden for model in models if model.depth > 1)
+    losses = sorted({model.loss.p for model in models})
+    conventions = _distinct(model.loss.convention for model in models)
+    inits = _distinct(
+        model.initialiser.name
+        if math.isnan(model.initialiser.std)
+        else f"{model.initialiser.name} ({model.initialiser.std:.3g})"
+        for model in models
+    )
+    decays = sorted({model.weight_decay for model in models} - {0.0})
+    biases = _distinct(config.bias for config in configs)
+    activations = _distinct(config.activation for config in configs)
+    words = [
+        ", ".join(_distinct(grid.problem for grid in grids)),
+        f"depth{'s' * (len(depths) > 1)} {_listed(depths)}",
+        *([f"hidden width{'s' * (len(widths) > 1)} {_listed(widths)}"] if widths else []),
+        f"loss {_listed([f'ℓ{p:g}' for p in losses])}"
+        + (" (mean |r|^p)" if conventions == ["plain"] else ""),
+        f"initialisation {_listed(inits)}",
+        _listed([_OPTIMIZERS.get(m, m) for m in _distinct(m.optimizer.name for m in models)]),
+        *([f"weight decay {_listed([f'{d:g}' for d in decays])}"] if decays else []),
+        *(["with biases" if biases == [True] else "with and without biases"] * (True in biases)),
+        *([f"activation {_listed(activations)}"] if activations != ["identity"] else []),
+        _rates(grids),
+        _range([grid.num_seeds for grid in grids], "seed"),
+        _range([config.num_steps for config in configs], "step"),
+        _listed(_distinct(config.precision for config in configs)),
+        f"target {_listed(_distinct(str(config.target) for config in configs))}",
+    ]
+    return "; ".join(words) + "."
+
+
+def _images(grids: Sequence[Grid]) -> str:
+    if not grids:
+        return ""
+    configs = [grid.config for grid in grids if isinstance(grid.config, ClassifierConfig)]
+    stds = sorted({std for grid in grids for std in grid.stds})
+    words = [
+        ", ".join(_distinct(grid.problem for grid in grids)),
+        _listed(_distinct(config.network.name for config in configs)),
+        _listed(_distinct(config.optimizer.name for config in configs)),
+        f"batches of {_listed(sorted({config.batch_size for config in configs}))}",
+        *([f"standard deviations {_span(stds)}"] if stds else []),
+        _rates(grids),
+        _range([grid.num_seeds for grid in grids], "seed"),
+        _range([config.num_steps for config in configs], "step"),
+    ]
+    return "; ".join(words) + "."
+
+
+def _rates(grids: Sequence[Grid]) -> str:
+    given = [grid.rates for grid in grids if grid.rates]
+    words = ["learning rates searched for each model"] if len(given) < len(grids) else []
+    if given:
+        rates = sorted({rate for own in given for rate in own})
+        most = max(map(len, given))
+        if len(rates) == 1:
+            words.append(f"learning rate {rates[0]:g}")
+        elif most == 1:
+            words.append(f"one learning rate each, {_span(rates)}")
+        else:
+            words.append(f"up to {most} learning rates each, {_span(rates)}")
+    return "; ".join(words)
+
+
+def _span(values: Sequence[float]) -> str:
+    if len(values) <= _MOST_LISTED:
+        return _listed([f"{value:.3g}" for value in values])
+    return f"{values[0]:.3g} to {values[-1]:.3g}"
+
+
+def _range(counts: Sequence[int], unit: str) -> str:
+    low, high = min(counts), max(counts)
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{number} {unit}{'s' * (high > 1)}"
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _distinct(values: Iterable[object]) -> list:
+    return list(dict.fromkeys(values))
+
+
+def criterion_in_words(checks: Sequence[Check], effects: Sequence[Effect], first: str) -> str:
+    """What a claim's checks ask for, a sentence each.
+
+    Args:
+        checks: The claim's.
+        effects: Its effects, which have units.
+        first: The name of the first problem.
+    """
+    sentences = []
+    for check in checks:
+        chosen = check.chosen(effects, first)
+        unit = chosen[0].unit if chosen else ""
+        at = tuple((n, v) for n, v in check.at.items() if not isinstance(v, First))
+        what = label(Key(check.measure, at))
+        each = f", each of {len(chosen)}" if len(chosen) > 1 else ""
+        size = "" if check.size is None else f"; in size {_where(check.size, unit)}"
+        why = f" ({check.why})" if check.why else ""
+        sentences.append(f"{what}{each}: {_where(check.claimed, unit)}{size}{why}.")
+    joint = " The intervals hold jointly." if len(sentences) > 0 else ""
+    return " ".join(sentences) + joint
+
+
+def _where(where: Range, unit: str) -> str:
+    low, high = (format_number(end) for end in (where.low, where.high))
+    if math.isinf(where.high):
+        return f"{'at least' if where.closed else 'above'} {low}{unit}"
+    if math.isinf(where.low):
+        return f"{'at most' if where.closed else 'below'} {high}{unit}"
+    start, end = ("from", "to") if where.closed else ("between", "and")
+    return f"{start} {low} {end} {high}{unit}"

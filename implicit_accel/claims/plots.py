@@ -1,0 +1,121 @@
+"""Plots of effects, which a claim declares: by their keys, whatever they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from implicit_accel.claims import forest
+from implicit_accel.claims.drawing import colour_of, legend, make_figure
+from implicit_accel.claims.effects import Coordinate, Effect
+from implicit_accel.plotting import COLOURS
+
+
+def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> list[Effect]:
+    """The effects of a measure at some coordinates."""
+    return [e for e in effects if e.key is not None and e.key.matches(measure, at)]
+
+
+def coordinate(effect: Effect, name: str) -> Coordinate:
+    """An effect's coordinate."""
+    assert effect.key is not None
+    return dict(effect.key.at)[name]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Effects of a measure against a coordinate, a line for each value of another one.
+
+    Attributes:
+        measure: Its name.
+        x: The coordinate along the axis.
+        lines: The coordinate that tells lines apart; depths have colours of their own.
+        title: Of the figure.
+        xlabel: Of the axis.
+        ylabel: What the effects are.
+        at: Coordinates of the effects that are shown; all by default.
+        scale: ``log`` or ``linear``, of the effects.
+        reference: Where a dashed line is drawn, or None.
+    """
+
+    measure: str
+    x: str
+    lines: str
+    title: str
+    xlabel: str
+    ylabel: str
+    at: Mapping[str, Coordinate] = field(default_factory=dict)
+    scale: str = "log"
+    reference: float | None = 1.0
+
+    def __call__(self, effects: Sequence[Effect]) -> Figure:
+        """The figure; an effect without a value is left out."""
+        chosen = [e for e in of_measure(effects, self.measure, **self.at) if np.isfinite(e.value)]
+        figure, axes = make_figure(1, 1, title=self.title, size=(5.6, 4.0))
+        ax = axes[0, 0]
+        if self.reference is not None:
+            ax.axhline(self.reference, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+        for number, value in enumerate(dict.fromkeys(coordinate(e, self.lines) for e in chosen)):
+            own = [e for e in chosen if coordinate(e, self.lines) == value]
+            colour = (
+                colour_of(int(value)) if self.lines == "depth" else COLOURS[number % len(COLOURS)]
+            )
+            places = [coordinate(e, self.x) for e in own]
+            middle = np.array([e.value for e in own])
+            low, high = (
+                np.array(
+                    [getattr(e, end) if np.isfinite(getattr(e, end)) else e.value for e in own]
+                )
+                for end in ("low", "high")
+            )
+            ax.errorbar(
+                places, middle, yerr=[middle - low, high - middle], fmt="o-", color=colour,
+                markersize=4.5, linewidth=1.6, elinewidth=1.2, capsize=2,
+                label=f"{self.lines} {value}",
+            )  # fmt: skip
+        ax.set(yscale=self.scale, xlabel=self.xlabel, ylabel=self.ylabel)
+        if self.scale == "log":
+            ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        if chosen:
+            legend(ax)
+        return figure
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Effects of a measure as a forest plot, a series for each value of a coordinate.
+
+    Attributes:
+        measure: Its name.
+        title: Of the figure: what it shows.
+        xlabel: What the effects are.
+        series: The coordinate that tells series apart; one series if empty.
+        sides: What an effect below 1 means, and what one above 1 does.
+    """
+
+    measure: str
+    title: str
+    xlabel: str
+    series: str = ""
+    sides: tuple[str, str] = ("slower", "faster")
+
+    def __call__(self, effects: Sequence[Effect]) -> forest.Forest:
+        """The forest plot."""
+        chosen = of_measure(effects, self.measure)
+        labels = list(dict.fromkeys(coordinate(e, self.series) for e in chosen if self.series))
+        series = {
+            str(value): tuple(e for e in chosen if coordinate(e, self.series) == value)
+            for value in labels
+        } or {"": tuple(chosen)}
+        return forest.Forest(series, title=self.title, xlabel=self.xlabel, sides=self.sides)
+
+
+def _ends(effect: Effect) -> tuple[float, float]:
+    """The ends of an effect's interval; its value in place of one that is missing or infinite."""
+    low, high = (end if np.isfinite(end) else effect.value for end in (effect.low, effect.high))
+    return low, high

@@ -1,0 +1,114 @@
+"""The prose of a claim: Markdown with placeholders, which are filled in from its findings.
+
+A text has sections with the headings in `SECTIONS`, each of them optional. Placeholders are those
+of Jinja2: ``{{ effect("speed-up", depth=2) }}`` is an effect with its interval, and its attributes
+are those of `Effect` (``.value``, ``.bare``, ``.note``); an experiment's facts are variables by
+their names. A placeholder whose effect was not measured, since a data set or a depth is missing,
+becomes "no value"; one that names nothing the claim measures is an error. The filter ``listed``
+writes several effects, ``sig`` a number with three digits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jinja2
+
+from implicit_accel.claims.effects import Coordinate, Effect, format_number, label
+from implicit_accel.errors import UserError
+
+SECTIONS = (
+    "What we ran", "Criterion", "What we saw", "If a check fails", "Why", "Sensitive to",
+    "Caveats", "Captions",
+)  # fmt: skip
+"""*What we ran* and *Criterion* are put behind what is generated; *If a check fails* behind the
+checks that failed; *Caveats* and *Captions* (``* file: words``) are lists."""
+
+_HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
+_ITEM = re.compile(r"^\* +", re.MULTILINE)
+
+
+def render(
+    claim: str, text: str, effects: Sequence[Effect], facts: Mapping[str, Any], **more: Any
+) -> dict[str, str]:
+    """A claim's text by its sections, with the placeholders filled in.
+
+    Args:
+        claim: The claim's id, for errors.
+        text: The Markdown.
+        effects: The claim's effects.
+        facts: Its other values.
+        **more: Further variables.
+
+    Raises:
+        UserError: If a heading is unknown, or a placeholder names nothing.
+    """
+    measures = {effect.key.measure for effect in effects if effect.key is not None}
+
+    def chosen(measure: str, **coordinates: Coordinate) -> list[Effect]:
+        if measure not in measures:
+            raise UserError(
+                f"claim {claim}: its text names {measure!r}, which is not measured; there are "
+                f"{', '.join(sorted(measures)) or 'no measures'}"
+            )
+        return [e for e in effects if e.key is not None and e.key.matches(measure, coordinates)]
+
+    def effect(measure: str, **coordinates: Coordinate) -> Effect:
+        return next(iter(chosen(measure, **coordinates)), Effect("", math.nan))
+
+    environment = jinja2.Environment(  # noqa: S701 - the outcome is Markdown, escaped where it is shown
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"listed": listed, "number": format_number, "sig": _significant}
+    try:
+        whole = environment.from_string(text).render(
+            {**facts, **more, "effect": effect, "effects": chosen, "all_effects": list(effects)}
+        )
+    except jinja2.TemplateError as error:
+        raise UserError(f"claim {claim}: its text cannot be filled in ({error})") from None
+    return sections(claim, whole)
+
+
+def sections(claim: str, text: str) -> dict[str, str]:
+    """The sections of a text by their headings, without line breaks.
+
+    Raises:
+        UserError: If a heading is unknown or occurs twice.
+    """
+    _, *parts = _HEADING.split(text)
+    found: dict[str, str] = {}
+    for heading, body in zip(parts[::2], parts[1::2], strict=True):
+        if heading not in SECTIONS or heading in found:
+            raise UserError(
+                f"claim {claim}: the heading {heading!r} of its text is unknown or repeated; use "
+                f"each of {', '.join(SECTIONS)} at most once"
+            )
+        found[heading] = body.strip()
+    return found
+
+
+def paragraph(text: str) -> str:
+    """A section as one paragraph."""
+    return " ".join(text.split())
+
+
+def items(text: str) -> list[str]:
+    """A section as a list; those that a placeholder left empty are dropped."""
+    return [words for part in _ITEM.split(text) if (words := paragraph(part))]
+
+
+def listed(effects: Sequence[Effect]) -> str:
+    """Effects as text; without the measure's name where they have one measure and coordinates."""
+    keys = [effect.key for effect in effects if effect.key is not None]
+    alone = len({key.measure for key in keys}) == 1 and all(key.at for key in keys)
+    return "; ".join(
+        f"{label(replace(e.key, measure='')) if alone and e.key else e.name}: {e}" for e in effects
+    )
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}g}"
