@@ -167,28 +167,34 @@ def edge_share(results: xr.Dataset, models: list[int] | None = None) -> float:
 _TARGET, _NO_WAY = 0.1, 0.99
 
 
-def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str) -> Effect:
-    """The speed-up to the usual target or another, see `COMMON_TARGET`.
+def common_share(results: xr.Dataset, model: int, base: int) -> float:
+    """The target that two models have in common, see `COMMON_TARGET`.
 
-    Defined where a run is too short, or a grid of rates too low, for the target: then the target
-    is what the one that gets less far reaches at the end, at the best rate for that. Where one
-    does not even get a hundredth of the way from the zero predictor's loss to the optimum there is
-    no speed to speak of.
+    Returns:
+        A share of the zero predictor's excess loss; inf where one of the two diverges at all rates.
     """
     zero = level_of(results, model, 1)
-    # The higher of the two middle ones: then the median run gets there.
+    # The higher of the two middle ones: then the median run reaches it.
     final = np.quantile(final_excess(results), 0.5, axis=2, method="higher")
     best = best_learning_rates(results, "final")
     reached = [
         1.0001 * float(final[m, best[m]]) / zero if best[m] >= 0 else math.inf
         for m in (model, base)
     ]
-    share = max(_TARGET, *reached)
+    return max(_TARGET, *reached)
+
+
+def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str = "") -> Effect:
+    """The speed-up to the usual target or another, see `COMMON_TARGET`.
+
+    Defined where a run is too short, or a grid of rates too low, for the target: then the target
+    is what the one that gets less far reaches at the end, at the best rate for that. Where one
+    does not even get a hundredth of the way from the zero predictor's loss to the optimum there is
+    no speed-up.
+    """
+    share = common_share(results, model, base)
     if share > _NO_WAY:
-        depths = results["depth"].values[[model, base]]
-        stuck = [f"depth {d}" for d, level in zip(depths, reached, strict=True) if level > _NO_WAY]
-        what = f"{' and '.join(stuck)}: not below the zero predictor's loss"
-        return Effect(name, math.nan, note=what)
+        return Effect(name, math.nan, note="one of the two stays at the zero predictor's loss")
     effect = compare(results, model, base, name=name, share=share)
     note = f"to {share:.3g} of the zero predictor's excess loss"
     return replace(effect, note="; ".join(filter(None, (note, effect.note))))
