@@ -14,7 +14,7 @@ from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share_of
-from implicit_accel.claims.published import t2, t7, t9, t10
+from implicit_accel.claims.published import bursts, t2, t7, t9, t10
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
 from implicit_accel.claims.published.theory import (
@@ -170,15 +170,15 @@ def test_where_a_rate_first_fails():
 def test_bursts_and_what_goes_before_them():
     loss = np.array([[4.0, 3, 2, 2.5, 2.4, 1, 1.5, 1], [4, 3, 2, 1.9, 1.8, 1.7, 1.6, 1.5]])
     strain = np.array([[0.5, 0.9, 1.1, 1.2, 0.5, 0.5, 0.9, 0.9], [0.5] * 8])
-    runs = t7._Runs(loss, strain, ["a", "b"])
-    assert np.argwhere(runs.spikes).tolist() == [[0, 3], [0, 6]]
-    before, short = t7._told(runs)
-    assert before.tolist() == [True, True]
-    assert short.tolist() == [True]
-    calm = t7._Runs(loss, 0 * strain, ["a", "b"])
-    assert t7._told(calm)[0].tolist() == [False, False]
-    assert t7._longest(np.array([0, 1, 1, 0, 1, 1, 1], bool)) == 3
-    assert t7._longest(np.zeros(4, bool)) == 0
+    assert np.argwhere(bursts.starts(loss)).tolist() == [[0, 3], [0, 6]]
+    assert t7.at_edge(loss, strain, "bursts").tolist() == [True, True]
+    assert t7.at_edge(loss, strain, "calm runs").tolist() == [True]
+    assert t7.at_edge(loss, 0 * strain, "bursts").tolist() == [False, False]
+    long = np.full((1, 30), 1.5)
+    falling = np.linspace(2, 1, 30)[None]
+    assert t7.at_edge(falling, long, "calm runs").tolist() == [False]
+    assert t7.longest(np.array([0, 1, 1, 0, 1, 1, 1], bool)) == 3
+    assert t7.longest(np.zeros(4, bool)) == 0
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
