@@ -16,6 +16,8 @@ Coordinate = str | int | float
 _WORDS: Mapping[str, Callable[[Any], str]] = {
     "problem": str,
     "method": str,
+    "station": str,
+    "end": lambda _: "at the end",
     "p": lambda p: f"ℓ{p:g}",
     "init": lambda init: f"{init} initialisation",
     "share": lambda share: f"to {100 * share:.3g} %",

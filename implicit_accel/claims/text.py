@@ -111,4 +111,5 @@ def listed(effects: Sequence[Effect]) -> str:
 
 
 def _significant(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}g}"
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+0" in text and abs(value) < 1e6 else text

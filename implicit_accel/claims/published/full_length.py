@@ -25,7 +25,7 @@ from implicit_accel.claims.drawing import (
     make_figure,
     untangle,
 )
-from implicit_accel.claims.effects import Design, Effect, Kind
+from implicit_accel.claims.effects import Design, Effect, Key, Kind
 from implicit_accel.claims.estimators import side_of, speed_up
 from implicit_accel.claims.published.authors import (
     FIGURES,
@@ -68,7 +68,7 @@ RATES_CAVEAT = (
     "and 1e-2) have a single rate each; whether a higher one were better was not tried at this "
     "length. Searched over 20,000 steps one layer's best rate is a fifth higher."
 )
-"""What a claim that uses these runs has to say of their rates."""
+"""A caveat of every claim that uses these runs."""
 
 # Targets, as shares of the zero predictor's excess loss.
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
@@ -130,18 +130,18 @@ class FullLength:
         return float(self.runs[ONE]["optimum"][0])
 
 
-def full_length(lab: Context) -> FullLength:
+def full_length(context: Context) -> FullLength:
     """Trains all curves, or reads them."""
-    name, problem = lab.first_problem()
+    name, problem = context.first_problem()
     configs = {
         (curve, rates): SweepConfig(
             depths=(depth,), losses=(Loss(4),), optimizers=(optimizer,), learning_rates=rates,
-            num_seeds=lab.pick(2, 6, 20), num_steps=lab.pick(300, 1_000_000, 1_000_000),
+            num_seeds=context.pick(2, 6, 20), num_steps=context.pick(300, 1_000_000, 1_000_000),
         )
         for curve, (optimizer, depth, groups) in _CURVES.items()
         for rates in groups
     }  # fmt: skip
-    trained = dict(zip(configs, lab.sweeps(problem, list(configs.values())), strict=True))
+    trained = dict(zip(configs, context.sweeps(problem, list(configs.values())), strict=True))
     runs = {
         curve: xr.concat(
             [trained[curve, rates] for rates in groups], "learning_rate", data_vars="minimal",
@@ -152,11 +152,18 @@ def full_length(lab: Context) -> FullLength:
     return FullLength(name, problem, runs)
 
 
+AT_HORIZON = "speed-up at the horizon"
+"""The measure of `to_last`: to the loss that another curve has at a horizon."""
+
+
 def to_target(found: FullLength, curve: str, base: str, share: float) -> Effect:
     """The speed-up of one curve over another to a share of the zero predictor's excess loss."""
     sides = [side_of(found.runs[c], 0, share) for c in (base, curve)]
-    label = f"{found.name}, ℓ4, {LABELS[curve]} over {LABELS[base]}, to {100 * share:.3g} %"
-    return speed_up(label, *sides)
+    key = Key.of(
+        "speed-up", problem=found.name, p=4, depth=_CURVES[curve][1], over=LABELS[base],
+        share=share,
+    )  # fmt: skip
+    return speed_up("", *sides).keyed(key)
 
 
 def to_last(
@@ -167,7 +174,7 @@ def to_last(
     *,
     rate: float | None = None,
 ) -> Effect:
-    """How many times sooner a curve is at the loss that another has at a horizon.
+    """The horizon over the steps in which a curve reaches the loss that another has there.
 
     Each at the rate that is best for it: the lowest loss at the horizon for the other, the fewest
     steps to that loss for the curve.
@@ -176,30 +183,28 @@ def to_last(
         found: All curves.
         curve: That of the model.
         base: The other.
-        horizon: In steps; the runs' length by default.
+        horizon: In steps; the runs' length by default, which the key calls the end.
         rate: The curve's only one; all of its rates by default.
     """
+    at = {"problem": found.name, "p": 4, "depth": _CURVES[curve][1], "over": LABELS[base]}
+    at |= {"end": True} if horizon is None else {"horizon": horizon}
+    key = Key.of(AT_HORIZON, **at)
     horizon = horizon or found.num_steps
     _, excess = found.best(base, at=horizon)
     place = min(int(np.searchsorted(found.steps(base), horizon)), excess.shape[1] - 1)
     last = float(np.median(excess[:, place]))
-    label = (
-        f"{found.name}, ℓ4, {LABELS[curve]}: times sooner at the loss of {LABELS[base]} after "
-        f"{horizon:,} steps"
-    )
     if not math.isfinite(last):
-        return Effect(label, math.nan, note=f"{LABELS[base]} diverges at every rate tried")
+        return Effect("", math.nan, note=f"{LABELS[base]} diverges at every rate").keyed(key)
     share = 1.000001 * last / found.zero_excess
     runs = found.runs[curve]
     own = side_of(runs if rate is None else runs.sel(learning_rate=[rate]), 0, share)
-    # The other is there at the horizon by definition, whatever its seeds.
+    # The other reaches it at the horizon by definition, whatever its seeds.
     there = replace(
         own, rates=np.array([1.0]), steps=np.full((1, own.num_seeds), float(horizon)),
         diverged_before_target=np.zeros((1, own.num_seeds), bool),
     )  # fmt: skip
-    effect = speed_up(label, there, own)
-    most = float(horizon)
-    return replace(effect, design=Design(Kind.SPEED_UP, own.num_seeds, 0.0, most))
+    design = Design(Kind.SPEED_UP, own.num_seeds, 0.0, float(horizon))
+    return replace(speed_up("", there, own), design=design).keyed(key)
 
 
 def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Curves]:
@@ -271,19 +276,19 @@ def extrapolated(found: FullLength, factor: float) -> tuple[float, float]:
     return excess / found.zero_excess, one.steps_to(excess)
 
 
-def theory_table(lab: Context, found: FullLength) -> pd.DataFrame:
+def theory_table(context: Context, found: FullLength) -> pd.DataFrame:
     """The gradient flows' speed-up of depth 2, far beyond the runs' length.
 
     Returns:
         A row for each target: its share, one layer's time over depth 2's at equal rates, and each
         at its own largest stable rate; medians over seeds.
     """
-    shares = lab.pick((0.5, 0.1), (0.5, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002), SHARES)
+    shares = context.pick((0.5, 0.1), (0.5, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002), SHARES)
     config = SweepConfig(
-        depths=(1, 2), losses=(Loss(4),), num_seeds=lab.pick(1, 2, 5),
-        num_steps=lab.pick(10**4, 10**8, 10**8),
+        depths=(1, 2), losses=(Loss(4),), num_seeds=context.pick(1, 2, 5),
+        num_steps=context.pick(10**4, 10**8, 10**8),
     )  # fmt: skip
-    table = flows(lab, found.problem, config, shares)
+    table = flows(context, found.problem, config, shares)
     rows = []
     for (share,), own in split(table, "share"):
         times, sharpness = (

@@ -8,7 +8,7 @@ import xarray as xr
 
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.curves import Curves, joined
-from implicit_accel.claims.effects import Effect
+from implicit_accel.claims.effects import Effect, Key
 from implicit_accel.claims.estimators import compare, model_number
 from implicit_accel.claims.forest import Forest
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
@@ -50,9 +50,16 @@ LENGTHENED = (
 )
 
 
-def optimizer_runs(lab: Context) -> tuple[str, dict[str, xr.Dataset]]:
-    """The first problem's name, and results by the optimizer's label."""
-    name, problem = lab.first_problem()
+AGAINST = "speed-up to 10 %"
+"""The measure, to 10 % of the zero predictor's excess loss."""
+
+Runs = dict[str, xr.Dataset]
+"""Results by the optimizer's label."""
+
+
+def optimizer_runs(context: Context) -> tuple[str, Runs]:
+    """The first problem's name, and every optimizer's results."""
+    name, problem = context.first_problem()
     configs = []
     for optimizer, rates, depths in OPTIMIZERS.values():
         smoke = ":".join([*rates.split(":")[:3], "4"])
@@ -60,47 +67,52 @@ def optimizer_runs(lab: Context) -> tuple[str, dict[str, xr.Dataset]]:
             depths=depths,
             losses=(Loss(4),),
             optimizers=(optimizer,),
-            learning_rates=parse_learning_rates([lab.pick(smoke, rates, rates)]),
-            num_seeds=lab.pick(2, 6, 30),
-            num_steps=lab.pick(200, _STEPS.get(optimizer.name, 20_000), 100_000),
+            learning_rates=parse_learning_rates([context.pick(smoke, rates, rates)]),
+            num_seeds=context.pick(2, 6, 30),
+            num_steps=context.pick(200, _STEPS.get(optimizer.name, 20_000), 100_000),
         )
         configs.append(config)
-    return name, dict(zip(OPTIMIZERS, lab.sweeps(problem, configs), strict=True))
+    return name, dict(zip(OPTIMIZERS, context.sweeps(problem, configs), strict=True))
 
 
-def against(
-    runs: dict[str, xr.Dataset], own: tuple[str, int], base: tuple[str, int], name: str
-) -> Effect:
-    """How many times fewer steps one (optimizer, depth) needs than another."""
+def against(problem: str, runs: Runs, own: tuple[str, int], base: tuple[str, int]) -> Effect:
+    """The speed-up of one optimizer and depth over another.
+
+    Args:
+        problem: Its name.
+        runs: From `optimizer_runs`.
+        own: Label and depth.
+        base: Label and depth of the one compared with.
+    """
     numbers = [model_number(runs[label], depth=depth) for label, depth in (own, base)]
-    effect = compare(
-        runs[own[0]], numbers[0], numbers[1], base_results=runs[base[0]],
-        name=f"{own[0]}, depth {own[1]}, against {base[0]}, depth {base[1]}",
-    )  # fmt: skip
-    return replace(effect, name=f"{name}{effect.name}")
+    effect = compare(runs[own[0]], *numbers, base_results=runs[base[0]], name="")
+    over = f"{base[0]}, depth {base[1]}"
+    return effect.keyed(
+        Key.of(AGAINST, problem=problem, p=4, method=own[0], depth=own[1], over=over)
+    )
 
 
-def optimizer_curves(name: str, runs: dict[str, xr.Dataset]) -> dict[str, Curves]:
-    """What the page lets one explore: every optimizer and depth."""
-    return {_title(name): Curves(joined(runs.items()))}
+def optimizer_curves(problem: str, runs: Runs) -> dict[str, Curves]:
+    """Explorer curves: every optimizer and depth."""
+    return {_title(problem): Curves(joined(runs.items()))}
 
 
-def _title(name: str) -> str:
-    return f"{name}, ℓ4, every optimizer"
+def _title(problem: str) -> str:
+    return f"{problem}, ℓ4, every optimizer"
 
 
-def optimizer_figure(name: str, runs: dict[str, xr.Dataset]) -> Forest:
+def optimizer_figure(problem: str, runs: Runs) -> Forest:
     """Every optimizer and depth against one layer by gradient descent."""
-    effects = []
-    for label, run in runs.items():
-        for depth in run["depth"].values.tolist():
-            if (label, depth) == ("gradient descent", 1):
-                continue
-            effect = against(runs, (label, depth), ("gradient descent", 1), "")
-            effects.append(replace(effect, name=f"{label}, depth {depth}"))
+    base = ("gradient descent", 1)
+    contestants = [(name, d) for name, run in runs.items() for d in run["depth"].values.tolist()]
+    effects = tuple(
+        replace(against(problem, runs, own, base), name=f"{own[0]}, depth {own[1]}")
+        for own in contestants
+        if own != base
+    )
     return Forest(
-        {"": tuple(effects)},
-        title=f"ℓ4 on {name}: every optimizer at its own best learning rate",
-        xlabel="times fewer steps to the target than gradient descent on one layer",
-        curves=(_title(name),) * len(effects),
+        {"": effects},
+        title=f"ℓ4 on {problem}: every optimizer at its own best learning rate",
+        xlabel="speed-up to the target over gradient descent on one layer",
+        curves=(_title(problem),) * len(effects),
     )
