@@ -1,4 +1,4 @@
-"""First moves by the plateau law: what T4 shows, and P2 and P5a cite."""
+"""Escape times from near-zero initialisations, predicted by the plateau law (T4)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from implicit_accel.linear.config import SweepConfig
 from implicit_accel.theory.plateau import escape_time
 from implicit_accel.theory.surface import make_surface
 
-# A first move: so much of the zero predictor's excess loss is gone.
 FIRST_MOVE = 0.01
+"""The decrease of the loss that counts as an escape, as a share of the zero predictor's excess."""
 
 
-def escapes(lab: Context, problem: Problem, config: SweepConfig) -> np.ndarray:
-    """(seed,) the flow's times of first moves of a grid of one model, by the plateau law."""
+def escapes(context: Context, problem: Problem, config: SweepConfig) -> np.ndarray:
+    """(seed,) escape times of the gradient flow for a grid of one model, by the plateau law."""
 
     def make() -> pd.DataFrame:
         (model,) = config.models
@@ -25,4 +25,4 @@ def escapes(lab: Context, problem: Problem, config: SweepConfig) -> np.ndarray:
         times = [escape_time(surface, layers, FIRST_MOVE) for layers in drawn(problem, config)]
         return pd.DataFrame({"time": times})
 
-    return lab.table("escapes", known_by(problem, config, FIRST_MOVE), make)["time"].to_numpy()
+    return context.table("escapes", known_by(problem, config, FIRST_MOVE), make)["time"].to_numpy()

@@ -1,4 +1,4 @@
-"""What the claims of theory share: predictions as tables, crossings of levels, one layer."""
+"""Predictions as tables, level crossings and one-layer tasks, shared by the claims of theory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import implicit_accel as ia
 from implicit_accel.claims.context import Context
 from implicit_accel.data.problems import Problem
-from implicit_accel.linear.config import Model, SweepConfig, Target
+from implicit_accel.linear.config import SweepConfig, Target
 from implicit_accel.linear.losses import Loss
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.tasks.loss_task import LossTask
@@ -23,19 +23,21 @@ from implicit_accel.theory.surface import make_surface
 SOURCE = "This project's prediction"
 COHEN_2021 = "Cohen, Kaur, Li, Kolter & Talwalkar 2021 (edge of stability)"
 
-# Part of what stored predictions are known by: raise it when they come out otherwise.
+# Part of the name of stored predictions: raise it when their values change.
 VERSION = 2
 
 
 def flows(
-    lab: Context, problem: Problem, config: SweepConfig, shares: Sequence[float]
+    context: Context, problem: Problem, config: SweepConfig, shares: Sequence[float]
 ) -> pd.DataFrame:
-    """The gradient flows of a grid's models, to the lowest of some targets or the runs' end.
+    """Gradient-flow times to some targets, and the largest sharpness on the way.
+
+    The flows end at the lowest target or at the end of the runs.
 
     Args:
-        lab: Where the table is kept.
+        context: Keeps the table.
         problem: What is fitted.
-        config: The grid; its learning rates and target do not matter.
+        config: The grid; its learning rates and target have no influence.
         shares: Targets, as shares of the zero predictor's excess loss.
 
     Returns:
@@ -48,7 +50,7 @@ def flows(
 
     def make() -> pd.DataFrame:
         rows = []
-        predicted = predict(problem, config, whichever_first=True, progress=lab.tell("flows"))
+        predicted = predict(problem, config, whichever_first=True, progress=context.tell("flows"))
         for m, found in enumerate(predicted.models):
             for seed, path in enumerate(found.paths):
                 for share in shares:
@@ -57,52 +59,41 @@ def flows(
                     rows.append((m, seed, share, time, sharpness))
         return pd.DataFrame(rows, columns=["model", "seed", "share", "time", "sharpness"])
 
-    return lab.table("flows", known_by(problem, config, tuple(shares)), make)
+    return context.table("flows", known_by(problem, config, tuple(shares)), make)
 
 
 def known_by(problem: Problem, config: SweepConfig, *parts: object) -> tuple[object, ...]:
-    """What a table depends on that theory makes for a grid."""
+    """What a table of predictions for a grid depends on, for `Context.table`."""
     return (LinearSweep(problem, config).identity.code(), *parts, VERSION)
 
 
-def theory_problems(lab: Context) -> dict[str, Problem]:
-    """The problems that theory is held against: the real data's, where they are here.
-
-    One shows that it works; at the papers' lengths it is held against the stand-in as well.
-    """
-    return dict(list(lab.problems().items())[: lab.pick(1, 2, None)])
+def theory_problems(context: Context) -> dict[str, Problem]:
+    """The problems on which theory is tested, by name: one at smoke scale, all at paper scale."""
+    return dict(list(context.problems().items())[: context.pick(1, 2, None)])
 
 
 def where(table: pd.DataFrame, chosen: Any) -> pd.DataFrame:
-    """The rows for which something holds."""
+    """The rows at which a Boolean array is true."""
     return table.iloc[np.flatnonzero(np.asarray(chosen, bool))].reset_index(drop=True)
 
 
 def split(table: pd.DataFrame, *by: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The rows by the values of some columns, in the order of their first appearance."""
+    """The rows grouped by some columns, in the order of first appearance."""
     for key, rows in table.groupby(list(by), sort=False):
         values: Any = key
         yield tuple(values), rows.reset_index(drop=True)
 
 
-def shape_of(model: Model) -> str:
-    """A model's start, depth and width, in words."""
-    init, std = model.initialiser.key
-    start = init.replace("_", "-") + ("" if std is None else f" {std:g}")
-    width = f", width {model.hidden_widths[0]}" if model.hidden_widths else ""
-    return f"depth {model.depth}{width}, {start}"
-
-
 def crossings(steps: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
-    """When curves first come down to a level, between recorded steps too.
+    """The steps at which curves first reach a level, interpolated between recorded steps.
 
     Args:
         steps: (T,) recorded steps.
-        values: (…, T) above 0; not finite from a divergence on.
+        values: (…, T) positive values; not finite after a divergence.
         level: Above 0.
 
     Returns:
-        (…) steps, by interpolation of the logarithm; inf where a curve does not.
+        (…) steps, interpolated in the logarithm of the values; inf where the level is not reached.
     """
     below = values <= level
     first = np.argmax(below, axis=-1)
@@ -116,7 +107,7 @@ def crossings(steps: np.ndarray, values: np.ndarray, level: float) -> np.ndarray
 
 
 def end_to_end_starts(problem: Problem, config: SweepConfig) -> np.ndarray:
-    """(seed, k, d) end-to-end matrices that a grid of one model starts from."""
+    """(seed, k, d) initial end-to-end matrices of a grid of one model."""
     products = []
     for layers in drawn(problem, config):
         product = layers.weights[0]
@@ -127,7 +118,7 @@ def end_to_end_starts(problem: Problem, config: SweepConfig) -> np.ndarray:
 
 
 def drawn(problem: Problem, config: SweepConfig) -> list[ia.Layers]:
-    """The networks that a grid of one model starts from, by seed."""
+    """The initial networks of a grid of one model, by seed."""
     (model,) = config.models
     return [
         model.initialiser.draw(
@@ -138,16 +129,16 @@ def drawn(problem: Problem, config: SweepConfig) -> list[ia.Layers]:
 
 
 def one_layer_task(problem: Problem, loss: Loss, starts: np.ndarray) -> tuple[LossTask, Any, float]:
-    """One layer on a problem with one output, for a rule of one's own.
+    """One layer on a problem with one output, as a task for custom optimizers.
 
     Args:
         problem: What is fitted.
         loss: ℓp.
-        starts: (seed, d) initial weights, by seed from 0 on.
+        starts: (seed, d) initial weights of seeds 0, 1, …
 
     Returns:
-        A task whose loss is ``L − L*``, over vectors w in a basis of its own; the loss as a
-        function of w alone; and the zero predictor's excess loss.
+        The task, whose loss is ``L − L*`` of a vector w in a rotated basis; the loss as a function
+        of w; and the zero predictor's excess loss.
     """
     surface = make_surface(problem, loss)
     starts = starts if surface.rotation is None else starts @ surface.rotation
