@@ -2,29 +2,52 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from implicit_accel import Loss, SweepConfig, gas_like
-from implicit_accel.claims.criteria import Direction, Size, Verdict, judge
+from implicit_accel.claims.api import Claim, Found
+from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.criteria import Direction, Judged, Size, Verdict, judge
 from implicit_accel.claims.drawing import colour_of
+from implicit_accel.claims.effects import Coordinate
 from implicit_accel.claims.estimators import median_of
+from implicit_accel.claims.evaluate import judged_parts, measured
 from implicit_accel.claims.published import f1, f2, f3, p1, p2, p5a
-from implicit_accel.claims.published.bands import Bands, Grid, fast_band, grid_of
+from implicit_accel.claims.published.bands import Scan, Scans, fast_band, scan_of
 from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import make_problem
-from implicit_accel.theory.laws import contraction
 
 INF = math.inf
 
 
-def answers(verdict: Verdict, words: str) -> set[Direction]:
-    """The directions of those parts whose effects' names hold some words."""
-    found = {j.direction for j in verdict.parts if words in j.part.effect.name}
-    assert found, words
+def judged(verdict: Verdict, measure: str, **at: Coordinate) -> list[Judged]:
+    """The parts about a measure, at some coordinates."""
+    keys = [(j, j.part.effect.key) for j in verdict.parts]
+    found = [j for j, key in keys if key is not None and key.matches(measure, at)]
+    assert found, (measure, at)
     return found
+
+
+def answers(verdict: Verdict, measure: str, **at: Coordinate) -> set[Direction]:
+    """The directions of the parts about a measure."""
+    return {j.direction for j in judged(verdict, measure, **at)}
+
+
+def sizes(verdict: Verdict, measure: str, **at: Coordinate) -> set[Size]:
+    """The sizes of the parts about a measure."""
+    return {j.size for j in judged(verdict, measure, **at)}
+
+
+def verdict_on(claim: Claim, runs: Any) -> Verdict:
+    """A claim's verdict on the runs of one problem."""
+    context = Context(Scale.STANDARD, Path("unused"), Path("unused"))
+    effects = measured(claim.measures, Found(runs={"x": runs}), context)
+    return judge(judged_parts(claim.checks, effects, "x"))
 
 
 # P1
@@ -234,100 +257,104 @@ def test_p5a_size_and_direction_are_two_answers(rng):
 # F1, F2, F3
 
 
-def grid(rng, steps: np.ndarray, stds: np.ndarray, cap=10_000.0) -> Grid:
+def scan(rng, steps: np.ndarray, stds: np.ndarray, cap=10_000.0) -> Scan:
     """Two rates, of which the second is three times as slow; eight seeds."""
     noise = np.exp(0.03 * rng.standard_normal((len(stds), 2, 8)))
     found = steps[:, None, None] * np.array([1.0, 3.0])[None, :, None] * noise
-    return Grid(stds, np.where(found <= cap, found, INF), np.array([0.1, 0.03]), cap)
+    return Scan(stds, np.where(found <= cap, found, INF), np.array([0.1, 0.03]), cap)
 
 
 STDS = np.geomspace(1e-4, 1, 25)
 
 
-def planted_bands(rng, *, power=-1.0, wall=-6.0, balanced=(14.0, 38.0), hurts=0.0) -> Bands:
+def planted_scans(rng, *, power=-1.0, wall=-6.0, balanced=(14.0, 38.0), hurts=0.0) -> Scans:
     """Layer-wise: steps fall with a power below 0.07, and rise beyond; balanced: nearly flat."""
 
     def layer_wise(fewest, power, centre):
         x = np.log10(STDS / centre)
-        # A power of 50 beyond the band: a wall that every depth has.
         return fewest * 10 ** np.clip(np.where(x < 0, power * x, 6 * x), None, 10)
 
-    grids = {
-        ("near_zero", 3): grid(rng, layer_wise(10, power, 0.07), STDS),
-        ("near_zero", 8): grid(rng, layer_wise(70, wall, 0.1), STDS),
-        ("balanced", 3): grid(rng, balanced[0] * STDS**-0.05, STDS),
-        ("balanced", 8): grid(
+    return {
+        ("layer-wise", 3): scan(rng, layer_wise(10, power, 0.07), STDS),
+        ("layer-wise", 8): scan(rng, layer_wise(70, wall, 0.1), STDS),
+        ("balanced", 3): scan(rng, balanced[0] * STDS**-0.05, STDS),
+        ("balanced", 8): scan(
             rng, np.where(10 ** (4 * hurts - 4) > STDS, INF, balanced[1] * STDS**-0.1), STDS
         ),
     }
-    return Bands("x", grids)
 
 
 def test_f1_holds_for_a_band_between_slow_ends(rng):
-    found = f1.measure(planted_bands(rng))
-    verdict = judge(f1.parts(found))
+    scans = planted_scans(rng)
+    verdict = verdict_on(f1.CLAIM, scans)
     assert len(verdict.parts) == 8
     assert verdict.holds
-    assert found.slope.value == pytest.approx(-1, abs=0.05)
+    assert f1.exponent(scans, 3).value == pytest.approx(-1, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("planted", "failing", "expected"),
+    ("planted", "measure", "at"),
     [
-        ({"power": 0.0}, "depth 3: steps at std 0.0001", Direction.OPPOSITE),
-        ({"power": 0.2}, "exponent", Direction.OPPOSITE),
-        ({"wall": -0.3}, "share", Direction.OPPOSITE),
-        ({"wall": -0.3}, "depth 8: steps at std 0.0001", Direction.OPPOSITE),
+        ({"power": 0.0}, "steps over the fewest", {"depth": 3, "std": 1e-4}),
+        ({"power": 0.2}, "exponent of the steps", {}),
+        ({"wall": -0.3}, "depth 8's band over depth 3's", {}),
+        ({"wall": -0.3}, "steps over the fewest", {"depth": 8, "std": 1e-4}),
     ],
 )
-def test_f1_fails_where_it_is_planted_to(rng, planted, failing, expected):
-    verdict = judge(f1.parts(f1.measure(planted_bands(rng, **planted))))
-    assert answers(verdict, failing) == {expected}
+def test_f1_fails_where_it_is_planted_to(rng, planted, measure, at):
+    verdict = verdict_on(f1.CLAIM, planted_scans(rng, **planted))
+    assert answers(verdict, measure, **at) == {Direction.OPPOSITE}
 
 
 def test_f1_fails_without_a_band_and_without_a_slow_upper_end(rng):
-    bands = planted_bands(rng)
-    never = grid(rng, np.full(len(STDS), 2000.0), STDS)
-    flat = grid(rng, np.full(len(STDS), 200.0), STDS)
-    without = replace(bands, grids=bands.grids | {("near_zero", 3): never})
-    assert Direction.AS_CLAIMED not in answers(judge(f1.parts(f1.measure(without))), "3: band")
-    level = replace(bands, grids=bands.grids | {("near_zero", 8): flat})
-    verdict = judge(f1.parts(f1.measure(level)))
-    assert answers(verdict, "depth 8: steps at std 1") == {Direction.OPPOSITE}
+    scans = planted_scans(rng)
+    never = scan(rng, np.full(len(STDS), 2000.0), STDS)
+    flat = scan(rng, np.full(len(STDS), 200.0), STDS)
+    without = verdict_on(f1.CLAIM, scans | {("layer-wise", 3): never})
+    assert Direction.AS_CLAIMED not in answers(without, "band", depth=3)
+    level = verdict_on(f1.CLAIM, scans | {("layer-wise", 8): flat})
+    assert answers(level, "steps over the fewest", depth=8, std=1) == {Direction.OPPOSITE}
+
+
+def test_f1_an_end_that_never_converges_is_a_bound(rng):
+    scans = planted_scans(rng)
+    assert f1.slowing(scans, 3, 1.0).bound == ">"
+    assert f1.slowing(scans, 3, 1.0).value == pytest.approx(1000, rel=0.2)
+    # 0.0001 is 10^2.85 times below the best standard deviation, at a power of −1.
+    assert not f1.slowing(scans, 3, 1e-4).bound
+    assert f1.slowing(scans, 3, 1e-4).value == pytest.approx(700, rel=0.2)
 
 
 def test_f1_slopes_of_another_power_are_no_size_of_the_laws(rng):
-    verdict = judge(f1.parts(f1.measure(planted_bands(rng, power=-0.6))))
-    (size,) = (j.size for j in verdict.parts if "exponent" in j.part.effect.name)
-    assert size == Size.LARGER
+    verdict = verdict_on(f1.CLAIM, planted_scans(rng, power=-0.6))
+    assert sizes(verdict, "exponent of the steps") == {Size.LARGER}
 
 
 def test_f2_holds_where_depth_costs_what_the_condition_numbers_say(rng):
     assert math.isclose(f2.LAW, math.log(0.5) / math.log(7 / 9))
-    assert contraction(8) == 7 / 9
-    verdict = judge(f2.parts(f2.measure(planted_bands(rng))))
+    verdict = verdict_on(f2.CLAIM, planted_scans(rng))
     assert len(verdict.parts) == 4
     assert verdict.holds
 
 
 def test_f2_fails_where_depth_hurts(rng):
-    dear = judge(f2.parts(f2.measure(planted_bands(rng, balanced=(14.0, 200.0)))))
-    assert answers(dear, "over the law") == {Direction.OPPOSITE}
-    narrow = judge(f2.parts(f2.measure(planted_bands(rng, hurts=0.7))))
-    assert answers(narrow, "share") == {Direction.OPPOSITE}
-    cheap = judge(f2.parts(f2.measure(planted_bands(rng, balanced=(14.0, 14.0)))))
-    (size,) = (j.size for j in cheap.parts if "law" in j.part.effect.name)
-    assert (answers(cheap, "over the law"), size) == ({Direction.AS_CLAIMED}, Size.NOT_COMPARABLE)
+    cost = "cost of depth over the law's"
+    dear = verdict_on(f2.CLAIM, planted_scans(rng, balanced=(14.0, 200.0)))
+    assert answers(dear, cost) == {Direction.OPPOSITE}
+    narrow = verdict_on(f2.CLAIM, planted_scans(rng, hurts=0.7))
+    assert answers(narrow, "depth 8's band over depth 3's") == {Direction.OPPOSITE}
+    cheap = verdict_on(f2.CLAIM, planted_scans(rng, balanced=(14.0, 14.0)))
+    assert answers(cheap, cost) == {Direction.AS_CLAIMED}
 
 
 def test_f2_fails_where_balance_widens_nothing(rng):
-    bands = planted_bands(rng)
-    same = {("balanced", depth): bands.grids["near_zero", depth] for depth in (3, 8)}
-    verdict = judge(f2.parts(f2.measure(replace(bands, grids=bands.grids | same))))
-    assert Direction.AS_CLAIMED not in answers(verdict, "minus layer-wise")
+    scans = planted_scans(rng)
+    same = {("balanced", depth): scans["layer-wise", depth] for depth in (3, 8)}
+    verdict = verdict_on(f2.CLAIM, scans | same)
+    assert Direction.AS_CLAIMED not in answers(verdict, "gain of the balanced band")
 
 
-def test_rates_that_only_some_seeds_survive_are_not_chosen():
+def test_rates_at_which_most_seeds_fail_are_not_chosen():
     # One of eight converges at the higher rate, at half of the steps; the others diverge.
     steps = np.stack([np.full(8, 14.0), np.where(np.arange(8) == 0, 7.0, INF)])
     axes = ("model", "learning_rate", "seed")
@@ -340,7 +367,7 @@ def test_rates_that_only_some_seeds_survive_are_not_chosen():
         },
         attrs={"num_steps": 100},
     )  # fmt: skip
-    found = grid_of(results, 3)
+    found = scan_of(results, 3)
     assert found.medians(np.zeros(8, int)).tolist() == [14.0]
 
 
@@ -349,6 +376,8 @@ def test_bands_end_where_the_steps_cross_the_limit():
     decades, ends = fast_band(stds, np.array([10_000.0, 100.0, 10.0, INF]))
     assert decades == pytest.approx(0.5 + 1 + 0.5)
     assert ends == "0.0032 to 0.32"
+    # With a limit of 100 steps the lower edge is the standard deviation 0.01.
+    assert fast_band(stds, np.array([10_000.0, 100.0, 10.0, INF]), 100)[0] == pytest.approx(1.5)
     decades, ends = fast_band(stds, np.array([10.0, 100.0, 2000.0, INF]))
     assert decades == pytest.approx(1 + math.log(10) / math.log(20))
     assert ends.startswith("0.001 to")
@@ -356,17 +385,16 @@ def test_bands_end_where_the_steps_cross_the_limit():
     assert fast_band(stds, np.full(4, INF)) == (0.0, "none")
 
 
-def imbalance(rng, init: str, share: float, growth: float) -> f3._Run:
+def imbalance(rng, share: float, growth: float) -> xr.Dataset:
     """Ten seeds whose imbalance is at most a share of the layers' norm, and grows by a factor."""
     steps = np.arange(20)
     curve = np.geomspace(1, growth, 20)[None] * np.exp(0.02 * rng.standard_normal((10, 1)))
     axes = ("seed", "observation_step")
     norm = np.full((10, 20), curve.max() / share)
-    results = xr.Dataset(
+    return xr.Dataset(
         {"imbalance": (axes, curve), "layer_norm": (axes, norm)},
-        coords={"observation_step": steps},
+        coords={"observation_step": steps, "init_std": 0.01, "learning_rate": 0.1},
     )
-    return f3._Run(init, 3, 0.01, 0.1, results)
 
 
 @pytest.mark.parametrize(
@@ -378,11 +406,17 @@ def imbalance(rng, init: str, share: float, growth: float) -> f3._Run:
     ],
 )
 def test_f3_by_planted_imbalance(rng, share, growth, small, conserved):
-    runs = [imbalance(rng, init, share, growth) for init in ("balanced", "near_zero")]
-    found_small, found_conserved, _ = f3._measure("x", runs)
-    verdict = judge(f3._parts(found_small, found_conserved))
-    assert answers(verdict, "over the smallest") == {small}
-    assert answers(verdict, "over the first") == {conserved}
+    runs = {
+        (init, depth): imbalance(rng, share, growth)
+        for init in ("balanced", "layer-wise")
+        for depth in (3, 8)
+    }
+    verdict = verdict_on(f3.CLAIM, runs)
+    assert len(verdict.parts) == 4
+    assert answers(verdict, "largest relative imbalance", init="balanced") == {small}
+    assert answers(verdict, "largest imbalance over the first", init="layer-wise") == {conserved}
+    # The last of a growing curve is its largest: at the planted share, up to the seeds' spread.
+    assert f3.last(runs, "layer-wise", 3).value == pytest.approx(share, rel=0.1)
 
 
 def test_depths_have_colours_of_their_own():

@@ -113,7 +113,7 @@ def test_the_rule_starts_where_the_network_does(lab):
 
 
 def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
-    run_ = f3._trajectory(lab, "near_zero", 3, 0.1, 0.05)
+    run_ = f3.trajectory(lab, "near_zero", 3, 0.1, 0.05)
     problem = make_problem(gas_like(), scaling="whiten")
     layers = Initialiser("near_zero", 0.1).draw(
         problem.num_features, (32, 32), 1, bias=False, seed=1
