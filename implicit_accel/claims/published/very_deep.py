@@ -7,57 +7,46 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.drawing import (
-    colour_of,
-    draw_seeds,
-    make_figure,
-    untangle,
-)
-from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.estimators import median_of, model_number
+from implicit_accel.claims.drawing import colour_of, draw_seeds, make_figure, untangle
+from implicit_accel.claims.estimators import model_number
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 
 IDENTITY_STEPS = 24_000
-"""At standard scale, of identity starts and the one layer beside them, which takes 19,000."""
+"""At standard scale, for identity initialisations and for one layer, which takes 19,000."""
 
 PAPERS_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1)
 
 
-def deep_rates(lab: Context, init: str) -> tuple[float, ...]:
-    """The paper's highest for what stays stuck, where lower ones move later; else finer ones."""
+def deep_rates(context: Context, init: str) -> tuple[float, ...]:
+    """The paper's highest rates from near zero, where lower ones move later; else finer ones."""
     fine = parse_learning_rates(["log:1e-4:1:19"])
-    return lab.pick(PAPERS_RATES[4:8], *[PAPERS_RATES[6:] if init == "near_zero" else fine] * 2)
+    return context.pick(PAPERS_RATES[4:8], *[PAPERS_RATES[6:] if init == "near_zero" else fine] * 2)
 
 
-def deep_run(lab: Context, problem: Problem, init: str) -> xr.Dataset:
-    """Depths 4 and 8 from an initialisation, ℓ2 and ℓ4, on one problem: its results.
+def deep_run(context: Context, problem: Problem, init: str) -> xr.Dataset:
+    """The results of depths 4 and 8 on ℓ2 and ℓ4 from an initialisation.
 
-    What is stuck is watched for as long as the paper says that it is; from the identity networks
-    have arrived long before.
+    From near zero the runs are as long as the paper says that networks are stuck. From the
+    identity they reach the target long before.
     """
     longest = 100_000 if init == "near_zero" else IDENTITY_STEPS
     config = SweepConfig(
         depths=(4, 8), losses=(Loss(2), Loss(4)), inits=(init,),
-        learning_rates=deep_rates(lab, init),
-        num_seeds=lab.pick(2, 5, 20),
-        num_steps=lab.pick(300, longest, 1_000_000),
+        learning_rates=deep_rates(context, init),
+        num_seeds=context.pick(2, 5, 20),
+        num_steps=context.pick(300, longest, 1_000_000),
     )  # fmt: skip
-    return lab.sweep(problem, config)
-
-
-def deep_runs(lab: Context, init: str) -> dict[str, xr.Dataset]:
-    """Depths 4 and 8 from an initialisation, on every problem: results by its name."""
-    return lab.on_problems(lambda own, problem: deep_run(own, problem, init))
+    return context.sweep(problem, config)
 
 
 def first_moves(results: xr.Dataset, model: int) -> tuple[np.ndarray, float]:
-    """Each seed's first step with a tenth of the excess loss gone, at the rate with the earliest.
+    """Each seed's first step with a tenth of the excess loss gone, and the rate: the earliest's.
 
-    Of the first recorded loss, which at identity initialisations is not the zero predictor's. Runs
-    that diverge before half of it is gone do not count as moving. Where none moves, the rate is the
-    highest at which none diverges.
+    The excess loss is compared with the first recorded one, which at identity initialisations is
+    not the zero predictor's. Runs that diverge before half of it is gone do not count as moving.
+    If most runs move at no rate, the rate is the highest at which none diverges.
     """
     excess = results["excess_loss"].values[model]
     steps = results["step"].values
@@ -71,53 +60,35 @@ def first_moves(results: xr.Dataset, model: int) -> tuple[np.ndarray, float]:
     return when[best], float(results["learning_rate"].values[best])
 
 
-# (problem, loss, depth) → the median first move over seeds, and the rate it is at.
-Moves = dict[tuple[str, str, int], tuple[Effect, float]]
-
-
-def moves(lab: Context, init: str) -> Moves:
-    """First moves on every problem, from an initialisation."""
-    found = {}
-    for name, results in deep_runs(lab, init).items():
-        for loss in ("l2", "l4"):
-            for depth in (4, 8):
-                m = model_number(results, loss_name=loss, depth=depth)
-                when, rate = first_moves(results, m)
-                label = f"{name}, ℓ{loss[1:]}, depth {depth}: first move"
-                found[name, loss, depth] = (
-                    median_of(label, when, unit=" steps", note=f"rate {rate:g}"), rate
-                )  # fmt: skip
-    return found
-
-
-def identity_figure(lab: Context, one: xr.Dataset) -> Figure:
-    """Curves on the first problem: from the identity, from near zero, and one layer.
+def identity_figure(
+    name: str, one: xr.Dataset, identity: xr.Dataset, near_zero: xr.Dataset
+) -> Figure:
+    """Curves on one problem: one layer, and depths 4 and 8 from both initialisations.
 
     Args:
-        lab: The laboratory.
-        one: One layer's runs on that problem.
+        name: The problem's.
+        one: One layer's runs.
+        identity: Deep networks' runs from the identity.
+        near_zero: Deep networks' runs from near zero.
     """
-    name, problem = lab.first_problem()
-    starts = {init: deep_run(lab, problem, init) for init in ("near_zero", "identity")}
     figure, axes = make_figure(
         1, 2, title=f"Very deep networks on {name}, each at the rate with the lowest last loss"
     )
+    lines = [(one, 1, "one layer", "-")]
+    lines += [(identity, n, f"depth {n}, identity", "-") for n in (4, 8)]
+    lines += [(near_zero, n, f"depth {n}, near zero", ":") for n in (4, 8)]
     for ax, loss in zip(axes[0], ("l2", "l4"), strict=True):
-        steps = starts["near_zero"]["step"].values
+        steps = near_zero["step"].values
         ax.set(xscale="log", yscale="log", xlim=(max(steps[1], 1), steps[-1]), xlabel="step",
                title=rf"$\ell_{loss[1:]}$")  # fmt: skip
-        lines = [(one, 1, "one layer", "-")]
-        lines += [(starts["identity"], n, f"depth {n}, identity", "-") for n in (4, 8)]
-        lines += [(starts["near_zero"], n, f"depth {n}, near zero", ":") for n in (4, 8)]
         for results, depth, label, line in lines:
-            excess = results["excess_loss"].values[
-                model_number(results, loss_name=loss, depth=depth)
-            ].astype(float)  # fmt: skip
+            model = model_number(results, loss_name=loss, depth=depth)
+            excess = results["excess_loss"].values[model].astype(float)
             excess = np.where(np.isfinite(excess), excess, np.inf)
             best = int(np.argmin(np.median(excess[..., -1], axis=1)))
             style = {"color": colour_of(depth), "linestyle": line}
             draw_seeds(ax, results["step"].values, excess[best], label=label, style=style)
-        ax.set_ylim(top=3 * float(starts["identity"]["excess_loss"].sel(step=0).max()))
+        ax.set_ylim(top=3 * float(identity["excess_loss"].sel(step=0).max()))
         untangle(ax)
     axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
     return figure
