@@ -14,7 +14,7 @@ from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share_of
-from implicit_accel.claims.published import bursts, t2, t7, t9, t10
+from implicit_accel.claims.published import bursts, t1, t2, t7, t9, t10
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
 from implicit_accel.claims.published.theory import (
@@ -164,7 +164,14 @@ def test_the_conserved_differences_are_those_of_the_layers(rng):
 
 def test_where_a_rate_first_fails():
     holds = np.array([[True, True, False], [True, False, False], [True, True, False]])
-    assert t2._first_failing(holds).tolist() == [3, 1, 0]
+    assert t2.first_failing(holds).tolist() == [3, 1, 0]
+
+
+def test_the_share_of_close_predictions_is_that_of_all_seeds_together():
+    cells = pd.DataFrame({"seed": [0, 0, 1, 1], "error": [1.0, 11.0, 2.0, math.inf]})
+    assert t1.over_seeds(cells, t1.within_10).value == 50
+    # Half of the errors are at most 2; an infinite one is larger than any number.
+    assert t1.over_seeds(cells, t1.median).value == 2
 
 
 def test_bursts_and_what_goes_before_them():
@@ -217,18 +224,18 @@ def test_a_sign_is_held_against_knowing_nothing():
 def test_an_edge_beyond_the_search_is_infinite_and_counts(lab):  # noqa: F811
     """One layer on ℓ2 is stable up to 2/λ exactly, from any start."""
     _, problem = lab.first_problem()
-    measured = t2._measure(lab, problem, 2.0, 1)
+    measured = t2.largest_rates(lab, problem, 2.0, 1)
     assert measured is not None
-    falls, arrives = measured
-    assert ((falls > 0.5) & (falls < 2)).all()
-    assert (arrives >= falls).all()
+    monotone, reached = measured
+    assert ((monotone > 0.5) & (monotone < 2)).all()
+    assert (reached >= monotone).all()
     config = SweepConfig(depths=(1,), losses=(Loss(2),), num_seeds=2, num_steps=3000)
     edge = float(np.median(2 / flows(lab, problem, config, (0.1,))["sharpness"]))
     for factor, beyond in ((0.25, math.inf), (100.0, 0.0)):
-        assert (t2._bisect(lab, problem, config, factor * edge, 0) == beyond).all()
-    told = t2._ratio("edge", np.array([1.2, math.inf]))
-    assert math.isnan(told.value)
-    assert told.note == "1 of 2 seeds beyond the search"
+        assert (t2.bisect(lab, problem, config, factor * edge, 0) == beyond).all()
+    effect = t2.over_seeds(np.array([1.2, math.inf]))
+    assert math.isnan(effect.value)
+    assert effect.note == "no limit found (1 of 2 seeds)"
 
 
 def test_predicted_and_measured_agree_in_the_summary_of_a_sweep(rng):
