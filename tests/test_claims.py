@@ -38,7 +38,7 @@ from implicit_accel.claims.findings import (
     with_scores,
 )
 from implicit_accel.claims.registry import find_claims
-from implicit_accel.claims.report import write_report
+from implicit_accel.claims.report.render import write_report
 
 YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
 NEVER = Effect("never", INF, INF, INF)
@@ -240,17 +240,19 @@ def test_findings_are_stored_and_read_back(tmp_path):
     assert load_finding(claim(), tmp_path / "nowhere", "standard") is None
     path = tmp_path / "X1" / "finding.json"
     endless = path.read_text().replace('"seconds": 3.5', '"seconds": NaN')
-    for damaged in ("", "[]", "{", '{"format": "implicit_accel finding 3"}', endless):
+    for damaged in ("", "[]", "{", '{"format": "implicit_accel finding 4"}', endless):
         path.write_text(damaged)
         with pytest.raises(DataError, match="damaged"):
             load_finding(claim(), tmp_path / "X1", "standard")
 
 
 def test_all_findings_are_stored_in_one_file_too(tmp_path):
-    entries = [save_finding(claim(id=i), finding(), tmp_path / i, "standard", 1) for i in "XY"]
+    entries = [
+        save_finding(claim(id=i), finding(), tmp_path / i, "standard", 1) for i in ("X1", "Y1")
+    ]
     save_findings(entries, tmp_path / "findings.json", "standard")
     loaded = load_findings(tmp_path / "findings.json")
-    assert list(loaded) == ["X", "Y"]
+    assert list(loaded) == ["X1", "Y1"]
     for found in loaded.values():
         assert found.verdict.direction == "1 of 2 as claimed, 1 undecided"
         assert [e.name for e in found.effects] == [e.name for e in finding().effects]
@@ -336,12 +338,12 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
 
 
 def test_claims_say_what_they_are():
-    with pytest.raises(UserError, match="criterion is empty"):
-        claim(criterion=" ")
+    with pytest.raises(UserError, match="statement is empty"):
+        claim(statement=" ")
 
 
 CLAIM_FILE = """
-from implicit_accel.claims.criteria import Claim
+from implicit_accel.claims.api import Claim
 CLAIM = Claim(
     id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
     minutes=1.0,

@@ -135,18 +135,21 @@ def criterion_in_words(checks: Sequence[Check], effects: Sequence[Effect], first
         at = tuple((n, v) for n, v in check.at.items() if not isinstance(v, First))
         what = label(Key(check.measure, at))
         each = f", each of {len(chosen)}" if len(chosen) > 1 else ""
-        size = "" if check.size is None else f"; in size {_where(check.size, unit)}"
+        size = "" if check.size is None else f"; in size {where(check.size, unit)}"
         why = f" ({check.why})" if check.why else ""
-        sentences.append(f"{what}{each}: {_where(check.claimed, unit)}{size}{why}.")
+        sentences.append(f"{what}{each}: {where(check.claimed, unit)}{size}{why}.")
     joint = " The intervals hold jointly." if len(sentences) > 0 else ""
     return " ".join(sentences) + joint
 
 
-def _where(where: Range, unit: str) -> str:
-    low, high = (format_number(end) for end in (where.low, where.high))
-    if math.isinf(where.high):
-        return f"{'at least' if where.closed else 'above'} {low}{unit}"
-    if math.isinf(where.low):
-        return f"{'at most' if where.closed else 'below'} {high}{unit}"
-    start, end = ("from", "to") if where.closed else ("between", "and")
+def where(range_: Range, unit: str) -> str:
+    """A range in words, e.g. "above 1×"."""
+    if range_ == Range():
+        return "any"
+    low, high = (format_number(end) for end in (range_.low, range_.high))
+    if math.isinf(range_.high):
+        return f"{'at least' if range_.closed else 'above'} {low}{unit}"
+    if math.isinf(range_.low):
+        return f"{'at most' if range_.closed else 'below'} {high}{unit}"
+    start, end = ("from", "to") if range_.closed else ("between", "and")
     return f"{start} {low} {end} {high}{unit}"

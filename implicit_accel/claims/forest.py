@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -70,51 +69,44 @@ class Forest:
         )
 
 
-def table(forest: Forest, links: Sequence[str] = ()) -> str:
-    """A forest plot as a table of a page: readable by a screen reader, and at any width.
+def forest_view(forest: Forest, links: Sequence[str] = ()) -> dict[str, Any]:
+    """A forest plot as plain values for a page's template, places in per cent of the axis.
 
     Args:
         forest: What is shown.
         links: For each row an address, or an empty text.
-
-    Returns:
-        HTML; whatever comes from effects is escaped.
     """
-    labels, columns = list(forest.series), list(forest.series.values())
-    looks = [
-        _Look(
-            _colour(label, number) if len(columns) > 1 else _colour("", 0),
-            len(columns) > 1,
-            forest.remarks.get(label, ()),
-        )
-        for number, label in enumerate(labels)
-    ]
+    columns = list(forest.series.values())
+    colours = [_colour(own, number, len(columns)) for number, own in enumerate(columns)]
     axis = _Axis.around(effect for effects in columns for effect in effects)
     hrefs = [*links, *[""] * len(columns[0])]
-    rows = "".join(
-        _row(row, effects, hrefs[row], axis, looks)
-        for row, effects in enumerate(zip(*columns, strict=True))
-    )
-    keys = "".join(
-        f'<span class="key"><i style="background:{look.colour}"></i>{escape(label)}</span>'
-        for look, label in zip(looks, labels, strict=True)
-        if label
-    )
-    beside = f" ({forest.remarks_are})" if forest.remarks_are else ""
-    left, right = map(escape, forest.sides)
-    ticks = "".join(
-        f'<span style="left:{axis.place(tick):.2f}%">{tick:g}×</span>' for tick in axis.ticks
-    )
-    return (
-        f'<table class="forest"><caption>{escape(forest.title)}'
-        + (f'<span class="keys">{keys}</span>' if keys else "")
-        + '</caption><thead><tr><th scope="col">comparison</th>'
-        f'<th scope="col" class="track"><span class="sides" style="left:{axis.place(1):.2f}%">'
-        f"<span>{left}</span><span>{right}</span></span></th>"
-        f'<th scope="col">{escape(forest.xlabel + beside)}</th></tr></thead><tbody>{rows}</tbody>'
-        f'<tfoot><tr aria-hidden="true"><td></td><td class="track ticks">{ticks}</td><td></td></tr>'
-        "</tfoot></table>"
-    )
+    remarks = [forest.remarks.get(label, ()) for label in forest.series]
+    rows = []
+    for row, effects in enumerate(zip(*columns, strict=True)):
+        marks, values = [], []
+        for number, (effect, colour) in enumerate(zip(effects, colours, strict=True)):
+            marks += _marks(effect, _TOP + _ROW * (number + 0.5), colour, axis)
+            remark = remarks[number][row] if row < len(remarks[number]) else ""
+            text = _text(effect, remark)
+            values.append({"text": text, "colour": colour if len(columns) > 1 else ""})
+        height = 2 * _TOP + _ROW * len(effects)
+        rows.append({
+            "name": effects[0].name, "href": hrefs[row], "height": height, "marks": marks,
+            "texts": values,
+        })  # fmt: skip
+    return {
+        "title": forest.title,
+        "heading": forest.xlabel + (f" ({forest.remarks_are})" if forest.remarks_are else ""),
+        "sides": forest.sides,
+        "one": axis.place(1),
+        "legend": [
+            {"label": label, "colour": colour}
+            for label, colour in zip(forest.series, colours, strict=True)
+            if label
+        ],
+        "rows": rows,
+        "ticks": [{"place": axis.place(tick), "text": f"{tick:g}×"} for tick in axis.ticks],
+    }
 
 
 @dataclass(frozen=True)
@@ -138,73 +130,45 @@ class _Axis:
         ticks = LogLocator(subs=subs).tick_values(low, high)
         return cls(low, high, tuple(float(t) for t in ticks if low < t < high))
 
-    def place(self, value: float) -> float:
+    def place(self, value: float) -> str:
+        """Per cent of the axis."""
         inside = min(max(value, self.low), self.high)
-        return 100 * math.log(inside / self.low) / math.log(self.high / self.low)
+        return f"{100 * math.log(inside / self.low) / math.log(self.high / self.low):.2f}"
 
 
 _ROW, _TOP = 16, 4
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How a series is drawn: its colour, whether its values bear it too, and its remarks."""
-
-    colour: str
-    keyed: bool
-    remarks: Sequence[str]
+def _is_shown(effect: Effect) -> bool:
+    return math.isfinite(effect.value) and effect.value > 0
 
 
-def _row(
-    row: int, effects: Sequence[Effect], href: str, axis: _Axis, looks: Sequence[_Look]
-) -> str:
-    name = escape(effects[0].name)
-    name = f'<a href="{escape(href)}">{name}</a>' if href else name
-    height = 2 * _TOP + _ROW * len(effects)
-    one = f"{axis.place(1):.2f}%"
-    marks = [f'<line class="one" x1="{one}" x2="{one}" y1="0" y2="{height}"/>']
-    values = []
-    for number, (effect, look) in enumerate(zip(effects, looks, strict=True)):
-        marks.append(_marks(effect, _TOP + _ROW * (number + 0.5), look.colour, axis))
-        key = f'<i style="background:{look.colour}"></i>' if look.keyed else ""
-        known = math.isfinite(effect.value) and effect.value > 0
-        shown = str(effect) if known else effect.note.split(";")[0] or str(effect)
-        if known and row < len(look.remarks):
-            shown = f"{shown} {look.remarks[row]}".rstrip()
-        values.append(f'<span class="value">{key}{escape(shown)}</span>')
-    return (
-        f'<tr><th scope="row">{name}</th><td class="track">'
-        f'<svg width="100%" height="{height}" aria-hidden="true">{"".join(marks)}</svg></td>'
-        f"<td>{''.join(values)}</td></tr>"
-    )
+def _text(effect: Effect, remark: str) -> str:
+    if not _is_shown(effect):
+        return effect.note or str(effect)
+    return f"{effect} {remark}".rstrip()
 
 
-def _marks(effect: Effect, y: float, colour: str, axis: _Axis) -> str:
+def _marks(effect: Effect, y: float, colour: str, axis: _Axis) -> list[dict[str, Any]]:
     """An effect's bar of halves, interval and value; an arrow for one that is a bound."""
-    if not (math.isfinite(effect.value) and effect.value > 0):
-        return ""
+    if not _is_shown(effect):
+        return []
 
-    def line(low: float, high: float, width: float, opacity: float) -> str:
-        return (
-            f'<line x1="{axis.place(low):.2f}%" x2="{axis.place(high):.2f}%" y1="{y}" y2="{y}" '
-            f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}"/>'
-        )
+    def line(low: float, high: float, width: float, opacity: float) -> dict[str, Any]:
+        return {"low": axis.place(low), "high": axis.place(high), "width": width, "y": y,
+                "opacity": opacity, "colour": colour}  # fmt: skip
 
     halves = [half for half in effect.halves if 0 < half < math.inf]
-    drawn = line(min(halves), max(halves), 9, 0.25) if halves else ""
+    lines = [line(min(halves), max(halves), 9, 0.25)] if halves else []
     if effect.low > 0 and not math.isnan(effect.high):
-        drawn += line(effect.low, effect.high, 2.5, 1)
-    at = f"{axis.place(effect.value):.2f}%"
-    if effect.bound:
-        arrow = "▶" if effect.bound == ">" else "◀"
-        return (
-            f'{drawn}<text x="{at}" y="{y}" fill="{colour}" text-anchor="middle" '
-            f'dominant-baseline="central" font-size="12">{arrow}</text>'
-        )
-    return f'{drawn}<circle cx="{at}" cy="{y}" r="4.5" fill="{colour}"/>'
+        lines.append(line(effect.low, effect.high, 2.5, 1))
+    arrow = {">": "▶", "<": "◀"}.get(effect.bound, "")
+    return [{"lines": lines, "at": axis.place(effect.value), "y": y, "colour": colour,
+             "arrow": arrow}]  # fmt: skip
 
 
-def _colour(label: str, number: int) -> str:
-    """A series' colour; that of its depth, if it is named after one."""
-    depth = re.fullmatch(r"depth ([1-9])", label)
-    return COLOURS[(int(depth[1]) - 1 if depth else number) % len(COLOURS)]
+def _colour(effects: Sequence[Effect], number: int, num_series: int) -> str:
+    """A series' colour: that of its depth, if it has one and there are several series."""
+    depths = {dict(effect.key.at).get("depth") if effect.key else None for effect in effects}
+    depth = next(iter(depths)) if len(depths) == 1 and num_series > 1 else None
+    return COLOURS[(depth - 1 if isinstance(depth, int) else number) % len(COLOURS)]

@@ -1,8 +1,8 @@
-"""Bursts of the loss, and whether the edge of stability makes them."""
+"""Bursts of the loss, and whether the edge of stability precedes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -14,15 +14,13 @@ from implicit_accel.linear.config import SweepConfig, parse_hidden_widths
 from implicit_accel.observables import stability_threshold
 
 SPIKE = 1.1
-"""A loss that rises this far above the lowest before it bursts."""
+"""A burst begins where the loss rises to this multiple of the lowest loss before it."""
 
 BEFORE = 20
-"""Steps before a burst within which the edge of stability must have been passed to make it."""
+"""The edge of stability explains a burst if it was passed within this many steps before."""
 
-CRITERION = (
-    f"a loss {100 * (SPIKE - 1):.0f} % above the lowest before it, with ηλ above 2 within "
-    f"{BEFORE} steps before"
-)
+FACTS = {"rise": round(100 * (SPIKE - 1)), "before": BEFORE}
+"""These numbers, for a claim's text."""
 
 # Dense enough for records at every step of these short runs.
 _EVERY_STEP = 1000
@@ -42,7 +40,7 @@ def starts(loss: np.ndarray) -> np.ndarray:
 
 
 def strained_before(begins: np.ndarray, strain: np.ndarray) -> np.ndarray:
-    """Of each burst, whether the edge of stability was passed shortly before.
+    """Whether the edge of stability was passed shortly before each burst.
 
     Args:
         begins: (run, step) booleans, see `starts`.
@@ -58,65 +56,46 @@ def strained_before(begins: np.ndarray, strain: np.ndarray) -> np.ndarray:
 
 
 def at_the_edge(loss: np.ndarray, strain: np.ndarray) -> np.ndarray:
-    """(run,) booleans: some burst has the edge of stability before it; arguments as above."""
+    """(run,) booleans: the edge of stability precedes some burst; arguments as above."""
     begins = starts(loss)
-    told = np.zeros(len(loss), bool)
-    told[np.argwhere(begins)[strained_before(begins, strain), 0]] = True
-    return told
+    found = np.zeros(len(loss), bool)
+    found[np.argwhere(begins)[strained_before(begins, strain), 0]] = True
+    return found
 
 
-def rises(results: xr.Dataset) -> np.ndarray:
-    """(model, seed) booleans: the kept run's loss rises as in a burst, whatever the cause."""
-    _, rates = kept_losses(results)
-    curves = np.take_along_axis(results["loss"].values, rates[:, None, :, None], axis=1)[:, 0]
-    return np.stack([starts(runs).any(axis=1) for runs in curves])
+def with_bursts(
+    context: Context, dataset: Dataset, config: SweepConfig, results: xr.Dataset, repeats: int
+) -> xr.Dataset:
+    """Adds to results which kept runs burst, in the first repeats.
 
-
-@dataclass(frozen=True)
-class Bursts:
-    """Which kept runs burst, in the first repeats.
-
-    Attributes:
-        rising: (model, seed) booleans, see `rises`.
-        edge: (model, seed) booleans: those that rise with the edge of stability before.
-    """
-
-    rising: np.ndarray
-    edge: np.ndarray
-
-    def __str__(self) -> str:
-        """How many of the rises are bursts."""
-        return f"{self.edge.sum():,} of {self.rising.sum():,}"
-
-
-def kept_bursts(
-    lab: Context, dataset: Dataset, config: SweepConfig, results: xr.Dataset, repeats: int
-) -> Bursts:
-    """Trains again, with the sharpness at every step, what is kept and rises.
-
-    The sharpness costs many times a step: it is measured for those networks alone whose kept runs
-    rise, at the rates at which they do.
+    Kept runs whose loss rises are trained again with the sharpness at every step. The other runs
+    are not, since the sharpness costs many times a step.
 
     Args:
-        lab: Where it is done.
+        context: Where it is done.
         dataset: What is fitted.
         config: The grid that gave the results, of one loss, its optimizers at their defaults.
         results: Its results.
-        repeats: How many repeats, from the first on, are looked at.
+        repeats: How many repeats, from the first on.
+
+    Returns:
+        The results with (model, repeat) booleans: ``rises``, the loss rises as in a burst, and
+        ``bursts``, the edge of stability precedes the rise. One layer has no bursts.
     """
     _, kept = kept_losses(results)
-    rising = rises(results)[:, :repeats]
-    edge = np.zeros_like(rising)
+    curves = np.take_along_axis(results["loss"].values, kept[:, None, :, None], axis=1)[:, 0]
+    rises = np.stack([starts(runs).any(axis=1) for runs in curves[:, :repeats]])
+    edge = np.zeros_like(rises)
     optimizers = {optimizer.name: optimizer for optimizer in config.optimizers}
     for m in deep_models(results):
-        seeds = np.flatnonzero(rising[m])
+        seeds = np.flatnonzero(rises[m])
         if not len(seeds):
             continue
         places = np.unique(kept[m, seeds])
         rates = results["learning_rate"].values[places]
         name = str(results["optimizer"].values[m])
         widths = parse_hidden_widths(str(results["hidden_widths"].values[m]))
-        runs = student_run(lab, dataset, replace(
+        runs = student_run(context, dataset, replace(
             config, depths=(int(results["depth"].values[m]),), optimizers=(optimizers[name],),
             hidden_widths=(widths,),
             inits=(str(results["init"].values[m]),), learning_rates=tuple(map(float, rates)),
@@ -127,4 +106,5 @@ def kept_bursts(
         threshold = stability_threshold(name, rates[at])
         strain = runs["preconditioned_sharpness"].values[0, at, seeds] / threshold[:, None]
         edge[m, seeds] = at_the_edge(runs["loss"].values[0, at, seeds], strain)
-    return Bursts(rising, edge)
+    dims = ("model", "repeat")
+    return results.assign(rises=(dims, rises), bursts=(dims, edge))

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
-from implicit_accel.claims.api import Claim
-from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Finding, Part, Range, above, judge, shortfall
-from implicit_accel.claims.drawing import colour_of, draw_ratios, make_figure
-from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.estimators import effects_table, median_of, resampled
-from implicit_accel.claims.published import bursts
-from implicit_accel.claims.published.bursts import Bursts, kept_bursts
-from implicit_accel.claims.published.records import SEVEN, agreement, beside, kept_rates
+from implicit_accel.claims.api import (
+    FIRST,
+    Check,
+    Claim,
+    Context,
+    Effect,
+    Found,
+    Measure,
+    Range,
+    Scaled,
+)
+from implicit_accel.claims.estimators import median, resampled
+from implicit_accel.claims.plots import Forest
+from implicit_accel.claims.published.bursts import FACTS, with_bursts
+from implicit_accel.claims.published.records import SEVEN, compared, kept_rates
 from implicit_accel.claims.published.student import (
-    PROTOCOL,
     RATES,
     SOURCE,
-    edge_share,
+    at_highest_rates,
+    deep_models,
     kept_losses,
     losses_table,
+    models_with,
     protocol,
-    shape_of,
     student_datasets,
     student_run,
 )
 from implicit_accel.optimizers import Optimizer
 
-_RECORDS = (
+OPTIMIZERS = ("sgd", "adam")
+NETWORKS = ("-", "1", "10", "64", "1x1", "10x10", "64x64")
+RECORDS = (
     *kept_rates((0.1,) * 6 + (0.05,), SEVEN, "orthogonal"),
     *kept_rates(
         (0.05, 0.1, 0.05, 0.01, 0.1, 0.05, 0.005), SEVEN, "orthogonal", optimizer="adam",
@@ -40,131 +45,74 @@ _RECORDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What Adam does on one dataset.
-
-    Attributes:
-        beats: Its gain over SGD, network by network.
-        depth: What depth gains it.
-        unstable: How many more of its networks have bursts.
-    """
-
-    beats: list[Effect]
-    depth: Effect
-    unstable: Effect
-
-    @property
-    def shown(self) -> list[Effect]:
-        """The network that gains least, and the others."""
-        return [min(self.beats, key=lambda e: e.value), self.depth, self.unstable]
-
-
-def _models(results: xr.Dataset, optimizer: str) -> list[int]:
-    return np.flatnonzero(results["optimizer"].values == optimizer).tolist()
+def run(context: Context) -> Found:
+    """The student project's protocol with two optimizers on each dataset."""
+    config = protocol(
+        context, inits=("orthogonal",), optimizers=tuple(map(Optimizer, OPTIMIZERS)),
+        hidden_widths=context.pick((10,), (1, 10, 64), (1, 10, 64)),
+        learning_rates=(*context.pick(RATES[5:], RATES, RATES), 5e-2, 1e-1),
+    )  # fmt: skip
+    runs = {}
+    for name, dataset in student_datasets(context).items():
+        results = student_run(context, dataset, config)
+        runs[name] = with_bursts(context, dataset, config, results, context.pick(2, 20, 100))
+    recorded, caveat = compared(runs.get("Abalone"), RECORDS)
+    return Found(
+        runs=runs,
+        facts={**FACTS, "agreement": caveat},
+        tables={f"Last training losses, {name}": losses_table(r) for name, r in runs.items()}
+        | recorded,
+    )
 
 
-def _ratio(name: str, losses: np.ndarray, others: np.ndarray, optimum: float) -> Effect:
-    """The median ratio of last losses, repeat by repeat; no loss is below the optimum."""
-    return median_of(
-        name, losses / others,
+def loss_ratio(results: xr.Dataset, losses: np.ndarray, others: np.ndarray) -> Effect:
+    """The median ratio of last losses, repeat by repeat; no loss lies below the optimum."""
+    optimum = float(results["optimum"].values[0])
+    return median(
+        losses / others,
         least=optimum / float(np.median(others)), most=float(np.median(losses)) / optimum,
     )  # fmt: skip
 
 
-def _measure(name: str, results: xr.Dataset, found: Bursts) -> _Measured:
+def adam_gain(results: xr.Dataset, hidden: str) -> Effect:
+    """The last loss of gradient descent over Adam's, for a network."""
     kept, _ = kept_losses(results)
-    optimum = float(results["optimum"].values[0])
-    sgd, adam = _models(results, "sgd"), _models(results, "adam")
-    beats = [
-        _ratio(
-            f"{name}, {shape_of(results, a)}: SGD's last loss over Adam's",
-            kept[s], kept[a], optimum,
-        )
-        for s, a in zip(sgd, adam, strict=True)
-    ]  # fmt: skip
-    one, *deep = adam
-    depth = _ratio(
-        f"{name}, Adam: one layer's last loss over the best deep network's",
-        kept[one], kept[deep].min(axis=0), optimum,
-    )  # fmt: skip
-    more = 100 * (found.edge[adam].mean(axis=0) - found.edge[sgd].mean(axis=0))
-    unstable = resampled(
-        f"{name}: networks with bursts, Adam minus SGD",
-        lambda chosen: float(np.mean(more[chosen])),
-        len(more), unit=" points", least=-100, most=100,
-    )  # fmt: skip
-    return _Measured(beats, depth, unstable)
+    pair = (kept[models_with(results, hidden_widths=hidden, optimizer=o)[0]] for o in OPTIMIZERS)
+    return loss_ratio(results, *pair)
 
 
-def _parts(measured: _Measured) -> list[Part]:
-    depth, unstable = measured.depth, measured.unstable
-    return [
-        *(above(e, 1.0) for e in measured.beats),
-        above(depth, 1.0, size=Range(1.0, 2.0)),
-        above(unstable, 0.0),
-    ]
+def least_adam_gain(results: xr.Dataset) -> Effect:
+    """The gain of Adam for the network with the smallest."""
+    gains = [adam_gain(results, str(h)) for h in np.unique(results["hidden_widths"].values)]
+    return min(gains, key=lambda effect: effect.value)
 
 
-def _draw(runs: dict[str, xr.Dataset], found: dict[str, _Measured]) -> Figure:
-    figure, axes = make_figure(
-        1, len(runs), title="Adam against gradient descent, near-identity start, 100 epochs",
-        size=(4.4, 3.2),
-    )  # fmt: skip
-    for ax, (name, results) in zip(axes[0], runs.items(), strict=True):
-        rows = [
-            (shape_of(results, m), effect, colour_of(int(results["depth"].values[m])))
-            for m, effect in zip(_models(results, "adam"), found[name].beats, strict=True)
-        ]
-        draw_ratios(
-            ax, rows, xlabel="SGD's last loss over Adam's", left="SGD ahead", right="Adam ahead"
-        )
-        ax.set_title(name, fontsize=9)
-    axes[0, 0].set_ylabel("hidden widths")
-    return figure
-
-
-def _test(lab: Context) -> Finding:
-    config = protocol(
-        lab, inits=("orthogonal",), optimizers=(Optimizer("sgd"), Optimizer("adam")),
-        hidden_widths=lab.pick((10,), (1, 10, 64), (1, 10, 64)),
-        learning_rates=(*lab.pick(RATES[5:], RATES, RATES), 5e-2, 1e-1),
-    )  # fmt: skip
-    runs, found, seen, tables = {}, {}, {}, {}
-    for name, dataset in student_datasets(lab).items():
-        results = runs[name] = student_run(lab, dataset, config)
-        seen[name] = kept_bursts(lab, dataset, config, results, lab.pick(2, 20, 100))
-        m = found[name] = _measure(name, results, seen[name])
-        tables[name] = losses_table(results)
-        tables[f"{name}, ratios"] = effects_table([*m.beats, m.depth, m.unstable])
-    verdict = judge([part for measured in found.values() for part in _parts(measured)])
-    effects = tuple(effect for measured in found.values() for effect in measured.shown)
-    edges = [
-        f"{edge_share(results, _models(results, optimizer)):.0f} % ({words}, {name})"
-        for name, results in runs.items()
-        for optimizer, words in (("sgd", "SGD"), ("adam", "Adam"))
-    ]
-    caveats = ["Sharpness is measured in the first repeats alone, and only where a loss rises."]
-    if "Abalone" in runs:
-        tables["Recorded beside ours"] = beside(runs["Abalone"], _RECORDS)
-        caveats.insert(0, agreement(tables["Recorded beside ours"]))
-    return Finding(
-        verdict=verdict,
-        effects=effects,
-        summary="; ".join(f"{e.name}: {e}" for e in effects)
-        + ". (Of the networks the one that gains least is named.) Rises of a kept run's loss with "
-        "the edge of stability passed before: "
-        + ", ".join(f"{bursts_} ({name})" for name, bursts_ in seen.items())
-        + "."
-        + shortfall(verdict),
-        sensitivity="Both optimizers use the notebook's nine rates. One of the highest two is kept "
-        f"in so many of the cells: {', '.join(edges)}. Where one optimizer is at the edge and the "
-        "other is not, part of the difference is the grid's. Adam's edge is that of the "
-        "preconditioned sharpness, 38/η.",
-        caveats=tuple(caveats),
-        tables=tables,
-        figures={"optimizers": _draw(runs, found)},
+def depth_gain(results: xr.Dataset) -> Effect:
+    """The last loss of one layer over that of the best deep network, both with Adam."""
+    kept, _ = kept_losses(results)
+    one, deep = (
+        models_with(results, depth=1, optimizer="adam"),
+        deep_models(results, optimizer="adam"),
     )
+    return loss_ratio(results, kept[one[0]], kept[deep].min(axis=0))
+
+
+def more_bursts(results: xr.Dataset) -> Effect:
+    """The share of Adam's networks that burst minus that of gradient descent's, per repeat."""
+    sgd, adam = (
+        100 * results["bursts"].values[models_with(results, optimizer=o)].mean(axis=0)
+        for o in OPTIMIZERS
+    )
+    rises, bursts = int(results["rises"].sum()), int(results["bursts"].sum())
+    return resampled(
+        "", lambda chosen: float(np.mean((adam - sgd)[chosen])), len(adam), unit=" points",
+        note=f"{bursts:,} of {rises:,} rises are bursts", least=-100, most=100,
+    )  # fmt: skip
+
+
+def edge_kept(results: xr.Dataset, method: str) -> Effect:
+    """How often an optimizer's kept runs are at one of the highest two rates."""
+    return at_highest_rates(results, 2, optimizer=method)
 
 
 CLAIM = Claim(
@@ -172,12 +120,33 @@ CLAIM = Claim(
     statement="Adam beats gradient descent for every architecture; depth helps Adam slightly; "
     "Adam is less stable.",
     source=SOURCE,
-    setting=f"{PROTOCOL} Near-identity start, the rates 5e-2 and 1e-1 besides, 100 repeats.",
-    criterion="For every network the ratio of last losses lies above 1; that of Adam's one "
-    "layer over its best deep network above 1, in size between 1 and 2 ('slightly'); and more of "
-    f"Adam's kept runs burst than of gradient descent's: a burst is {bursts.CRITERION}, or for "
-    "Adam with its preconditioned sharpness above 38/η.",
-    test=_test,
+    run=run,
+    measures=(
+        Measure("least gain of Adam", least_adam_gain),
+        Measure(
+            "gain of Adam", adam_gain,
+            {"hidden": Scaled(("-", "10", "10x10"), NETWORKS, NETWORKS)},
+        ),
+        Measure("gain of depth with Adam", depth_gain),
+        Measure("networks with bursts, Adam minus gradient descent", more_bursts),
+        Measure("one of the highest two rates kept", edge_kept, {"method": OPTIMIZERS}),
+    ),
+    checks=tuple(
+        Check(measure, {"problem": problem}, low=low, size=size)
+        for problem in (FIRST, "Abalone")
+        for measure, low, size in (
+            ("gain of Adam", 1.0, None),
+            ("gain of depth with Adam", 1.0, Range(1.0, 2.0)),
+            ("networks with bursts, Adam minus gradient descent", 0.0, None),
+        )
+    ),
+    plots={
+        "optimizers": Forest(
+            "gain of Adam", title="Adam against gradient descent, 100 epochs",
+            xlabel="last loss of gradient descent over Adam's",
+            sides=("gradient descent ahead", "Adam ahead"),
+        )
+    },
     minutes=3.3,
     paper_hours=0.7,
-)
+)  # fmt: skip

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from implicit_accel.claims.api import Claim
-from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Finding, Part, above, judge, shortfall
-from implicit_accel.claims.drawing import (
-    colour_of,
-    draw_dots,
-    few_ticks,
-    make_figure,
-)
-from implicit_accel.claims.estimators import median_of
-from implicit_accel.claims.published.records import SEVEN, agreement, beside, kept_rates
+from implicit_accel.claims.api import Check, Claim, Context, Effect, Found, Measure, Scaled
+from implicit_accel.claims.drawing import few_ticks
+from implicit_accel.claims.estimators import median, model_number
+from implicit_accel.claims.published.records import SEVEN, compared, draw_last_losses, kept_rates
 from implicit_accel.claims.published.student import (
-    PROTOCOL,
     SOURCE,
+    deep_models,
     kept_losses,
     losses_table,
     protocol,
-    shape_of,
     student_datasets,
     student_run,
 )
 from implicit_accel.optimizers import Optimizer
 
-_RECORDS = (
+DEEP = ("1", "10", "64", "1x1", "10x10", "64x64")
+RECORDS = (
     *kept_rates((0.01,) * 7, SEVEN, "orthogonal"),
     *kept_rates(
         (0.01, 0.01, 0.01, 0.005, 0.01, 0.01, 0.005), SEVEN, "orthogonal", optimizer="adam",
@@ -40,123 +34,94 @@ _RECORDS = (
 )  # fmt: skip
 
 
-def _of(results: xr.Dataset, optimizer: str) -> list[int]:
-    """Numbers of an optimizer's deep networks."""
-    chosen = (results["optimizer"].values == optimizer) & (results["depth"].values > 1)
-    return np.flatnonzero(chosen).tolist()
-
-
-def _best(results: xr.Dataset, optimizer: str) -> np.ndarray:
-    """(seed,) the lowest last loss of an optimizer's deep networks."""
-    return kept_losses(results)[0][_of(results, optimizer)].min(axis=0)
-
-
-def _parts(name: str, linear: xr.Dataset, relu: xr.Dataset) -> list[Part]:
-    """Adam with ReLU against Adam without, and against gradient descent with."""
-    ours = _best(relu, "adam")
-    return [
-        above(
-            median_of(
-                f"{name}, Adam: the best linear network's last loss over the best ReLU network's",
-                _best(linear, "adam") / ours, least=0,
-            ),
-            2.0,
-        ),
-        above(
-            median_of(
-                f"{name}, ReLU: SGD's lowest last loss over Adam's", _best(relu, "sgd") / ours,
-                least=0,
-            ),
-            2.0,
-        ),
-    ]  # fmt: skip
-
-
-def _draw(name: str, linear: xr.Dataset, relu: xr.Dataset) -> Figure:
-    panels = {
-        "linear, Adam": (linear, "adam"), "ReLU, SGD": (relu, "sgd"), "ReLU, Adam": (relu, "adam")
-    }  # fmt: skip
-    figure, axes = make_figure(
-        1, 3, title=f"What 100 epochs leave on {name}, near-identity start: every repeat, and "
-        "the median", size=(3.1, 2.9),
-    )  # fmt: skip
-    recorded = next(r for r in _RECORDS if not np.isnan(r.loss))
-    for ax, (title, (results, optimizer)) in zip(axes[0], panels.items(), strict=True):
-        kept, _ = kept_losses(results)
-        models = _of(results, optimizer)
-        rows = [
-            (shape_of(results, m), kept[m], colour_of(int(results["depth"].values[m])))
-            for m in models
-        ]
-        shapes = [label for label, _, _ in rows]
-        has_record = name == "Ethanol" and title == "ReLU, Adam" and recorded.hidden in shapes
-        marks = {shapes.index(recorded.hidden): recorded.loss} if has_record else None
-        draw_dots(ax, rows, xlabel="last training loss", recorded=marks)
-        ax.axvline(float(linear["optimum"].values[0]), color="0.4", linewidth=0.8, linestyle=":")
-        ax.set_title(title + (" (◇: recorded)" if has_record else ""), fontsize=9)
-    axes[0, 0].set_ylabel("hidden widths")
-    drawn = [line for ax in axes[0] for line in ax.get_xlim()]
-    for ax in axes[0]:
-        ax.set_xlim(min(drawn), max(drawn))
-        few_ticks(ax)  # chosen for a narrower axis before
-    axes[0, 0].annotate(
-        "no linear network\ngets below", (float(linear["optimum"].values[0]), 0.02),
-        xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points",
-        ha="right", fontsize=7, color="0.3",
-    )  # fmt: skip
-    return figure
-
-
-def _test(lab: Context) -> Finding:
-    name, dataset = next(iter(student_datasets(lab).items()))
+def run(context: Context) -> Found:
+    """The student project's protocol with and without ReLU, on Ethanol or its stand-in."""
+    name, dataset = next(iter(student_datasets(context).items()))
+    sgd, adam = Optimizer("sgd"), Optimizer("adam")
     config = protocol(
-        lab, inits=("orthogonal",), optimizers=(Optimizer("sgd"), Optimizer("adam")),
-        hidden_widths=lab.pick((4,), (1, 10, 64), (1, 10, 64)), num_seeds=lab.pick(3, 20, 100),
+        context, inits=("orthogonal",), optimizers=(sgd, adam),
+        hidden_widths=context.pick((4,), (1, 10, 64), (1, 10, 64)),
+        num_seeds=context.pick(3, 20, 100),
     )  # fmt: skip
-    linear = student_run(lab, dataset, replace(config, optimizers=(Optimizer("adam"),)))
-    relu = student_run(lab, dataset, replace(config, activation="relu"))
-    parts = _parts(name, linear, relu)
-    verdict = judge(parts)
-    kept = {"linear": kept_losses(linear)[0], "relu": kept_losses(relu)[0]}
-    each = [
-        median_of(f"{name}, {shape_of(relu, m)}", kept["linear"][n] / kept["relu"][m])
-        for n, m in zip(_of(linear, "adam"), _of(relu, "adam"), strict=True)
-    ]
-    floor = float(linear["optimum"].values[0])
-    tables = {"Linear": losses_table(linear), "ReLU": losses_table(relu)}
-    caveats = [
-        "Linear against ReLU compares function classes, not speeds: a ReLU network can fit what "
-        "no linear one can."
-    ]
-    if name == "Ethanol":
-        tables["Recorded beside ours"] = beside(relu, _RECORDS)
-        caveats.append(agreement(tables["Recorded beside ours"]))
-    return Finding(
-        verdict=verdict,
-        effects=(*(part.effect for part in parts), *each),
-        summary="; ".join(f"{part.effect.name}: {part.effect}" for part in parts)
-        + f". The best ReLU network's last loss with Adam is {np.median(_best(relu, 'adam')):.3g} "
-        f"(median), the best linear one's {np.median(_best(linear, 'adam')):.3g}; no linear "
-        f"network can go below {floor:.3g}." + shortfall(verdict),
-        sensitivity="Linear over ReLU by network, Adam: "
-        + "; ".join(f"{e.name} {e}" for e in each)
-        + ".",
-        caveats=tuple(caveats),
-        tables=tables,
-        figures={"last_losses": _draw(name, linear, relu)},
+    runs = {
+        "linear": student_run(context, dataset, replace(config, optimizers=(adam,))),
+        "relu": student_run(context, dataset, replace(config, activation="relu")),
+    }
+    recorded, caveat = compared(runs["relu"] if name == "Ethanol" else None, RECORDS)
+    return Found(
+        runs={name: runs},
+        facts={"agreement": caveat, "floor": float(runs["linear"]["optimum"].values[0])},
+        tables={
+            "Last training losses, linear": losses_table(runs["linear"]),
+            "Last training losses, ReLU": losses_table(runs["relu"]),
+            **recorded,
+        },
+        figures={"last_losses": draw(name, runs)},
     )
+
+
+def best(runs: Mapping[str, xr.Dataset], activation: str, optimizer: str) -> np.ndarray:
+    """(seed,) lowest last losses of an optimizer's deep networks."""
+    results = runs[activation]
+    return kept_losses(results)[0][deep_models(results, optimizer=optimizer)].min(axis=0)
+
+
+def relu_gain(runs: Mapping[str, xr.Dataset]) -> Effect:
+    """The best linear network's last loss over the best ReLU network's, both with Adam."""
+    return median(best(runs, "linear", "adam") / best(runs, "relu", "adam"), least=0)
+
+
+def adam_gain(runs: Mapping[str, xr.Dataset]) -> Effect:
+    """The lowest last loss with gradient descent over that with Adam, both with ReLU."""
+    return median(best(runs, "relu", "sgd") / best(runs, "relu", "adam"), least=0)
+
+
+def network_gain(runs: Mapping[str, xr.Dataset], hidden: str) -> Effect:
+    """A linear network's last loss over that of the same one with ReLU, both with Adam."""
+    linear, relu = (
+        kept_losses(r)[0][model_number(r, hidden_widths=hidden, optimizer="adam")]
+        for r in (runs["linear"], runs["relu"])
+    )
+    return median(linear / relu)
+
+
+def lowest_loss(runs: Mapping[str, xr.Dataset], activation: str) -> Effect:
+    """The best deep network's last loss with Adam."""
+    return median(best(runs, activation, "adam"), unit="")
+
+
+def draw(name: str, runs: Mapping[str, xr.Dataset]) -> Figure:
+    """Last losses side by side, with the best linear map's loss."""
+    linear, relu = runs["linear"], runs["relu"]
+    adam = deep_models(relu, optimizer="adam")
+    figure = draw_last_losses(
+        {
+            "linear, Adam": (linear, deep_models(linear), ()),
+            "ReLU, SGD": (relu, deep_models(relu, optimizer="sgd"), ()),
+            "ReLU, Adam": (relu, adam, RECORDS if name == "Ethanol" else ()),
+        },
+        title=f"Last loss after 100 epochs on {name}: repeats and medians", size=(3.1, 2.9),
+    )  # fmt: skip
+    ends = [end for ax in figure.axes for end in ax.get_xlim()]
+    for ax in figure.axes:
+        ax.axvline(float(linear["optimum"].values[0]), color="0.4", linewidth=0.8, linestyle=":")
+        ax.set_xlim(min(ends), max(ends))
+        few_ticks(ax)
+    return figure
 
 
 CLAIM = Claim(
     id="S5",
     statement="With ReLU, Adam converges far better on Ethanol.",
     source=SOURCE,
-    setting=f"{PROTOCOL} Near-identity start; Adam and gradient descent with ReLU after every "
-    "hidden layer, Adam without; 30 repeats.",
-    criterion="The best deep ReLU network with Adam ends with a last loss less than half ('far "
-    "better') of the best deep linear network's with Adam, and of the best deep ReLU network's "
-    "with gradient descent: both ratios lie above 2, with the interval.",
-    test=_test,
+    run=run,
+    measures=(
+        Measure("gain of ReLU with Adam", relu_gain),
+        Measure("gain of Adam with ReLU", adam_gain),
+        Measure("gain of ReLU by network", network_gain, {"hidden": Scaled(("4", "4x4"), DEEP, DEEP)}),
+        Measure("lowest last loss", lowest_loss, {"activation": ("linear", "relu")}),
+    ),
+    checks=(Check("gain of ReLU with Adam", low=2.0), Check("gain of Adam with ReLU", low=2.0)),
     minutes=2.3,
     paper_hours=1.1,
-)
+)  # fmt: skip

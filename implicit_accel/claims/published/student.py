@@ -11,12 +11,7 @@ import xarray as xr
 
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.estimators import (
-    compare,
-    level_of,
-    model_number,
-    share_of,
-)
+from implicit_accel.claims.estimators import compare, level_of, model_number, share_of
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.config import SweepConfig
@@ -39,42 +34,37 @@ COMMON_TARGET = (
 """To which target `speed_up_to_common` measures."""
 
 
-def protocol(lab: Context, **changes: object) -> SweepConfig:
+def protocol(context: Context, **changes: object) -> SweepConfig:
     """The student project's grid.
 
     Args:
-        lab: Says how much is run.
-        changes: Fields of the grid in which a figure differs.
+        context: Its scale sets how much is run.
+        changes: Fields of the grid in which a claim differs.
     """
     config = SweepConfig(
-        hidden_widths=lab.pick((1, 10), (1, 10, 64), (1, 10, 64)),
-        inits=("pytorch",),
-        init_stds=(0.02,),
-        losses=(MSE,),
-        learning_rates=lab.pick(RATES[4:], RATES, RATES),
-        num_seeds=lab.pick(3, 100, 300),
-        num_steps=lab.pick(30, 100, 100),
-        bias=True,
-    )
+        hidden_widths=context.pick((1, 10), (1, 10, 64), (1, 10, 64)), inits=("pytorch",),
+        init_stds=(0.02,), losses=(MSE,), learning_rates=context.pick(RATES[4:], RATES, RATES),
+        num_seeds=context.pick(3, 100, 300), num_steps=context.pick(30, 100, 100), bias=True,
+    )  # fmt: skip
     return replace(config, **changes)  # pyright: ignore
 
 
-def student_datasets(lab: Context) -> dict[str, Dataset]:
-    """Ethanol or its stand-in, and Abalone if it is here."""
-    gas, abalone = lab.gas(), lab.abalone()
+def student_datasets(context: Context) -> dict[str, Dataset]:
+    """Ethanol or its stand-in, and Abalone if its data are here."""
+    gas, abalone = context.gas(), context.abalone()
     found = {"stand-in" if gas.is_stand_in else "Ethanol": gas}
     return found if abalone is None else found | {"Abalone": abalone}
 
 
-def student_run(lab: Context, dataset: Dataset, config: SweepConfig) -> xr.Dataset:
-    """A grid on the rows that the protocol trains on."""
-    return lab.sweep(make_problem(dataset, held_out_fraction=0.2), config)
+def student_run(context: Context, dataset: Dataset, config: SweepConfig) -> xr.Dataset:
+    """Results of a grid, trained on the protocol's 80 % of the rows."""
+    return context.sweep(make_problem(dataset, held_out_fraction=0.2), config)
 
 
 def kept_losses(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """What each repeat keeps: (model, seed) lowest last training losses, and their rates' places.
+    """The lowest last training loss of each repeat, and the index of its rate: (model, seed) each.
 
-    Diverged runs, whose last loss is inf, are never kept.
+    The last loss of a diverged run is inf: it is kept only if all rates diverge.
     """
     last = results["loss"].values[..., -1].astype(float)
     return last.min(axis=1), last.argmin(axis=1)
@@ -87,33 +77,44 @@ def shape_of(results: xr.Dataset, m: int) -> str:
 
 
 def losses_table(results: xr.Dataset) -> pd.DataFrame:
-    """A row for each network: the distribution of what is kept."""
+    """A row for each network: the distribution of its kept losses, and of bursts if measured."""
     kept, rates = kept_losses(results)
-    top = len(results["learning_rate"]) - 1
-    return pd.DataFrame(
-        [
-            {
-                "loss": f"ℓ{str(results['loss_name'].values[m])[1:]}",
-                "init": str(results["init"].values[m]),
-                "optimizer": str(results["optimizer"].values[m]),
-                "hidden": shape_of(results, m),
-                "median loss": np.median(kept[m]),
-                "10 %": np.quantile(kept[m], 0.1, method="inverted_cdf"),
-                "90 %": np.quantile(kept[m], 0.9, method="inverted_cdf"),
-                "highest rate kept (%)": 100 * np.mean(rates[m] == top),
-            }
-            for m in range(results.sizes["model"])
-        ]
-    )
+    rows = []
+    for m in range(results.sizes["model"]):
+        bursts = {
+            f"kept runs {what} (%)": 100 * results[name].values[m].mean()
+            for name, what in (("rises", "whose loss rises"), ("bursts", "with bursts"))
+            if name in results
+        }
+        rows.append({
+            "loss": f"ℓ{str(results['loss_name'].values[m])[1:]}",
+            "init": str(results["init"].values[m]),
+            "optimizer": str(results["optimizer"].values[m]),
+            "hidden": shape_of(results, m),
+            "median loss": np.median(kept[m]),
+            "10 %": np.quantile(kept[m], 0.1, method="inverted_cdf"),
+            "90 %": np.quantile(kept[m], 0.9, method="inverted_cdf"),
+            "highest rate kept (%)": 100 * np.mean(rates[m] == len(results["learning_rate"]) - 1),
+            **bursts,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def deep_models(results: xr.Dataset) -> list[int]:
-    """Numbers of the models with hidden layers."""
-    return [m for m in range(results.sizes["model"]) if results["depth"].values[m] > 1]
+def models_with(results: xr.Dataset, **coordinates: object) -> list[int]:
+    """Indices of the models with these coordinates."""
+    chosen = np.ones(results.sizes["model"], bool)
+    for name, value in coordinates.items():
+        chosen &= results[name].values == value
+    return np.flatnonzero(chosen).tolist()
+
+
+def deep_models(results: xr.Dataset, **coordinates: object) -> list[int]:
+    """Indices of the models with hidden layers and these coordinates."""
+    return [m for m in models_with(results, **coordinates) if results["depth"].values[m] > 1]
 
 
 def one_layer_lowest(name: str, results: xr.Dataset) -> Effect:
-    """In how many repeats one layer has the lowest last loss of all networks.
+    """The share of repeats in which one layer has the lowest last loss of all networks.
 
     Args:
         name: Of the dataset.
@@ -125,43 +126,33 @@ def one_layer_lowest(name: str, results: xr.Dataset) -> Effect:
     return replace(share_of(label, wins), quantity=f"{label} in the student project's protocol")
 
 
-def top_share(results: xr.Dataset, chosen: np.ndarray) -> float:
-    """Share of the cells of some models that keep the highest rate of the grid, in per cent.
+def at_highest_rates(results: xr.Dataset, count: int = 1, **coordinates: object) -> Effect:
+    """The share of kept runs, of the models with these coordinates, at the highest rates.
 
     Args:
         results: A sweep's.
-        chosen: Numbers of the models, or a boolean for each.
+        count: How many rates of the grid count as its highest.
+        **coordinates: Of the models; all models by default.
     """
-    _, rates = kept_losses(results)
-    return 100 * float(np.mean(rates[chosen] == len(results["learning_rate"]) - 1))
+    rates = kept_losses(results)[1][models_with(results, **coordinates)]
+    at_top = rates >= len(results["learning_rate"]) - count
+    return Effect("", 100 * float(np.mean(at_top)), unit=" %")
 
 
-def largest_stable_rate(dataset: Dataset) -> float:
-    """2 over the sharpness of the mean squared error of one layer with a bias, by T2.
-
-    On the rows that the protocol trains on; the Hessian is twice the features' second moments.
-    """
-    X = make_problem(dataset, held_out_fraction=0.2).features
-    X = np.hstack([X, np.ones((len(X), 1))])
-    return 1 / float(np.linalg.norm(X, 2) ** 2 / len(X))
+def edge_share(results: xr.Dataset) -> float:
+    """The percentage of kept runs, of all models, at one of the highest two rates."""
+    return at_highest_rates(results, 2).value
 
 
 def kept_most(results: xr.Dataset, loss_name: str) -> str:
     """The rates that most repeats keep with a loss, depth by depth, as text."""
     _, places = kept_losses(results)
     rates, words = results["learning_rate"].values, []
-    for m in np.flatnonzero(results["loss_name"].values == loss_name):
+    for m in models_with(results, loss_name=loss_name):
         counts = np.bincount(places[m])
         share = 100 * counts.max() / counts.sum()
         words.append(f"{rates[counts.argmax()]:g} ({share:.0f} %)")
     return ", ".join(words)
-
-
-def edge_share(results: xr.Dataset, models: list[int] | None = None) -> float:
-    """Share of cells whose kept rate is the highest or the one below it, in per cent."""
-    _, rates = kept_losses(results)
-    chosen = rates if models is None else rates[models]
-    return 100 * float(np.mean(chosen >= len(results["learning_rate"]) - 2))
 
 
 _TARGET, _NO_WAY = 0.1, 0.99

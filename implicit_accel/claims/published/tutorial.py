@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 
 from implicit_accel.claims.context import Context
+from implicit_accel.claims.drawing import draw_seeds
 from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.estimators import median_of
 from implicit_accel.data.mnist import ImageData
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.images.task import ClassifierConfig
+from implicit_accel.plotting import COLOURS
 from implicit_accel.theory.decay import (
     initial_decay,
     momentum_time,
@@ -27,8 +31,14 @@ RATE, STD = 0.01, 0.1  # the tutorial's
 # be called the cause.
 LAW_STEP, LAW_FACTOR = 1_000, 1.25
 
-Pair = tuple[xr.Dataset, xr.Dataset]
+# Both are measured on a fixed set of training images, without dropout.
+LOSSES = {"regularised sum": "fixed_regularised_loss", "cross-entropy": "fixed_cross_entropy"}
 
+# What weight decay acts on in the overparameterised network, in place of the product.
+READINGS = {"each factor": "factors", "the first factor": "first", "nothing": "none"}
+
+Pair = tuple[xr.Dataset, xr.Dataset]
+"""The original's runs, and the overparameterised network's."""
 
 NETWORKS = {
     "original": TutorialCNN(),
@@ -36,36 +46,91 @@ NETWORKS = {
 }
 
 
-def tutorial(
-    lab: Context, network: TutorialCNN, *, num_steps: int, evaluate_every: int
-) -> ClassifierConfig:
-    """The tutorial's training of a network, as long as asked for."""
-    return ClassifierConfig(
+def train(
+    context: Context,
+    data: ImageData,
+    network: TutorialCNN,
+    *,
+    num_steps: int,
+    evaluate_every: int,
+    rates: Sequence[float] = (RATE,),
+    stds: Sequence[float] = (STD,),
+) -> xr.Dataset:
+    """The tutorial's training of a network.
+
+    Args:
+        context: What it is run with; says how many images and seeds there are.
+        data: The images.
+        network: What is trained.
+        num_steps: Its length.
+        evaluate_every: Steps between two evaluations.
+        rates: Learning rates.
+        stds: Standard deviations of the new factors, of an overparameterised network.
+    """
+    config = ClassifierConfig(
         network,
         num_steps=num_steps,
-        num_train=lab.pick(256, 55_000, None),
-        num_validation=lab.pick(0, 0, 5_000),
-        num_test=lab.pick(20, 200, 2_000),
-        num_fixed=lab.pick(20, 500, 2_000),
+        num_train=context.pick(256, 55_000, None),
+        num_validation=context.pick(0, 0, 5_000),
+        num_test=context.pick(20, 200, 2_000),
+        num_fixed=context.pick(20, 500, 2_000),
         evaluate_every=evaluate_every,
-        window=lab.pick(2, 10, 10),
-        batch_size=lab.pick(16, 64, 64),
+        window=context.pick(2, 10, 10),
+        batch_size=context.pick(16, 64, 64),
     )
-
-
-def published_length(lab: Context, data: ImageData) -> Pair:
-    """The original's runs, and the overparameterised network's, over the published figure."""
-    config = {
-        "num_steps": lab.pick(8, 8_594, 8_594), "evaluate_every": lab.pick(2, 100, 100),
-    }  # fmt: skip
-    original, deeper = (
-        lab.classifiers(
-            data, tutorial(lab, network, **config), rates=(RATE,), num_seeds=lab.pick(1, 1, 5),
-            stds=(STD,) if network.overparameterised else None,
-        )
-        for network in NETWORKS.values()
+    return context.classifiers(
+        data, config, rates=rates, num_seeds=context.pick(1, 1, 5),
+        stds=stds if network.overparameterised else None,
     )  # fmt: skip
+
+
+def published_length(context: Context, data: ImageData) -> Pair:
+    """The original's runs, and the overparameterised network's, over the published figure."""
+    steps, every = context.pick(8, 8_594, 8_594), context.pick(2, 100, 100)
+    original, deeper = (
+        train(context, data, network, num_steps=steps, evaluate_every=every)
+        for network in NETWORKS.values()
+    )
     return original, deeper
+
+
+def readings(context: Context, data: ImageData, pair: Pair) -> dict[str, Pair]:
+    """Both networks for fewer steps, by what weight decay acts on in the overparameterised one.
+
+    Args:
+        context: What it is run with.
+        data: The images.
+        pair: From `published_length`: its first steps are the reading "the product".
+    """
+    few, every = context.pick(4, 200, 8_594), context.pick(2, 20, 100)
+    first, second = (r.sel(step=slice(few), evaluation_step=slice(few)) for r in pair)
+    found = {"the product": (first, second)}
+    for reading, value in READINGS.items():
+        # The original has single matrices: for it all readings but "none" are the same.
+        original = TutorialCNN(regularised="none" if value == "none" else "factors")
+        first, second = (
+            train(context, data, network, num_steps=few, evaluate_every=every)
+            for network in (original, TutorialCNN(True, value))
+        )
+        found[reading] = first, second
+    return found
+
+
+def elsewhere(context: Context, data: ImageData) -> pd.DataFrame:
+    """Last losses after fewer steps at other rates and initialisations, medians over seeds."""
+    steps = context.pick(2, 100, 8_594)
+    rates = context.pick((0.01,), (1e-3, 5e-2), (1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1))
+    stds = context.pick((1e-2,), (1e-2, 0.5), (1e-3, 5e-3, 1e-2, 5e-2, 5e-1))
+    grids = [(name, {"rates": rates}) for name in NETWORKS]
+    tables = []
+    for name, grid in [*grids, ("overparameterised", {"stds": stds})]:
+        network = NETWORKS[name]
+        results = train(context, data, network, num_steps=steps, evaluate_every=steps, **grid)
+        last = results[list(LOSSES.values())].isel(evaluation_step=-1).median("seed")
+        tables.append(last.to_dataframe().reset_index().assign(network=name))
+    columns = {"network": "network", "learning_rate": "rate", "init_std": "std of the new factors"}
+    columns |= {"evaluation_step": "steps"} | {name: loss for loss, name in LOSSES.items()}
+    return pd.concat(tables)[list(columns)].rename(columns=columns)
 
 
 def curves_of(results: xr.Dataset, measure: str) -> np.ndarray:
@@ -184,3 +249,17 @@ def decay_of(pair: Pair) -> Decay:
         pair[0]["evaluation_step"].values,
         initial_decay(*first.factors),
     )
+
+
+def draw_penalty(ax: Axes, decay: Decay, weight_decay: float) -> None:
+    """Draws both networks' penalties, times λ, with what the law gives dashed.
+
+    Args:
+        ax: With its scales and limits set.
+        decay: What is drawn.
+        weight_decay: λ.
+    """
+    for (name, measured), colour in zip(decay.measured.items(), COLOURS, strict=False):
+        draw_seeds(ax, decay.steps, weight_decay * measured, label=name, style={"color": colour})
+        law = weight_decay * np.median(decay.predicted[name], axis=0)
+        ax.plot(decay.steps, law, color="black", linewidth=0.9, linestyle=(0, (3, 3)))

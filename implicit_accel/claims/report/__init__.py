@@ -1,0 +1,1 @@
+"""Reports on claims: one view of the findings, and templates for Markdown, page and article."""

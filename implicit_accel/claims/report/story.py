@@ -1,0 +1,150 @@
+"""The report's first page: Markdown with placeholders, filled in from the findings of all claims.
+
+A section whose findings are not there, or did not come out as its sentences say, is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from implicit_accel.claims.effects import Coordinate, Effect
+from implicit_accel.claims.findings import Entry
+from implicit_accel.claims.forest import Forest
+from implicit_accel.claims.report.view import Tally
+
+ANSWER = "The answer"
+
+_HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
+_FIGURE = re.compile(r"^!\[(?P<caption>[^]]*)\]\((?P<path>[^)]*)\)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section of the story.
+
+    Attributes:
+        heading: A question, or `ANSWER`.
+        paragraphs: Text.
+        figure: The bitmap that shows it; None without.
+        caption: What the figure shows, in a sentence.
+    """
+
+    heading: str
+    paragraphs: tuple[str, ...]
+    figure: Path | None = None
+    caption: str = ""
+
+
+class _LeftOutError(Exception):
+    """Ends a section: it needs what is not there."""
+
+
+def tell(entries: Sequence[Entry]) -> tuple[Chapter, ...]:
+    """The story, as far as some claims' findings fill it in.
+
+    Args:
+        entries: The claims of a report.
+
+    Returns:
+        Its sections in order; none where nothing but what was claimed could be told.
+    """
+    text = (resources.files(__package__ or "") / "story.md").read_text(encoding="utf-8")
+    _, *parts = _HEADING.split(text)
+    told = [
+        chapter
+        for heading, body in zip(parts[::2], parts[1::2], strict=True)
+        if (chapter := _chapter(heading, body, entries)) is not None
+    ]
+    return tuple(told) if len(told) > 1 else ()
+
+
+def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | None:
+    found = {entry.claim.id: entry for entry in entries}
+
+    def finding(claim: str) -> Entry:
+        if claim not in found:
+            raise _LeftOutError
+        return found[claim]
+
+    def effect(claim: str, measure: str, **at: Coordinate) -> Effect:
+        for e in finding(claim).finding.effects:
+            if e.key is not None and e.key.matches(measure, at):
+                return e
+        raise _LeftOutError
+
+    def direction(claim: str) -> str:
+        return finding(claim).finding.verdict.direction
+
+    def only_if(claim: str, expected: str) -> str:
+        if {str(d) for d in finding(claim).finding.verdict.directions} != {expected}:
+            raise _LeftOutError
+        return ""
+
+    def why(claim: str) -> str:
+        cause = finding(claim).finding.cause
+        return "" if cause is None else cause.why
+
+    environment = jinja2.Environment(  # noqa: S701 - text, escaped where it is shown
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    literature = [e for e in entries if not e.claim.id.startswith("T")]
+    names = {"effect": effect, "direction": direction, "only_if": only_if, "why": why,
+             "has": found.__contains__, "tally": Tally.of(literature)}  # fmt: skip
+    try:
+        filled = environment.from_string(body).render(names)
+    except _LeftOutError:
+        return None
+    shown = _FIGURE.search(filled)
+    words = _FIGURE.sub("", filled)
+    paragraphs = tuple(" ".join(p.split()) for p in re.split(r"\n\s*\n", words) if p.strip())
+    if shown is None:
+        return Chapter(heading, paragraphs)
+    claim, name = shown["path"].split("/")
+    figures = finding(claim).figures if claim in found else ()
+    figure = next((path for path in figures if path.stem == name), None)
+    return Chapter(heading, paragraphs, figure, shown["caption"] if figure else "")
+
+
+# The answer's picture: its rows, each with the claim and the effect that it shows, and whether that
+# is a slow-down.
+_ROWS = (
+    *(
+        (f"ℓ2, depth {d}", "P3a", "slow-down to 10 %", {"depth": d}, True)
+        for d in (2, 3)
+    ),
+    *((f"ℓ4, depth {d}", "P3b", "speed-up to 10 %", {"depth": d}, False) for d in (2, 3)),
+    *(
+        (f"ℓ4, depth {d}, a million steps", "P3b", "speed-up at the horizon",
+         {"depth": d, "end": True}, False)
+        for d in (2, 3)
+    ),
+    *(
+        (f"the student project's setting, depth {d}", "S7", "speed-up to the common target",
+         {"depth": d, "station": "the student project's setting"}, False)
+        for d in (2, 3)
+    ),
+)  # fmt: skip
+
+
+def picture(entries: Sequence[Entry]) -> tuple[Forest, tuple[str, ...]]:
+    """The speed-ups that the answer is about.
+
+    Returns:
+        The forest plot, and for each row the claim that measured it.
+    """
+    found = {entry.claim.id: entry.finding.effects for entry in entries}
+    rows, claims = [], []
+    for name, claim, measure, at, is_slow_down in _ROWS:
+        for effect in found.get(claim, ()):
+            if effect.key is not None and effect.key.matches(measure, at):
+                rows.append(replace(effect.inverse if is_slow_down else effect, name=name))
+                claims.append(claim)
+                break
+    title = "Depth's speed-up over one layer, each at its own best learning rate"
+    return Forest({"": tuple(rows)}, title=title, xlabel="speed-up"), tuple(claims)
