@@ -14,7 +14,7 @@ from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share_of
-from implicit_accel.claims.published import bursts, t1, t2, t7, t9, t10
+from implicit_accel.claims.published import bursts, contest, t1, t2, t7, t9, t10
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
 from implicit_accel.claims.published.theory import (
@@ -195,23 +195,34 @@ def test_the_decay_of_a_power_law_is_found(decay):
 
 
 def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
-    steps = {
-        "gradient descent": 1200.0, "the rate alone": 400.0, "the projection alone": 600.0,
-        "both: the rule": 200.0, "the network": 190.0, "an oracle's rate c/λ": 50.0,
-    }  # fmt: skip
+    steps = dict(zip(t9.METHODS, (1200.0, 400.0, 600.0, 200.0, 190.0, 50.0), strict=True))
     kept = np.zeros((3, 3), bool)
-    # The fastest rate is one that a run does not survive.
+    # At the rate with the fewest median steps, a run diverges.
     sides = {
-        who: ModelRuns(
+        method: ModelRuns(
             np.array([0.1, 0.2, 0.4]), np.array([[2 * n] * 3, [n] * 3, [n / 2, n / 2, np.inf]]),
             kept | [[False] * 3, [False] * 3, [False, False, True]], 5000.0,
         )
-        for who, n in steps.items()
+        for method, n in steps.items()
     }  # fmt: skip
-    judged, alone = t9._effects("x", sides)
-    assert judged[0].value == pytest.approx(190 / 200)
-    assert judged[1].value == pytest.approx(3 * 2 / 6)
-    assert [e.value for e in alone] == pytest.approx([1200 / n for n in steps.values()])
+    runs = {(4.0, 2): sides}
+    rule, parts = (m.estimate(runs, p=4.0, depth=2) for m in t9.CLAIM.measures[:2])
+    assert rule is not None
+    assert rule.value == pytest.approx(190 / 200)
+    assert parts is not None
+    assert parts.value == pytest.approx(3 * 2 / 6)
+    found = {method: t9.speed_up(runs, 4.0, 2, method) for method in t9.METHODS}
+    assert [e.value for e in found.values()] == pytest.approx([1200 / n for n in steps.values()])
+    assert found["network"].note == "190 steps"
+
+
+def test_the_curve_of_a_method_is_that_of_the_median_seed_until_the_target():
+    steps = np.array([0, 1, 2, 4, 8, 16])
+    excess = 2.0 ** -(np.array([0.5, 1.0, 2.0])[:, None] * steps)[None]
+    runs, (x, curve) = contest.reached(1 / 16, steps, excess, np.array([0.1]))
+    np.testing.assert_allclose(runs.steps, [[8, 4, 2]])
+    assert x is steps
+    np.testing.assert_allclose(curve, [[1, 1 / 2, 1 / 4, 1 / 16, np.nan, np.nan]])
 
 
 def test_a_sign_is_held_against_knowing_nothing():
