@@ -3,15 +3,16 @@
 import re
 from pathlib import Path
 
+import pytest
 from test_claims import claim
 
 from implicit_accel.claims.criteria import Cause, Finding, above, judge
-from implicit_accel.claims.effects import Effect
+from implicit_accel.claims.effects import Effect, Key
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.published.sources import RECOLLECTED
 from implicit_accel.claims.registry import find_claims
-from implicit_accel.claims.report import recollections
-from implicit_accel.claims.story import tell
+from implicit_accel.claims.report.story import ANSWER, picture, tell
+from implicit_accel.claims.report.view import recollections
 
 
 def entry(name: str, *effects: Effect, figures: tuple[str, ...] = ()) -> Entry:
@@ -21,45 +22,73 @@ def entry(name: str, *effects: Effect, figures: tuple[str, ...] = ()) -> Entry:
     return Entry(claim(id=name), finding, tuple(Path(name) / f for f in figures), 1.0)
 
 
+def measured(value: float, measure: str, *ends: float, **at) -> Effect:
+    return Effect("", value, *ends).keyed(Key.of(measure, **at))
+
+
 def everything() -> list[Entry]:
+    common = "speed-up to the common target"
     return [
-        entry("P3a", Effect("Ethanol, ℓ2, depth 2: times slower", 1.0123)),
+        entry("P3a", measured(1.0123, "slow-down to 10 %", depth=2)),
         entry(
-            "P3b", Effect("Ethanol, ℓ4, GD, depth 2: times sooner at", 7.0123),
-            Effect("Ethanol, ℓ4, depth 2", 4.0123), figures=("speed_up.png",),
+            "P3b", measured(7.0123, "speed-up at the horizon", depth=2, end=True),
+            measured(4.0123, "speed-up to 10 %", depth=2), figures=("speed_up.png",),
         ),
-        entry("P6", Effect("MNIST, sum", 9.0123), figures=("training_loss.png",)),
+        entry("P6", measured(9.0123, "speed-up", method="regularised sum"),
+              figures=("training_loss.png",)),
         entry(
-            "S7", Effect("Ethanol, the paper's setting, depth 2", 3.0123),
-            Effect("Ethanol, the student project's setting, depth 2", 0.0123),
+            "S7", measured(3.0123, common, station="the paper's setting", depth=2),
+            measured(5.0123, common, station="the paper's setting, whitened", depth=2),
+            measured(0.0123, common, station="the student project's setting", depth=2),
             figures=("stations.png",),
         ),
-        entry("T9", Effect("rule", 0.9923, 0.9, 1.1), figures=("taken_apart.png",)),
+        entry("T9", measured(0.9923, "rule over network", 0.9, 1.1, depth=2),
+              figures=("taken_apart.png",)),
     ]  # fmt: skip
 
 
-def test_five_questions_four_figures_and_every_number_from_a_finding():
+def test_an_answer_five_questions_four_figures_and_every_number_from_a_finding():
     chapters = tell(everything())
-    assert len(chapters) == 5
+    assert chapters[0].heading == ANSWER
+    assert len(chapters) == 6
+    assert len(chapters[0].paragraphs) == 3
     assert [c.figure.stem for c in chapters if c.figure] == [
         "speed_up", "stations", "taken_apart", "training_loss",
     ]  # fmt: skip
-    text = " ".join(" ".join(c.sentences) for c in chapters)
-    for number in ("7.01×", "4.01×", "1.01×", "3.01×", "0.0123×", "0.992× [0.9, 1.1]", "9.01×"):
+    assert all(c.caption for c in chapters if c.figure)
+    text = " ".join(" ".join(c.paragraphs) for c in chapters)
+    for number in ("7.01×", "4.01×", "1.01×", "3.01×", "5.01×", "0.0123×", "0.992× [0.9, 1.1]",
+                   "9.01×"):  # fmt: skip
         assert number in text
-    assert "5 claims" not in text  # theory's own claim is none of the literature's
-    assert "Of 4 claims of the literature 3 have the direction" in text
-    assert "of their 6 parts 5 are as claimed, 1 opposite, 0 undecided" in text
+    # Theory's own claim is none of the literature's.
+    assert "Of 4 claims of the literature 3 have the claimed direction" in text
+    assert "of their 7 parts 6 are as claimed, 1 opposite and 0 undecided" in text
     # No number but the papers' years, p > 2, ℓ2 and ℓ4, and what the findings hold.
     bare = re.sub(r"[\d.]+×( \[[\d., ]+\])?|ℓ\d|\(20\d\d\)|depth 2|p > 2|\b[A-Z]\d+\b", "", text)
-    assert set(re.findall(r"\d+", bare)) == {"4", "3", "6", "5", "1", "0"}
+    assert set(re.findall(r"\d+", bare)) == {"4", "3", "7", "6", "1", "0"}
 
 
-def test_what_was_not_found_is_not_told():
+def test_what_was_not_found_is_left_out():
     assert tell([]) == ()
     assert tell([entry("P7", Effect("e", 1.0))]) == ()
     chapters = tell([e for e in everything() if e.claim.id != "S7"])
-    assert not any("student project see" in c.question for c in chapters)
+    assert not any("student project see" in c.heading for c in chapters)
+    assert ANSWER not in [c.heading for c in chapters]  # it names the student project's number
+
+
+def test_an_answer_that_the_verdicts_contradict_is_left_out():
+    slower = entry("P3b", measured(0.5, "speed-up at the horizon", depth=2, end=True),
+                   measured(0.5, "speed-up to 10 %", depth=2))  # fmt: skip
+    others = [e for e in everything() if e.claim.id != "P3b"]
+    assert ANSWER not in [c.heading for c in tell([slower, *others])]
+
+
+def test_the_picture_shows_speed_ups_with_their_claims():
+    forest, claims = picture(everything())
+    rows = {e.name: e.value for e in forest.series[""]}
+    assert rows["ℓ2, depth 2"] == pytest.approx(1 / 1.0123)  # a slow-down as a speed-up
+    assert rows["ℓ4, depth 2"] == 4.0123
+    assert claims == ("P3a", "P3b", "P3b", "S7")
 
 
 def test_what_is_known_from_memory_is_listed_with_the_claims_that_use_it():

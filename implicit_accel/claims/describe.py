@@ -35,7 +35,11 @@ def _linear(grids: Sequence[Grid]) -> str:
     configs = [grid.config for grid in grids if isinstance(grid.config, SweepConfig)]
     models = _distinct(model for config in configs for model in config.models)
     depths = sorted({model.depth for model in models})
-    widths = _distinct(model.hidden for model in models if model.depth > 1)
+    widths = _distinct(
+        model.hidden_widths[0] if len(set(model.hidden_widths)) == 1 else model.hidden
+        for model in models
+        if model.depth > 1
+    )
     losses = sorted({model.loss.p for model in models})
     conventions = _distinct(model.loss.convention for model in models)
     inits = _distinct(

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from absl import flags
 
-from implicit_accel.claims.article.fill import check, fill
-from implicit_accel.claims.article.typeset import (
+from implicit_accel.claims.findings import load_entries
+from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.report.article.fill import check, fill
+from implicit_accel.claims.report.article.typeset import (
     PAGES_FILE,
     TEXT_FILE,
     own_sources,
@@ -24,8 +26,6 @@ from implicit_accel.claims.article.typeset import (
     typeset,
     write,
 )
-from implicit_accel.claims.findings import load_entries
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
 

@@ -31,13 +31,8 @@ from implicit_accel.claims.findings import (
     save_findings,
 )
 from implicit_accel.claims.registry import find_claims
-from implicit_accel.claims.report import (
-    MARKDOWN_FILE,
-    PAGE_FILE,
-    columns,
-    headline,
-    write_report,
-)
+from implicit_accel.claims.report.render import MARKDOWN_FILE, PAGE_FILE, write_report
+from implicit_accel.claims.report.view import columns, headline
 from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.errors import UserError
 from implicit_accel.executors.local import LocalExecutor

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,16 @@ import implicit_accel
 from implicit_accel import intervals
 from implicit_accel.claims.api import Claim
 from implicit_accel.claims.context import Scale
-from implicit_accel.claims.criteria import Direction, Judged, Range, Size, Verdict
-from implicit_accel.claims.effects import Effect, Kind
+from implicit_accel.claims.criteria import Direction, Judged, Size
+from implicit_accel.claims.describe import where
+from implicit_accel.claims.effects import Kind
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.published.sources import RECOLLECTED
+from implicit_accel.claims.report import view
+from implicit_accel.claims.report.story import ANSWER, tell
 from implicit_accel.errors import DataError
 
 _LONGEST = 20_000
-
-GROUPS = {
-    "P": "Arora, Cohen & Hazan 2018",
-    "F": "Arora, Cohen, Golowich & Hu 2019",
-    "S": "Levy & Wang 2024",
-    "T": "Theory",
-}
-"""By the first letter of a claim's id: who makes it."""
 
 
 def check(scale: str, entries: Sequence[Entry], claims: Sequence[Claim], folder: Path) -> None:
@@ -66,10 +60,13 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         entries: Its claims, in order.
 
     Returns:
-        What ``article.json`` holds; `typeset` adds what depends on the text.
+        What ``article.json`` holds.
     """
     designs = [effect.design for entry in entries for effect in entry.finding.effects]
     seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]
+    literature = [e for e in entries if not e.claim.id.startswith("T")]
+    groups = {k: [e for e in entries if e.claim.id.startswith(k)] for k in view.SOURCES}
+    chapters = {chapter.heading: list(map(_text, chapter.paragraphs)) for chapter in tell(entries)}
     return {
         "version": implicit_accel.__version__,
         "scale": _text(scale),
@@ -79,113 +76,75 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "minutes": f"{sum(entry.seconds for entry in entries) / 60:,.0f}",
         "fewest_seeds": str(min(seeds)),
         "most_seeds": str(max(seeds)),
+        "answer": chapters.pop(ANSWER, []),
+        "story": [{"heading": h, "paragraphs": words} for h, words in chapters.items()],
+        "questions": [
+            [question, [e.claim.id for e in own]]
+            for question, own in view.by_question(entries).items()
+        ],
         "groups": [
-            {"letter": letter, "who": who, "ids": [e.claim.id for e in own]}
-            for letter, who in GROUPS.items()
-            if (own := [e for e in entries if e.claim.id.startswith(letter)])
+            {"letter": letter, "who": view.SOURCES[letter], "ids": [e.claim.id for e in own]}
+            for letter, own in groups.items()
+            if own
         ],
         "tally": {
-            "literature": _tally([e for e in entries if not e.claim.id.startswith("T")]),
-            **{k: _tally([e for e in entries if e.claim.id.startswith(k)]) for k in GROUPS},
+            name: {kind: str(count) for kind, count in asdict(view.Tally.of(own)).items()}
+            for name, own in {"literature": literature, **groups}.items()
         },
         "claims": {entry.claim.id: _claim(entry) for entry in entries},
         "remembered": [
-            {"fact": known.fact, "claims": list(known.claims), "hinges": known.hinges}
+            {"fact": known.fact, "claims": list(known.claims), "depends": known.hinges}
             for known in RECOLLECTED
         ],
-    }
-
-
-def overall(verdict: Verdict) -> str:
-    """One answer on the direction of a whole claim; "mixed" if its parts disagree."""
-    return str(next(iter(verdict.directions))) if len(verdict.directions) == 1 else "mixed"
-
-
-def _tally(entries: Sequence[Entry]) -> dict[str, str]:
-    """How many claims and parts there are, and what became of them."""
-    parts = [judged for entry in entries for judged in entry.finding.verdict.parts]
-    directions = Counter(judged.direction for judged in parts)
-    sizes = Counter(j.size for j in parts if j.size != Size.NOT_COMPARABLE)
-    whole = [e for e in entries if e.finding.verdict.directions == {Direction.AS_CLAIMED}]
-    return {
-        "claims": str(len(entries)),
-        "whole": str(len(whole)),
-        "replicated": str(sum(entry.finding.verdict.holds for entry in entries)),
-        "parts": str(len(parts)),
-        "held": str(directions[Direction.AS_CLAIMED]),
-        "opposite": str(directions[Direction.OPPOSITE]),
-        "undecided": str(directions[Direction.UNDECIDED]),
-        "sized": str(sum(sizes.values())),
-        "size_held": str(sizes[Size.AS_CLAIMED]),
-        "explained": str(sum(entry.finding.cause is not None for entry in entries)),
     }
 
 
 def _claim(entry: Entry) -> dict[str, Any]:
     claim, finding = entry.claim, entry.finding
     direction, size, cause = map(_text, entry.answers)
+    sections = view.sections(entry, verdicts=True)
     return {
         "statement": _text(claim.statement),
         "source": _text(claim.source),
-        "setting": _text(claim.setting),
-        "criterion": _text(claim.criterion),
-        "overall": overall(finding.verdict),
+        "ran": _text(sections.get("What we ran", "")),
+        "criterion": _text(sections.get("Criterion", "")),
         "direction": direction,
         "size": size,
         "cause": cause,
+        "saw": _text(finding.summary),
         "why": "" if finding.cause is None else _text(finding.cause.why),
         "caveats": [_text(caveat) for caveat in finding.caveats],
-        "effects": _effects(entry),
         "parts": [_part(judged) for judged in finding.verdict.parts],
+        "figures": [
+            [f"{claim.id}/{path.stem}.pdf", _text(finding.captions[path.stem])]
+            for path in figures_of(entry)
+        ],
     }
 
 
-def _effects(entry: Entry) -> list[dict[str, str]]:
-    """The finding's effects, then others that are judged; each with its answers, if judged."""
-    judged = {j.part.effect.name: j for j in entry.finding.verdict.parts}
-    effects = {e.name: e for e in entry.finding.effects}
-    effects |= {name: j.part.effect for name, j in judged.items() if name not in effects}
+def figures_of(entry: Entry) -> list[Path]:
+    """The drawings of a claim that an article shows: those with a caption of their own."""
+    drawings = [path.with_suffix(".pdf") for path in entry.figures]
     return [
-        {
-            **_effect(effect),
-            "direction": str(judged[name].direction) if name in judged else "",
-            "size": str(judged[name].size) if name in judged else "",
-        }
-        for name, effect in effects.items()
+        path
+        for path in drawings
+        if path.stem in entry.finding.captions and path.is_file() and not path.is_symlink()
     ]
-
-
-def _effect(effect: Effect) -> dict[str, str]:
-    alone = Effect("", effect.value, unit=effect.unit)
-    return {
-        "name": _text(effect.name),
-        "text": _text(effect).replace("-", "−"),
-        "alone": _text(alone).replace("-", "−"),
-    }
 
 
 def _part(judged: Judged) -> dict[str, Any]:
     part = judged.part
+    unit = part.effect.unit
     return {
-        **_effect(part.effect),
-        "claimed": _range(part.claimed, part.effect.unit),
-        "claimed_size": "" if part.size is None else _range(part.size, part.effect.unit),
+        "name": _text(part.effect.name),
+        "text": _text(part.effect),
+        "claimed": _text(where(part.claimed, unit)),
+        "claimed_size": "" if part.size is None else _text(where(part.size, unit)),
         "direction": str(judged.direction),
         "size": str(judged.size),
         "holds": judged.direction == Direction.AS_CLAIMED
         and judged.size in (Size.AS_CLAIMED, Size.NOT_COMPARABLE),
     }
-
-
-def _range(where: Range, unit: str) -> str:
-    """A range as a table shows it, e.g. "> 1×" or "0.8 to 1.25×"."""
-    low, high = (Effect("", end, unit="") for end in (where.low, where.high))
-    if math.isfinite(where.low) and math.isfinite(where.high):
-        return f"{low} to {high}{_text(unit)}"
-    above, below = ("≥", "≤") if where.closed else (">", "<")
-    if math.isfinite(where.low):
-        return f"{above} {low}{_text(unit)}"
-    return f"{below} {high}{_text(unit)}" if math.isfinite(where.high) else "any"
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_accel.claims.findings import Entry
+from implicit_accel.claims.report.article.fill import figures_of
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
 
@@ -21,7 +22,6 @@ _SOURCES = (TEXT_FILE, "style.typ", "references.bib")
 _DATA_FILE = "article.json"
 _FIGURES_FOLDER = "figures"
 
-_TOLD = re.compile(r'#result\("(\w+)"')
 _PACKAGE = re.compile(r'"@[\w-]+/')
 
 
@@ -58,8 +58,8 @@ def typeset(
         sources: Text, layout and references, from `own_sources` or an author's.
 
     Returns:
-        Path below the article's folder → contents: text, layout, references, data, those figures
-        that the text shows, and the pages.
+        Path below the article's folder → contents: text, layout, references, data, figures, and the
+        pages.
 
     Raises:
         UserError: If Typst is not installed, or the text does not compile, asks for a package or
@@ -76,16 +76,11 @@ def typeset(
         text = source.decode(errors="replace")
         if _PACKAGE.search(text):
             raise UserError(f"{name}: asks for a package; Typst reads its own folder alone")
-    text = sources[TEXT_FILE].decode(errors="replace")
-    figures = _figures(entries)
-    shown = {path: file for path, file in figures.items() if f'"{path}"' in text}
-    told = _TOLD.findall(text)
-    untold = [entry.claim.id for entry in entries if entry.claim.id not in told]
-    known = {**data, "figures": sorted(figures), "untold": untold}
+    figures = {f"{e.claim.id}/{path.name}": path for e in entries for path in figures_of(e)}
     files = {
         **sources,
-        **{f"{_FIGURES_FOLDER}/{path}": file.read_bytes() for path, file in shown.items()},
-        _DATA_FILE: json.dumps(known, ensure_ascii=False, indent=1).encode(),
+        **{f"{_FIGURES_FOLDER}/{path}": file.read_bytes() for path, file in figures.items()},
+        _DATA_FILE: json.dumps(data, ensure_ascii=False, indent=1).encode(),
     }
     with tempfile.TemporaryDirectory() as folder:
         for path, contents in files.items():
@@ -108,14 +103,6 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / path) as temporary:
             temporary.write_bytes(contents)
-
-
-def _figures(entries: Sequence[Entry]) -> dict[str, Path]:
-    """By their names in the text, e.g. ``P3b/speed_up.pdf``: drawings, sharp at any size."""
-    drawings = [(e.claim.id, f.with_suffix(".pdf")) for e in entries for f in e.figures]
-    return {
-        f"{i}/{file.name}": file for i, file in drawings if file.is_file() and not file.is_symlink()
-    }
 
 
 def _message(error: Exception) -> str:
