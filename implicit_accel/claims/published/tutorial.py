@@ -128,9 +128,8 @@ def elsewhere(context: Context, data: ImageData) -> pd.DataFrame:
         results = train(context, data, network, num_steps=steps, evaluate_every=steps, **grid)
         last = results[list(LOSSES.values())].isel(evaluation_step=-1).median("seed")
         tables.append(last.to_dataframe().reset_index().assign(network=name))
-    columns = {"network": "network", "learning_rate": "rate", "init_std": "std of the new factors"}
-    columns |= {"evaluation_step": "steps"} | {name: loss for loss, name in LOSSES.items()}
-    return pd.concat(tables)[list(columns)].rename(columns=columns)
+    columns = ["network", "learning_rate", "init_std", "evaluation_step", *LOSSES.values()]
+    return pd.concat(tables).filter(items=columns).set_axis([*columns[:4], *LOSSES], axis=1)
 
 
 def curves_of(results: xr.Dataset, measure: str) -> np.ndarray:
