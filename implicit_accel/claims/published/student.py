@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from implicit_accel.claims.context import Context
-from implicit_accel.claims.effects import Effect
+from implicit_accel.claims.api import Context, Scaled
+from implicit_accel.claims.effects import Coordinate, Effect
 from implicit_accel.claims.estimators import compare, level_of, model_number, share_of
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
@@ -21,11 +22,9 @@ from implicit_accel.statistics import best_learning_rates, final_excess
 SOURCE = "Levy & Wang 2024: report, code and notebooks (read)"
 RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 MSE = Loss(2, "plain")
-PROTOCOL = (
-    "Linear layers with biases, mean squared error, 80/20 split, standardised, full batch, 100 "
-    "epochs, seven learning rates from 1e-5 to 1e-2, hidden layers [], [1], [10], [64], [1, 1], "
-    "[10, 10], [64, 64]; each repeat keeps the rate with the lowest last training loss."
-)
+_NETWORKS = ("-", "1", "10", "64", "1x1", "10x10", "64x64")
+NETWORKS: Scaled[Sequence[Coordinate]] = Scaled(("-", "10", "10x10"), _NETWORKS, _NETWORKS)
+"""Coordinates ``hidden_widths`` of the networks, where the smoke scale has width 10 only."""
 
 COMMON_TARGET = (
     "to a tenth of the zero predictor's excess loss or, where one of the two does not get there, "
