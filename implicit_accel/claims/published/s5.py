@@ -102,9 +102,10 @@ def draw(name: str, runs: Mapping[str, xr.Dataset]) -> Figure:
         },
         title=f"Last loss after 100 epochs on {name}: repeats and medians", size=(3.1, 2.9),
     )  # fmt: skip
-    ends = [end for ax in figure.axes for end in ax.get_xlim()]
     for ax in figure.axes:
         ax.axvline(float(linear["optimum"].values[0]), color="0.4", linewidth=0.8, linestyle=":")
+    ends = [end for ax in figure.axes for end in ax.get_xlim()]
+    for ax in figure.axes:
         ax.set_xlim(min(ends), max(ends))
         few_ticks(ax)
     return figure
@@ -118,7 +119,9 @@ CLAIM = Claim(
     measures=(
         Measure("gain of ReLU with Adam", relu_gain),
         Measure("gain of Adam with ReLU", adam_gain),
-        Measure("gain of ReLU by network", network_gain, {"hidden": Scaled(("4", "4x4"), DEEP, DEEP)}),
+        Measure(
+            "gain of ReLU by network", network_gain, {"hidden": Scaled(("4", "4x4"), DEEP, DEEP)}
+        ),
         Measure("lowest last loss", lowest_loss, {"activation": ("linear", "relu")}),
     ),
     checks=(Check("gain of ReLU with Adam", low=2.0), Check("gain of Adam with ReLU", low=2.0)),
