@@ -1,16 +1,19 @@
-"""S1 to S5: what is planted in results is found by a claim's own parts, what is absent is not."""
+"""S1 to S5: a claim's checks confirm an effect that is planted in results, and no absent one."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from implicit_accel import gas_like
+from implicit_accel.claims.api import Claim, Effect, Found, Key
 from implicit_accel.claims.context import Context, Scale
-from implicit_accel.claims.criteria import Direction, Size, judge
+from implicit_accel.claims.criteria import Direction, Judged, Size, judge
+from implicit_accel.claims.evaluate import judged_parts, measured
 from implicit_accel.claims.published import bursts, records, s1, s2, s3, s4, s5, student
 
 INF = math.inf
@@ -43,6 +46,7 @@ def results_of(
             "final_excess_loss": (axes[:3], curves[..., -1] - optimum),
             "resolution": ("model", np.full(len(last), 1e-12)),
             "optimum": ("model", np.full(len(last), optimum)),
+            "zero_loss": ("model", np.ones(len(last))),
         },
         {
             "hidden_widths": of(hidden),
@@ -72,72 +76,95 @@ def small():
     )  # fmt: skip
 
 
-def directions(parts):
-    return [judged.direction for judged in judge(parts).parts]
+def judged(claim: Claim, runs: dict, *effects: Effect) -> tuple[Judged, ...]:
+    """The answers of a claim's checks on these runs and effects."""
+    checked = {check.measure for check in claim.checks}
+    measures = [measure for measure in claim.measures if measure.name in checked]
+    found = measured(measures, Found(runs=runs), Context(Scale.STANDARD, Path(), Path()))
+    return judge(judged_parts(claim.checks, [*effects, *found], next(iter(runs)))).parts
+
+
+def directions(claim: Claim, runs: dict, *effects: Effect) -> list[Direction]:
+    return [answer.direction for answer in judged(claim, runs, *effects)]
+
+
+def s1_directions(ethanol: xr.Dataset, abalone: xr.Dataset) -> list[Direction]:
+    lowest = student.one_layer_lowest("Ethanol", ethanol)
+    key = Key.of("one layer lowest", problem="Ethanol")
+    return directions(s1.CLAIM, {"Ethanol": ethanol, "Abalone": abalone}, lowest.keyed(key))
 
 
 def test_s1_finds_what_is_consistent_and_what_differs(rng):
-    """Also beside the parts of another dataset, by whose number the intervals are widened."""
     medians = [0.1, 0.2, 0.2, 0.2, 2.0, 1.0, 0.6]
     spread = [0.01, 0.1, 0.1, 0.1, 0.1, 0.1, 0.6]
     planted = results_of(noisy(rng, medians, spread, 100), SEVEN)
     other = results_of(noisy(rng, [2.0, *medians[1:]], spread, 100), SEVEN)
-    parts = [*s1._parts("Ethanol", planted), *s1._parts("Abalone", other)]
-    assert directions(parts) == [AS_CLAIMED] * 6
+    assert s1_directions(planted, other) == [AS_CLAIMED] * 6
     # Chance alone decides which network is lowest; nothing differs by a factor of two.
     absent = results_of(noisy(rng, [0.2] * 7, 0.05, 100), SEVEN)
-    assert directions(s1._parts("Ethanol", absent)) == [OPPOSITE] * 3
+    found = s1_directions(absent, absent)
+    assert found[:3] == [OPPOSITE] * 3
     # The deeper ones are lowest in six of seven repeats, which is not consistently.
-    assert directions(s1._parts("Abalone", absent))[0] != AS_CLAIMED
+    assert found[3] != AS_CLAIMED
 
 
-def test_s1_tells_what_widths_do_from_what_repeats_do(rng):
-    repeats_alone = results_of(noisy(rng, [0.2] * 7, 0.6, 100), SEVEN)
-    assert directions(s1._parts("Ethanol", repeats_alone))[1:] == [AS_CLAIMED, OPPOSITE]
-    widths_alone = results_of(noisy(rng, [0.2, 0.2, 0.5, 1, 0.2, 0.5, 1], 0.02, 100), SEVEN)
-    assert directions(s1._parts("Ethanol", widths_alone))[1:] == [OPPOSITE, AS_CLAIMED]
+def test_s1_separates_spread_over_widths_from_spread_over_repeats(rng):
+    repeats = results_of(noisy(rng, [0.2] * 7, 0.6, 100), SEVEN)
+    widths = results_of(noisy(rng, [0.2, 0.2, 0.5, 1, 0.2, 0.5, 1], 0.02, 100), SEVEN)
+    found = s1_directions(repeats, widths)
+    assert found[1:3] == [AS_CLAIMED, OPPOSITE]
+    assert found[4:] == [OPPOSITE, AS_CLAIMED]
 
 
-def of_three_starts(rng, spreads, medians):
+def of_three_inits(rng, spreads, medians):
     losses = np.concatenate(
         [noisy(rng, [m] * 5, s, 100) for s, m in zip(spreads, medians, strict=True)]
     )
-    return results_of(losses, FIVE * 3, init=np.repeat(list(s2._INITS), 5))
+    return results_of(losses, FIVE * 3, init=np.repeat(s2.INITS, 5))
 
 
-def seen(edge):
-    return bursts.Bursts(edge, edge)
+def with_bursts(results: xr.Dataset, bursts: np.ndarray) -> xr.Dataset:
+    """Every rise of these (model, repeat) booleans is a burst."""
+    dims = ("model", "repeat")
+    return results.assign(rises=(dims, bursts), bursts=(dims, bursts))
 
 
-def test_s2_finds_calmer_starts_the_lowest_of_them_and_bursts(rng):
-    planted = of_three_starts(rng, (0.5, 0.1, 0.1), (0.4, 0.4, 0.2))
+def test_s2_finds_smaller_spreads_the_lowest_loss_and_bursts(rng):
     edge = np.zeros((15, 30), bool)
     edge[[4, 9], :15] = True
-    assert directions(s2._parts("both", planted, seen(edge)) * 2) == [AS_CLAIMED] * 8
-    absent = of_three_starts(rng, (0.1, 0.5, 0.5), (0.2, 0.2, 0.4))
-    found = directions(s2._parts("neither", absent, seen(np.zeros((15, 30), bool))))
+    planted = with_bursts(of_three_inits(rng, (0.5, 0.1, 0.1), (0.4, 0.4, 0.2)), edge)
+    runs = {"Ethanol": planted, "Abalone": planted}
+    assert directions(s2.CLAIM, runs) == [AS_CLAIMED] * 8
+    absent = of_three_inits(rng, (0.1, 0.5, 0.5), (0.2, 0.2, 0.4))
+    found = directions(s2.CLAIM, {"Ethanol": with_bursts(absent, np.zeros((15, 30), bool))})
     assert found[:3] == [OPPOSITE] * 3
     assert found[3] != AS_CLAIMED
 
 
-def of_two_optimizers(rng, sgd, adam):
+def of_two_optimizers(rng, sgd, adam, bursts):
     losses = np.concatenate([noisy(rng, medians, 0.1, 100) for medians in (sgd, adam)])
-    return results_of(losses, SEVEN * 2, optimizer=np.repeat(["sgd", "adam"], 7))
+    results = results_of(losses, SEVEN * 2, optimizer=np.repeat(["sgd", "adam"], 7))
+    return with_bursts(results, bursts)
 
 
-def test_s3_finds_who_is_ahead_and_who_bursts(rng):
+def test_s3_finds_which_optimizer_is_ahead_and_which_bursts(rng):
     edge = np.zeros((14, 30), bool)
     edge[10:] = rng.random((4, 30)) < 0.8
-    planted = of_two_optimizers(rng, [0.4] * 7, [0.3] + [0.2] * 6)
-    verdict = judge(s3._parts(s3._measure("both", planted, seen(edge))) * 2)
-    assert {judged.direction for judged in verdict.parts} == {AS_CLAIMED}
-    assert verdict.parts[7].size == Size.AS_CLAIMED
+    planted = of_two_optimizers(rng, [0.4] * 7, [0.3] + [0.2] * 6, edge)
+    answers = judged(s3.CLAIM, {"Ethanol": planted, "Abalone": planted})
+    assert [answer.direction for answer in answers] == [AS_CLAIMED] * 18
+    assert answers[7].size == Size.AS_CLAIMED
     # Depth that helps Adam fivefold does not help it slightly.
-    more = of_two_optimizers(rng, [1.5] * 7, [1.0] + [0.2] * 6)
-    assert judge(s3._parts(s3._measure("more", more, seen(edge)))).parts[7].size == Size.LARGER
-    absent = of_two_optimizers(rng, [0.2] * 7, [0.3] + [0.4] * 6)
-    parts = s3._parts(s3._measure("neither", absent, seen(edge[::-1])))
-    assert directions(parts) == [OPPOSITE] * 9
+    more = of_two_optimizers(rng, [1.5] * 7, [1.0] + [0.2] * 6, edge)
+    assert judged(s3.CLAIM, {"Ethanol": more})[7].size == Size.LARGER
+    absent = of_two_optimizers(rng, [0.2] * 7, [0.3] + [0.4] * 6, edge[::-1])
+    assert directions(s3.CLAIM, {"Ethanol": absent}) == [OPPOSITE] * 9
+
+
+def test_s3_names_the_network_that_gains_least_from_adam(rng):
+    sgd = [0.4, 0.4, 0.4, 0.3, 0.4, 0.4, 0.4]
+    results = of_two_optimizers(rng, sgd, [0.2] * 7, np.zeros((14, 30), bool))
+    assert s3.least_adam_gain(results).value == s3.adam_gain(results, "64").value
 
 
 def of_powers(rng, gains):
@@ -151,11 +178,13 @@ def of_powers(rng, gains):
 
 
 def test_s4_finds_gains_that_grow_with_p(rng):
-    assert directions(s4._parts(s4._measure("a", of_powers(rng, [1, 2, 3, 4])))) == [AS_CLAIMED] * 6
-    assert directions(s4._parts(s4._measure("a", of_powers(rng, [4, 3, 2, 1])))) == [OPPOSITE] * 6
+    def found(*gains: float) -> list[Direction]:
+        return directions(s4.CLAIM, {"Abalone": of_powers(rng, gains)})
+
+    assert found(1, 2, 3, 4) == [AS_CLAIMED] * 6
+    assert found(4, 3, 2, 1) == [OPPOSITE] * 6
     # A gain that is as large on every loss is no larger for p > 2, however large.
-    same = directions(s4._parts(s4._measure("a", of_powers(rng, [5, 5, 5, 5]))))
-    assert AS_CLAIMED not in same
+    assert AS_CLAIMED not in found(5, 5, 5, 5)
 
 
 @pytest.mark.parametrize(
@@ -166,11 +195,11 @@ def test_s4_finds_gains_that_grow_with_p(rng):
         (0.06, 0.2, 0.05, [OPPOSITE, AS_CLAIMED]),
     ],
 )
-def test_s5_finds_what_relu_and_what_adam_do(rng, linear, sgd, adam, expected):
+def test_s5_finds_the_gains_of_relu_and_of_adam(rng, linear, sgd, adam, expected):
     base = results_of(noisy(rng, [linear] * 7, 0.05, 30), SEVEN, optimizer="adam")
     losses = np.concatenate([noisy(rng, [m] * 7, 0.05, 30) for m in (sgd, adam)])
     relu = results_of(losses, SEVEN * 2, optimizer=np.repeat(["sgd", "adam"], 7))
-    assert directions(s5._parts("data", base, relu)) == expected
+    assert directions(s5.CLAIM, {"Ethanol": {"linear": base, "relu": relu}}) == expected
 
 
 def test_what_a_repeat_keeps():
@@ -185,6 +214,9 @@ def test_what_a_repeat_keeps():
     kept, rates = student.kept_losses(results)
     np.testing.assert_allclose(kept[0], [0.5, 0.55, 0.5])
     assert rates.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert student.at_highest_rates(results).value == pytest.approx(100 / 6)
+    assert student.at_highest_rates(results, depth=2).value == 0
+    assert student.at_highest_rates(results, 2).value == 100
 
 
 def test_a_rise_is_a_burst_only_at_the_edge_of_stability():
@@ -200,24 +232,27 @@ def test_a_rise_is_a_burst_only_at_the_edge_of_stability():
     assert not bursts.starts(np.array([[1.0, 0.5, 0.54, 0.4]])).any()
 
 
+def context_at(path: Path) -> Context:
+    return Context(Scale.SMOKE, path / "X", path, data_dir=str(path))
+
+
 def test_kept_runs_burst_at_the_edge_alone(tmp_path):
-    """The runs that rise are trained again, and are those that were kept; the others are not."""
-    lab = Context(Scale.SMOKE, tmp_path / "X", tmp_path, data_dir=str(tmp_path))
+    """Only the kept runs whose loss rises are trained again."""
+    context = context_at(tmp_path)
     config = student.protocol(
-        lab, depths=(2,), inits=("orthogonal",), hidden_widths=(10,), num_seeds=2,
+        context, depths=(2,), inits=("orthogonal",), hidden_widths=(10,), num_seeds=2,
         learning_rates=(1e-4, 0.2), num_steps=40,
     )  # fmt: skip
-    results = student.student_run(lab, small(), config)
+    results = student.student_run(context, small(), config)
     calm = results.isel(learning_rate=[0])
-    found = bursts.kept_bursts(lab, small(), config, calm, 2)
-    assert not found.rising.any()
-    assert str(found) == "0 of 0"
-    assert len(lab.trained) == 1
+    found = bursts.with_bursts(context, small(), config, calm, 2)
+    assert not found["rises"].any()
+    assert len(context.trained) == 1
     steep = results.isel(learning_rate=[1])
-    found = bursts.kept_bursts(lab, small(), config, steep, 2)
-    assert found.rising.tolist() == [[True, True]]
-    assert found.edge.tolist() == [[True, True]]
-    assert len(lab.trained) == 2
+    found = bursts.with_bursts(context, small(), config, steep, 2)
+    assert found["rises"].values.tolist() == [[True, True]]
+    assert found["bursts"].values.tolist() == [[True, True]]
+    assert len(context.trained) == 2
 
 
 def test_records_stand_beside_the_distribution_they_might_come_from():
@@ -229,18 +264,21 @@ def test_records_stand_beside_the_distribution_they_might_come_from():
     assert table["inside"].tolist() == ["yes", "no", "yes", "yes", "yes", "yes", "no"]
     assert table["repeats that keep it (%)"].tolist() == ["100"] * 6 + ["0"]
     words = records.agreement(table)
-    assert "5 could be one of our repeats" in words
-    assert "[1] (orthogonal" in words
-    assert "rate 0.05; ours" in words
+    assert "5 of these 7 records could be one of our repeats" in words
+    assert "[1] (orthogonal, sgd, ℓ2); [64, 64] (orthogonal, sgd, ℓ2)." in words
     # Networks that a smaller grid lacks are left out; of other data nothing is said.
     assert len(records.beside(results.isel(model=[0]), known)) == 1
     nothing = records.beside(results, (records.Record("[]", "near_zero"),))
     assert "No record" in records.agreement(nothing)
 
 
-def test_the_largest_stable_rate_of_one_layer(rng):
-    dataset = small()
-    edge = student.largest_stable_rate(dataset)
+def test_s1_measures_the_largest_stable_rate_of_one_layer(rng, tmp_path):
+    dataset, context = small(), context_at(tmp_path)
+    config = student.protocol(
+        context, depths=(1,), num_seeds=1, learning_rates=(1e-3,), num_steps=2
+    )
+    results = student.student_run(context, dataset, config)
+    edge = s1.rate_left(results).value * 1e-2
     problem = student.make_problem(dataset, held_out_fraction=0.2)
     X = np.hstack([problem.features, np.ones((len(problem.features), 1))])
 
