@@ -14,7 +14,7 @@ from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share_of
-from implicit_accel.claims.published import bursts, contest, t1, t2, t7, t9, t10
+from implicit_accel.claims.published import bursts, contest, depth_map, t1, t2, t7, t9, t10
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
 from implicit_accel.claims.published.theory import (
@@ -191,7 +191,7 @@ def test_bursts_and_what_goes_before_them():
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
 def test_the_decay_of_a_power_law_is_found(decay):
     problem = power_law_problem(decay, num_rows=64, num_features=16)
-    assert t10.spectrum_decay(problem) == pytest.approx(decay, abs=1e-6)
+    assert depth_map.spectrum_decay(problem) == pytest.approx(decay, abs=1e-6)
 
 
 def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
@@ -225,11 +225,21 @@ def test_the_curve_of_a_method_is_that_of_the_median_seed_until_the_target():
     np.testing.assert_allclose(curve, [[1, 1 / 2, 1 / 4, 1 / 16, np.nan, np.nan]])
 
 
-def test_a_sign_is_held_against_knowing_nothing():
-    cells = pd.DataFrame({"measured": [0.5, 0.9, 2.0, 0.2], "speed_up": [0.5, 3.0, 4.0, 0.1]})
-    told = t10._skill(cells)
-    assert "faster in 1 of 4 and was to be in 2, in both in 1" in told
-    assert "right in 75 %" in told
+def test_predicted_cells_are_compared_with_predicting_slower_for_all():
+    cells = pd.DataFrame(
+        {
+            "measured": [0.5, 0.9, 2.0, 0.2], "predicted": [0.5, 3.0, 4.0, 0.1],
+            "steps": [20.0, 100.0, 100.0, 200.0], "beyond": [1.0, 1.1, 0.5, 2.0],
+        }
+    )  # fmt: skip
+    inside, many, every = t10.CELLS
+    assert t10.sign(cells, every).value == 75
+    assert t10.sign(cells, inside).value == pytest.approx(200 / 3)
+    assert t10.sign(cells, many).value == 50
+    assert t10.size(cells, every).value == 25
+    assert t10.size(cells, many).value == 0
+    assert t10.slower(cells, every).value == 75
+    assert t10.slower(cells, inside).note == "3 cells"
 
 
 def test_an_edge_beyond_the_search_is_infinite_and_counts(lab):  # noqa: F811
