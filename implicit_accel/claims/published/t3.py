@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.api import Check, Claim, Context, Effect, Found, Key
-from implicit_accel.claims.drawing import COLOURS, draw_agreement, legend, make_figure
+from implicit_accel.claims.drawing import draw_agreement, make_figure
 from implicit_accel.claims.estimators import median, share
 from implicit_accel.claims.published.theory import (
     COHEN_2021,
@@ -25,6 +25,7 @@ from implicit_accel.claims.published.theory import (
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
+from implicit_accel.plotting import plot_curves
 from implicit_accel.theory.central import central_flow
 from implicit_accel.theory.flow import Stack
 from implicit_accel.theory.predict import predict
@@ -48,21 +49,14 @@ def run(context: Context) -> Found:
         for (problem, p, depth), rows in split(unstable, "problem", "p", "depth")
     ]
     diverged = where(unstable, np.isfinite(unstable["diverged"]))
-    fates = [
-        share(np.isfinite(rows["diverged"].to_numpy()), note=f"{len(rows)} runs").keyed(
-            Key.of("runs that diverge", p=p, depth=depth, predicted=fate)
-        )
-        for (p, depth, fate), rows in split(unstable, "p", "depth", "then")
-    ]
+    delay = median((diverged["diverged"] / diverged["predicted"]).to_numpy())
     figure, averaged = averaged_losses(context, *next(iter(problems.items())))
     return Found(
-        effects=(*steps, *correct_fates(unstable), *averaged, *fates),
-        facts={
-            "num_unstable": len(unstable),
-            "delay": float((diverged["diverged"] / diverged["predicted"]).median()),
-        },
+        effects=(*steps, *correct_fates(unstable), delay.keyed(Key.of("step of divergence")),
+                 *averaged),
+        facts={"num_unstable": len(unstable)},
         figures={"instability": draw(unstable), "central_flow": figure},
-    )
+    )  # fmt: skip
 
 
 def runs_about_the_edge(context: Context, problem: Problem, p: float, depth: int) -> pd.DataFrame:
@@ -85,24 +79,22 @@ def runs_about_the_edge(context: Context, problem: Problem, p: float, depth: int
         factors = np.geomspace(0.5, 2, context.pick(3, 9, 17))
         rates = tuple(float(f"{edge * factor:.4g}") for factor in factors)
         found = predict(problem, grid(rates))
-        tables = []
+        rows = []
         for rate in rates:
-            after = found.models[0].instability(rate)
-            predicted = np.where(after < found.config.num_steps, after, math.inf)
-            then = found.then(0, rate) if np.median(after) < found.config.num_steps else ""
-            tables.append(pd.DataFrame({
-                "learning rate": rate, "seed": range(len(after)), "predicted": predicted,
-                "then": then or "nothing",
-            }))  # fmt: skip
-        return pd.concat(tables)
+            steps = found.models[0].instability(rate)
+            then = found.then(0, rate) if np.median(steps) < found.config.num_steps else ""
+            for seed, step in enumerate(steps):
+                predicted = step if step < found.config.num_steps else math.inf
+                rows.append((rate, seed, predicted, then or "nothing"))
+        return pd.DataFrame(rows, columns=["learning rate", "seed", "predicted", "then"])
 
     table = context.table("instability", known_by(problem, grid((1.0,)), context.scale), make)
     rates = tuple(sorted(set(table["learning rate"])))
     results = context.sweep(problem, grid(rates))
-    places = list(zip(map(rates.index, table["learning rate"]), table["seed"], strict=True))
-    return table.assign(
-        measured=[first_above(results, rate, seed) for rate, seed in places],
-        diverged=[results["divergence_step"].values[0, rate, seed] for rate, seed in places],
+    places = [(rate, seed) for rate in range(len(rates)) for seed in results["seed"].values]
+    return table.assign(  # the table's order is that of the results
+        measured=[first_above(results, *place) for place in places],
+        diverged=results["divergence_step"].values[0].ravel(),
     )
 
 
@@ -122,11 +114,8 @@ def correct_fates(unstable: pd.DataFrame) -> list[Effect]:
     """How often a predicted fate is correct, for ℓ2 and for the other losses."""
     diverged, is_square = np.isfinite(unstable["diverged"].to_numpy()), unstable["p"] == 2
     found = []
-    for fate, chosen, loss in (
-        ("oscillates", is_square, "ℓ2"), ("diverges", ~is_square, "p > 2"),
-        ("oscillates", ~is_square, "p > 2"),
-    ):  # fmt: skip
-        own = diverged[(unstable["then"] == fate) & chosen]
+    for fate, loss in (("oscillates", "ℓ2"), ("diverges", "p > 2"), ("oscillates", "p > 2")):
+        own = diverged[(unstable["then"] == fate) & (is_square == (loss == "ℓ2"))]
         effect = share(own == (fate == "diverges"), note=f"{len(own):,} runs")
         found.append(effect.keyed(Key.of("correct predictions", loss=loss, predicted=fate)))
     return found
@@ -141,29 +130,24 @@ def averaged_losses(context: Context, name: str, problem: Problem) -> tuple[Figu
     factors = (1.2, 2.0, 3.5)
     rates = tuple(float(f"{edge * factor:.4g}") for factor in factors)
     config = replace(config, learning_rates=rates, num_steps=steps, records_per_decade=10**5)
-    results = context.sweep(problem, config)
+    measured = context.sweep(problem, config)["excess_loss"].values[0, :, 0]
     surface = make_surface(problem, Loss(2))
     stack = Stack(drawn(problem, config), surface.rotation)
     loss, theta = stack.traced(surface, stack.initial[0])
-    title = f"Above the edge of stability: ℓ2, depth 3, {name}"
-    figure, axes = make_figure(1, len(rates), title=title, size=(3.6, 3.2))
-    window = max(steps // 20, 10)
-    effects = []
-    for ax, r, rate, factor in zip(axes[0], range(len(rates)), rates, factors, strict=True):
+    window, x = max(steps // 20, 10), np.arange(steps + 1)
+    panels, effects = {}, []
+    for rate, factor, curve in zip(rates, factors, measured, strict=True):
         path = central_flow(loss, theta, rate, steps)
-        measured = results["excess_loss"].values[0, r, 0]
-        mean = np.convolve(measured, np.ones(window) / window, "valid")
-        middle = np.arange(len(mean)) + window // 2
-        ax.plot(measured, color="0.7", linewidth=0.5, label="measured")
-        ax.plot(middle, mean, color=COLOURS[0], label=f"mean of {window} steps")
-        ax.plot(path.averaged, "--", color=COLOURS[1], label="central flow")
-        ax.plot(path.excess, ":", color=COLOURS[2], label="its centre")
-        ax.set(yscale="log", xlabel="step", title=rf"$\eta$ = {rate:g}, {factor:g} × edge")
+        mean = np.convolve(curve, np.ones(window) / window, "valid")
+        panels[f"η = {rate:g}, {factor:g} × edge"] = {
+            "measured": (x, curve[None]),
+            f"mean of {window} steps": (x[: len(mean)] + window // 2, mean[None]),
+            "central flow": (x, path.averaged[None]),
+        }
         ratio = float(path.averaged[-window:].mean() / mean[-1])
         effects.append(Effect("", ratio).keyed(Key.of("averaged loss", factor=factor)))
-    axes[0, 0].set_ylabel(r"excess loss $L - L^*$")
-    legend(axes[0, -1])
-    return figure, effects
+    title = f"Above the edge of stability: ℓ2, depth 3, {name}"
+    return plot_curves(panels, title=title, xlabel="step", ylabel="excess loss"), effects
 
 
 def draw(unstable: pd.DataFrame) -> Figure:
