@@ -14,6 +14,7 @@ from test_statistics import INF, NAN, made
 from implicit_accel import DataError, UserError
 from implicit_accel.claims import published as claims
 from implicit_accel.claims.api import Claim
+from implicit_accel.claims.collection import Collection, load_collection
 from implicit_accel.claims.criteria import (
     Cause,
     Direction,
@@ -37,7 +38,6 @@ from implicit_accel.claims.findings import (
     save_findings,
     with_scores,
 )
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.claims.report.render import write_report
 
 YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
@@ -276,7 +276,8 @@ def test_a_report_takes_in_no_file_from_elsewhere(tmp_path):
 
 def test_a_markdown_report_shows_everything_as_text(tmp_path):
     entry = save_finding(claim(), finding(), tmp_path / "X1", "standard", 3.5)
-    write_report([entry], tmp_path, title="All <claims>", preamble=["One & two."])
+    write_report([entry], tmp_path, title="All <claims>", preamble=["One & two."],
+                 collection=Collection("t"))  # fmt: skip
     markdown = (tmp_path / "REPORT.md").read_text()
     assert "Depth \\<b>helps\\</b> \\| always." in markdown
     assert "![X1: a figure](X1/a_figure.png)" in markdown
@@ -324,7 +325,9 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
         sensitivity="Nothing.",
     )  # fmt: skip
     entry = save_finding(claim(), found, tmp_path / "X1", "smoke", 3.5)
-    write_report([entry], tmp_path, title="t", preamble=["p"], verdicts=verdicts)
+    write_report(
+        [entry], tmp_path, title="t", preamble=["p"], collection=Collection("t"), verdicts=verdicts
+    )
     page = read_page((tmp_path / "report.html").read_text())
     for text in ((tmp_path / "REPORT.md").read_text(), page.text):
         # What a verdict is said with: the word, its values, and the sentences that explain it.
@@ -370,11 +373,11 @@ def claim_file(tmp_path, monkeypatch):
 
 
 def test_a_claim_is_added_by_its_file_alone_and_takes_its_place(claim_file):
-    before = [c.id for c in find_claims()]
+    before = [c.id for c in load_collection().claims]
     for name in ("P10", "P2b", "S8"):
         claim_file(name.lower(), CLAIM_FILE.format(id=name))
     claim_file("helper", "raise AssertionError('not a claim, not imported')")
-    ids = [c.id for c in find_claims()]
+    ids = [c.id for c in load_collection().claims]
     assert [i for i in ids if i in before] == before
     assert ids.index("P2b") == ids.index("P2") + 1
     assert ids.index("P10") == ids.index("P8") + 1  # by number: after P8, before F1
@@ -385,4 +388,4 @@ def test_a_claim_is_added_by_its_file_alone_and_takes_its_place(claim_file):
 def test_a_file_named_after_a_claim_holds_it(claim_file, text):
     claim_file("s8", text)
     with pytest.raises(UserError, match=r"s8\.py: CLAIM must be the claim S8"):
-        find_claims()
+        load_collection()

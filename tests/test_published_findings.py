@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.criteria import Direction, Size, could_be
 from implicit_accel.claims.findings import load_findings
-from implicit_accel.claims.registry import find_claims
 
 FINDINGS = load_findings(Path(__file__).parents[1] / "docs" / "reproduction" / "findings.json")
 
-CLAIMS = {claim.id: claim for claim in find_claims()}
+CLAIMS = {claim.id: claim for claim in load_collection().claims}
 
 
 def test_every_claim_was_judged():

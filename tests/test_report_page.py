@@ -20,15 +20,17 @@ from test_claims import claim, finding
 from test_reproduction import decaying
 
 from implicit_accel import DataError, UserError
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.criteria import Cause, Finding, Range, above, judge
 from implicit_accel.claims.curves import CURVES_FILE, Curves
 from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import load_finding, save_finding
 from implicit_accel.claims.forest import Forest
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.claims.report.pictures import QUALITIES, picture
 from implicit_accel.claims.report.render import forest_html, page
-from implicit_accel.claims.report.view import by_question, caption, made_by
+from implicit_accel.claims.report.view import by_question, caption
+
+COLLECTION = load_collection()
 
 expect = playwright.expect
 
@@ -102,7 +104,9 @@ def made(folder):
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     path = folder / "report.html"
-    path.write_text(page(made(folder), title="All <claims>", preamble=["One & two."]))
+    path.write_text(
+        page(made(folder), title="All <claims>", preamble=["One & two."], collection=COLLECTION)
+    )
     return path
 
 
@@ -152,15 +156,15 @@ def test_claims_are_grouped_headed_and_linked(report):
 def test_every_claim_has_a_question_and_a_source(tmp_path):
     entries = [
         save_finding(c, some_finding(2.0), tmp_path / c.id, "standard", 1)
-        for c in find_claims()[:1]
+        for c in load_collection().claims[:1]
     ]
-    entries = [dataclasses.replace(entries[0], claim=c) for c in find_claims()]
-    grouped = by_question(entries)
+    entries = [dataclasses.replace(entries[0], claim=c) for c in load_collection().claims]
+    grouped = by_question(entries, COLLECTION)
     assert len(grouped) == 5  # none is left over
     assert sorted(e.claim.id for own in grouped.values() for e in own) == sorted(
-        c.id for c in find_claims()
+        c.id for c in load_collection().claims
     )
-    assert "others" not in map(made_by, entries)
+    assert "others" not in [COLLECTION.made_by(e.claim) for e in entries]
 
 
 def test_tallies_count_claims_not_parts(report):
@@ -176,7 +180,7 @@ def test_tallies_count_claims_not_parts(report):
 
 
 def test_without_verdicts_nothing_is_judged(tmp_path):
-    html = page(made(tmp_path), title="t", preamble=["p"], verdicts=False)
+    html = page(made(tmp_path), title="t", preamble=["p"], collection=COLLECTION, verdicts=False)
     text = read_page(html).text
     for trace in ("as claimed", "undecided", "direction", "Seen:", "The rate is bound"):
         assert trace not in text
@@ -185,7 +189,7 @@ def test_without_verdicts_nothing_is_judged(tmp_path):
 
 
 def test_an_empty_report_and_hostile_ids():
-    assert "<tbody></tbody>" in page([], title="t", preamble=[])
+    assert "<tbody></tbody>" in page([], title="t", preamble=[], collection=COLLECTION)
     for hostile in ('"><script>', "../P1", "P", ""):
         with pytest.raises(UserError, match="an id is letters, a number"):
             claim(id=hostile)
@@ -210,7 +214,7 @@ def test_a_page_stays_below_its_limit_and_says_what_that_cost(tmp_path):
     entry = save_finding(claim(), found, tmp_path, "standard", 1)
 
     def sized(limit: int) -> tuple[int, str]:
-        html = page([entry], title="t", preamble=[], limit=limit)
+        html = page([entry], title="t", preamble=[], collection=COLLECTION, limit=limit)
         return len(html.encode()), html
 
     whole, html = sized(10**9)
@@ -233,7 +237,9 @@ def test_what_is_stored_of_curves_is_read_back_or_refused(tmp_path):
     np.testing.assert_equal(loaded.forests["stations"].series["depth 2"],
                             saved.forests["stations"].series["depth 2"])  # fmt: skip
     assert loaded.forests["stations"].curves == ("one run", "")
-    assert page([loaded], title="t", preamble=[]) == page([saved], title="t", preamble=[])
+    assert page([loaded], title="t", preamble=[], collection=COLLECTION) == page(
+        [saved], title="t", preamble=[], collection=COLLECTION
+    )
     path = tmp_path / "P3b" / CURVES_FILE
     whole = path.read_text()
     for damaged in ("", "[]", "{}", whole.replace('"num_steps": 1000', '"num_steps": 1001')):

@@ -24,9 +24,9 @@ from implicit_accel import (
     gas_like,
     run_sweep,
 )
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.published import f3, p1, student, very_deep
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.data.problems import make_problem
 from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError
@@ -50,7 +50,7 @@ def lab(tmp_path, monkeypatch):
 
 
 def test_every_claim_is_there_once_and_says_how_it_is_judged():
-    claims = find_claims()
+    claims = load_collection().claims
     assert [c.id for c in claims] == IDS
     for claim in claims:
         assert re.search(r"above|below|within|between|lowest|than", claim.criterion), claim.id

@@ -11,14 +11,14 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 from implicit_accel import Problem, SweepConfig, UserError
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.executors.dask import DaskExecutor, local_workers
 from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.experiments.claim_runner import Setup, find_data, run_claims
 
 # The quickest claims, of two groups.
-QUICK = [claim for claim in find_claims() if claim.id in ("T8", "P3b")]
+QUICK = [claim for claim in load_collection().claims if claim.id in ("T8", "P3b")]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_workers_with_other_data_are_refused(tmp_path):
     setup = setup_in(tmp_path / "run")
     lab = setup.laboratory(QUICK[0], tmp_path)
     found = find_data(lab)
-    quickest = [claim for claim in find_claims() if claim.id == "F2"]
+    quickest = [claim for claim in load_collection().claims if claim.id == "F2"]
     assert run(setup_in(tmp_path / "run", data=found), LocalExecutor(), quickest) == ["F2"]
     other = (*found[:2], "mnist 0123456789ab")
     with pytest.raises(

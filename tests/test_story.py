@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from test_claims import claim
 
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.criteria import Cause, Finding, above, judge
 from implicit_accel.claims.effects import Effect, Key
 from implicit_accel.claims.findings import Entry
-from implicit_accel.claims.published.sources import RECOLLECTED
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.claims.report.story import ANSWER, picture, tell
 from implicit_accel.claims.report.view import recollections
+
+COLLECTION = load_collection()
+STORY = COLLECTION.story
 
 
 def entry(name: str, *effects: Effect, figures: tuple[str, ...] = ()) -> Entry:
@@ -48,7 +50,7 @@ def everything() -> list[Entry]:
 
 
 def test_an_answer_five_questions_four_figures_and_every_number_from_a_finding():
-    chapters = tell(everything())
+    chapters = tell(everything(), STORY)
     assert chapters[0].heading == ANSWER
     assert len(chapters) == 6
     assert len(chapters[0].paragraphs) == 3
@@ -69,9 +71,9 @@ def test_an_answer_five_questions_four_figures_and_every_number_from_a_finding()
 
 
 def test_what_was_not_found_is_left_out():
-    assert tell([]) == ()
-    assert tell([entry("P7", Effect("e", 1.0))]) == ()
-    chapters = tell([e for e in everything() if e.claim.id != "S7"])
+    assert tell([], STORY) == ()
+    assert tell([entry("P7", Effect("e", 1.0))], STORY) == ()
+    chapters = tell([e for e in everything() if e.claim.id != "S7"], STORY)
     assert not any("student project see" in c.heading for c in chapters)
     assert ANSWER not in [c.heading for c in chapters]  # it names the student project's number
 
@@ -80,11 +82,11 @@ def test_an_answer_that_the_verdicts_contradict_is_left_out():
     slower = entry("P3b", measured(0.5, "speed-up at the horizon", depth=2, end=True),
                    measured(0.5, "speed-up to 10 %", depth=2))  # fmt: skip
     others = [e for e in everything() if e.claim.id != "P3b"]
-    assert ANSWER not in [c.heading for c in tell([slower, *others])]
+    assert ANSWER not in [c.heading for c in tell([slower, *others], STORY)]
 
 
 def test_the_picture_shows_speed_ups_with_their_claims():
-    forest, claims = picture(everything())
+    forest, claims = picture(everything(), COLLECTION.picture)
     rows = {e.name: e.value for e in forest.series[""]}
     assert rows["ℓ2, depth 2"] == pytest.approx(1 / 1.0123)  # a slow-down as a speed-up
     assert rows["ℓ4, depth 2"] == 4.0123
@@ -92,12 +94,12 @@ def test_the_picture_shows_speed_ups_with_their_claims():
 
 
 def test_what_is_known_from_memory_is_listed_with_the_claims_that_use_it():
-    known = recollections([entry("P4b"), entry("P7")])
+    known = recollections([entry("P4b"), entry("P7")], COLLECTION)
     assert known is not None
     assert [set(text.split(", ")) for text in known["claims"]][-2:] == [{"P7"}, {"P4b"}]
-    assert recollections([entry("F1")]) is None
-    ids = {claim.id for claim in find_claims()}
-    assert {i for known in RECOLLECTED for i in known.claims} <= ids
-    for found in find_claims():  # nothing is remembered in a corner
+    assert recollections([entry("F1")], COLLECTION) is None
+    ids = {claim.id for claim in load_collection().claims}
+    assert {i for known in COLLECTION.recollections for i in known.claims} <= ids
+    for found in load_collection().claims:  # nothing is remembered in a corner
         if "from memory" in found.source:
-            assert any(found.id in known.claims for known in RECOLLECTED)
+            assert any(found.id in known.claims for known in COLLECTION.recollections)

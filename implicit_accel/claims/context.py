@@ -7,12 +7,12 @@ import functools
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import filelock
 import jax
@@ -30,9 +30,11 @@ from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
-from implicit_accel.results import RESULTS_FILE, load_results
+from implicit_accel.results import RESULTS_FILE, by_model, load_results
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, RunFolder
 from implicit_accel.sweep import run
+from implicit_accel.tasks.grid import TaskSweep
+from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.theory.predict import early_stable_rates
 
 _T = TypeVar("_T")
@@ -93,17 +95,19 @@ class Grid:
 
     Attributes:
         problem: The title of the data.
-        config: The grid.
+        config: The grid; None for a task of the user's own, which has words.
         rates: Learning rates of each model; none if they were searched for.
         num_seeds: Seeds.
         stds: Standard deviations of an image network's own, if it has an axis for these.
+        words: What was trained, in words.
     """
 
     problem: str
-    config: SweepConfig | ClassifierConfig
-    rates: tuple[float, ...]
-    num_seeds: int
+    config: SweepConfig | ClassifierConfig | None
+    rates: tuple[float, ...] = ()
+    num_seeds: int = 1
     stds: tuple[float, ...] = ()
+    words: str = ""
 
 
 @dataclass
@@ -318,6 +322,38 @@ class Context:
         self.grids.append(Grid(data.title, config, (*rates,), num_seeds, (*(stds or ()),)))
         experiment = ImageSweep(data, config, learning_rates=rates, stds=stds, seeds=seeds)
         return self._run("classifiers", experiment)
+
+    def task(
+        self,
+        task: LossTask,
+        *,
+        axes: Mapping[str, Any],
+        optimizer: Any,
+        num_steps: int,
+        **settings: Any,
+    ) -> xr.Dataset:
+        """Results of a task of the claim's own over some axes, trained or read, see `ia.sweep`.
+
+        Args:
+            task: What is trained, see `ia.from_loss`.
+            axes: Values by name.
+            optimizer: Makes the optax transformation.
+            num_steps: T.
+            **settings: Further arguments of `ia.sweep` that say what is trained.
+
+        Returns:
+            The results over (model, learning_rate, seed, step), see `results.by_model`.
+        """
+        experiment = TaskSweep(
+            task, axes=axes, optimizer=optimizer, num_steps=num_steps, **settings
+        )
+        shown = {name: values for name, values in experiment.axes.items() if name in axes}
+        values = "; ".join(
+            f"{name} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in own)}"
+            for name, own in shown.items()
+        )
+        self.grids.append(Grid(task.name, None, words=f"{values}; {num_steps:,} steps"))
+        return by_model(self._run("task", experiment))
 
     def tell(self, what: str) -> Callable[[float], None]:
         """Makes a function that is told the share that is done of something."""

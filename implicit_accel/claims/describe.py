@@ -26,7 +26,8 @@ def grids_in_words(grids: Sequence[Grid]) -> str:
     grids = sorted(grids, key=lambda grid: (grid.problem, repr(grid)))
     linear = [grid for grid in grids if isinstance(grid.config, SweepConfig)]
     images = [grid for grid in grids if isinstance(grid.config, ClassifierConfig)]
-    return " ".join(filter(None, (_linear(linear), _images(images))))
+    own = [f"{grid.problem}: {grid.words}." for grid in grids if grid.config is None]
+    return " ".join(filter(None, (_linear(linear), _images(images), *_distinct(own))))
 
 
 def _linear(grids: Sequence[Grid]) -> str:

@@ -147,6 +147,6 @@ def tables_of(effects: Sequence[Effect]) -> dict[str, pd.DataFrame]:
     tables = {}
     for measure, own in rows.items():
         table = pd.DataFrame(own)
-        empty = [c for c in ("halves of the grid", "remarks") if not table[c].any()]
+        empty = [c for c in ("halves of the grid", "remarks") if not any(table[c].tolist())]
         tables[measure[:1].upper() + measure[1:]] = table.drop(columns=empty)
     return tables

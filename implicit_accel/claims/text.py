@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
 from implicit_accel.claims.effects import Coordinate, Effect, format_number, label
 from implicit_accel.errors import UserError
@@ -60,7 +61,7 @@ def render(
     def effect(measure: str, **coordinates: Coordinate) -> Effect:
         return next(iter(chosen(measure, **coordinates)), Effect("", math.nan))
 
-    environment = jinja2.Environment(  # noqa: S701 - the outcome is Markdown, escaped where it is shown
+    environment = SandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"listed": listed, "number": format_number, "sig": _significant}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.findings import load_entries
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.claims.report.article.fill import check, fill
 from implicit_accel.claims.report.article.typeset import (
     PAGES_FILE,
@@ -83,12 +83,13 @@ def check_output(folder: Path, sources: dict[str, bytes]) -> None:
 def main() -> None:
     """Reads, fills in, sets, writes."""
     reproduction, folder = Path(_REPRODUCTION.value), Path(_OUTPUT_DIR.value)
-    claims = find_claims()
+    collection = load_collection()
+    claims = collection.claims
     scale, entries = load_entries(reproduction, claims)
     check(scale, entries, claims, reproduction)
     sources = read_sources()
     check_output(folder, sources)
-    files = typeset(fill(scale, entries), entries, sources)
+    files = typeset(fill(scale, entries, collection), entries, sources)
     with cli.output_folder(folder):
         write(files, folder)
     cli.make_console().print(

@@ -17,10 +17,10 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from implicit_accel.claims.api import Claim
+from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.claims.findings import load_finding, save_finding
-from implicit_accel.claims.registry import find_claims
 from implicit_accel.devices import FEWEST_CPU_DEVICES, num_cores
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, OnMessage
@@ -44,6 +44,7 @@ class Setup:
         data_dir: Where the data are, see `Context`.
         download: Whether what is missing may be downloaded.
         compilation_cache: See `compilation.keep_programs`.
+        claims_from: A folder of a user's own claims; None for the project's.
         data: The data sets that were found here, see `find_data`, which workers must have as well;
             empty where they see the same files.
         mark: A text that the folder's mark holds, for workers.
@@ -54,6 +55,7 @@ class Setup:
     data_dir: str | None
     download: bool
     compilation_cache: str | None
+    claims_from: str | None = None
     data: tuple[str, ...] = ()
     mark: str = ""
 
@@ -186,7 +188,7 @@ def _run_item(setup: Setup, name: str, on_message: OnMessage) -> Outcome:
     with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
         jax.config.update("jax_num_cpu_devices", max(FEWEST_CPU_DEVICES, num_cores()))
     setup.prepare()
-    (claim,) = (claim for claim in find_claims() if claim.id == name)
+    (claim,) = (claim for claim in load_collection(setup.claims_from).claims if claim.id == name)
     folder = setup.folder if _is_shared(setup) else _own_folder(setup.mark)
     found = find_data(setup.laboratory(claim, folder)) if setup.data else ()
     if found != setup.data:

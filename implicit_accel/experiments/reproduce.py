@@ -3,6 +3,7 @@ r"""Tests the claims of the literature, each by an experiment that judges itself
     python -m experiments.reproduce
     python -m experiments.reproduce --claims P3b,F2,S2
     python -m experiments.reproduce --scale smoke
+    python -m experiments.reproduce --claims_from my_claims
 
 The output folder gets a folder for every claim, REPORT.md and report.html, one page to read in a
 browser. What has been trained is used again: a second call only redraws.
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from implicit_accel.claims.api import Claim
+from implicit_accel.claims.collection import Collection, load_collection
 from implicit_accel.claims.context import Scale
 from implicit_accel.claims.findings import (
     FINDINGS_FILE,
@@ -30,7 +32,7 @@ from implicit_accel.claims.findings import (
     load_finding,
     save_findings,
 )
-from implicit_accel.claims.registry import find_claims
+from implicit_accel.claims.outcomes import OUTCOMES_FILE, save_outcomes
 from implicit_accel.claims.report.render import MARKDOWN_FILE, PAGE_FILE, write_report
 from implicit_accel.claims.report.view import columns, headline
 from implicit_accel.devices import num_cores, use_cpu_devices
@@ -42,15 +44,19 @@ from implicit_accel.experiments.claim_runner import Setup, find_data, run_claims
 from implicit_accel.files import refuse_link, remove_partial
 from implicit_accel.store.folder import RunFolder
 
-CLAIMS = find_claims()
-
 _MOST_WORKERS = 4
 
 _NO_VERDICTS = "smoke: no verdicts"
 
 _GROUPS = cli.FlagGroups()
 _CLAIMS = flags.DEFINE_list(
-    "claims", ["all"], f"Which claims: {', '.join(claim.id for claim in CLAIMS)}; or all."
+    "claims", ["all"], "Which claims: their ids, such as P0, P3b, F2, S7, T1; or all."
+)
+_CLAIMS_FROM = flags.DEFINE_string(
+    "claims_from",
+    None,
+    "A folder of claims of your own, in place of the project's: a module for each, named after its "
+    "id (a1.py holds claim A1). The modules are run: name only a folder that you trust.",
 )
 _SCALE = flags.DEFINE_enum_class(
     "scale",
@@ -68,7 +74,7 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _ESTIMATE = flags.DEFINE_bool(
     "estimate", False, "Only print what the papers' full lengths would cost, and end."
 )
-_GROUPS.add("What", _CLAIMS, _SCALE, _OUTPUT_DIR, _ESTIMATE)
+_GROUPS.add("What", _CLAIMS, _CLAIMS_FROM, _SCALE, _OUTPUT_DIR, _ESTIMATE)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder with the data files; else $IMPLICIT_ACCEL_DATA_DIR and the cache."
 )
@@ -80,8 +86,8 @@ executors.add_flags(_GROUPS)
 compilation.add_flags(_GROUPS)
 
 
-def choose_claims() -> list[Claim]:
-    """The claims asked for, in the order of the report.
+def choose_claims(collection: Collection) -> list[Claim]:
+    """The chosen claims, in the order of the report.
 
     Raises:
         UserError: If one is unknown.
@@ -89,13 +95,13 @@ def choose_claims() -> list[Claim]:
     asked = [name.strip() for name in _CLAIMS.value]
     if not asked:
         raise UserError("--claims: the list is empty; name some, or all")
-    known = {"all", *(claim.id.lower() for claim in CLAIMS)}
+    known = {"all", *(claim.id.lower() for claim in collection.claims)}
     for name in asked:
         if name.lower() not in known:
-            ids = ", ".join(claim.id for claim in CLAIMS)
+            ids = ", ".join(claim.id for claim in collection.claims)
             raise UserError(f"--claims: {name!r} is unknown; choose from {ids}, or all")
     wanted = {name.lower() for name in asked}
-    return [claim for claim in CLAIMS if "all" in wanted or claim.id.lower() in wanted]
+    return [c for c in collection.claims if "all" in wanted or c.id.lower() in wanted]
 
 
 def print_estimate(claims: list[Claim], console: Console) -> None:
@@ -169,19 +175,24 @@ def choose_workers(num_claims: int) -> int | None:
 
 def main() -> None:
     """Tests, writes, prints."""
-    claims = choose_claims()
     executors.check_flags()
+    use_cpu_devices()  # before a user's modules compute
+    collection = load_collection(_CLAIMS_FROM.value)
+    claims = choose_claims(collection)
     scale = _SCALE.value
     suffix = "" if scale is Scale.STANDARD else f"-{scale.value}"
-    folder = Path(_OUTPUT_DIR.value or f"outputs/reproduction{suffix}")
-    use_cpu_devices()
+    default = "reproduction" if collection.folder is None else collection.folder.resolve().name
+    folder = Path(_OUTPUT_DIR.value or f"outputs/{default}{suffix}")
     console, log = cli.make_console(), cli.make_console(stderr=True)
     if _ESTIMATE.value:
         print_estimate(claims, console)
         return
     if scale is Scale.PAPER:
         print_estimate(claims, log)
-    setup = Setup(scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for())
+    setup = Setup(
+        scale, folder, _DATA_DIR.value, _DOWNLOAD.value, compilation.asked_for(),
+        None if collection.folder is None else str(collection.folder.resolve()),
+    )  # fmt: skip
     setup.prepare()
     if executors.SCHEDULER.value is not None:
         setup = dataclasses.replace(setup, data=find_data(setup.laboratory(claims[0], folder)))
@@ -192,7 +203,7 @@ def main() -> None:
         executors.opened(log, LocalExecutor, workers=choose_workers(len(claims))) as executor,
     ):
         remove_partial(folder)
-        for claim in CLAIMS:
+        for claim in collection.claims:
             refuse_link(folder / claim.id)
             for each in (folder / claim.id).glob("**"):
                 remove_partial(each)
@@ -204,21 +215,24 @@ def main() -> None:
             log.print(f"{number:2d} of {len(claims)}  {claim.id:4s} {answer}{seconds:6.1f} s")
         log.print(f"{len(claims)} claims in {(time.monotonic() - began) / 60:.1f} min")
         entries = []
-        for claim in CLAIMS:
+        for claim in collection.claims:
             stored = load_finding(claim, folder / claim.id, scale.value)
             entries += [] if stored is None else [stored]
         save_findings(entries, folder / FINDINGS_FILE, scale.value)
+        save_outcomes(entries, folder / OUTCOMES_FILE, scale.value)
         write_report(
             entries,
             folder,
-            title="When does depth accelerate? The claims and what became of them",
+            title=collection.title,
+            collection=collection,
             preamble=preamble(scale, entries),
             verdicts=scale.has_verdicts,
         )
     chosen = {claim.id for claim in claims}
     print_overview([entry for entry in entries if entry.claim.id in chosen], scale, console)
     console.print(
-        f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, {FINDINGS_FILE}, a folder for each claim"
+        f"{folder}: {MARKDOWN_FILE}, {PAGE_FILE}, {FINDINGS_FILE}, {OUTCOMES_FILE}, "
+        "a folder for each claim"
     )
 
 

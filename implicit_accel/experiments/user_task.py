@@ -6,9 +6,7 @@ The file is run, as the user's own program would be: name only files that you tr
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from implicit_accel.errors import UserError
 from implicit_accel.linear.config import parse_learning_rates
 from implicit_accel.tasks.loss_task import LossTask
+from implicit_accel.user_module import run_file
 
 
 def load_task(place: str) -> tuple[ModuleType, LossTask]:
@@ -35,22 +34,13 @@ def load_task(place: str) -> tuple[ModuleType, LossTask]:
     path = Path(text)
     if not colon or not name.isidentifier() or path.suffix != ".py":
         raise UserError(f"--task {place!r}: write file.py:name")
-    if not path.is_file():
-        raise UserError(f"--task {place!r}: there is no file {text}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # What the file imports may lie beside it, as when Python runs it.
-    sys.path.insert(0, str(path.resolve().parent))
-    sys.modules.setdefault(path.stem, module)
+    module = run_file(path, "--task")
+    found = attribute(module, name, "--task")
     try:
-        spec.loader.exec_module(module)
-        found = attribute(module, name, "--task")
         task = found if isinstance(found, LossTask) or not callable(found) else found()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the function does
         kind = type(error).__name__
         raise UserError(f"--task: {text} cannot be run ({kind}: {error})") from error
     if not isinstance(task, LossTask):

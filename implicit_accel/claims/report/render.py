@@ -15,7 +15,9 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
+from implicit_accel.claims.collection import Collection
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest, forest_view
 from implicit_accel.claims.report import view
@@ -39,6 +41,7 @@ def write_report(
     *,
     title: str,
     preamble: Sequence[str],
+    collection: Collection,
     verdicts: bool = True,
 ) -> None:
     """Writes ``REPORT.md`` and ``report.html`` into a folder, atomically.
@@ -48,10 +51,13 @@ def write_report(
         folder: The folder that the figures' folders are in.
         title: Of the report.
         preamble: Paragraphs that say what was run, when and on what.
+        collection: That the claims are of.
         verdicts: Whether it judges. Without, it shows what ran and every effect, and none of the
             sentences that are about a verdict.
     """
-    same = {"title": title, "preamble": preamble, "verdicts": verdicts}
+    same = {
+        "title": title, "preamble": preamble, "collection": collection, "verdicts": verdicts
+    }  # fmt: skip
     text = printable_lines(markdown(entries, folder, **same))
     for name, content in ((MARKDOWN_FILE, text), (PAGE_FILE, page(entries, **same))):
         with atomic_path(folder / name) as temporary:
@@ -64,6 +70,7 @@ def markdown(
     *,
     title: str,
     preamble: Sequence[str],
+    collection: Collection,
     verdicts: bool = True,
 ) -> str:
     """The report as Markdown, see `write_report`; figures by their paths below the folder."""
@@ -75,9 +82,9 @@ def markdown(
     }
     filled = _environment(filters).get_template("report.md").render(
         title=title, preamble=preamble, columns=view.columns(verdicts),
-        story=tell(entries) if verdicts else (),
-        claims=[view.claim_view(entry, entries, verdicts) for entry in entries],
-        recollected=view.recollections(entries), from_memory=view.FROM_MEMORY,
+        story=tell(entries, collection.story) if verdicts else (),
+        claims=[view.claim_view(entry, entries, collection, verdicts) for entry in entries],
+        recollected=view.recollections(entries, collection), from_memory=view.FROM_MEMORY,
     )  # fmt: skip
     return filled.rstrip() + "\n"
 
@@ -117,6 +124,7 @@ def page(
     *,
     title: str,
     preamble: Sequence[str],
+    collection: Collection,
     verdicts: bool = True,
     limit: int = LIMIT,
 ) -> str:
@@ -126,6 +134,7 @@ def page(
         entries: The claims, in order.
         title: Of the report.
         preamble: Paragraphs that say what was run, when and on what.
+        collection: That the claims are of.
         verdicts: Whether it judges.
         limit: Bytes to stay below. Figures lose colours and resolution until it does, which the
             page says; nothing is left out, so that a page may be larger in the end.
@@ -135,14 +144,19 @@ def page(
     """
     text = ""
     for quality in QUALITIES:
-        text = _page(entries, title, preamble, verdicts, quality)
+        text = _page(entries, title, preamble, collection, verdicts, quality)
         if len(text.encode()) <= limit:
             break
     return text
 
 
 def _page(
-    entries: Sequence[Entry], title: str, preamble: Sequence[str], verdicts: bool, quality: Quality
+    entries: Sequence[Entry],
+    title: str,
+    preamble: Sequence[str],
+    collection: Collection,
+    verdicts: bool,
+    quality: Quality,
 ) -> str:
     pictured: list[Path] = []
 
@@ -151,13 +165,13 @@ def _page(
         return picture(path, quality)
 
     filters = {"picture": drawn, "rows": view.rows, "anchor": _anchor, "quoted": quote}
-    claims = {entry.claim.id: _claim(entry, entries, verdicts) for entry in entries}
+    claims = {entry.claim.id: _claim(entry, entries, collection, verdicts) for entry in entries}
     groups = {
         question: [claims[entry.claim.id] for entry in own]
-        for question, own in view.by_question(entries).items()
+        for question, own in view.by_question(entries, collection).items()
     }
-    told = tell(entries) if verdicts else ()
-    forest, measured_by = answer_forest(entries)
+    told = tell(entries, collection.story) if verdicts else ()
+    forest, measured_by = answer_forest(entries, collection.picture)
     kinds = dict.fromkeys(name for claim in claims.values() for name in claim["kinds"])
     places = [
         *([("answer", ANSWER)] if verdicts and entries else []),
@@ -176,7 +190,7 @@ def _page(
             name: [v for v in dict.fromkeys(c["kinds"][name] for c in claims.values()) if v]
             for name in kinds
         },
-        recollected=view.recollections(entries), from_memory=view.FROM_MEMORY,
+        recollected=view.recollections(entries, collection), from_memory=view.FROM_MEMORY,
         is_pictured=lambda: bool(pictured), quality=quality,
     )  # fmt: skip
     is_explored = any(entry.curves for entry in entries)
@@ -185,9 +199,11 @@ def _page(
     return document(title, body, assets=needed + own)
 
 
-def _claim(entry: Entry, entries: Sequence[Entry], verdicts: bool) -> dict[str, Any]:
+def _claim(
+    entry: Entry, entries: Sequence[Entry], collection: Collection, verdicts: bool
+) -> dict[str, Any]:
     """A claim for the page's template."""
-    claim = view.claim_view(entry, entries, verdicts)
+    claim = view.claim_view(entry, entries, collection, verdicts)
     anchor, sections = _anchor(entry.claim.id), claim["sections"]
     return claim | {
         "saw": [(n, text) for n, text in sections.items() if n not in view.ORIGIN],
@@ -210,7 +226,7 @@ def _claim(entry: Entry, entries: Sequence[Entry], verdicts: bool) -> dict[str, 
 
 
 def _markup(html: str) -> Any:
-    return jinja2.utils.markupsafe.Markup(html)
+    return Markup(html)  # noqa: S704 - escaped by the explorer
 
 
 def _tallies(claims: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, int]]]:

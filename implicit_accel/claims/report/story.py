@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
+from implicit_accel.claims.collection import Row
 from implicit_accel.claims.effects import Coordinate, Effect
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest
@@ -45,17 +46,17 @@ class _LeftOutError(Exception):
     """Ends a section: it needs what is not there."""
 
 
-def tell(entries: Sequence[Entry]) -> tuple[Chapter, ...]:
+def tell(entries: Sequence[Entry], story: str) -> tuple[Chapter, ...]:
     """The story, as far as some claims' findings fill it in.
 
     Args:
         entries: The claims of a report.
+        story: The Markdown, see `Collection.story`.
 
     Returns:
         Its sections in order; none where nothing but what was claimed could be told.
     """
-    text = (resources.files(__package__ or "") / "story.md").read_text(encoding="utf-8")
-    _, *parts = _HEADING.split(text)
+    _, *parts = _HEADING.split(story)
     told = [
         chapter
         for heading, body in zip(parts[::2], parts[1::2], strict=True)
@@ -90,7 +91,7 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
         cause = finding(claim).finding.cause
         return "" if cause is None else cause.why
 
-    environment = jinja2.Environment(  # noqa: S701 - text, escaped where it is shown
+    environment = SandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     literature = [e for e in entries if not e.claim.id.startswith("T")]
@@ -111,40 +112,24 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
     return Chapter(heading, paragraphs, figure, shown["caption"] if figure else "")
 
 
-# The answer's picture: its rows, each with the claim and the effect that it shows, and whether that
-# is a slow-down.
-_ROWS = (
-    *(
-        (f"ℓ2, depth {d}", "P3a", "slow-down to 10 %", {"depth": d}, True)
-        for d in (2, 3)
-    ),
-    *((f"ℓ4, depth {d}", "P3b", "speed-up to 10 %", {"depth": d}, False) for d in (2, 3)),
-    *(
-        (f"ℓ4, depth {d}, a million steps", "P3b", "speed-up at the horizon",
-         {"depth": d, "end": True}, False)
-        for d in (2, 3)
-    ),
-    *(
-        (f"the student project's setting, depth {d}", "S7", "speed-up to the common target",
-         {"depth": d, "station": "the student project's setting"}, False)
-        for d in (2, 3)
-    ),
-)  # fmt: skip
-
-
-def picture(entries: Sequence[Entry]) -> tuple[Forest, tuple[str, ...]]:
+def picture(entries: Sequence[Entry], wanted: Sequence[Row]) -> tuple[Forest, tuple[str, ...]]:
     """The speed-ups that the answer is about.
+
+    Args:
+        entries: The claims of a report.
+        wanted: The rows, see `Collection.picture`.
 
     Returns:
         The forest plot, and for each row the claim that measured it.
     """
     found = {entry.claim.id: entry.finding.effects for entry in entries}
     rows, claims = [], []
-    for name, claim, measure, at, is_slow_down in _ROWS:
-        for effect in found.get(claim, ()):
-            if effect.key is not None and effect.key.matches(measure, at):
-                rows.append(replace(effect.inverse if is_slow_down else effect, name=name))
-                claims.append(claim)
+    for row in wanted:
+        for effect in found.get(row.claim, ()):
+            if effect.key is not None and effect.key.matches(row.measure, row.at):
+                shown = effect.inverse if row.is_slow_down else effect
+                rows.append(replace(shown, name=row.name))
+                claims.append(row.claim)
                 break
     title = "Depth's speed-up over one layer, each at its own best learning rate"
     return Forest({"": tuple(rows)}, title=title, xlabel="speed-up"), tuple(claims)

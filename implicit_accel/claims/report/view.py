@@ -11,36 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from implicit_accel.claims.collection import Collection
 from implicit_accel.claims.criteria import Direction, Judged, Size
 from implicit_accel.claims.describe import where
 from implicit_accel.claims.findings import ANSWERS, Entry, with_scores
-from implicit_accel.claims.published.sources import RECOLLECTED
 
 FROM_MEMORY = "What is known from memory only"
-
-# A question, a short name for it, and the claims that answer it.
-_QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "What does the loss do?": ("loss", ("P0", "P3a", "P3b", "P8", "S1", "S4", "S7")),
-    "What does the initialisation do?": (
-        "initialisation",
-        ("P5a", "P5b", "F1", "F2", "F3", "S2"),
-    ),
-    "What does the optimizer do?": ("optimizer", ("P4a", "P4b", "S3")),
-    "What about non-linear networks?": ("non-linear networks", ("P6", "F4", "S5", "S6")),
-    "What does theory say?": (
-        "theory",
-        ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 12))),
-    ),
-}
-_OTHER = ("What else is there?", "other")
-
-SOURCES = {
-    "P": "Arora, Cohen & Hazan 2018",
-    "F": "Arora et al. 2019",
-    "S": "Levy & Wang 2024",
-    "T": "this project's theory",
-}
-"""By the first letter of a claim's id: whose claim it is."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +68,17 @@ class Tally:
         )
 
 
-def by_question(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+def by_question(entries: Sequence[Entry], collection: Collection) -> dict[str, list[Entry]]:
     """The claims under the questions that they answer; claims of none come last.
 
     Args:
         entries: The claims, in the order that they keep within a question.
+        collection: Says which answers what.
     """
-    found = {question: [e for e in entries if _place(e)[0] == question] for question in _QUESTIONS}
-    found[_OTHER[0]] = [e for e in entries if _place(e) == _OTHER]
+    found: dict[str, list[Entry]] = {question: [] for question in collection.questions}
+    for entry in entries:
+        found.setdefault(collection.place(entry.claim)[0], []).append(entry)
     return {question: own for question, own in found.items() if own}
-
-
-def _place(entry: Entry) -> tuple[str, str]:
-    for question, (name, claims) in _QUESTIONS.items():
-        if entry.claim.id in claims:
-            return question, name
-    return _OTHER
-
-
-def topic(entry: Entry) -> str:
-    """The short name of the question that a claim is about."""
-    return _place(entry)[1]
-
-
-def made_by(entry: Entry) -> str:
-    """Whose claim it is, in a few words."""
-    return SOURCES.get(entry.claim.id[:1], "others")
 
 
 def columns(verdicts: bool) -> list[str]:
@@ -175,7 +136,7 @@ def parts_table(parts: Sequence[Judged]) -> pd.DataFrame:
     )
 
 
-def recollections(entries: Sequence[Entry]) -> pd.DataFrame | None:
+def recollections(entries: Sequence[Entry], collection: Collection) -> pd.DataFrame | None:
     """What some of these claims take from memory, and what depends on it; None if nothing."""
     there = [entry.claim.id for entry in entries]
     rows = [
@@ -184,7 +145,7 @@ def recollections(entries: Sequence[Entry]) -> pd.DataFrame | None:
             "claims": ", ".join(i for i in there if i in known.claims),
             "what depends on it": known.hinges,
         }
-        for known in RECOLLECTED
+        for known in collection.recollections
         if set(known.claims) & set(there)
     ]
     return pd.DataFrame(rows) if rows else None
@@ -255,12 +216,15 @@ TONES = {
 """How each answer is coloured, in the order of a tally."""
 
 
-def claim_view(entry: Entry, entries: Sequence[Entry], verdicts: bool) -> dict[str, Any]:
+def claim_view(
+    entry: Entry, entries: Sequence[Entry], collection: Collection, verdicts: bool
+) -> dict[str, Any]:
     """All that is said about a claim, for a template.
 
     Args:
         entry: The claim.
         entries: All claims of the report.
+        collection: That they are of.
         verdicts: Whether it judges.
     """
     claim, finding = entry.claim, entry.finding
@@ -274,7 +238,7 @@ def claim_view(entry: Entry, entries: Sequence[Entry], verdicts: bool) -> dict[s
         "statement": claim.statement,
         "answers": answers,
         "tones": {name: TONES[kind] for name, kind in kinds.items()},
-        "kinds": kinds | {"source": made_by(entry), "topic": topic(entry)},
+        "kinds": kinds | {"source": collection.made_by(claim), "topic": collection.place(claim)[1]},
         "cause_with_scores": with_scores(cause, entries) if verdicts else "",
         "headline": headline(entry),
         "number": "" if effect is None else str(effect),

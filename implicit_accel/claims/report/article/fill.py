@@ -10,12 +10,12 @@ from typing import Any
 import implicit_accel
 from implicit_accel import intervals
 from implicit_accel.claims.api import Claim
+from implicit_accel.claims.collection import Collection
 from implicit_accel.claims.context import Scale
 from implicit_accel.claims.criteria import Direction, Judged, Size
 from implicit_accel.claims.describe import where
 from implicit_accel.claims.effects import Kind
 from implicit_accel.claims.findings import Entry
-from implicit_accel.claims.published.sources import RECOLLECTED
 from implicit_accel.claims.report import view
 from implicit_accel.claims.report.story import ANSWER, tell
 from implicit_accel.errors import DataError
@@ -52,12 +52,13 @@ def check(scale: str, entries: Sequence[Entry], claims: Sequence[Claim], folder:
         )
 
 
-def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[str, Any]:
     """The data of an article: strings, and lists and dictionaries of them.
 
     Args:
         scale: Of the reproduction.
         entries: Its claims, in order.
+        collection: That they are of.
 
     Returns:
         What ``article.json`` holds.
@@ -65,8 +66,11 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
     designs = [effect.design for entry in entries for effect in entry.finding.effects]
     seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]
     literature = [e for e in entries if not e.claim.id.startswith("T")]
-    groups = {k: [e for e in entries if e.claim.id.startswith(k)] for k in view.SOURCES}
-    chapters = {chapter.heading: list(map(_text, chapter.paragraphs)) for chapter in tell(entries)}
+    groups = {k: [e for e in entries if e.claim.id.startswith(k)] for k in collection.sources}
+    chapters = {
+        chapter.heading: list(map(_text, chapter.paragraphs))
+        for chapter in tell(entries, collection.story)
+    }
     return {
         "version": implicit_accel.__version__,
         "scale": _text(scale),
@@ -80,10 +84,10 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "story": [{"heading": h, "paragraphs": words} for h, words in chapters.items()],
         "questions": [
             [question, [e.claim.id for e in own]]
-            for question, own in view.by_question(entries).items()
+            for question, own in view.by_question(entries, collection).items()
         ],
         "groups": [
-            {"letter": letter, "who": view.SOURCES[letter], "ids": [e.claim.id for e in own]}
+            {"letter": letter, "who": collection.sources[letter], "ids": [e.claim.id for e in own]}
             for letter, own in groups.items()
             if own
         ],
@@ -94,7 +98,7 @@ def fill(scale: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "claims": {entry.claim.id: _claim(entry) for entry in entries},
         "remembered": [
             {"fact": known.fact, "claims": list(known.claims), "depends": known.hinges}
-            for known in RECOLLECTED
+            for known in collection.recollections
         ],
     }
 
