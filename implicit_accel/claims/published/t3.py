@@ -147,7 +147,9 @@ def averaged_losses(context: Context, name: str, problem: Problem) -> tuple[Figu
         ratio = float(path.averaged[-window:].mean() / mean[-1])
         effects.append(Effect("", ratio).keyed(Key.of("averaged loss", factor=factor)))
     title = f"Above the edge of stability: ℓ2, depth 3, {name}"
-    return plot_curves(panels, title=title, xlabel="step", ylabel="excess loss"), effects
+    styles = {"measured": {"color": "0.75", "linewidth": 0.6}}
+    figure = plot_curves(panels, title=title, xlabel="step", ylabel="excess loss", styles=styles)
+    return figure, effects
 
 
 def draw(unstable: pd.DataFrame) -> Figure:
