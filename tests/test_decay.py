@@ -126,3 +126,17 @@ def test_t11_trains_what_its_law_describes():
     W1, W2 = rng.standard_normal((4, 6)), rng.standard_normal((3, 4))
     expected = descended(W1, W2, np.full(30, 0.01), 0.9, 5e-4)
     np.testing.assert_allclose(t11.shrink(W1, W2, 30), expected, rtol=1e-12)
+
+
+def test_t11_compares_descent_with_the_law_seed_by_seed():
+    times = momentum_time(np.full(20, t11.RATE), t11.MOMENTUM)
+    measured, predicted, initial = t11.decayed(0.3, 2, times)
+    assert measured.shape == predicted.shape == (2, 21)
+    np.testing.assert_allclose(predicted, measured, rtol=1e-3)
+    # The first change of the penalty is the initial decay's, in units of a single matrix's.
+    short = momentum_time(np.full(1, 1e-3), 0.0)
+    _, law, _ = t11.decayed(0.3, 2, short)
+    single = single_penalty(1.0, short, t11.WEIGHT_DECAY)
+    np.testing.assert_allclose(
+        np.log(law[:, 1] / law[:, 0]) / np.log(single[1]), initial, rtol=1e-3
+    )

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from implicit_accel.claims.api import Claim
-from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Finding, below, judge, shortfall, within
-from implicit_accel.claims.drawing import (
-    draw_seeds,
-    label_end,
-    make_figure,
-    untangle,
-)
-from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.estimators import effects_table, median_of
-from implicit_accel.claims.published.images import images_and_notes
+from implicit_accel.claims.api import Check, Claim, Context, Found, Key
+from implicit_accel.claims.drawing import draw_seeds, make_figure, untangle
+from implicit_accel.claims.estimators import median
 from implicit_accel.claims.published.theory import SOURCE
 from implicit_accel.claims.published.tutorial import (
     LAW_FACTOR,
-    LAW_STEP,
     NETWORKS,
     RATE,
     Decay,
     decay_of,
+    draw_penalty,
     published_length,
 )
 from implicit_accel.plotting import COLOURS
@@ -37,42 +28,59 @@ from implicit_accel.theory.decay import (
     single_penalty,
 )
 
-# Inputs, hidden width, outputs of the product that nothing but decay acts on.
-_SHAPE = 64, 16, 8
-_STDS = (0.1, 0.3, 1.0)
-
-# The tutorial's.
-_MOMENTUM, _WEIGHT_DECAY = 0.9, 5e-4
-
-# Below this share of the start nobody sees a penalty in a loss.
-_LEAST_LEFT = 1e-3
-
-# How far the law may be from what it describes exactly but for the steps' length.
-_ALONE = 5.0
+INPUTS, HIDDEN, OUTPUTS = 64, 16, 8
+STDS, MOMENTUM, WEIGHT_DECAY = (0.1, 0.3, 1), 0.9, 5e-4  # the last two are the tutorial's
+LEAST = 1e-3  # Penalties are compared down to this share of the initial one.
+INITIAL = "initial decay over the expected one"
 
 
-@dataclass(frozen=True)
-class _Shrinking:
-    """Products that decay, nothing else acting on them.
+def run(context: Context) -> Found:
+    """Products that only weight decay acts on, and the networks of P6."""
+    data = context.mnist()
+    pair = published_length(context, data)
+    decay = decay_of(pair)
+    seeds, num_steps = context.pick(2, 12, 30), context.pick(20, 8_594, 8_594)
+    times = momentum_time(np.full(num_steps, RATE), MOMENTUM)
+    alone, effects = {std: decayed(std, seeds, times) for std in STDS}, {}
+    for std, (measured, predicted, initial) in alone.items():
+        compared = measured > LEAST * measured[:, :1]
+        error = 100 * np.where(compared, np.abs(predicted / measured - 1), 0).max(axis=1)
+        initial /= std**2 * (INPUTS + 2 * HIDDEN + OUTPUTS + 2)
+        left = 100 * measured[:, -1] / measured[:, 0]
+        effects[Key.of("error of the law", std=std)] = median(error, unit=" %", least=0.0)
+        effects[Key.of(INITIAL, std=std)] = median(initial, unit="", least=0.0)
+        effects[Key.of("penalty left", std=std)] = median(left, unit=" %", least=0.0)
+    for name, effect in zip(NETWORKS, decay.effects, strict=True):
+        at = {"problem": data.title, "method": name}
+        effects[Key.of("predicted over measured penalty", **at)] = effect
+        last = decay.measured[name][:, -1] / decay.predicted[name][:, -1]
+        effects[Key.of("measured over predicted penalty at the end", **at)] = median(last)
+    return Found(
+        effects=[effect.keyed(key) for key, effect in effects.items()],
+        facts={
+            "data": data, "num_steps": num_steps, "seeds": pair[0].sizes["seed"], "decay": decay,
+            "single": 100 * float(single_penalty(1.0, times[-1:], WEIGHT_DECAY)[0]),
+        },
+        figures={"decay": draw(alone, times, decay, pair[0].attrs["weight_decay"])},
+    )  # fmt: skip
 
-    Attributes:
-        measured: (seed, step) penalties of momentum descent.
-        predicted: The same, by the law.
-        times: (step,) flow time.
-        faster: (seed,) times faster than a single matrix's at the start.
+
+def decayed(std: float, seeds: int, times: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Products of Gaussian factors that only weight decay acts on.
+
+    Returns:
+        (seed, step) penalties of momentum descent and of the law at these flow times, and (seed,)
+        initial decays over that of a single matrix.
     """
-
-    measured: np.ndarray
-    predicted: np.ndarray
-    times: np.ndarray
-    faster: np.ndarray
-
-    @property
-    def error(self) -> np.ndarray:
-        """(seed,) per cent, the largest on the way."""
-        shown = self.measured > _LEAST_LEFT * self.measured[:, :1]
-        off = np.where(shown, np.abs(self.predicted / self.measured - 1), 0)
-        return 100 * off.max(axis=1)
+    measured, predicted, initial = [], [], []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        first = std * rng.standard_normal((HIDDEN, INPUTS))
+        second = std * rng.standard_normal((OUTPUTS, HIDDEN))
+        measured.append(shrink(first, second, len(times) - 1))
+        predicted.append(product_penalty(first, second, times, WEIGHT_DECAY))
+        initial.append(initial_decay(first, second))
+    return np.array(measured), np.array(predicted), np.array(initial)
 
 
 def shrink(first: np.ndarray, second: np.ndarray, num_steps: int) -> np.ndarray:
@@ -94,143 +102,49 @@ def shrink(first: np.ndarray, second: np.ndarray, num_steps: int) -> np.ndarray:
         penalties.append(float(np.sum(product**2)) / 2)
         gradients = W2.T @ product, product @ W1.T
         velocities = [
-            _MOMENTUM * v + _WEIGHT_DECAY * g for v, g in zip(velocities, gradients, strict=True)
+            MOMENTUM * v + WEIGHT_DECAY * g for v, g in zip(velocities, gradients, strict=True)
         ]
         factors = [w - RATE * v for w, v in zip(factors, velocities, strict=True)]
     return np.array(penalties)
 
 
-def _alone(std: float, seeds: int, num_steps: int) -> _Shrinking:
-    d, h, k = _SHAPE
-    times = momentum_time(np.full(num_steps, RATE), _MOMENTUM)
-    measured, predicted, faster = [], [], []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        first, second = std * rng.standard_normal((h, d)), std * rng.standard_normal((k, h))
-        measured.append(shrink(first, second, num_steps))
-        predicted.append(product_penalty(first, second, times, _WEIGHT_DECAY))
-        faster.append(initial_decay(first, second))
-    return _Shrinking(np.array(measured), np.array(predicted), times, np.array(faster))
-
-
-def _last(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Where a curve ends, or is about to leave the axes."""
-    i = int(np.flatnonzero(values > 2 * _LEAST_LEFT * values[0])[-1])
-    return float(steps[i]), float(values[i])
-
-
-def _draw(found: dict[float, _Shrinking], decay: Decay, weight_decay: float) -> Figure:
+def draw(
+    alone: Mapping[float, tuple[np.ndarray, ...]], times: np.ndarray, decay: Decay, weight: float
+) -> Figure:
+    """Penalties against steps: with decay alone, and times λ in the networks of P6."""
     figure, axes = make_figure(
         1, 2, title="Weight decay shrinks a product of large factors faster than a matrix"
     )
-    alone, network = axes[0]
-    times = found[_STDS[0]].times
-    steps = np.arange(len(times))
-    for colour, (std, runs) in zip(COLOURS, found.items(), strict=False):
-        style, start = {"color": colour}, runs.measured[:, :1]
-        draw_seeds(alone, steps, runs.measured / start, label="", style=style)
-        law = np.median(runs.predicted / start, axis=0)
-        alone.plot(steps, law, color="black", linewidth=0.9, linestyle=(0, (3, 3)))
-        label_end(alone, *_last(steps, law), f"product, std {std:g}", colour)
-    single = single_penalty(1.0, times, _WEIGHT_DECAY)
-    alone.plot(steps, single, color="0.5", linewidth=1.2)
-    label_end(alone, *_last(steps, single), "a single matrix", "0.5")
-    alone.set(yscale="log", ylim=(_LEAST_LEFT, 1.5), xlabel="step",
-              ylabel="penalty over its start", title="decay alone; dashed: the law")  # fmt: skip
-    untangle(alone)
-    for name, colour in zip(NETWORKS, COLOURS, strict=False):
-        style, measured = {"color": colour}, weight_decay * decay.measured[name]
-        draw_seeds(network, decay.steps, measured, label="", style=style)
-        law = weight_decay * np.median(decay.predicted[name], axis=0)
-        network.plot(decay.steps, law, color="black", linewidth=0.9, linestyle=(0, (3, 3)))
-        label_end(network, *_last(decay.steps, np.median(measured, axis=0)), name, colour)
-    lowest = weight_decay * min(float(np.min(values)) for values in decay.measured.values())
-    network.set(yscale="log", ylim=(lowest / 3, None), xlabel="step",
-                ylabel="λ · penalty", title="P6's network, the data acting too")  # fmt: skip
-    for ax in (alone, network):
-        ax.title.set_fontsize(9)
+    (left, right), steps = axes[0], np.arange(len(times))
+    left.set(yscale="log", ylim=(LEAST, 1.5), xlabel="step", ylabel="penalty over the initial one")
+    curves = {f"product, std {std:g}": curves[:2] for std, curves in alone.items()}
+    curves["a single matrix"] = (single_penalty(1.0, times, WEIGHT_DECAY)[None],) * 2
+    for colour, (label, pair) in zip(COLOURS, curves.items(), strict=False):
+        measured, law = (penalties / penalties[:, :1] for penalties in pair)
+        shown = np.where(np.median(measured, axis=0) > LEAST, measured, np.nan)
+        draw_seeds(left, steps, shown, label=label, style={"color": colour})
+        left.plot(steps, np.median(law, axis=0), "k--", linewidth=0.9)
+    untangle(left)
+    values = weight * np.array(list(decay.measured.values()))
+    right.set(yscale="log", ylim=(values.min() / 3, 2 * values.max()), xlabel="step")
+    right.set_ylabel("λ · penalty")
+    draw_penalty(right, decay, weight)
+    left.set_title("decay alone", fontsize=9)
+    right.set_title("networks of P6, with data", fontsize=9)
     return figure
-
-
-def _later(decay: Decay) -> str:
-    """How far the law is off at the end of the runs on images, as text."""
-    off = (
-        f"{np.median(decay.measured[name][:, -1] / decay.predicted[name][:, -1]):.3g}× ({name})"
-        for name in NETWORKS
-    )
-    return f"after {int(decay.steps[-1]):,} steps {' and '.join(off)} what it says is left"
-
-
-def _test(lab: Context) -> Finding:
-    data, notes = images_and_notes(lab)
-    pair = published_length(lab, data)
-    decay, weight_decay = decay_of(pair), float(pair[0].attrs["weight_decay"])
-    seeds, num_steps = lab.pick(2, 12, 30), lab.pick(20, 8_594, 8_594)
-    found = {std: _alone(std, seeds, num_steps) for std in _STDS}
-    d, h, k = _SHAPE
-    errors: list[Effect] = [
-        median_of(f"decay alone, std {std:g}: largest error of the law", runs.error, unit=" %",
-                  least=0.0)
-        for std, runs in found.items()
-    ]  # fmt: skip
-    faster = [
-        median_of(
-            f"decay alone, std {std:g}: the start's decay over a single matrix's, over "
-            "std² (d + 2h + k + 2)", runs.faster / (std**2 * (d + 2 * h + k + 2)), unit="",
-            least=0.0,
-        )
-        for std, runs in found.items()
-    ]  # fmt: skip
-    networks = [replace(e, name=f"{data.title}, {e.name}") for e in decay.effects]
-    parts = [
-        *(below(e, _ALONE) for e in errors),
-        *(within(e, 0.9, 1.1) for e in faster),
-        *(within(e, 1 / LAW_FACTOR, LAW_FACTOR) for e in networks),
-    ]
-    verdict = judge(parts)
-    at = {std: 100 * np.median(r.measured[:, -1] / r.measured[:, 0]) for std, r in found.items()}
-    left = ", ".join(f"{share:.3g} % (std {std:g})" for std, share in at.items())
-    single = 100 * single_penalty(1.0, found[_STDS[0]].times[-1:], _WEIGHT_DECAY)[0]
-    return Finding(
-        verdict=verdict,
-        effects=(*errors, *faster, *networks),
-        summary=f"After {num_steps:,} steps of decay alone {single:.3g} % of a single matrix's "
-        f"penalty are left, and of a product's {left}. On {data.title} the first product decays "
-        f"{decay.faster:.3g} times faster than a single matrix at its start."
-        + shortfall(
-            verdict,
-            "The law is the flow's: where decay is so fast that a step is not small beside it, "
-            "it is off by the step's length. And it knows nothing of the data's gradient.",
-        )
-        + f" There it holds for a time only: {_later(decay)}.",
-        sensitivity="A product of small factors decays more slowly than a single matrix: what "
-        "counts is the factors' size, not that there are two.",
-        caveats=(
-            f"{pair[0].sizes['seed']} seed(s) of the networks on {data.title}: with fewer than "
-            "six the range decides.",
-            *notes,
-        ),
-        tables={
-            "The law against what it describes": effects_table([*errors, *faster, *networks]),
-            "Weight decay's part of the loss": decay.table(weight_decay),
-        },
-        figures={"decay": _draw(found, decay, weight_decay)},
-    )
 
 
 CLAIM = Claim(
     id="T11",
-    statement="Weight decay shrinks a product of matrices through every factor: from λ, the "
-    "learning rate, the momentum and the start alone follows how fast.",
+    statement="Weight decay shrinks a product of matrices through every factor: λ, the learning "
+    "rate, the momentum and the initialisation alone determine how fast.",
     source=SOURCE,
-    setting=f"A product of shapes {_SHAPE[0]} → {_SHAPE[1]} → {_SHAPE[2]} under momentum descent "
-    f"on its own penalty alone, Gaussian factors of three sizes; and both networks of P6.",
-    criterion=f"With decay alone the law's largest error on the way down to {_LEAST_LEFT:g} of the "
-    f"start is below {_ALONE:g} %, and the start's decay over a single matrix's is "
-    "std² (d + 2h + k + 2) within 10 %, medians over seeds. In P6's networks, where the data act "
-    f"too, predicted over measured penalty after {LAW_STEP:,} steps is within a factor of "
-    f"{LAW_FACTOR:g}.",
-    test=_test,
+    run=run,
+    checks=(
+        Check("error of the law", high=5.0),
+        Check(INITIAL, low=0.9, high=1.1, closed=True),
+        Check("predicted over measured penalty", low=1 / LAW_FACTOR, high=LAW_FACTOR, closed=True),
+    ),
     minutes=0.5,
     paper_hours=8.0,
 )
