@@ -3,6 +3,7 @@
 What only the built site shows is checked by `python -m tests.built_site`.
 """
 
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -14,8 +15,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 import implicit_accel
-from implicit_accel.claims.api import Claim
+from implicit_accel.claims import api
 from implicit_accel.claims.context import Context, Scale
+from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.data.dataset import Dataset, DatasetSource
 from implicit_accel.linear import initialisers
 
@@ -74,7 +76,8 @@ def test_a_broken_link_would_be_seen(tmp_path):
 
 def test_the_index_names_every_tutorial():
     index = (DOCS / "tutorials" / "index.md").read_text()
-    named = {"five_minutes", "own_data", "own_model", "reading_a_verdict", "theory_and_measurement"}
+    named = {"five_minutes", "own_data", "own_model", "reading_a_verdict", "own_claim",
+             "theory_and_measurement"}  # fmt: skip
     assert {p.stem for p in TUTORIALS} == named
     (tree,) = re.findall(r"```{toctree}\n.*?```", index, re.DOTALL)
     for name in named:
@@ -150,12 +153,21 @@ def test_the_recipe_for_an_initialiser_makes_one():
     assert not layers.weights[1].any()
 
 
-def test_the_recipe_for_a_claim_judges(tmp_path, monkeypatch):
+def test_the_page_on_claims_has_one_that_judges(tmp_path, monkeypatch):
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    claim = run_recipe("A claim")["CLAIM"]
-    assert isinstance(claim, Claim)
-    finding = claim.test(Context(Scale.SMOKE, tmp_path / "P9", tmp_path, str(tmp_path)))
+    page = (DOCS / "howto" / "writing_claims.md").read_text()
+    code, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (words,) = re.findall(r"```markdown\n(.*?)```", page, re.DOTALL)
+    made = {}
+    exec(code, made)
+    claim = dataclasses.replace(made["CLAIM"], text=words)
+    finding = evaluate(claim, Context(Scale.SMOKE, tmp_path / "A1", tmp_path, str(tmp_path)))
     (part,) = finding.verdict.parts
-    assert part.part.effect is finding.effects[0]
-    assert finding.effects[0].name == "stand-in, width 10 against 1"
+    assert part.part.effect == finding.effects[0]
+    assert part.part.effect.name == "stand-in, width 10: speed-up"
+    assert finding.caveats == ("Only two widths were compared.",)
+    assert "on stand-in" in finding.summary
+    # Every concept in its table is there.
+    for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE):
+        assert hasattr(api, name), name

@@ -20,21 +20,21 @@ from implicit_accel.claims.criteria import Finding, Range
 from implicit_accel.claims.effects import Coordinate, Effect, Key
 from implicit_accel.errors import UserError
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 ID = re.compile(r"([A-Za-z]+)([0-9]+)([a-z]?)")
 """The form of a claim's id: letters, a number, and perhaps a small letter."""
 
 
 @dataclass(frozen=True)
-class Scaled(Generic[T]):
+class Scaled(Generic[T_co]):
     """A setting that depends on how much is run, see `Context.scale`."""
 
-    smoke: T
-    standard: T
-    paper: T
+    smoke: T_co
+    standard: T_co
+    paper: T_co
 
-    def at(self, context: Context) -> T:
+    def at(self, context: Context) -> T_co:
         """The value at the context's scale."""
         return context.pick(self.smoke, self.standard, self.paper)
 

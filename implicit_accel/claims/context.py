@@ -95,11 +95,12 @@ class Grid:
 
     Attributes:
         problem: The title of the data.
-        config: The grid; None for a task of the user's own, which has words.
+        config: The grid; None for a task of the user's own, which has axes.
         rates: Learning rates of each model; none if they were searched for.
         num_seeds: Seeds.
         stds: Standard deviations of an image network's own, if it has an axis for these.
-        words: What was trained, in words.
+        axes: Values by name, of a task of the user's own.
+        num_steps: Its steps.
     """
 
     problem: str
@@ -107,7 +108,8 @@ class Grid:
     rates: tuple[float, ...] = ()
     num_seeds: int = 1
     stds: tuple[float, ...] = ()
-    words: str = ""
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    num_steps: int = 0
 
 
 @dataclass
@@ -348,11 +350,7 @@ class Context:
             task, axes=axes, optimizer=optimizer, num_steps=num_steps, **settings
         )
         shown = {name: values for name, values in experiment.axes.items() if name in axes}
-        values = "; ".join(
-            f"{name} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in own)}"
-            for name, own in shown.items()
-        )
-        self.grids.append(Grid(task.name, None, words=f"{values}; {num_steps:,} steps"))
+        self.grids.append(Grid(task.name, None, axes=shown, num_steps=num_steps))
         return by_model(self._run("task", experiment))
 
     def tell(self, what: str) -> Callable[[float], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from implicit_accel.claims.api import Check, First
 from implicit_accel.claims.context import Grid
@@ -26,7 +27,7 @@ def grids_in_words(grids: Sequence[Grid]) -> str:
     grids = sorted(grids, key=lambda grid: (grid.problem, repr(grid)))
     linear = [grid for grid in grids if isinstance(grid.config, SweepConfig)]
     images = [grid for grid in grids if isinstance(grid.config, ClassifierConfig)]
-    own = [f"{grid.problem}: {grid.words}." for grid in grids if grid.config is None]
+    own = [_task(grid) for grid in grids if grid.config is None]
     return " ".join(filter(None, (_linear(linear), _images(images), *_distinct(own))))
 
 
@@ -90,6 +91,16 @@ def _images(grids: Sequence[Grid]) -> str:
     return "; ".join(words) + "."
 
 
+def _task(grid: Grid) -> str:
+    words = [
+        _range([len(values)], "seed")
+        if name == "seed"
+        else f"{name.replace('_', ' ')} {_span(values)}"
+        for name, values in grid.axes.items()
+    ]
+    return "; ".join([grid.problem, *words, f"{grid.num_steps:,} steps"]) + "."
+
+
 def _rates(grids: Sequence[Grid]) -> str:
     given = [grid.rates for grid in grids if grid.rates]
     words = ["learning rates searched for each model"] if len(given) < len(grids) else []
@@ -98,17 +109,17 @@ def _rates(grids: Sequence[Grid]) -> str:
         most = max(map(len, given))
         if len(rates) == 1:
             words.append(f"learning rate {rates[0]:g}")
-        elif most == 1:
-            words.append(f"one learning rate each, {_span(rates)}")
         else:
-            words.append(f"up to {most} learning rates each, {_span(rates)}")
+            each = "one learning rate" if most == 1 else f"up to {most} learning rates"
+            words.append(f"{each} each, {_span(rates)}")
     return "; ".join(words)
 
 
-def _span(values: Sequence[float]) -> str:
+def _span(values: Sequence[Any]) -> str:
+    shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
     if len(values) <= _MOST_LISTED:
-        return _listed([f"{value:.3g}" for value in values])
-    return f"{values[0]:.3g} to {values[-1]:.3g}"
+        return _listed(shown)
+    return f"{shown[0]} to {shown[-1]} ({len(values)} values)"
 
 
 def _range(counts: Sequence[int], unit: str) -> str:
@@ -136,8 +147,8 @@ def criterion_in_words(checks: Sequence[Check], effects: Sequence[Effect], first
     sentences = []
     for check in checks:
         chosen = check.chosen(effects, first)
-        unit = chosen[0].unit if chosen else ""
-        at = tuple((n, v) for n, v in check.at.items() if not isinstance(v, First))
+        unit = next((e.unit for e in effects if e.key and e.key.measure == check.measure), "")
+        at = tuple((n, first if isinstance(v, First) else v) for n, v in check.at.items())
         what = label(Key(check.measure, at))
         each = f", each of {len(chosen)}" if len(chosen) > 1 else ""
         size = "" if check.size is None else f"; in size {where(check.size, unit)}"

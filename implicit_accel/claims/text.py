@@ -30,7 +30,7 @@ SECTIONS = (
 checks that failed; *Caveats* and *Captions* (``* file: words``) are lists."""
 
 _HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
-_ITEM = re.compile(r"^\* +", re.MULTILINE)
+_ITEM = re.compile(r"^\*(?: +|$)", re.MULTILINE)
 
 
 def render(
