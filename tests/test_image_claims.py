@@ -10,11 +10,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from implicit_accel.claims.collection import with_text
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.claims.published import f4, p6, s6, tutorial
 from implicit_accel.claims.published.authors import authors_curves
-from implicit_accel.claims.registry import with_text
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.theory.decay import momentum_time
 
