@@ -1,7 +1,6 @@
 """Claims about starts: a planted effect passes each criterion, a planted absence fails it."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from implicit_accel.claims.estimators import median_of
 from implicit_accel.claims.evaluate import judged_parts, measured
 from implicit_accel.claims.published import f1, f2, f3, p1, p2, p5a
 from implicit_accel.claims.published.bands import Scan, Scans, fast_band, scan_of
+from implicit_accel.claims.published.rules import Pair, ratios
 from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import make_problem
 
@@ -53,7 +53,7 @@ def verdict_on(claim: Claim, runs: Any) -> Verdict:
 # P1
 
 
-def pair(rng, *, slower=1.0, later=0.0, factor=1.0, rate=1e-3, seeds=12, name="x") -> p1.Pair:
+def pair(rng, *, slower=1.0, later=0.0, factor=1.0, seeds=12) -> Pair:
     """A network that stays on a plateau, then decays, and a rule.
 
     The network decays ``slower`` times as slowly, starts ``later`` (in steps), and its loss is
@@ -61,112 +61,112 @@ def pair(rng, *, slower=1.0, later=0.0, factor=1.0, rate=1e-3, seeds=12, name="x
     """
     steps = np.unique(np.round(np.geomspace(1, 30_000, 600))).astype(int)
     start = 4000 * np.exp(0.3 * rng.standard_normal((seeds, 1)))
-    scale = 500 * rate / 1e-3
 
     def curve(start, slower):
-        return 1 / (1 + np.exp((steps - start) / (scale * slower)))
+        return 1 / (1 + np.exp((steps - start) / (500 * slower)))
 
     network = factor * curve(start + later, slower)
-    zero = float(np.max(curve(start, 1.0)))
-    return p1.Pair(name, steps, np.minimum(network, 1.0), curve(start, 1.0), zero)
+    rule = curve(start, 1.0)
+    return Pair(steps, np.minimum(network, 1.0), rule, float(np.max(rule)))
 
 
-def meeting(rng, power, case="ℓ2, depth 2, balanced start") -> list[p1.Pair]:
+def meeting(rng, power: float) -> dict[float, Pair]:
     """Pairs at falling rates whose losses come together as the rate to a power."""
-    found = []
-    for rate in p1._SMALLER_RATES:
-        one = pair(np.random.default_rng(3), name=f"{case}, rate {rate:g}")
+    found = {}
+    for rate in p1.RATES:
         # In time, steps times rate: the same curve at every rate.
         steps = np.unique(np.round(np.geomspace(1, 4 / rate, 700))).astype(int)
         rule = np.exp(-steps * rate)[None] * np.ones((12, 1))
         apart = 100 * rate**power * (1 + 0.05 * rng.standard_normal((12, 1)))
-        found.append(replace(one, steps=steps, network=rule * np.exp(apart), rule=rule))
+        found[rate] = Pair(steps, rule * np.exp(apart), rule, 1.0)
     return found
 
 
-def pairs_of(rng, power=1.0, knowing=None, **planted) -> p1.Pairs:
-    cases = [f"ℓ{p}, depth {d}, width {w}" for p in (2, 4) for d in (2, 3) for w in (1, 100)]
-    paper = [pair(rng, name=name, **planted) for name in cases]
-    known = [pair(rng, name=f"{name}, with imbalance", **(knowing or {})) for name in cases[::2]]
-    return p1.Pairs(paper, known, [meeting(rng, power) for _ in range(4)], 4.0)
-
-
-def verdict_of(pairs: p1.Pairs) -> Verdict:
-    return judge(p1.parts(p1.measure(pairs)))
+def runs_of_p1(rng, power=1.0, knowing=None, **planted) -> p1.Runs:
+    """All that P1 compares: paper's rule, rule with imbalance, and the balanced control."""
+    runs: p1.Runs = {}
+    for p, depth in ((p, depth) for p in (2, 4) for depth in (2, 3)):
+        for width in (1, 100):
+            runs[p1.PAPERS, p, depth, width, 1e-3] = pair(rng, **planted)
+        runs[p1.IMBALANCE, p, depth, 1, 1e-3] = pair(rng, **(knowing or {}))
+        for rate, found in meeting(rng, power).items():
+            runs[p1.BALANCED, p, depth, 1, rate] = found
+    return runs
 
 
 def test_p1_holds_where_the_rule_is_the_network(rng):
-    verdict = verdict_of(pairs_of(rng, slower=1.002))
+    verdict = verdict_on(p1.CLAIM, runs_of_p1(rng, slower=1.002))
     assert len(verdict.parts) == 36
     assert verdict.holds
 
 
 @pytest.mark.parametrize(
-    ("planted", "failing"),
+    ("planted", "measure", "at"),
     [
-        ({"slower": 1.3}, "after the plateau"),
-        ({"later": 1500.0}, "to half"),
-        ({"factor": 0.8}, "along the curve"),
-        ({"power": 0.0}, "power of the rate"),
-        ({"power": 2.0}, "power of the rate"),
-        ({"knowing": {"later": 1500.0}}, "with imbalance"),
+        ({"slower": 1.3}, "steps after the plateau", {}),
+        ({"later": 1500.0}, "steps to half", {"method": p1.PAPERS}),
+        ({"factor": 0.8}, "distance", {"method": p1.PAPERS}),
+        ({"power": 0.0}, "power of the rate", {}),
+        ({"power": 2.0}, "power of the rate", {}),
+        ({"knowing": {"later": 1500.0}}, "steps to half", {"method": p1.IMBALANCE}),
     ],
 )
-def test_p1_fails_where_they_part(rng, planted, failing):
-    verdict = verdict_of(pairs_of(rng, **planted))
+def test_p1_fails_where_they_part(rng, planted, measure, at):
+    verdict = verdict_on(p1.CLAIM, runs_of_p1(rng, **planted))
     assert not verdict.holds
-    assert Direction.OPPOSITE in answers(verdict, failing)
+    assert answers(verdict, measure, **at) == {Direction.OPPOSITE}
 
 
 def test_p1_tells_the_plateau_from_what_follows(rng):
-    verdict = verdict_of(pairs_of(rng, later=1500.0))
-    assert answers(verdict, "after the plateau") == {Direction.AS_CLAIMED}
-    assert answers(verdict, "to half, ℓ2, depth 2, width 1") >= {Direction.OPPOSITE}
+    verdict = verdict_on(p1.CLAIM, runs_of_p1(rng, later=1500.0))
+    assert answers(verdict, "steps after the plateau") == {Direction.AS_CLAIMED}
+    assert answers(verdict, "steps to half", method=p1.PAPERS) == {Direction.OPPOSITE}
 
 
 def test_p1_leaves_out_no_seed():
     ours = np.array([2.0, INF, 3.0, INF, 0.0])
     theirs = np.array([1.0, 5.0, INF, INF, 0.0])
-    assert p1.ratios(ours, theirs).tolist() == [2.0, INF, 0.0, INF, 1.0]
-    few = median_of("m", p1.ratios(np.full(12, INF), np.full(12, INF)))
+    assert ratios(ours, theirs).tolist() == [2.0, INF, 0.0, INF, 1.0]
+    few = median_of("m", ratios(np.full(12, INF), np.full(12, INF)))
     assert few.value == INF
 
 
 def test_the_order_in_the_rate_is_the_planted_one(rng):
     for power in (0.5, 1.0, 2.0):
-        found = p1.order_in_the_rate(meeting(rng, power), p1._SMALLER_RATES, 4.0)
-        np.testing.assert_allclose(found, power, atol=0.15)
+        found = p1.order_in_the_rate(runs_of_p1(rng, power), 2, 3)
+        assert found.value == pytest.approx(power, abs=0.15)
 
 
 # P2
 
 
 @pytest.mark.parametrize(("depth", "width"), [(2, 16), (3, 4), (3, 64)])
-def test_matched_starts_have_end_to_end_matrices_of_one_norm(depth, width):
+def test_matched_initialisations_have_end_to_end_matrices_of_one_norm(depth, width):
     problem = make_problem(gas_like())
 
-    def norm(width: int, std: float) -> float:
+    def norm(init: str, width: int) -> float:
+        _, std = p2.initialiser(init, depth, width)
         config = SweepConfig(
             depths=(depth,), hidden_widths=(width,), losses=(Loss(2),), init_stds=(std,),
             num_seeds=400,
         )  # fmt: skip
         return float(np.sqrt(np.mean(np.square(end_to_end_starts(problem, config)))))
 
-    assert norm(width, p2.matched_std(depth, width)) == pytest.approx(norm(1, 0.01), rel=0.15)
+    assert norm("same-norm", width) == pytest.approx(norm("same-norm", 1), rel=0.15)
     # At one standard deviation it grows with the root of the width for every further layer.
-    grown = norm(width, 0.01) / norm(1, 0.01)
+    grown = norm("same-std", width) / norm("same-std", 1)
     assert grown == pytest.approx(width ** ((depth - 1) / 2), rel=0.15)
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_balanced_starts_are_one_matrix_at_every_width(depth):
+def test_balanced_initialisations_are_one_matrix_at_every_width(depth):
     problem = make_problem(gas_like())
-    init, std = p2.starts("balanced", depth, 1)
+    kind, std = p2.initialiser("balanced", depth, 1)
     products = []
     for width in (1, 10):
-        assert p2.starts("balanced", depth, width) == (init, std)
+        assert p2.initialiser("balanced", depth, width) == (kind, std)
         config = SweepConfig(
-            depths=(depth,), hidden_widths=(width,), inits=(init,), init_stds=(std,),
+            depths=(depth,), hidden_widths=(width,), inits=(kind,), init_stds=(std,),
             losses=(Loss(2),), num_seeds=2,
         )  # fmt: skip
         products.append(end_to_end_starts(problem, config))
@@ -174,20 +174,20 @@ def test_balanced_starts_are_one_matrix_at_every_width(depth):
 
 
 def widths(rng, faster: dict[str, float]) -> p2.Runs:
-    """Results in which widths above 1 are so much faster, by family."""
+    """Results in which widths above 1 are so much faster, by initialisation."""
     rates = np.geomspace(1e-3, 0.1, 8)
     found = {}
-    for family in p2.FAMILIES:
+    for init in p2.INITS:
         for depth in (2, 3):
             for width in (1, 10, 100):
-                speed = 1.0 if width == 1 else faster.get(family, 1.0)
+                speed = 1.0 if width == 1 else faster.get(init, 1.0)
                 noise = np.exp(0.02 * rng.standard_normal((2, 8, 24)))
                 steps = np.round(30 / rates[None, :, None] / speed * noise)
                 lost = np.full(steps.shape, np.nan)
                 steps[:, -1], lost[:, -1] = INF, 5.0
                 axes = ("model", "learning_rate", "seed")
                 hidden = "x".join([str(width)] * (depth - 1))
-                found[family, depth, width] = xr.Dataset(
+                found[init, depth, width] = xr.Dataset(
                     {
                         "steps_to_target": (axes, steps), "divergence_step": (axes, lost),
                         "excess_loss": ((*axes, "step"), np.ones((*steps.shape, 1))),
@@ -203,55 +203,74 @@ def widths(rng, faster: dict[str, float]) -> p2.Runs:
 
 
 def test_p2_holds_where_widths_are_alike(rng):
-    verdict = judge(p2.parts(p2.measure("x", widths(rng, {}))))
+    verdict = verdict_on(p2.CLAIM, widths(rng, {}))
     assert len(verdict.parts) == 24
     assert verdict.holds
 
 
-@pytest.mark.parametrize("family", p2.FAMILIES)
-def test_p2_fails_in_the_family_in_which_width_matters(rng, family):
-    verdict = judge(p2.parts(p2.measure("x", widths(rng, {family: 2.0}))))
-    for other in p2.FAMILIES:
-        expected = Direction.OPPOSITE if other == family else Direction.AS_CLAIMED
-        assert answers(verdict, f"against 1, {other}") == {expected}
+@pytest.mark.parametrize("init", p2.INITS)
+def test_p2_fails_for_the_initialisation_with_which_width_matters(rng, init):
+    runs = widths(rng, {init: 2.0})
+    verdict = verdict_on(p2.CLAIM, runs)
+    for other in p2.INITS:
+        expected = Direction.OPPOSITE if other == init else Direction.AS_CLAIMED
+        assert answers(verdict, "speed-up over width 1", init=other) == {expected}
+        speed = 2.0 if other == init else 1.0
+        assert p2.largest(runs, other, 3).value == pytest.approx(speed, rel=0.05)
 
 
 # P5a
 
 
-def first_moves(rng, middle, depth=4, seeds=300, spread=1.0) -> p5a.Moves:
-    steps = middle * np.exp(spread * rng.standard_normal(seeds))
-    return p5a.Moves("x, ℓ2", depth, 0.1, steps, measured=True)
+def planted_moves(rng, middle: float, deep: float = INF) -> p5a.Runs:
+    """300 trained seeds of each network, whose median first moves are planted."""
+
+    def moves(middle: float) -> p5a.Moves:
+        return p5a.Moves(middle * np.exp(rng.standard_normal(300)), 0.1, 1e9)
+
+    medians = {4: middle, 8: deep}
+    return {
+        (method, p, depth): moves(medians[depth])
+        for method in (p5a.BEST, p5a.LAW)
+        for p in (2, 4)
+        for depth in (4, 8)
+    }
 
 
 def test_p5a_holds_where_its_numbers_are_typical(rng):
-    shallow = [first_moves(rng, 60_000), first_moves(rng, 70_000)]
-    deep = [first_moves(rng, INF, depth=8)] * 2
-    verdict = judge(p5a.parts(shallow, deep))
+    verdict = verdict_on(p5a.CLAIM, planted_moves(rng, 65_000))
     assert len(verdict.parts) == 6
     assert verdict.holds
 
 
-@pytest.mark.parametrize(
-    ("middle", "moves"), [(65.0, Direction.OPPOSITE), (1e8, Direction.OPPOSITE)]
-)
-def test_p5a_fails_where_no_seed_is_near_the_number(rng, middle, moves):
-    verdict = judge(p5a.parts([first_moves(rng, middle)], [first_moves(rng, INF, depth=8)]))
-    assert answers(verdict, "before 65,000") == {moves}
-    (size,) = (j.size for j in verdict.parts if "first move" in j.part.effect.name)
-    assert size == (Size.SMALLER if middle < 1e3 else Size.LARGER)
+@pytest.mark.parametrize(("middle", "size"), [(65.0, Size.SMALLER), (1e8, Size.LARGER)])
+def test_p5a_fails_where_no_seed_is_near_the_number(rng, middle, size):
+    verdict = verdict_on(p5a.CLAIM, planted_moves(rng, middle))
+    assert answers(verdict, "seeds that have moved", depth=4) == {Direction.OPPOSITE}
+    assert sizes(verdict, "first move") == {size}
 
 
 def test_p5a_fails_where_depth_8_moves(rng):
-    deep = first_moves(rng, 90_000, depth=8)
-    verdict = judge(p5a.parts([first_moves(rng, 65_000)], [deep]))
-    assert answers(verdict, "before 100,000") == {Direction.OPPOSITE}
+    verdict = verdict_on(p5a.CLAIM, planted_moves(rng, 65_000, deep=90_000))
+    assert answers(verdict, "seeds that have moved", depth=8) == {Direction.OPPOSITE}
 
 
 def test_p5a_size_and_direction_are_two_answers(rng):
-    verdict = judge(p5a.parts([first_moves(rng, 200_000)], [first_moves(rng, INF, depth=8)]))
+    verdict = verdict_on(p5a.CLAIM, planted_moves(rng, 200_000))
     assert verdict.directions == {Direction.AS_CLAIMED}
-    assert verdict.size == Size.LARGER
+    assert sizes(verdict, "first move") == {Size.LARGER}
+
+
+def test_p5a_trained_moves_are_compared_with_the_laws_up_to_the_runs_length():
+    law = p5a.Moves(np.array([100.0, 200.0, 5000.0, 300.0]), 0.1)
+    # The third seed moves after the runs' length of 1000 steps, the fourth never.
+    trained = p5a.Moves(np.array([110.0, 220.0, INF, INF]), 0.1, 1000)
+    runs = {(p5a.BEST, 2, 4): trained, (p5a.LAW, 2, 4): law}
+    found = p5a.trained_over_law(runs, 2, 4)
+    assert found is not None
+    assert found.value == pytest.approx(1.1)  # the median of 1.1, 1.1, 1 and 1000/300
+    assert p5a.trained_over_law({**runs, (p5a.BEST, 2, 4): law}, 2, 4) is None
+    assert p5a.rate_of_number(runs, 2, 4).value == pytest.approx(250 * 0.1 / 65_000)
 
 
 # F1, F2, F3

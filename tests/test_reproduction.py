@@ -26,7 +26,7 @@ from implicit_accel import (
 )
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
-from implicit_accel.claims.published import f3, p1, student, very_deep
+from implicit_accel.claims.published import f3, rules, student, very_deep
 from implicit_accel.data.problems import make_problem
 from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError
@@ -97,7 +97,7 @@ def test_the_rule_starts_where_the_network_does(lab):
         depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
         learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
     )  # fmt: skip
-    rule = p1.emulated(lab, problem, config)
+    rule = rules.emulated(lab, problem, config)
     for i, rate in enumerate(config.learning_rates):
         for seed in range(2):
             start = Initialiser("balanced", 0.02).draw(
