@@ -121,7 +121,7 @@ def draw(
     curves["a single matrix"] = (single_penalty(1.0, times, WEIGHT_DECAY)[None],) * 2
     for colour, (label, pair) in zip(COLOURS, curves.items(), strict=False):
         measured, law = (penalties / penalties[:, :1] for penalties in pair)
-        shown = np.where(np.median(measured, axis=0) > LEAST, measured, np.nan)
+        shown = np.where(np.median(measured, axis=0) > 2 * LEAST, measured, np.nan)
         draw_seeds(left, steps, shown, label=label, style={"color": colour})
         left.plot(steps, np.median(law, axis=0), "k--", linewidth=0.9)
     untangle(left)
