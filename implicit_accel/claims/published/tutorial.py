@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.drawing import draw_seeds
 from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.estimators import median_of
+from implicit_accel.claims.estimators import median
 from implicit_accel.data.mnist import ImageData
 from implicit_accel.images.networks import TutorialCNN
 from implicit_accel.images.task import ClassifierConfig
@@ -25,10 +25,11 @@ from implicit_accel.theory.decay import (
     single_penalty,
 )
 
-RATE, STD = 0.01, 0.1  # the tutorial's
+# The tutorial's.
+RATE, STD, MOMENTUM = 0.01, 0.1, 0.9
 
-# At which step weight decay's law is held against what was measured, and how near it must be to
-# be called the cause.
+# The step at which weight decay's law is compared with training, and the factor within which it
+# must lie to be called the cause.
 LAW_STEP, LAW_FACTOR = 1_000, 1.25
 
 # Both are measured on a fixed set of training images, without dropout.
@@ -132,28 +133,20 @@ def elsewhere(context: Context, data: ImageData) -> pd.DataFrame:
     return pd.concat(tables).filter(items=columns).set_axis([*columns[:4], *LOSSES], axis=1)
 
 
-def curves_of(results: xr.Dataset, measure: str) -> np.ndarray:
-    """(seed, step or evaluation) values at the first rate and start."""
-    return results[measure].values[0, 0].astype(float)
+def curves_of(results: xr.Dataset, variable: str) -> np.ndarray:
+    """(seed, step or evaluation) values at the first rate and standard deviation."""
+    return results[variable].values[0, 0].astype(float)
 
 
-def _times(results: xr.Dataset) -> np.ndarray:
-    """Flow time of every evaluation, from the rates and the momentum alone."""
-    steps = results["evaluation_step"].values
-    decay = float(results.attrs["rate_decay"])
-    epochs = np.arange(int(steps[-1])) // int(results.attrs["epoch_steps"])
-    momentum = 0.9  # of `Optimizer("momentum")`
-    return momentum_time(RATE * decay**epochs, momentum)[steps]
-
-
-def predicted_penalty(network: TutorialCNN, std: float, seed: int, times: np.ndarray,
-                      weight_decay: float) -> np.ndarray:  # fmt: skip
+def predicted_penalty(
+    network: TutorialCNN, std: float, seed: int, times: np.ndarray, weight_decay: float
+) -> np.ndarray:
     """½ ‖·‖² of the end-to-end dense matrices and biases, if weight decay alone acts on them.
 
     Args:
         network: Overparameterised with the product regularised, or not overparameterised.
         std: Of the new factors.
-        seed: Of the start.
+        seed: Of the initialisation.
         times: (K,) see `momentum_time`.
         weight_decay: λ.
 
@@ -162,31 +155,24 @@ def predicted_penalty(network: TutorialCNN, std: float, seed: int, times: np.nda
     """
     total = np.zeros(len(times))
     for layer in network.draw(std, seed).dense:
-        total += single_penalty(float(np.sum(layer.bias**2)) / 2, times, weight_decay)
+        single = np.sum(layer.bias**2)
         if len(layer.factors) == 2:
             total += product_penalty(*layer.factors, times, weight_decay)
         else:
-            start = float(np.sum(layer.factors[0] ** 2)) / 2
-            total += single_penalty(start, times, weight_decay)
+            single += np.sum(layer.factors[0] ** 2)
+        total += single_penalty(float(single) / 2, times, weight_decay)
     return total
-
-
-def _predicted(results: xr.Dataset, network: TutorialCNN) -> np.ndarray:
-    """(seed, evaluation) penalties that the law gives."""
-    times, decay = _times(results), float(results.attrs["weight_decay"])
-    seeds = results["seed"].values
-    return np.stack([predicted_penalty(network, STD, int(s), times, decay) for s in seeds])
 
 
 @dataclass(frozen=True)
 class Decay:
-    """Weight decay, predicted and measured.
+    """Penalties under weight decay.
 
     Attributes:
-        predicted: By network, (seed, evaluation) penalties.
-        measured: The same.
+        predicted: By network, (seed, evaluation) penalties by the law.
+        measured: The same, in training.
         steps: Of the evaluations.
-        faster: How many times faster than a single matrix's the first product decays at the start.
+        faster: How many times faster the first product decays initially than a single matrix.
     """
 
     predicted: dict[str, np.ndarray]
@@ -201,53 +187,36 @@ class Decay:
 
     @property
     def effects(self) -> list[Effect]:
-        """Predicted over measured, by network."""
-        i = self.at
-        return [
-            median_of(
-                f"{name}: predicted over measured penalty after {self.steps[i]:,} steps",
-                self.predicted[name][:, i] / self.measured[name][:, i], unit="", least=0.0,
-                note=f"left of the start: {self._left(self.predicted[name])} % predicted, "
-                f"{self._left(self.measured[name])} % measured",
-            )
-            for name in NETWORKS
-        ]  # fmt: skip
-
-    def _left(self, penalties: np.ndarray) -> str:
-        return f"{100 * np.median(penalties[:, self.at] / penalties[:, 0]):.3g}"
+        """Predicted over measured penalty, by network."""
+        found = []
+        for name in NETWORKS:
+            both, i = (self.predicted[name], self.measured[name]), self.at
+            left = [100 * np.median(penalties[:, i] / penalties[:, 0]) for penalties in both]
+            note = "left of the initial: {:.3g} % predicted, {:.3g} % measured".format(*left)
+            found.append(median(both[0][:, i] / both[1][:, i], unit="", note=note, least=0.0))
+        return found
 
     @property
     def explains(self) -> bool:
         """Whether the law is near what was measured, for both networks."""
         return all(1 / LAW_FACTOR <= e.value <= LAW_FACTOR for e in self.effects)
 
-    def table(self, weight_decay: float) -> pd.DataFrame:
-        """Both as parts of the loss, at steps about twice as far each time."""
-        last = len(self.steps) - 1
-        wanted = sorted({*(min(2**k, last) for k in range(12)), last})
-        return pd.DataFrame(
-            [
-                {"step": self.steps[i]}
-                | {
-                    f"{name}, {how}": weight_decay * float(np.median(values[name][:, i]))
-                    for name in NETWORKS
-                    for how, values in (("law", self.predicted), ("measured", self.measured))
-                }
-                for i in wanted
-            ]
-        )
-
 
 def decay_of(pair: Pair) -> Decay:
-    """Weight decay's part in what `published_length` trains."""
-    both = dict(zip(NETWORKS, pair, strict=True))
+    """The penalties of what `published_length` trains, and the law's."""
+    steps, attributes = pair[0]["evaluation_step"].values, pair[0].attrs
+    epochs = np.arange(int(steps[-1])) // int(attributes["epoch_steps"])
+    rates = RATE * float(attributes["rate_decay"]) ** epochs
+    times = momentum_time(rates, MOMENTUM)[steps]
+    predicted, measured = {}, {}
+    for (name, network), results in zip(NETWORKS.items(), pair, strict=True):
+        predicted[name] = np.stack([
+            predicted_penalty(network, STD, int(seed), times, float(attributes["weight_decay"]))
+            for seed in results["seed"].values
+        ])  # fmt: skip
+        measured[name] = curves_of(results, "end_to_end_penalty")
     first = NETWORKS["overparameterised"].draw(STD, 0).dense[0]
-    return Decay(
-        {name: _predicted(results, NETWORKS[name]) for name, results in both.items()},
-        {name: curves_of(results, "end_to_end_penalty") for name, results in both.items()},
-        pair[0]["evaluation_step"].values,
-        initial_decay(*first.factors),
-    )
+    return Decay(predicted, measured, steps, initial_decay(*first.factors))
 
 
 def draw_penalty(ax: Axes, decay: Decay, weight_decay: float) -> None:
