@@ -320,6 +320,6 @@ class Finding:
     sensitivity: str = ""
     caveats: tuple[str, ...] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict, compare=False)
     captions: Mapping[str, str] = field(default_factory=dict)
-    curves: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict, compare=False)

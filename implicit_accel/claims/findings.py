@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.api import Claim
-from implicit_accel.claims.criteria import (
-    Cause,
-    Direction,
-    Finding,
-    Judged,
-    Part,
-    Range,
-    Size,
-    Verdict,
-)
+from implicit_accel.claims.codec import decode, encode
+from implicit_accel.claims.criteria import Finding
 from implicit_accel.claims.curves import load_curves, save_curves
-from implicit_accel.claims.effects import Coordinate, Design, Effect, Key, Kind
 from implicit_accel.claims.forest import Forest
 from implicit_accel.errors import DataError
 from implicit_accel.exports import csv_text
@@ -34,8 +24,6 @@ FINDINGS_FILE = "findings.json"
 
 _FORMAT = "implicit_accel finding 4"
 _BITMAP_DPI = 110
-
-_NUMBERS = ("value", "low", "high")
 
 # What reading a damaged file ends in.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
@@ -121,26 +109,26 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
     return entry
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A file's content: what was found, at which scale, in how many seconds, with which figures."""
+
+    format: str
+    claim: str
+    scale: str
+    seconds: float
+    finding: Finding
+    figures: tuple[str, ...]
+    forests: Mapping[str, Forest]
+
+
 def _stored(entry: Entry, scale: str) -> dict[str, Any]:
-    claim, finding = entry.claim, entry.finding
-    return {
-        "format": _FORMAT,
-        "claim": claim.id,
-        "scale": scale,
-        "seconds": entry.seconds,
-        "verdict": [_json_judged(judged) for judged in finding.verdict.parts],
-        "effects": [_json_effect(effect) for effect in finding.effects],
-        "ran": finding.ran,
-        "criterion": finding.criterion,
-        "summary": finding.summary,
-        "cause": None if finding.cause is None else asdict(finding.cause),
-        "sensitivity": finding.sensitivity,
-        "caveats": list(finding.caveats),
-        "tables": {title: _json_table(table) for title, table in finding.tables.items()},
-        "figures": [path.name for path in entry.figures],
-        "captions": dict(finding.captions),
-        "forests": {name: _json_forest(forest) for name, forest in entry.forests.items()},
-    }
+    figures = tuple(path.name for path in entry.figures)
+    return encode(
+        _Stored(
+            _FORMAT, entry.claim.id, scale, entry.seconds, entry.finding, figures, entry.forests
+        )
+    )
 
 
 def save_findings(entries: Sequence[Entry], path: Path, scale: str) -> None:
@@ -159,7 +147,8 @@ def load_findings(path: Path) -> dict[str, Finding]:
         stored = load_json(path)
         if stored["format"] != _FORMAT:
             raise ValueError(f"format {stored['format']!r}")
-        return {str(each["claim"]): _finding(each) for each in stored["findings"]}
+        found = [decode(_Stored, each) for each in stored["findings"]]
+        return {each.claim: each.finding for each in found}
     except _DAMAGE as error:
         raise DataError(f"{path}: damaged ({error}); run the claims again") from None
 
@@ -216,166 +205,14 @@ def load_entries(folder: Path, claims: Sequence[Claim]) -> tuple[str, tuple[Entr
 
 
 def _entry(claim: Claim, stored: dict[str, Any], folder: Path) -> Entry:
-    finding = _finding(stored)
-    figures = [folder / Path(str(name)).name for name in stored["figures"]]
-    seconds = float(stored["seconds"])
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"{seconds} seconds")
-    forests = {str(n): _forest(f) for n, f in stored.get("forests", {}).items()}
+    found: _Stored = decode(_Stored, stored)
+    if not 0 <= found.seconds < math.inf:
+        raise ValueError(f"{found.seconds} seconds")
+    figures = [folder / Path(name).name for name in found.figures]
     # A report carries the figures' bytes: a link might bring in a file that is none of them.
     plain = tuple(f for f in figures if f.is_file() and not f.is_symlink())
-    return Entry(claim, finding, plain, seconds, forests, load_curves(folder))
-
-
-def _finding(stored: dict[str, Any]) -> Finding:
-    return Finding(
-        verdict=Verdict(tuple(map(_judged, stored["verdict"]))),
-        effects=tuple(map(_effect, stored["effects"])),
-        ran=str(stored["ran"]),
-        criterion=str(stored["criterion"]),
-        summary=str(stored["summary"]),
-        cause=_cause(stored["cause"]),
-        sensitivity=str(stored["sensitivity"]),
-        caveats=tuple(map(str, stored["caveats"])),
-        tables={
-            str(title): pd.DataFrame(
-                [[_cell(value) for value in row] for row in table["data"]], columns=table["columns"]
-            )
-            for title, table in stored["tables"].items()
-        },
-        # Findings that were stored before there were captions have none.
-        captions={str(n): str(words) for n, words in stored.get("captions", {}).items()},
-    )
-
-
-def _json_forest(forest: Forest) -> dict[str, Any]:
-    series = {
-        label: [_json_effect(effect) for effect in effects]
-        for label, effects in forest.series.items()
-    }
-    return {
-        "series": series, "title": forest.title, "xlabel": forest.xlabel,
-        "sides": list(forest.sides), "curves": list(forest.curves),
-        "remarks": {label: list(words) for label, words in forest.remarks.items()},
-        "remarks_are": forest.remarks_are,
-    }  # fmt: skip
-
-
-def _forest(stored: dict[str, Any]) -> Forest:
-    left, right = stored["sides"]
-    return Forest(
-        {str(label): tuple(map(_effect, each)) for label, each in stored["series"].items()},
-        title=str(stored["title"]),
-        xlabel=str(stored["xlabel"]),
-        sides=(str(left), str(right)),
-        curves=tuple(map(str, stored["curves"])),
-        remarks={str(n): tuple(map(str, words)) for n, words in stored["remarks"].items()},
-        remarks_are=str(stored["remarks_are"]),
-    )
-
-
-def _json_effect(effect: Effect) -> dict[str, Any]:
-    """All that is stored of an effect: JSON has no NaN and no infinity, see `_json_number`."""
-    design = effect.design
-    ends = map(_json_number, (design.least, design.most))
-    return {
-        "name": effect.name,
-        **{name: _json_number(getattr(effect, name)) for name in _NUMBERS},
-        "unit": effect.unit,
-        "note": effect.note,
-        "confidence": _json_number(effect.confidence),
-        "design": [design.kind.value, design.seeds, *ends],
-        "halves": [_json_number(value) for value in effect.halves],
-        "quantity": effect.quantity,
-        "bound": effect.bound,
-        "key": None if effect.key is None else [effect.key.measure, dict(effect.key.at)],
-    }
-
-
-def _effect(stored: dict[str, Any]) -> Effect:
-    kind, seeds, least, most = stored["design"]
-    return Effect(
-        str(stored["name"]),
-        *(_number(stored[name]) for name in _NUMBERS),
-        unit=str(stored["unit"]),
-        note=str(stored["note"]),
-        confidence=_number(stored["confidence"]),
-        design=Design(Kind(kind), int(seeds), _number(least), _number(most)),
-        halves=tuple(map(_number, stored["halves"])),
-        quantity=str(stored["quantity"]),
-        bound=str(stored["bound"]),
-        key=_key(stored["key"]),
-    )
-
-
-def _key(stored: list[Any] | None) -> Key | None:
-    if stored is None:
-        return None
-    measure, coordinates = stored
-    allowed = {str(name): _coordinate(value) for name, value in coordinates.items()}
-    return Key.of(str(measure), **allowed)
-
-
-def _coordinate(value: Any) -> Coordinate:
-    if not isinstance(value, str | int | float):
-        raise TypeError(f"coordinate {value!r}")
-    return value
-
-
-def _json_judged(judged: Judged) -> dict[str, Any]:
-    part = judged.part
-    return {
-        "effect": _json_effect(part.effect),
-        "claimed": _json_range(part.claimed),
-        "claimed_size": None if part.size is None else _json_range(part.size),
-        "direction": judged.direction.value,
-        "size": judged.size.value,
-    }
-
-
-def _judged(stored: dict[str, Any]) -> Judged:
-    size = stored["claimed_size"]
-    part = Part(
-        _effect(stored["effect"]),
-        _range(stored["claimed"]),
-        None if size is None else _range(size),
-    )
-    return Judged(part, Direction(stored["direction"]), Size(stored["size"]))
-
-
-def _json_range(where: Range) -> list[Any]:
-    return [_json_number(where.low), _json_number(where.high), where.closed]
-
-
-def _range(stored: list[Any]) -> Range:
-    low, high, closed = stored
-    return Range(_number(low), _number(high), bool(closed))
-
-
-def _cause(stored: dict[str, Any] | None) -> Cause | None:
-    return None if stored is None else Cause(tuple(map(str, stored["claims"])), str(stored["why"]))
-
-
-def _number(stored: float | str | None) -> float:
-    return math.nan if stored is None else float(stored)
-
-
-def _cell(stored: Any) -> Any:
-    return float(stored) if stored in ("inf", "-inf") else stored
-
-
-def _json_number(value: float) -> float | str | None:
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return None if math.isnan(value) else value
-
-
-def _json_table(table: pd.DataFrame) -> dict[str, Any]:
-    rows = [
-        [_json_number(v) if isinstance(v, float) else v for v in row]
-        for row in table.to_numpy().tolist()
-    ]
-    return {"columns": list(map(str, table.columns)), "data": rows}
+    curves = load_curves(folder)
+    return Entry(claim, found.finding, plain, found.seconds, found.forests, curves)
 
 
 def _file_name(title: str) -> str:
