@@ -20,12 +20,11 @@ from implicit_accel.linear.losses import Loss
 RATES = (2e-3, 1e-3, 5e-4)
 PAPERS_RATE = RATES[1]
 
+# The factor in steps or in loss within which curves coincide on a figure.
 CLOSE = 1.05
-"""The factor in steps or in loss within which curves coincide on a figure."""
 
 PAPERS, IMBALANCE, BALANCED = "paper's rule", "rule with imbalance", "balanced control"
 """Methods; the control is the paper's rule from balanced initialisations."""
-
 
 Runs = dict[tuple[str, int, int, int, float], Pair]
 """(method, p, depth, width, learning rate) → networks and rule."""
@@ -57,15 +56,14 @@ def run(context: Context) -> Found:
             continue
         times = escapes(context, problem, config)
         # Longer by the slowest seed's plateau, by its law.
-        plateau = float(np.max(times[np.isfinite(times)], initial=0)) / PAPERS_RATE
-        more = int(min(1.2 * plateau, context.pick(0, 200_000, 10**6)))
+        plateau = 1.2 * (float(np.max(times[np.isfinite(times)], initial=0)) / PAPERS_RATE)
+        more = int(min(plateau, context.pick(0, 200_000, 10**6)))
         longer = replace(config, num_steps=config.num_steps + more)
         add(PAPERS, longer)
         add(IMBALANCE, longer, rule_curves(context, problem, longer, balanced=False)[1])
         num_steps = round(context.pick(0.2, 4.0, 20.0) / min(RATES))
-        add(BALANCED, replace(
-            config, inits=("balanced",), learning_rates=RATES, num_steps=num_steps
-        ))  # fmt: skip
+        falling = replace(config, inits=("balanced",), learning_rates=RATES)
+        add(BALANCED, replace(falling, num_steps=num_steps))
     return Found(runs={name: runs}, figures={"rule_and_network": rule_figure(name, runs)})
 
 
@@ -112,19 +110,17 @@ def order_in_the_rate(runs: Runs, p: int, depth: int) -> Effect:
 
 def rule_figure(name: str, runs: Runs) -> Figure:
     """A column for each loss and depth: from near zero at both widths, and the control below."""
-    title = f"The end-to-end rule and the network it emulates, {name}, " + r"$\eta$ = 0.001"
-    figure, axes = make_figure(3, 4, title=title, size=(2.9, 2.5))
+    figure, axes = make_figure(3, 4, title=f"Networks and end-to-end rules, {name}", size=(3, 2.5))
     for row, (method, width) in zip(axes, ((PAPERS, 1), (PAPERS, 100), (BALANCED, 1)), strict=True):
         for ax, (p, depth) in zip(row, ((2, 2), (2, 3), (4, 2), (4, 3)), strict=True):
             pair = runs[method, p, depth, width, PAPERS_RATE]
-            limits = 1e-3 * pair.zero_excess, 1.5 * pair.zero_excess
-            ax.set(xscale="log", yscale="log", xlim=(1, pair.steps[-1]), ylim=limits)
+            ax.set(xscale="log", yscale="log", xlim=(1, pair.steps[-1]))
+            ax.set_ylim(1e-3 * pair.zero_excess, 2 * pair.zero_excess)
             draw_seeds(ax, pair.steps, pair.network, label="", style={"color": colour_of(depth)})
-            for other, line in ((method, "--"), (IMBALANCE, ":")):
+            for other, line in ((method, "--"), *[(IMBALANCE, ":")] * (method == PAPERS)):
                 rule = runs.get((other, p, depth, width, PAPERS_RATE))
-                if rule is not None and (other, method) != (IMBALANCE, BALANCED):
-                    ax.plot(rule.steps, np.median(rule.rule, axis=0), line, color="black",
-                            linewidth=1.2, label=other)  # fmt: skip
+                if rule is not None:
+                    ax.plot(rule.steps, np.median(rule.rule, axis=0), f"k{line}", label=other)
             ax.set_title(rf"$\ell_{p}$, depth {depth}, width {width}", fontsize=9)
         row[0].set_ylabel(f"{method}\nexcess loss", fontsize=8.5)
     figure.supxlabel("step", fontsize=9)

@@ -18,11 +18,8 @@ from implicit_accel.claims.published.sources import PAPER_2018
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
 from implicit_accel.linear.losses import Loss
 
-STD = 0.01
-"""The paper's standard deviation."""
-
+STD = 0.01  # the paper's
 CLOSE = 1.1
-"""The factor within which curves coincide on a figure over decades of steps."""
 
 INITS = ("same-std", "same-norm", "balanced")
 """Near zero with the paper's standard deviation at every width, near zero with end-to-end matrices
