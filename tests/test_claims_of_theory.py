@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import examples
@@ -14,7 +15,19 @@ from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share_of
-from implicit_accel.claims.published import bursts, contest, depth_map, t1, t2, t7, t9, t10
+from implicit_accel.claims.published import (
+    bursts,
+    contest,
+    depth_map,
+    t1,
+    t2,
+    t3,
+    t5,
+    t6,
+    t7,
+    t9,
+    t10,
+)
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
 from implicit_accel.claims.published.theory import (
@@ -172,6 +185,61 @@ def test_the_share_of_close_predictions_is_that_of_all_seeds_together():
     assert t1.over_seeds(cells, t1.within_10).value == 50
     # Half of the errors are at most 2; an infinite one is larger than any number.
     assert t1.over_seeds(cells, t1.median).value == 2
+
+
+def test_instability_is_interpolated_between_observations():
+    sharpness = [[1.0, 3.0, 5.0], [3.0, 3.0, 3.0], [1.0, math.nan, 5.0], [1.0, 1.0, 1.0]]
+    results = xr.Dataset(
+        {"sharpness": (("model", "learning_rate", "seed", "observation"), [[sharpness]])},
+        {"learning_rate": [1.0], "observation_step": ("observation", [0, 10, 30])},
+    )
+    assert t3.first_above(results, 0, 0) == 5  # λ = 2, half way from 1 to 3
+    assert t3.first_above(results, 0, 1) == 0
+    assert t3.first_above(results, 0, 2) == math.inf  # diverged before
+    assert t3.first_above(results, 0, 3) == math.inf
+
+
+def test_a_seed_is_compared_at_its_worst_target_that_both_reach():
+    network = xr.Dataset({"zero_loss": ("model", [1.0]), "optimum": ("model", [0.0])})
+    steps = np.arange(101)
+    fast = 0.9 ** (2.0 * steps)
+    slow_in_the_end = np.where(steps <= 3, 0.9 ** (2.0 * steps), 0.9 ** (steps + 3.0))
+    never = np.ones(101)
+    curves = {
+        t5.NETWORK: (steps, np.stack([fast, fast, fast])),
+        t5.RULE: (steps, np.stack([0.9**steps, slow_in_the_end, never])),
+        t5.PAPERS_RULE: (steps, np.stack([never, never, never])),
+    }
+    effect = t5.network_over_rule(network, curves, t5.RULE)
+    halved = math.log(0.2) / math.log(0.9)
+    assert effect.note == "2 of 3 seeds"
+    assert effect.value == pytest.approx((0.5 + halved / 2 / (halved - 3)) / 2)
+    assert math.isnan(t5.network_over_rule(network, curves, t5.PAPERS_RULE).value)
+
+
+def test_runs_that_follow_the_laws_differ_from_them_by_nothing():
+    steps = np.arange(2000)
+    balanced = {
+        depth: (0.7 * ((depth - 1) / (depth + 1)) ** (2.0 * steps))[None, None, None]
+        for depth in t6.DEPTHS
+    }
+    stds = np.array([0.5, 0.7, 1.0])
+    # At depth 3 steps are as 1/σ: the loss falls to 1e-5 in 100/σ steps.
+    near_zero = np.stack([1e-5 ** (steps * std / 100) for std in stds])[:, None, None]
+    trained = {
+        init: {
+            depth: xr.Dataset(
+                {"excess_loss": (("model", "learning_rate", "seed", "step"), runs)},
+                {"step": steps, "init_std": ("model", stds[: len(runs)])},
+            )
+            for depth, runs in of.items()
+        }
+        for init, of in (("balanced", balanced), ("near_zero", {3: near_zero}))
+    }
+    for depth in t6.DEPTHS:
+        assert t6.contraction_over_law(trained, depth).value == pytest.approx(1)
+    assert t6.excess_exponent(trained, 3).value == pytest.approx(0)
+    assert t6.ratio_of_steps(trained).value == pytest.approx(1)
 
 
 def test_bursts_and_what_goes_before_them():
