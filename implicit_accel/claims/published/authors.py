@@ -1,4 +1,4 @@
-"""The two figures of the 2018 paper's authors, digitised, and how far a run is from a curve."""
+"""The two digitised figures of the 2018 paper's authors, and the distance of a run from a curve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from implicit_accel.errors import DataError, UserError
 
-# Curves as the figures' legends call them, by figure; the names are those of the file.
+# Figure → name of a curve in the file → its name in the figure's legend.
 FIGURES: dict[str, dict[str, str]] = {
     "l4_ethanol": {
         "gradient_descent_depth_1": "GD, depth 1",
@@ -25,22 +25,22 @@ FIGURES: dict[str, dict[str, str]] = {
 }
 
 _COLUMNS = ("figure", "curve", "iteration", "loss", "loss_low", "loss_high")
-# A reading this many times above all that a falling curve has shown before is the legend's or an
-# arrow's ink: there are three in each of two curves of the first figure, side by side, and two in
-# the second.
+# A reading of a falling curve this many times above its lowest one before is ink of the legend or
+# an arrow. There are three side by side in each of two curves of the first figure, and two in the
+# second.
 _MISREAD = 3.0
 
 
 def authors_curves(figure: str, *, path: Path | None = None) -> dict[str, pd.DataFrame]:
-    """The curves of one of the authors' figures, read off their blog post.
+    """The curves of one of the authors' figures, digitised from their blog post.
 
-    Readings that cannot be the curve's are left out: those more than three times above its lowest
-    loss before.
+    Readings more than three times above the curve's lowest loss before are left out, since they
+    cannot be the curve's.
 
     Args:
         figure: ``l4_ethanol`` (the loss against iterations, 10⁶ of them) or ``mnist_cnn`` (the
             batch's loss against iterations).
-        path: A file of the same form, in place of the one that comes with the project.
+        path: Another file of the same form as the one that comes with the project.
 
     Returns:
         By the curve's name, in the order of `FIGURES`: a table with ``iteration`` (whole numbers
@@ -92,14 +92,14 @@ def _read(source: Path | Traversable) -> pd.DataFrame:
 
 
 def distance(steps: np.ndarray, losses: np.ndarray, curve: pd.DataFrame) -> float:
-    """How far a run is from a curve: the RMS of ``log₁₀(loss / the curve's)``.
+    """The distance of a run from a curve: the RMS of ``log₁₀(loss / the curve's)``.
 
-    Over those of the curve's iterations that the run covers; between its recorded steps its loss is
-    interpolated with both axes logarithmic.
+    It is over those of the curve's iterations which the run covers. Between recorded steps the loss
+    is interpolated with both axes logarithmic.
 
     Args:
-        steps: (T,) increasing numbers; those not above 0 are not looked at.
-        losses: (T,) the run's losses, above 0; not finite from a divergence on.
+        steps: (T,) increasing numbers; those not above 0 are ignored.
+        losses: (T,) the run's losses, above 0; not finite after a divergence.
         curve: With columns ``iteration`` and ``loss``.
 
     Returns:
@@ -133,14 +133,15 @@ def draw_authors(
     log_steps: bool = True,
     over: bool = False,
 ) -> None:
-    """Draws the authors' curves under whatever else an axes shows: thin, each named at its end.
+    """Draws the authors' curves as thin lines below all others, each with its name at its end.
 
     Args:
-        ax: Whose axes become logarithmic: the loss's always, the iterations' if ``log_steps``.
+        ax: The loss's axis becomes logarithmic, that of iterations only with ``log_steps``.
         figure: See `authors_curves`.
         colour: Of the lines and names.
         log_steps: Whether iterations are on a logarithmic axis.
-        over: For curves that lie on ours: over them, dashed, and one note in place of their names.
+        over: Draw them dashed above all others, with one note in place of their names: for curves
+            that coincide with ours.
 
     Raises:
         UserError: If there is no such figure.

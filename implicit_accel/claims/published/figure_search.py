@@ -95,15 +95,16 @@ _NORM = 1e-12
 # Bounds the ratio of the zero map's loss to the optimum, where a linear map fits the rows.
 _LEAST_SHARE = 1e-12
 _STD = 0.01
-# Gradient descent at a rate below 2 / sharpness goes so far in 10⁶ steps; and no curve goes lower.
+# The time that gradient descent covers in 10⁶ steps at a rate below 2 / sharpness; and a share of
+# the zero map's loss below every curve.
 _FARTHEST, _LOWEST = 2e6, 8e-4
 # The zero map's loss, in decades: not below the first reading, 3.93, since the loss falls from it.
 _AMPLITUDES = np.arange(np.log10(3.93), 1.3, 0.004)
 _SHIFT = 0.005  # decades
 # Part of what the tables are known by: raise it when they come out otherwise.
 _VERSION = 2
-# Distances of gradient descent: ``free`` at a label scale and rates of one's own, ``fixed`` at the
-# paper's rates.
+# Distances of gradient descent: ``free`` at the label scale and the rates that fit best, ``fixed``
+# at the paper's rates.
 _COLUMNS = [
     "rows", "features", "labels", "rank", "n", "zero loss", "optimum", "ratio", "passes",
     "free", "free 1", "free 2", "amplitude", "rate 1", "rate 2",
@@ -365,7 +366,7 @@ def fit_scales(
         place = int(np.argmin(square[:, best]))
         found[f"free {depth}"] = float(np.sqrt(square[place, best]))
         found[f"rate {depth}"] = float(rates[depth][place])
-    found["free"] = float(np.sqrt(np.mean([found[f"free {depth}"] ** 2 for depth in flows])))
+    found["free"] = float(np.sqrt(np.mean(np.square([found[f"free {d}"] for d in flows]))))
     return found
 
 
@@ -420,8 +421,8 @@ def _compared(
 ) -> Iterator[dict[str, object]]:
     """The rows of candidates that differ in the labels' scale alone.
 
-    They have one ratio and, at scales of one's own, one pair of flows. One layer's flow at each
-    one's own scales is the same, rescaled.
+    They have one ratio and, without their scales, one pair of flows. One layer's flow at each
+    candidate's scales is the same, rescaled.
 
     Args:
         data: The rows.
@@ -433,7 +434,7 @@ def _compared(
     for candidate in members:
         try:
             problem = candidate.problem(data)
-        except DataError:  # labels that cannot be scaled so
+        except DataError:  # e.g. constant labels, which cannot be standardised
             continue
         n, zero = len(problem.features), zero_loss(problem)
         span = candidate.rows, FEATURES[candidate.features], LABELS[candidate.labels]

@@ -1,9 +1,9 @@
-"""Gradient flows on ℓ4 by an implicit method: however ill-conditioned the features, a second each.
+"""Gradient flows on ℓ4 by an implicit method, for features of any condition number.
 
-`implicit_accel.theory.flow` follows networks of any shape by gradients alone, at the price of the
-square root of gradient descent's steps, and needs the optimum. With raw features those steps are
-too many, and with few rows the optimum is nothing; here a network is a vector and at most one
-scalar, and a Hessian of 129 × 129 is cheap.
+`implicit_accel.theory.flow` computes flows of networks of any shape from gradients alone. It takes
+the square root of gradient descent's steps, and it needs the optimum. With raw features those
+steps are too many, and with few rows the optimum is 0. Here a network is a vector and at most one
+scalar, whose Hessian of 129 × 129 is cheap: a flow takes about a second.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.errors import UserError
 from implicit_accel.linear.networks import Layers
 
-# Relative error of a step; the tests say what comes of it.
+# Relative error of a step. The tests compare the flows with gradient descent at small rates.
 _TOLERANCE = 1e-3
 _PER_DECADE = 40
-# At so many points along the way the Hessian's eigenvalues are computed.
-_LOOKS = 8
+# Points at which the Hessian's eigenvalues are computed.
+_NUM_HESSIANS = 8
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Flow:
     Attributes:
         time: (T,) increasing, above 0: learning rate × steps.
         loss: (T,) not increasing.
-        sharpness: The largest eigenvalue of the loss's Hessian on the way: gradient descent follows
-            the flow at learning rates below 2 / sharpness.
+        sharpness: The largest eigenvalue of the loss's Hessian along the flow. Gradient descent
+            follows the flow at learning rates below 2 / sharpness.
     """
 
     time: np.ndarray
@@ -43,9 +43,9 @@ class Flow:
 class _Units:
     """The loss ``ℓ⁴ L̂(v, s)`` of the weights ``V = φ v`` and ``S = σ s``.
 
-    In them the zero map has loss 1 and one layer there has sharpness 1, so that tolerances mean the
-    same for every problem. With features ``√κ A`` and labels ``ℓ b``, ``φ σ √κ = ℓ``; time is
-    ``φ²/ℓ⁴`` of ours for the vector, and the scalar's pace is ``φ²/σ²``.
+    In these units the zero map has loss 1 and one layer there has sharpness 1, so that tolerances
+    mean the same for every problem. With features ``√κ A`` and labels ``ℓ b``, ``φ σ √κ = ℓ``. The
+    unit of time is ``φ²/ℓ⁴`` for the vector, and the scalar's pace is ``φ²/σ²``.
     """
 
     def __init__(self, problem: Problem, *, deep: bool) -> None:
@@ -77,7 +77,7 @@ class _Units:
         return np.mean((self.A @ vectors * scalars - self.b[:, None]) ** 4, axis=0) / 4
 
     def field(self, _: float, theta: np.ndarray) -> np.ndarray:
-        """What the weights' derivative is."""
+        """The weights' derivative by time."""
         v, s = self.split(theta)
         slope = self.A.T @ self.residuals(theta) ** 3 / self.n
         return -self.pace * (np.append(s * slope, v @ slope) if self.deep else slope)
@@ -99,23 +99,20 @@ class _Units:
         return -self.pace[:, None] * self.hessian(theta)
 
     def sharpness(self, theta: np.ndarray) -> float:
-        """The loss's largest eigenvalue, in our units."""
+        """The largest eigenvalue of the loss's Hessian, in the problem's units."""
         H = self.loss * self.hessian(theta) / np.outer(self.weights, self.weights)
         return float(np.linalg.eigvalsh(H)[-1])
 
 
 def follow_l4(problem: Problem, layers: Layers, *, most: float, lowest: float) -> Flow:
-    """Follows the gradient flow of one layer, or of one behind a scalar.
+    """Computes the gradient flow of one layer, or of one layer and a scalar.
 
     Args:
         problem: With one output.
         layers: (1, d), or (1, d) and (1, 1), without biases.
-        most: Ends after this many times the inverse of one layer's sharpness at the zero map (for
-            the deeper network divided by the labels' size, ``(mean y⁴ / 4)^¼``).
-        lowest: Ends at this loss.
-
-    Returns:
-        The flow.
+        most: The time of its end, over the inverse of one layer's sharpness at the zero map (for
+            the deeper network also divided by the labels' size, ``(mean y⁴ / 4)^¼``).
+        lowest: The loss at which it ends earlier.
 
     Raises:
         UserError: If the network or the problem has another shape.
@@ -126,20 +123,20 @@ def follow_l4(problem: Problem, layers: Layers, *, most: float, lowest: float) -
         raise UserError(f"layers of shapes {shapes}: one layer of one output, or it and a scalar")
     units = _Units(problem, deep=len(shapes) == 2)
 
-    def arrived(_: float, theta: np.ndarray) -> float:
+    def reached(_: float, theta: np.ndarray) -> float:
         return float(np.mean(units.residuals(theta) ** 4) / 4 - lowest / units.loss)
 
-    arrived.terminal = True  # type: ignore[attr-defined] - how SciPy is told
+    reached.terminal = True  # type: ignore[attr-defined] - SciPy reads this attribute
     first = 1e-3
     times = np.geomspace(first, most, int(_PER_DECADE * np.log10(most / first)))
     found = solve_ivp(
         units.field, (0, most), np.concatenate([W.ravel() for W in layers.weights]) / units.weights,
-        method="BDF", jac=units.jacobian, events=arrived, t_eval=times,
+        method="BDF", jac=units.jacobian, events=reached, t_eval=times,
         rtol=_TOLERANCE, atol=1e-2 * _TOLERANCE / np.sqrt(d),
     )  # fmt: skip
-    looks = found.y.T[:: max(1, found.y.shape[1] // _LOOKS)]
+    points = found.y.T[:: max(1, found.y.shape[1] // _NUM_HESSIANS)]
     return Flow(
         time=found.t * units.time,
         loss=np.minimum.accumulate(units.losses(found.y)) * units.loss,
-        sharpness=max((units.sharpness(theta) for theta in looks), default=np.nan),
+        sharpness=max((units.sharpness(theta) for theta in points), default=np.nan),
     )
