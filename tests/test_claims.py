@@ -13,7 +13,7 @@ from test_statistics import INF, NAN, made
 
 from implicit_accel import DataError, UserError
 from implicit_accel.claims import published as claims
-from implicit_accel.claims.api import Claim
+from implicit_accel.claims.api import Claim, Found
 from implicit_accel.claims.collection import Collection, load_collection
 from implicit_accel.claims.criteria import (
     Cause,
@@ -25,12 +25,12 @@ from implicit_accel.claims.criteria import (
     above,
     below,
     could_be,
+    failed_checks,
     judge,
-    shortfall,
     within,
 )
 from implicit_accel.claims.effects import Design, Effect, Kind
-from implicit_accel.claims.estimators import compare, median_of, share_of
+from implicit_accel.claims.estimators import compare, median, share
 from implicit_accel.claims.findings import (
     load_finding,
     load_findings,
@@ -66,6 +66,10 @@ NEVER = Effect("never", INF, INF, INF)
         (within(Effect("e", 2, 1.5, 2.5), 0.8, 1.25), NO),
     ],
 )
+def named(name: str, values) -> Effect:
+    return dataclasses.replace(median(values), name=name)
+
+
 def test_a_direction_follows_from_its_criterion(part, expected):
     (judged,) = judge([part]).parts
     assert judged.direction == expected
@@ -108,7 +112,7 @@ def test_many_parts_are_judged_by_intervals_that_hold_together():
     wrong = {1: 0, 12: 0}
     for draw in range(200):
         values = np.exp(np.random.default_rng(draw).standard_normal((12, 20)))
-        effects = [median_of(f"e{i}", v) for i, v in enumerate(values)]
+        effects = [named(f"e{i}", v) for i, v in enumerate(values)]
         wrong[12] += not judge([above(e, 1.0) for e in effects]).directions <= {OPEN}
         wrong[1] += any(not judge([above(e, 1.0)]).directions <= {OPEN} for e in effects)
     assert wrong[12] <= 20
@@ -117,16 +121,16 @@ def test_many_parts_are_judged_by_intervals_that_hold_together():
 
 def test_a_planted_effect_passes_and_few_seeds_decide_nothing_at_a_level():
     planted = np.full(20, 2.0)
-    parts = [above(median_of(f"e{i}", planted), 1.0) for i in range(12)]
+    parts = [above(named(f"e{i}", planted), 1.0) for i in range(12)]
     assert judge(parts).directions == {YES}
     # 12 parts need 99.6 % each; the range of eight values holds the median with 99.2 %.
-    parts = [above(median_of(f"e{i}", planted[:8]), 1.0) for i in range(12)]
+    parts = [above(named(f"e{i}", planted[:8]), 1.0) for i in range(12)]
     assert judge(parts).directions == {OPEN}
-    few = median_of("few", np.array([1.5, 2.0, 2.5]))
+    few = named("few", np.array([1.5, 2.0, 2.5]))
     assert math.isnan(few.confidence)
     assert str(few) == "2× (1.5 to 2.5 over 3 seeds)"
-    assert str(median_of("effect", np.array([2.0]))) == "2× (one seed)"
-    every = share_of("all", np.ones(30, bool))
+    assert str(named("effect", np.array([2.0]))) == "2× (one seed)"
+    every = share(np.ones(30, bool))
     assert (every.value, every.high, every.design.kind) == (100, 100, Kind.SHARE)
     assert judge([above(every, 85)]).directions == {YES}
 
@@ -156,7 +160,7 @@ def test_comparison_at_each_models_own_best_rate():
     steps = [[[100, 110, 120], [200, 210, 220], [INF] * 3], [[60, 70, 80], [10, 11, 12], [5] * 3]]
     diverged = [[[NAN] * 3] * 3, [[NAN] * 3, [NAN] * 3, [NAN, NAN, NAN]]]
     results = made(steps, np.full((2, 3, 3), 0.01), diverged=diverged)
-    effect = compare(results, 1, 0, name="deep")
+    effect = compare(results, 1, 0)
     assert effect.value == pytest.approx(110 / 5)
     assert "the model's best rate is the highest of the grid" in effect.note
     assert "the baseline's best rate is the lowest" in effect.note
@@ -166,18 +170,18 @@ def test_rates_at_which_runs_are_lost_are_not_chosen():
     steps = [[[100, 110, 120]] * 2, [[60, 70, 80], [1, 1, INF]]]
     diverged = [[[NAN] * 3] * 2, [[NAN] * 3, [NAN, NAN, 7]]]
     results = made(steps, np.full((2, 2, 3), 0.01), diverged=diverged)
-    assert compare(results, 1, 0, name="deep").value == pytest.approx(110 / 70)
+    assert compare(results, 1, 0).value == pytest.approx(110 / 70)
 
 
 def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
     never = [[[INF] * 3] * 2, [[50] * 3] * 2]
     results = made(never, np.full((2, 2, 3), 0.5))
-    effect = compare(results, 1, 0, name="deep")
+    effect = compare(results, 1, 0)
     assert effect.value == pytest.approx(1000 / 50)
     assert "the baseline never reached the target: a bound" in effect.note
     assert str(effect).startswith(">20×")
     neither = made(np.full((2, 2, 3), INF), np.full((2, 2, 3), 0.5))
-    effect = compare(neither, 1, 0, name="deep")
+    effect = compare(neither, 1, 0)
     assert math.isnan(effect.value)
     assert judge([above(effect, 1)]).directions == {OPEN}
 
@@ -185,7 +189,7 @@ def test_what_never_reaches_the_target_is_a_bound_and_neither_is_nothing():
 def test_who_arrives_at_the_very_last_step_has_arrived():
     # Rates that do not arrive count with as many steps; the first of them is not the one chosen.
     steps = [[[INF] * 3, [1000] * 3], [[50] * 3] * 2]
-    effect = compare(made(steps, np.full((2, 2, 3), 0.5)), 1, 0, name="deep")
+    effect = compare(made(steps, np.full((2, 2, 3), 0.5)), 1, 0)
     assert effect.value == pytest.approx(1000 / 50)
     assert effect.bound == ""
     assert str(effect) == "20× (20 to 20 over 3 seeds)"
@@ -195,8 +199,7 @@ def test_who_arrives_at_the_very_last_step_has_arrived():
 def claim(**changes) -> Claim:
     values = {
         "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",
-        "setting": "none", "criterion": "any", "test": lambda _: None, "minutes": 1.0,
-        "paper_hours": 1.0,
+        "run": lambda _: Found(), "minutes": 1.0, "paper_hours": 1.0,
     }  # fmt: skip
     return Claim(**(values | changes))
 
@@ -204,7 +207,7 @@ def claim(**changes) -> Claim:
 def finding() -> Finding:
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
-    effect = Effect("speed-up", 2.0, 0.5, 3.0, halves=(1.5, 2.5), quantity="q", confidence=NAN)
+    effect = Effect("speed-up", 2.0, 0.5, 3.0, halves=(1.5, 2.5), confidence=NAN)
     verdict = judge([above(effect, 1.0, size=Range(10)), below(Effect("b", -INF), 3)])
     return Finding(
         verdict,
@@ -305,15 +308,15 @@ def test_effects_read_as_numbers_do():
 def test_what_falls_short_is_named():
     good, bad, open_ = Effect("good", 2.0), Effect("bad", 0.5, 0.4, 0.6), Effect("open", 1, 0.9, 2)
     verdict = judge([above(effect, 1) for effect in (good, bad, open_)])
-    text = shortfall(verdict)
+    text = failed_checks(verdict)
     assert "Opposite to what is claimed: bad (0.5× [0.4, 0.6])." in text
     assert "Not decided: open (1× [0.9, 2])." in text
     assert "good" not in text
     assert text.endswith("Why, we do not know.")
-    assert shortfall(verdict, "Because.").endswith("Because.")
-    assert shortfall(judge([above(good, 1)]), "Because.") == ""
+    assert failed_checks(verdict, "Because.").endswith("Because.")
+    assert failed_checks(judge([above(good, 1)]), "Because.") == ""
     small = judge([above(good, 1, size=Range(10))])
-    assert "Smaller than claimed: good (2×)." in shortfall(small)
+    assert "Smaller than claimed: good (2×)." in failed_checks(small)
 
 
 @pytest.mark.parametrize("verdicts", [True, False])
@@ -321,7 +324,7 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
     effects = Effect("bad", 0.5, 0.4, 0.6), Effect("good", 3.0)
     verdict = judge([above(e, 1) for e in effects])
     found = dataclasses.replace(
-        finding(), effects=effects, verdict=verdict, summary="Seen." + shortfall(verdict),
+        finding(), effects=effects, verdict=verdict, summary="Seen." + failed_checks(verdict),
         sensitivity="Nothing.",
     )  # fmt: skip
     entry = save_finding(claim(), found, tmp_path / "X1", "smoke", 3.5)
@@ -346,11 +349,9 @@ def test_claims_say_what_they_are():
 
 
 CLAIM_FILE = """
-from implicit_accel.claims.api import Claim
+from implicit_accel.claims.api import Claim, Found
 CLAIM = Claim(
-    id={id!r}, statement="s", source="s", setting="s", criterion="c", test=lambda lab: None,
-    minutes=1.0,
-    paper_hours=1.0,
+    id={id!r}, statement="s", source="s", run=lambda _: Found(), minutes=1.0, paper_hours=1.0,
 )
 """
 

@@ -14,7 +14,7 @@ from test_flow import problem_of
 from test_reproduction import lab  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
-from implicit_accel.claims.estimators import share_of
+from implicit_accel.claims.estimators import share
 from implicit_accel.claims.published import (
     bursts,
     contest,
@@ -96,7 +96,7 @@ def test_rows_are_chosen_and_split_in_their_order():
 
 
 def test_a_share_of_nothing_has_no_value():
-    assert math.isnan(share_of("s", np.zeros(0, bool)).value)
+    assert math.isnan(share(np.zeros(0, bool)).value)
 
 
 def test_flows_are_those_of_a_prediction(lab, rng):  # noqa: F811

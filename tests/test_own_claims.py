@@ -53,7 +53,7 @@ def run(context: Context) -> Found:
 
 def speed_up(results, momentum: float) -> Effect:
     models = (model_number(results, momentum=m) for m in (momentum, 0.0))
-    return compare(results, *models, name="")
+    return compare(results, *models)
 
 
 CLAIM = Claim(
@@ -116,6 +116,13 @@ def test_a_folder_of_claims_is_run_reported_and_exported(folder, tmp_path):
         (
             lambda f: [(f / "text/a1.md").write_text("## What we saw\n{{ effect('no') }}"), f][1],
             "its text names 'no', which is not measured; there are speed-up",
+        ),
+        (
+            lambda f: [
+                (f / "text/a1.md").write_text("## Why\n{{ effect('speed-up', depth=2) }}"),
+                f,
+            ][1],
+            "at depth; the measure's coordinates are momentum, problem",
         ),
         (lambda f: [(f / "text/a1.md").write_text("## Nonsense\nx"), f][1], "heading 'Nonsense'"),
         (lambda f: [(f / "text/a1.md").write_text("## Why\n{{ x }}"), f][1], "'x' is undefined"),

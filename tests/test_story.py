@@ -1,5 +1,6 @@
 """The report's first page: what it tells is in the findings, and nothing else."""
 
+import math
 import re
 from pathlib import Path
 
@@ -24,8 +25,10 @@ def entry(name: str, *effects: Effect, figures: tuple[str, ...] = ()) -> Entry:
     return Entry(claim(id=name), finding, tuple(Path(name) / f for f in figures), 1.0)
 
 
-def measured(value: float, measure: str, *ends: float, **at) -> Effect:
-    return Effect("", value, *ends).keyed(Key.of(measure, **at))
+def measured(
+    value: float, measure: str, low: float = math.nan, high: float = math.nan, **at
+) -> Effect:
+    return Effect("", value, low, high).keyed(Key.of(measure, **at))
 
 
 def everything() -> list[Entry]:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Finding, Range
+from implicit_accel.claims.criteria import Range
 from implicit_accel.claims.effects import Coordinate, Effect, Key
 from implicit_accel.errors import UserError
 
@@ -158,7 +158,7 @@ class Claim:
     id: str
     statement: str
     source: str
-    run: Callable[[Context], Found] | None = None
+    run: Callable[[Context], Found]
     measures: tuple[Measure, ...] = ()
     checks: tuple[Check, ...] = ()
     plots: Mapping[str, Plot] = field(default_factory=dict)
@@ -166,9 +166,6 @@ class Claim:
     text: str = ""
     minutes: float = 1.0
     paper_hours: float = 1.0
-    setting: str = ""
-    criterion: str = ""
-    test: Callable[[Any], Finding] | None = None
 
     def __post_init__(self) -> None:
         if not ID.fullmatch(self.id):
@@ -179,6 +176,8 @@ class Claim:
         for name in ("minutes", "paper_hours"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"claim {self.id}: {name} must be a number above 0")
+        if not isinstance(self.plots, Mapping):
+            raise UserError(f"claim {self.id}: plots must be a mapping from file names to plots")
         for name in ("statement", "source"):
             if not getattr(self, name).strip():
                 raise UserError(f"claim {self.id}: {name} is empty")

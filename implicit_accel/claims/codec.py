@@ -63,7 +63,7 @@ def decode(kind: Any, stored: Any) -> Any:
         return {_checked(str, name): decode(arguments[1], v) for name, v in stored.items()}
     if origin is not None and issubclass(origin, Sequence):
         return tuple(decode(arguments[0], each) for each in _checked(list, stored))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         fields = [f.name for f in dataclasses.fields(kind) if f.compare]
         if set(stored) != set(fields):

@@ -101,6 +101,7 @@ class Grid:
         stds: Standard deviations of an image network's own, if it has an axis for these.
         axes: Values by name, of a task of the user's own.
         num_steps: Its steps.
+        target: Its target, if it has one.
     """
 
     problem: str
@@ -110,6 +111,7 @@ class Grid:
     stds: tuple[float, ...] = ()
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     num_steps: int = 0
+    target: float | None = None
 
 
 @dataclass
@@ -350,7 +352,9 @@ class Context:
             task, axes=axes, optimizer=optimizer, num_steps=num_steps, **settings
         )
         shown = {name: values for name, values in experiment.axes.items() if name in axes}
-        self.grids.append(Grid(task.name, None, axes=shown, num_steps=num_steps))
+        self.grids.append(
+            Grid(task.name, None, axes=shown, num_steps=num_steps, target=settings.get("target"))
+        )
         return by_model(self._run("task", experiment))
 
     def tell(self, what: str) -> Callable[[float], None]:

@@ -13,7 +13,7 @@ from implicit_accel.claims.effects import Effect, Key, format_number, label
 from implicit_accel.images.task import ClassifierConfig
 from implicit_accel.linear.config import SweepConfig
 
-_OPTIMIZERS = {"sgd": "gradient descent"}
+_OPTIMIZERS = {"sgd": "gradient descent", "end_to_end": "the end-to-end rule"}
 _MOST_LISTED = 6
 
 
@@ -44,12 +44,13 @@ def _linear(grids: Sequence[Grid]) -> str:
     )
     losses = sorted({model.loss.p for model in models})
     conventions = _distinct(model.loss.convention for model in models)
-    inits = _distinct(
-        model.initialiser.name
-        if math.isnan(model.initialiser.std)
-        else f"{model.initialiser.name} ({model.initialiser.std:.3g})"
-        for model in models
-    )
+    stds: dict[str, set[float]] = {}
+    for model in models:
+        stds.setdefault(model.initialiser.name, set()).add(model.initialiser.std)
+    inits = [
+        name if any(map(math.isnan, own)) else f"{name} (std {_span(sorted(own))})"
+        for name, own in stds.items()
+    ]
     decays = sorted({model.weight_decay for model in models} - {0.0})
     biases = _distinct(config.bias for config in configs)
     activations = _distinct(config.activation for config in configs)
@@ -80,7 +81,7 @@ def _images(grids: Sequence[Grid]) -> str:
     stds = sorted({std for grid in grids for std in grid.stds})
     words = [
         ", ".join(_distinct(grid.problem for grid in grids)),
-        _listed(_distinct(config.network.name for config in configs)),
+        f"network {' or '.join(_distinct(config.network.name for config in configs))}",
         _listed(_distinct(config.optimizer.name for config in configs)),
         f"batches of {_listed(sorted({config.batch_size for config in configs}))}",
         *([f"standard deviations {_span(stds)}"] if stds else []),
@@ -98,7 +99,8 @@ def _task(grid: Grid) -> str:
         else f"{name.replace('_', ' ')} {_span(values)}"
         for name, values in grid.axes.items()
     ]
-    return "; ".join([grid.problem, *words, f"{grid.num_steps:,} steps"]) + "."
+    target = [] if grid.target is None else [f"target {grid.target:g}"]
+    return "; ".join([grid.problem, *words, f"{grid.num_steps:,} steps", *target]) + "."
 
 
 def _rates(grids: Sequence[Grid]) -> str:
@@ -150,11 +152,12 @@ def criterion_in_words(checks: Sequence[Check], effects: Sequence[Effect], first
         unit = next((e.unit for e in effects if e.key and e.key.measure == check.measure), "")
         at = tuple((n, first if isinstance(v, First) else v) for n, v in check.at.items())
         what = label(Key(check.measure, at))
-        each = f", each of {len(chosen)}" if len(chosen) > 1 else ""
+        each = f", each of {len(chosen)} effects" if len(chosen) > 1 else ""
         size = "" if check.size is None else f"; in size {where(check.size, unit)}"
         why = f" ({check.why})" if check.why else ""
         sentences.append(f"{what}{each}: {where(check.claimed, unit)}{size}{why}.")
-    joint = " The intervals hold jointly." if len(sentences) > 0 else ""
+    parts = sum(len(check.chosen(effects, first)) for check in checks)
+    joint = " The intervals hold jointly." if parts > 1 else ""
     return " ".join(sentences) + joint
 
 

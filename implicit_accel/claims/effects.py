@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -49,7 +49,7 @@ class Key:
 
 
 def label(key: Key) -> str:
-    """A key in words, e.g. "Ethanol, ℓ4, depth 2: speed-up"."""
+    """A key in words, e.g. "Ethanol, ℓ4, depth 2: speed-up"; without a measure its coordinates."""
     words = [_WORDS[name](value) if name in _WORDS else f"{name} {value}" for name, value in key.at]
     return ": ".join(filter(None, (", ".join(words), key.measure)))
 
@@ -95,8 +95,6 @@ class Effect:
         confidence: Of the interval; NaN if low and high are the range of fewer than six seeds.
         design: What the experiment could have found.
         halves: What the two halves of the grid of learning rates give, each alone.
-        quantity: What is measured, if other claims measure the same: its interval must overlap
-            theirs.
         bound: ``>`` or ``<`` if a speed-up is only a bound, as it is larger or smaller; else empty.
         key: What it is found by.
         at: The interval at any confidence. Not stored.
@@ -111,7 +109,6 @@ class Effect:
     confidence: float = CONFIDENCE
     design: Design = Design()
     halves: tuple[float, ...] = ()
-    quantity: str = ""
     bound: str = ""
     key: Key | None = None
     at: Callable[[float], Interval] | None = field(default=None, compare=False, repr=False)
@@ -163,3 +160,22 @@ def format_number(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def short_labels(effects: Sequence[Effect], *, without: Collection[str] = ()) -> list[str]:
+    """What tells effects apart, in words: coordinates that they do not share, and the measure.
+
+    Args:
+        effects: With keys; those without are called by their names.
+        without: Coordinates that are left out.
+    """
+    keys = [effect.key for effect in effects if effect.key is not None]
+    if len(keys) < len(effects):
+        return [effect.name for effect in effects]
+    shared = set.intersection(*(set(key.at) for key in keys)) if len(keys) > 1 else set()
+    measures = {key.measure for key in keys}
+    found = []
+    for key in keys:
+        at = tuple(pair for pair in key.at if pair not in shared and pair[0] not in without)
+        found.append(label(Key(key.measure if len(measures) > 1 or not at else "", at)))
+    return found

@@ -7,59 +7,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from implicit_accel import intervals, statistics
 from implicit_accel.claims.effects import Design, Effect, Kind
+from implicit_accel.errors import DataError
 from implicit_accel.intervals import Interval, ModelRuns
-from implicit_accel.results import trained
+from implicit_accel.results import matching, trained
 from implicit_accel.statistics import valid_steps
 
 
 def model_number(results: xr.Dataset, **coordinates: object) -> int:
-    """The number of the one model with these coordinates."""
-    chosen = np.ones(results.sizes["model"], bool)
-    for name, value in coordinates.items():
-        chosen &= results[name].values == value
-    (number,) = np.flatnonzero(chosen)
-    return int(number)
+    """The number of the one model with these coordinates.
+
+    Raises:
+        DataError: If there is none, or several; the message lists the values there are.
+    """
+    numbers = matching(results, coordinates)
+    if len(numbers) > 1:
+        raise DataError(f"{len(numbers)} models have {coordinates}: give more coordinates")
+    return int(numbers[0])
 
 
-def effects_table(effects: list[Effect]) -> pd.DataFrame:
-    """Effects as rows."""
-    return pd.DataFrame(
-        [
-            {
-                "effect": e.name,
-                "value": str(e),
-                "halves of the grid": ", ".join(f"{h:.3g}{e.unit}" for h in e.halves),
-                "remarks": e.note,
-            }
-            for e in effects
-        ]
-    )
-
-
-def _effect(
-    name: str, at: Callable[[float], Interval], unit: str, note: str, design: Design
-) -> Effect:
+def _effect(at: Callable[[float], Interval], unit: str, note: str, design: Design) -> Effect:
     """An effect with its 95 % interval, and with what gives any other."""
     found = at(intervals.CONFIDENCE)
     return Effect(
-        name, found.value, found.low, found.high, unit=unit, note=note,
+        "", found.value, found.low, found.high, unit=unit, note=note,
         confidence=found.confidence, design=design, at=at,
     )  # fmt: skip
 
 
-def median_of(
-    name: str, values: np.ndarray, *, unit: str = "×", note: str = "",
+def median(
+    values: np.ndarray, *, unit: str = "×", note: str = "",
     least: float = -math.inf, most: float = math.inf,
 ) -> Effect:  # fmt: skip
     """The median over seeds, see `intervals.of_median`.
 
     Args:
-        name: Of the effect.
         values: One per seed; infinities are allowed (a run that never reaches the target).
         unit: Behind the number.
         note: What else must be known.
@@ -68,33 +53,31 @@ def median_of(
     """
     values = np.asarray(values, float)
     if not len(values):
-        return Effect(name, math.nan, unit=unit, note=note or "there are none")
+        return Effect("", math.nan, unit=unit, note=note or "there are none")
     design = Design(Kind.MEDIAN, len(values), least, most)
-    return _effect(name, lambda c: intervals.of_median(values, c), unit, note, design)
+    return _effect(lambda c: intervals.of_median(values, c), unit, note, design)
 
 
-def share_of(name: str, happened: np.ndarray, *, note: str = "") -> Effect:
+def share(happened: np.ndarray, *, note: str = "") -> Effect:
     """How often something happened, in per cent, with Wilson's interval.
 
     Args:
-        name: Of the effect.
         happened: Booleans, one per seed; without any there is no value.
         note: What else must be known.
     """
     happened = np.asarray(happened, bool)
     if not len(happened):
-        return Effect(name, math.nan, unit=" %", note=note or "there are none")
+        return Effect("", math.nan, unit=" %", note=note or "there are none")
 
     def at(confidence: float) -> Interval:
         found = intervals.of_share(happened, confidence)
         value, low, high = 100 * found.value, 100 * found.low, 100 * found.high
         return Interval(value, low, high, found.confidence)
 
-    return _effect(name, at, " %", note, Design(Kind.SHARE, len(happened), 0, 100))
+    return _effect(at, " %", note, Design(Kind.SHARE, len(happened), 0, 100))
 
 
 def resampled(
-    name: str,
     measure: Callable[[np.ndarray], float],
     repeats: int,
     *,
@@ -103,9 +86,18 @@ def resampled(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> Effect:
-    """A measure of some repeats, see `intervals.of_measure`; otherwise as `median_of`."""
+    """A measure of some repeats, see `intervals.of_measure`; otherwise as `median`.
+
+    Args:
+        measure: Called with the numbers of some repeats, drawn with replacement.
+        repeats: How many there are, as a rule seeds.
+        unit: Behind the number.
+        note: What else must be known.
+        least: The smallest value that could have come out.
+        most: The largest.
+    """
     design = Design(Kind.MEASURE, repeats, least, most)
-    return _effect(name, intervals.of_measure(measure, repeats).at, unit, note, design)
+    return _effect(intervals.of_measure(measure, repeats).at, unit, note, design)
 
 
 def level_of(results: xr.Dataset, model: int, share: float) -> float:
@@ -159,10 +151,8 @@ def compare(
     model: int,
     base: int,
     *,
-    name: str,
     base_results: xr.Dataset | None = None,
     share: float | None = None,
-    quantity: str = "",
 ) -> Effect:
     """The speed-up of a model over another, each at its own best learning rate.
 
@@ -170,11 +160,9 @@ def compare(
         results: A sweep's.
         model: Number of the model.
         base: Number of the model compared with.
-        name: Of the effect.
         base_results: Where that one is, if in another sweep (with as many steps).
         share: The target, as a share of the zero predictor's excess loss (see `steps_to_level`),
             if it is not the sweep's own.
-        quantity: What is measured, if other claims measure the same.
 
     Returns:
         The effect, see `speed_up`.
@@ -183,14 +171,13 @@ def compare(
         side_of(base_results if base_results is not None else results, base, share),
         side_of(results, model, share),
     )
-    return replace(speed_up(name, *sides), quantity=quantity)
+    return speed_up(*sides)
 
 
-def speed_up(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
+def speed_up(base: ModelRuns, model: ModelRuns) -> Effect:
     """The speed-up of one side over another, see `intervals.of_speed_up`.
 
     Args:
-        name: Of the effect.
         base: The model compared with.
         model: The model.
 
@@ -219,7 +206,7 @@ def speed_up(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
                 f"{side.rates[best]:.3g}"
             )
     if not any(reached):
-        return Effect(name, math.nan, note="neither reached the target")
+        return Effect("", math.nan, note="neither reached the target")
     halves: tuple[float, ...] = ()
     if min(len(base.rates), len(model.rates)) >= intervals.MIN_SEEDS:
         halves = tuple(intervals.speed_up(base.half(i), model.half(i)) for i in (0, 1))
@@ -229,18 +216,5 @@ def speed_up(name: str, base: ModelRuns, model: ModelRuns) -> Effect:
         Kind.SPEED_UP, min(base.num_seeds, model.num_seeds),
         least=fewest[0] / model.num_steps, most=base.num_steps / fewest[1],
     )  # fmt: skip
-    effect = _effect(name, intervals.of_speed_up(base, model).at, "×", "; ".join(notes), design)
+    effect = _effect(intervals.of_speed_up(base, model).at, "×", "; ".join(notes), design)
     return replace(effect, halves=halves, bound="" if all(reached) else "<" if reached[0] else ">")
-
-
-def median(
-    values: np.ndarray, *, unit: str = "×", note: str = "",
-    least: float = -math.inf, most: float = math.inf,
-) -> Effect:  # fmt: skip
-    """`median_of`, for a measure, which names it."""
-    return median_of("", values, unit=unit, note=note, least=least, most=most)
-
-
-def share(happened: np.ndarray, *, note: str = "") -> Effect:
-    """`share_of`, for a measure, which names it."""
-    return share_of("", happened, note=note)

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from implicit_accel.claims import text as texts
-from implicit_accel.claims.api import Check, Claim, Found, Measure, Scaled
+from implicit_accel.claims.api import Claim, Found, Measure, Scaled
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Cause, Finding, Part, Verdict, judge, shortfall
+from implicit_accel.claims.criteria import Cause, Finding, Part, Verdict, failed_checks, judge
 from implicit_accel.claims.describe import criterion_in_words, grids_in_words
 from implicit_accel.claims.effects import Coordinate, Effect, Key
+from implicit_accel.errors import UserError
 
 
 def evaluate(claim: Claim, context: Context) -> Finding:
@@ -24,18 +25,15 @@ def evaluate(claim: Claim, context: Context) -> Finding:
         context: What it is run with.
 
     Raises:
-        UserError: If the claim's text does not fit what it measures.
-        ValueError: If two effects have one key, or a check names no measure of the claim.
+        UserError: If a check or the text does not fit what is measured, or two effects have one
+            key.
     """
-    if claim.test is not None:
-        return claim.test(context)
-    assert claim.run is not None
     context = dataclasses.replace(context, grids=[])
     found = claim.run(context)
     first = next(iter(found.runs), "")
     effects = [*found.effects, *measured(claim.measures, found, context)]
-    _check_keys(effects)
-    parts = judged_parts(claim.checks, effects, first)
+    _check_keys(claim, effects)
+    parts = judged_parts(claim, effects, first)
     verdict = judge(parts)
     facts = {"first": first, "scale": context.scale.value, **found.facts}
     text = texts.render(claim.id, claim.text, effects, facts, verdict=verdict)
@@ -70,28 +68,52 @@ def _combinations(measure: Measure, context: Context) -> list[dict[str, Coordina
     return found
 
 
-def judged_parts(checks: Sequence[Check], effects: Sequence[Effect], first: str) -> list[Part]:
-    """What some checks judge, in their order.
+def judged_parts(claim: Claim, effects: Sequence[Effect], first: str) -> list[Part]:
+    """What a claim's checks judge, in their order.
+
+    Args:
+        claim: The claim.
+        effects: Its effects.
+        first: The name of the first problem.
 
     Raises:
-        ValueError: If a check names a measure that no effect has.
+        UserError: If a check names a measure or a coordinate that no effect has.
     """
-    measures = {effect.key.measure for effect in effects if effect.key is not None}
-    for check in checks:
-        if check.measure not in measures:
-            raise ValueError(f"a check of {check.measure!r}, which is not measured: {measures}")
+    coordinates: dict[str, set[str]] = {}
+    for effect in effects:
+        assert effect.key is not None
+        coordinates.setdefault(effect.key.measure, set()).update(n for n, _ in effect.key.at)
+    for check in claim.checks:
+        if check.measure not in coordinates:
+            there = ", ".join(coordinates) or "none"
+            raise UserError(
+                f"claim {claim.id}: a check of {check.measure!r}, which is not measured; measures: "
+                f"{there}"
+            )
+        if unknown := set(check.at) - coordinates[check.measure]:
+            there = ", ".join(sorted(coordinates[check.measure])) or "none"
+            raise UserError(
+                f"claim {claim.id}: a check of {check.measure!r} at {', '.join(sorted(unknown))}; "
+                f"the measure's coordinates are {there}"
+            )
     return [
         Part(effect, check.claimed, check.size)
-        for check in checks
+        for check in claim.checks
         for effect in check.chosen(effects, first)
     ]
 
 
-def _check_keys(effects: Sequence[Effect]) -> None:
+def _check_keys(claim: Claim, effects: Sequence[Effect]) -> None:
     keys = [effect.key for effect in effects]
     if None in keys or len(set(keys)) < len(keys):
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        raise ValueError(f"effects need keys of their own: {', '.join(twice)}")
+        raise UserError(f"claim {claim.id}: effects need keys of their own: {', '.join(twice)}")
+
+
+def _unmeasured(claim: Claim, effects: Sequence[Effect], first: str) -> str:
+    """Names the checks of what was not measured, such as data that are missing."""
+    missing = [c for c in claim.checks if not c.chosen(effects, first)]
+    return f" Not measured: {criterion_in_words(missing, effects, first)}" if missing else ""
 
 
 def _written(
@@ -116,11 +138,12 @@ def _written(
         ran=ran,
         criterion=criterion,
         summary=section.get("What we saw", texts_of(effects))
-        + shortfall(verdict, section.get("If a check fails", "")),
+        + failed_checks(verdict, section.get("If a check fails", ""))
+        + _unmeasured(claim, effects, first),
         cause=Cause(claim.explained_by, why) if claim.explained_by and why else None,
         sensitivity=section.get("Sensitive to", ""),
         caveats=tuple(texts.items(text.get("Caveats", ""))),
-        tables={**tables_of(effects), **found.tables},
+        tables={**tables_of(effects, verdict), **found.tables},
         figures={**found.figures, **{name: plot(effects) for name, plot in claim.plots.items()}},
         captions=captions,
         curves=found.curves,
@@ -132,14 +155,21 @@ def texts_of(effects: Sequence[Effect]) -> str:
     return "; ".join(f"{effect.name}: {effect}" for effect in effects) + "."
 
 
-def tables_of(effects: Sequence[Effect]) -> dict[str, pd.DataFrame]:
-    """Effects as tables, one for each measure: a row with the coordinates for each."""
+def tables_of(effects: Sequence[Effect], verdict: Verdict = Verdict()) -> dict[str, pd.DataFrame]:  # noqa: B008
+    """Effects as tables, one for each measure: a row with the coordinates for each.
+
+    Args:
+        effects: With keys.
+        verdict: Says which are judged, and how.
+    """
+    judged = {judged.part.effect.key: str(judged.direction) for judged in verdict.parts}
     rows: dict[str, list[dict[str, Any]]] = {}
     for effect in effects:
         assert effect.key is not None
         row = {
             **dict(effect.key.at),
             "value": str(effect),
+            "direction": judged.get(effect.key, ""),
             "halves of the grid": ", ".join(f"{h:.3g}{effect.unit}" for h in effect.halves),
             "remarks": effect.note,
         }
@@ -147,6 +177,7 @@ def tables_of(effects: Sequence[Effect]) -> dict[str, pd.DataFrame]:
     tables = {}
     for measure, own in rows.items():
         table = pd.DataFrame(own)
-        empty = [c for c in ("halves of the grid", "remarks") if not any(table[c].tolist())]
+        optional = ("direction", "halves of the grid", "remarks")
+        empty = [c for c in optional if not any(table[c].tolist())]
         tables[measure[:1].upper() + measure[1:]] = table.drop(columns=empty)
     return tables

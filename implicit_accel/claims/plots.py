@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.claims import forest
 from implicit_accel.claims.drawing import colour_of, legend, make_figure
-from implicit_accel.claims.effects import Coordinate, Effect
+from implicit_accel.claims.effects import Coordinate, Effect, Key, label, short_labels
+from implicit_accel.errors import UserError
 from implicit_accel.plotting import COLOURS
 
 
 def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> list[Effect]:
-    """The effects of a measure at some coordinates."""
+    """The effects of a measure at some coordinates.
+
+    Raises:
+        UserError: If there are none of the measure.
+    """
+    measures = dict.fromkeys(e.key.measure for e in effects if e.key is not None)
+    if measure not in measures:
+        raise UserError(
+            f"a plot of {measure!r}, which is not measured; there are {', '.join(measures)}"
+        )
     return [e for e in effects if e.key is not None and e.key.matches(measure, at)]
 
 
 def coordinate(effect: Effect, name: str) -> Coordinate:
-    """An effect's coordinate."""
-    assert effect.key is not None
-    return dict(effect.key.at)[name]
+    """An effect's coordinate.
+
+    Raises:
+        UserError: If it has none of this name.
+    """
+    at = {} if effect.key is None else dict(effect.key.at)
+    if name not in at:
+        raise UserError(f"a plot over {name!r}; the effects' coordinates are {', '.join(at)}")
+    return at[name]
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Lines:
         ylabel: What the effects are.
         at: Coordinates of the effects that are shown; all by default.
         scale: ``log`` or ``linear``, of the effects.
+        xscale: The same of the axis along ``x``.
         reference: Where a dashed line is drawn, or None.
     """
 
@@ -50,6 +67,7 @@ class Lines:
     ylabel: str
     at: Mapping[str, Coordinate] = field(default_factory=dict)
     scale: str = "log"
+    xscale: str = "linear"
     reference: float | None = 1.0
 
     def __call__(self, effects: Sequence[Effect]) -> Figure:
@@ -75,10 +93,11 @@ class Lines:
             ax.errorbar(
                 places, middle, yerr=[middle - low, high - middle], fmt="o-", color=colour,
                 markersize=4.5, linewidth=1.6, elinewidth=1.2, capsize=2,
-                label=f"{self.lines} {value}",
+                label=label(Key("", ((self.lines, value),))),
             )  # fmt: skip
-        ax.set(yscale=self.scale, xlabel=self.xlabel, ylabel=self.ylabel)
+        ax.set(xscale=self.xscale, yscale=self.scale, xlabel=self.xlabel, ylabel=self.ylabel)
         if self.scale == "log":
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
             ax.yaxis.set_minor_formatter(NullFormatter())
         if chosen:
@@ -107,11 +126,13 @@ class Forest:
     def __call__(self, effects: Sequence[Effect]) -> forest.Forest:
         """The forest plot."""
         chosen = of_measure(effects, self.measure)
-        labels = list(dict.fromkeys(coordinate(e, self.series) for e in chosen if self.series))
-        series = {
-            str(value): tuple(e for e in chosen if coordinate(e, self.series) == value)
-            for value in labels
-        } or {"": tuple(chosen)}
+        values = list(dict.fromkeys(coordinate(e, self.series) for e in chosen if self.series))
+        series = {}
+        for value in values or [""]:
+            own = [e for e in chosen if not values or coordinate(e, self.series) == value]
+            names = short_labels(own)
+            title = label(Key("", ((self.series, value),))) if values else ""
+            series[title] = tuple(replace(e, name=n) for e, n in zip(own, names, strict=True))
         return forest.Forest(series, title=self.title, xlabel=self.xlabel, sides=self.sides)
 
 

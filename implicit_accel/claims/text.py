@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
-from implicit_accel.claims.effects import Coordinate, Effect, format_number, label
+from implicit_accel.claims.effects import Coordinate, Effect, format_number, short_labels
 from implicit_accel.errors import UserError
 
 SECTIONS = (
@@ -56,7 +55,14 @@ def render(
                 f"claim {claim}: its text names {measure!r}, which is not measured; there are "
                 f"{', '.join(sorted(measures)) or 'no measures'}"
             )
-        return [e for e in effects if e.key is not None and e.key.matches(measure, coordinates)]
+        keyed = [e for e in effects if e.key is not None and e.key.measure == measure]
+        known = {name for e in keyed if e.key is not None for name, _ in e.key.at}
+        if unknown := set(coordinates) - known:
+            raise UserError(
+                f"claim {claim}: its text asks for {measure!r} at {', '.join(sorted(unknown))}; "
+                f"the measure's coordinates are {', '.join(sorted(known)) or 'none'}"
+            )
+        return [e for e in keyed if e.key is not None and e.key.matches(measure, coordinates)]
 
     def effect(measure: str, **coordinates: Coordinate) -> Effect:
         return next(iter(chosen(measure, **coordinates)), Effect("", math.nan))
@@ -103,12 +109,9 @@ def items(text: str) -> list[str]:
 
 
 def listed(effects: Sequence[Effect]) -> str:
-    """Effects as text; without the measure's name where they have one measure and coordinates."""
-    keys = [effect.key for effect in effects if effect.key is not None]
-    alone = len({key.measure for key in keys}) == 1 and all(key.at for key in keys)
-    return "; ".join(
-        f"{label(replace(e.key, measure='')) if alone and e.key else e.name}: {e}" for e in effects
-    )
+    """Effects as text, each with what tells it from the others."""
+    names = short_labels(effects)
+    return "; ".join(f"{name}: {e}" for name, e in zip(names, effects, strict=True))
 
 
 def _significant(value: float, digits: int = 3) -> str:

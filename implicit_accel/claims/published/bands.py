@@ -153,8 +153,7 @@ def band_runs(context: Context) -> dict[str, Scans]:
 def band(scans: Scans, init: str, depth: int, limit: float = FAST) -> Effect:
     """The width of a band; its note says where it lies."""
     scan = scans[init, depth]
-    return resampled(
-        "", lambda seeds: scan.band(seeds, limit), scan.num_seeds, unit=" decades",
+    return resampled(lambda seeds: scan.band(seeds, limit), scan.num_seeds, unit=" decades",
         note=fast_band(scan.stds, scan.medians(), limit)[1],
         least=0, most=math.log10(scan.stds[-1] / scan.stds[0]),
     )  # fmt: skip
@@ -169,15 +168,14 @@ def share_of_shallow(scans: Scans, init: str) -> Effect:
         return narrow.band(seeds) / of if of else math.nan
 
     note = f"{narrow.band():.3g} against {wide.band():.3g} decades"
-    return resampled("", measure, wide.num_seeds, unit="", note=note, least=0)
+    return resampled(measure, wide.num_seeds, unit="", note=note, least=0)
 
 
 def fewest_steps(scans: Scans, init: str, depth: int) -> Effect:
     """The fewest median steps of any standard deviation, which the note gives."""
     scan = scans[init, depth]
     at = scan.stds[int(np.argmin(scan.medians()))]
-    return resampled(
-        "", lambda seeds: float(scan.medians(seeds).min()), scan.num_seeds,
+    return resampled(lambda seeds: float(scan.medians(seeds).min()), scan.num_seeds,
         unit=" steps", note=f"standard deviation {at:.2g}", least=1,
     )  # fmt: skip
 

@@ -29,13 +29,13 @@ def depth_runs(context: Context) -> dict[str, xr.Dataset]:
 
 def speed_up(results: xr.Dataset, p: int, depth: int) -> Effect:
     """The speed-up of a depth over depth 1."""
-    return compare(results, *_pair(results, p, depth), name="")
+    return compare(results, *_pair(results, p, depth))
 
 
 def slow_down(results: xr.Dataset, p: int, depth: int) -> Effect:
     """The speed-up of depth 1 over a depth."""
     model, base = _pair(results, p, depth)
-    return compare(results, base, model, name="")
+    return compare(results, base, model)
 
 
 def _pair(results: xr.Dataset, p: int, depth: int) -> tuple[int, int]:

@@ -50,9 +50,7 @@ def slowing(scans: Scans, depth: int, std: float) -> Effect:
         return min(middle[end], scan.num_steps) / fewest if math.isfinite(fewest) else math.nan
 
     middle = scan.medians()
-    effect = resampled(
-        "", measure, scan.num_seeds, least=1, most=scan.num_steps / float(middle.min())
-    )
+    effect = resampled(measure, scan.num_seeds, least=1, most=scan.num_steps / float(middle.min()))
     if math.isfinite(middle[end]):
         return effect
     return replace(effect, bound=">", note=f"never within {scan.num_steps:,.0f} steps")
@@ -72,7 +70,7 @@ def exponent(scans: Scans, depth: int) -> Effect:
             return math.nan
         return float(np.polyfit(np.log(scan.stds[lowest]), np.log(middle), 1)[0])
 
-    return resampled("", measure, scan.num_seeds, unit="")
+    return resampled(measure, scan.num_seeds, unit="")
 
 
 CLAIM = Claim(

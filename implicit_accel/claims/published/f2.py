@@ -46,7 +46,7 @@ def gain(scans: Scans, depth: int) -> Effect:
     balanced, layer_wise = (scans[init, depth] for init in ("balanced", "layer-wise"))
     span = math.log10(balanced.stds[-1] / balanced.stds[0])
     return resampled(
-        "", lambda seeds: balanced.band(seeds) - layer_wise.band(seeds), balanced.num_seeds,
+        lambda seeds: balanced.band(seeds) - layer_wise.band(seeds), balanced.num_seeds,
         unit=" decades", note=f"{balanced.band():.3g} against {layer_wise.band():.3g}",
         least=-span, most=span,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def cost_of_depth(scans: Scans, init: str, over: float = 1.0) -> Effect:
 
     note = f"{eight.medians().min():.0f} against {three.medians().min():.0f}"
     most = three.num_steps / float(three.medians().min()) / over
-    return resampled("", measure, three.num_seeds, note=note, unit="", least=0, most=most)
+    return resampled(measure, three.num_seeds, note=note, unit="", least=0, most=most)
 
 
 CLAIM = Claim(

@@ -72,7 +72,7 @@ def ratio(of: Callable[[np.ndarray], float], runs: Runs) -> Effect:
         return layer_wise / balanced
 
     note = "layer-wise {:.3g}, balanced {:.3g}".format(*map(of, losses))
-    return resampled("", resample, losses[0].shape[1], note=note, least=0.0)
+    return resampled(resample, losses[0].shape[1], note=note, least=0.0)
 
 
 def last(variable: str, runs: Runs, init: str, std: float) -> Effect:

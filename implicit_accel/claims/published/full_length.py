@@ -163,7 +163,7 @@ def to_target(found: FullLength, curve: str, base: str, share: float) -> Effect:
         "speed-up", problem=found.name, p=4, depth=_CURVES[curve][1], over=LABELS[base],
         share=share,
     )  # fmt: skip
-    return speed_up("", *sides).keyed(key)
+    return speed_up(*sides).keyed(key)
 
 
 def to_last(
@@ -204,7 +204,7 @@ def to_last(
         diverged_before_target=np.zeros((1, own.num_seeds), bool),
     )  # fmt: skip
     design = Design(Kind.SPEED_UP, own.num_seeds, 0.0, float(horizon))
-    return replace(speed_up("", there, own), design=design).keyed(key)
+    return replace(speed_up(there, own), design=design).keyed(key)
 
 
 def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Curves]:

@@ -85,7 +85,7 @@ def against(problem: str, runs: Runs, own: tuple[str, int], base: tuple[str, int
         base: Label and depth of the one compared with.
     """
     numbers = [model_number(runs[label], depth=depth) for label, depth in (own, base)]
-    effect = compare(runs[own[0]], *numbers, base_results=runs[base[0]], name="")
+    effect = compare(runs[own[0]], *numbers, base_results=runs[base[0]])
     over = f"{base[0]}, depth {base[1]}"
     return effect.keyed(
         Key.of(AGAINST, problem=problem, p=4, method=own[0], depth=own[1], over=over)

@@ -97,7 +97,7 @@ def speed_up(runs: Runs, init: str, depth: int, width: int, p: int) -> Effect:
     ours, theirs = (side.capped[rate] for side in sides)
     length = sides[0].num_steps
     return resampled(
-        "", lambda seeds: float(np.median(ours[seeds]) / np.median(theirs[seeds])), len(ours),
+        lambda seeds: float(np.median(ours[seeds]) / np.median(theirs[seeds])), len(ours),
         note=f"rate {sides[0].rates[rate]:.3g}", least=float(np.median(ours) / length),
         most=float(length / np.median(theirs)),
     )  # fmt: skip

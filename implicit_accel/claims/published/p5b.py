@@ -46,7 +46,7 @@ def speed_up(runs: Runs, p: int, depth: int) -> Effect:
     loss = f"l{p}"
     return compare(
         deep, model_number(deep, loss_name=loss, depth=depth), model_number(one, loss_name=loss),
-        base_results=one, name="",
+        base_results=one,
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def run(context: Context) -> Found:
     share = 1e-3 / float(results["zero_loss"][0] - results["optimum"][0])
     for model, depth in ((1, 2), (2, 3)):
         key = Key.of("speed-up of the rule", problem="two points", p=4, depth=depth)
-        effects.append(compare(results, model, 0, name="", share=share).keyed(key))
+        effects.append(compare(results, model, 0, share=share).keyed(key))
     return Found(effects=effects, facts=facts, figures={"field": draw(name, problem, found)})
 
 

@@ -40,7 +40,7 @@ def run(context: Context) -> Found:
             split = make_problem(datasets["Ethanol"], held_out_fraction=0.2, split_seed=seed)
             medians.append(float(np.median(kept_losses(context.sweep(split, config))[0])))
     first = next(iter(runs))
-    lowest = one_layer_lowest(first, runs[first])
+    lowest = one_layer_lowest(runs[first])
     return Found(
         runs=runs,
         effects=(lowest.keyed(Key.of("one layer lowest", problem=first)),),
@@ -76,7 +76,7 @@ def over_repeats(results: xr.Dataset) -> Effect:
         low, high = np.quantile(deep[:, chosen], [0.1, 0.9], axis=1, method="inverted_cdf")
         return float((high / low).max())
 
-    return resampled("", ratio, deep.shape[1], least=1)
+    return resampled(ratio, deep.shape[1], least=1)
 
 
 def over_widths(results: xr.Dataset) -> Effect:
@@ -90,7 +90,7 @@ def over_widths(results: xr.Dataset) -> Effect:
         medians = [np.median(kept[:, chosen], axis=1) for kept in depths]
         return float(max(m.max() / m.min() for m in medians))
 
-    return resampled("", ratio, depths[0].shape[1], least=1)
+    return resampled(ratio, depths[0].shape[1], least=1)
 
 
 def rate_left(results: xr.Dataset) -> Effect:

@@ -77,7 +77,7 @@ def spread_ratio(results: xr.Dataset, init: str) -> Effect:
         default, other = (np.std(x[:, chosen], axis=1).mean() for x in losses)
         return float(default / max(other, 1e-12))
 
-    return resampled("", ratio, losses[0].shape[1], least=0)
+    return resampled(ratio, losses[0].shape[1], least=0)
 
 
 def near_identity_lowest(results: xr.Dataset) -> Effect:

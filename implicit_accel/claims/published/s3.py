@@ -91,8 +91,7 @@ def more_bursts(results: xr.Dataset) -> Effect:
         for o in OPTIMIZERS
     )
     rises, bursts = int(results["rises"].sum()), int(results["bursts"].sum())
-    return resampled(
-        "", lambda chosen: float(np.mean((adam - sgd)[chosen])), len(adam), unit=" points",
+    return resampled(lambda chosen: float(np.mean((adam - sgd)[chosen])), len(adam), unit=" points",
         note=f"{bursts:,} of {rises:,} rises are bursts", least=-100, most=100,
     )  # fmt: skip
 

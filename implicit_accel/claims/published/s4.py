@@ -81,7 +81,7 @@ def relative_gain(results: xr.Dataset, p: int, depth: int) -> Effect:
 def speed_up(results: xr.Dataset, p: int, depth: int) -> Effect:
     """The speed-up over depth 1 to the common target."""
     models = (model_number(results, loss_name=f"l{p}", depth=n) for n in (depth, 1))
-    return speed_up_to_common(results, *models, "")
+    return speed_up_to_common(results, *models)
 
 
 CLAIM = Claim(

@@ -145,7 +145,7 @@ def run(context: Context) -> Found:
         facts={
             "largest": most,
             "edge": edge_share(own),
-            "wins": one_layer_lowest(name, own),
+            "wins": one_layer_lowest(own),
             "lost": _lost(effects, parts["undone"]),
             "edges": _stable_rates(context, dataset),
             "highest": max(RATES),

@@ -12,7 +12,7 @@ import xarray as xr
 
 from implicit_accel.claims.api import Context, Scaled
 from implicit_accel.claims.effects import Coordinate, Effect
-from implicit_accel.claims.estimators import compare, level_of, model_number, share_of
+from implicit_accel.claims.estimators import compare, level_of, model_number, share
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import make_problem
 from implicit_accel.linear.config import SweepConfig
@@ -112,17 +112,14 @@ def deep_models(results: xr.Dataset, **coordinates: object) -> list[int]:
     return [m for m in models_with(results, **coordinates) if results["depth"].values[m] > 1]
 
 
-def one_layer_lowest(name: str, results: xr.Dataset) -> Effect:
+def one_layer_lowest(results: xr.Dataset) -> Effect:
     """The share of repeats in which one layer has the lowest last loss of all networks.
 
     Args:
-        name: Of the dataset.
         results: Of the protocol, with one model of one layer.
     """
     kept, _ = kept_losses(results)
-    wins = kept.argmin(axis=0) == model_number(results, depth=1)
-    label = f"{name}: one layer ends lowest"
-    return replace(share_of(label, wins), quantity=f"{label} in the student project's protocol")
+    return share(kept.argmin(axis=0) == model_number(results, depth=1))
 
 
 def at_highest_rates(results: xr.Dataset, count: int = 1, **coordinates: object) -> Effect:
@@ -174,7 +171,7 @@ def common_share(results: xr.Dataset, model: int, base: int) -> float:
     return max(_TARGET, *reached)
 
 
-def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str = "") -> Effect:
+def speed_up_to_common(results: xr.Dataset, model: int, base: int) -> Effect:
     """The speed-up to the usual target or another, see `COMMON_TARGET`.
 
     Defined where a run is too short, or a grid of rates too low, for the target: then the target
@@ -182,9 +179,9 @@ def speed_up_to_common(results: xr.Dataset, model: int, base: int, name: str = "
     does not even get a hundredth of the way from the zero predictor's loss to the optimum there is
     no speed-up.
     """
-    share = common_share(results, model, base)
-    if share > _NO_WAY:
-        return Effect(name, math.nan, note="one of the two stays at the zero predictor's loss")
-    effect = compare(results, model, base, name=name, share=share)
-    note = f"to {share:.3g} of the zero predictor's excess loss"
+    target = common_share(results, model, base)
+    if target > _NO_WAY:
+        return Effect("", math.nan, note="one of the two stays at the zero predictor's loss")
+    effect = compare(results, model, base, share=target)
+    note = f"to {target:.3g} of the zero predictor's excess loss"
     return replace(effect, note="; ".join(filter(None, (note, effect.note))))

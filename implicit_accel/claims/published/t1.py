@@ -115,7 +115,7 @@ def over_seeds(cells: pd.DataFrame, estimate: Callable[[np.ndarray], float]) -> 
     def of_seeds(seeds: np.ndarray) -> float:
         return estimate(np.concatenate([errors[i] for i in seeds]))
 
-    return resampled("", of_seeds, len(errors), unit=" %", note=note)
+    return resampled(of_seeds, len(errors), unit=" %", note=note)
 
 
 def draw(cells: pd.DataFrame) -> Figure:

@@ -68,7 +68,7 @@ def over_seeds(
     estimate: Callable[[np.ndarray], float], values: np.ndarray, unit: str = ""
 ) -> Effect:
     """A statistic of values (…, seed), with its interval over seeds."""
-    return resampled("", lambda seeds: estimate(values[..., seeds]), values.shape[-1], unit=unit)
+    return resampled(lambda seeds: estimate(values[..., seeds]), values.shape[-1], unit=unit)
 
 
 def fewest(steps: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def ratio(
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.divide(product(above, seeds), product(below, seeds)))
 
-    return resampled("", measure, own[GD].num_seeds)
+    return resampled(measure, own[GD].num_seeds)
 
 
 def speed_up(runs: Mapping, p: float, depth: int, method: str) -> Effect:

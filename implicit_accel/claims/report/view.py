@@ -14,6 +14,7 @@ import pandas as pd
 from implicit_accel.claims.collection import Collection
 from implicit_accel.claims.criteria import Direction, Judged, Size
 from implicit_accel.claims.describe import where
+from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import ANSWERS, Entry, with_scores
 
 FROM_MEMORY = "What is known from memory only"
@@ -86,10 +87,16 @@ def columns(verdicts: bool) -> list[str]:
     return ["claim", "statement", *(ANSWERS if verdicts else ()), "effect [95 % interval]"]
 
 
+def main_effect(entry: Entry) -> Effect | None:
+    """The effect that a claim is about: the first that is judged, or else the first."""
+    judged = [part.part.effect for part in entry.finding.verdict.parts]
+    return next(iter((*judged, *entry.finding.effects)), None)
+
+
 def headline(entry: Entry) -> str:
     """The effect that a claim is about, with its name; empty if it has none."""
-    effects = entry.finding.effects
-    return f"{effects[0].name}: {effects[0]}" if effects else ""
+    effect = main_effect(entry)
+    return "" if effect is None else f"{effect.name}: {effect}"
 
 
 ORIGIN = ("Source", "What we ran", "Criterion")
@@ -105,7 +112,7 @@ def sections(entry: Entry, verdicts: bool) -> dict[str, str]:
         "Sensitive to": finding.sensitivity,
     }
     unjudged = {"Effects": "; ".join(f"{e.name}: {e}" for e in finding.effects)}
-    origin = (claim.source, finding.ran or claim.setting, finding.criterion or claim.criterion)
+    origin = (claim.source, finding.ran, finding.criterion)
     found = dict(zip(ORIGIN, origin, strict=True)) | (judged if verdicts else unjudged)
     return {name: text for name, text in found.items() if text}
 
@@ -231,7 +238,7 @@ def claim_view(
     kinds = {name: kind(entry) for name, kind in KINDS.items()} if verdicts else {}
     direction, size, cause = entry.answers
     answers = dict(zip(ANSWERS, (direction, size, cause), strict=True)) if verdicts else {}
-    effect = finding.effects[0] if finding.effects else None
+    effect = main_effect(entry)
     note = "" if effect is None or not effect.note else f"; {effect.note}"
     return {
         "id": claim.id,
