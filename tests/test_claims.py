@@ -44,6 +44,10 @@ YES, OPEN, NO = Direction.AS_CLAIMED, Direction.UNDECIDED, Direction.OPPOSITE
 NEVER = Effect("never", INF, INF, INF)
 
 
+def named(name: str, values) -> Effect:
+    return dataclasses.replace(median(values), name=name)
+
+
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
@@ -66,10 +70,6 @@ NEVER = Effect("never", INF, INF, INF)
         (within(Effect("e", 2, 1.5, 2.5), 0.8, 1.25), NO),
     ],
 )
-def named(name: str, values) -> Effect:
-    return dataclasses.replace(median(values), name=name)
-
-
 def test_a_direction_follows_from_its_criterion(part, expected):
     (judged,) = judge([part]).parts
     assert judged.direction == expected
@@ -207,7 +207,8 @@ def claim(**changes) -> Claim:
 def finding() -> Finding:
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
-    effect = Effect("speed-up", 2.0, 0.5, 3.0, halves=(1.5, 2.5), confidence=NAN)
+    effect = Effect("speed-up <i>", 2.0, 0.5, 3.0, halves=(1.5, 2.5), confidence=NAN,
+                    note="a & b")  # fmt: skip
     verdict = judge([above(effect, 1.0, size=Range(10)), below(Effect("b", -INF), 3)])
     return Finding(
         verdict,
@@ -216,7 +217,8 @@ def finding() -> Finding:
             Effect("none", NAN),
             Effect("never", INF, 20_000.0, INF, unit=" steps"),
         ),
-        summary='<script>alert("x")</script>', cause=Cause(("T<4>",), "B<c>ause."),
+        summary='<script>alert("x")</script>', ran="none", criterion="any",
+        cause=Cause(("T<4>",), "B<c>ause."),
         sensitivity="*much*", caveats=("<img src=x>",),
         tables={"A <table>": pd.DataFrame({"n<a>me": ["<td>", "b|c"], "v": [1.5, INF]})},
         figures={"a_figure": figure},
@@ -287,7 +289,7 @@ def test_a_markdown_report_shows_everything_as_text(tmp_path):
     rows = [line for line in markdown.splitlines() if line.startswith("| [X1]")]
     assert rows == [
         "| [X1](#x1) | Depth \\<b>helps\\</b> \\| always. | **1 of 2 as claimed, 1 undecided** "
-        "| **smaller** | **T\\<4>** | speed-up \\<i>: 2× |"
+        "| **smaller** | **T\\<4>** | speed-up \\<i>: 2× (one seed) |"
     ]
 
 

@@ -47,7 +47,7 @@ def verdict_on(claim: Claim, runs: Any) -> Verdict:
     """A claim's verdict on the runs of one problem."""
     context = Context(Scale.STANDARD, Path("unused"), Path("unused"))
     effects = measured(claim.measures, Found(runs={"x": runs}), context)
-    return judge(judged_parts(claim.checks, effects, "x"))
+    return judge(judged_parts(claim, effects, "x"))
 
 
 # P1

@@ -81,7 +81,7 @@ def judged(claim: Claim, runs: dict, *effects: Effect) -> tuple[Judged, ...]:
     checked = {check.measure for check in claim.checks}
     measures = [measure for measure in claim.measures if measure.name in checked]
     found = measured(measures, Found(runs=runs), Context(Scale.STANDARD, Path(), Path()))
-    return judge(judged_parts(claim.checks, [*effects, *found], next(iter(runs)))).parts
+    return judge(judged_parts(claim, [*effects, *found], next(iter(runs)))).parts
 
 
 def directions(claim: Claim, runs: dict, *effects: Effect) -> list[Direction]:
@@ -89,7 +89,7 @@ def directions(claim: Claim, runs: dict, *effects: Effect) -> list[Direction]:
 
 
 def s1_directions(ethanol: xr.Dataset, abalone: xr.Dataset) -> list[Direction]:
-    lowest = student.one_layer_lowest("Ethanol", ethanol)
+    lowest = student.one_layer_lowest(ethanol)
     key = Key.of("one layer lowest", problem="Ethanol")
     return directions(s1.CLAIM, {"Ethanol": ethanol, "Abalone": abalone}, lowest.keyed(key))
 

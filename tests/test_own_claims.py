@@ -9,7 +9,7 @@ import pytest
 from programs import expect_usage_error, run
 
 from implicit_accel import UserError
-from implicit_accel.claims import effects, text
+from implicit_accel.claims import describe, effects, text
 from implicit_accel.claims.api import Check, Claim, Context, Found, Key, Measure, Range, Scaled
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Scale
@@ -112,6 +112,13 @@ def test_a_folder_of_claims_is_run_reported_and_exported(folder, tmp_path):
         (lambda f: f.with_name("nowhere"), "no such folder of claims"),
         (lambda f: [(f / "a1.py").unlink(), f][1], "holds no claims"),
         (lambda f: [(f / "a1.py").write_text("1 / 0"), f][1], "cannot be run (ZeroDivisionError"),
+        (
+            lambda f: [
+                (f / "a1.py").write_text(CLAIM.replace("compare(results", "compare(1 / 0")),
+                f,
+            ][1],
+            "a1.py, line",
+        ),
         (lambda f: [(f / "a1.py").write_text("x = 1"), f][1], "CLAIM must be the claim A1"),
         (
             lambda f: [(f / "text/a1.md").write_text("## What we saw\n{{ effect('no') }}"), f][1],
@@ -180,7 +187,7 @@ def test_measures_and_checks_give_effects_and_parts_in_their_order(tmp_path):
 
 def test_the_criterion_says_what_is_checked(tmp_path):
     words = evaluate(claim(), context(tmp_path)).criterion
-    assert words.startswith("factor 1: ratio, each of 2: above 1×; in size above 10×.")
+    assert words.startswith("factor 1: ratio, each of 2 effects: above 1×; in size above 10×.")
     assert where(Range(1, 2, closed=True), "×") == "from 1 to 2×"
     assert where(Range(high=0.5), " %") == "below 0.5 %"
     assert where(Range(), "") == "any"
@@ -195,8 +202,8 @@ def test_names_are_for_readers_alone(tmp_path, monkeypatch):
     def renamed(key: Key) -> str:
         return names.setdefault(key, "".join(rng.choice(list("abcxyz ,:ℓ×"), 12)))
 
-    for module in (effects, text):
-        monkeypatch.setattr(module, "label", renamed)
+    monkeypatch.setattr(effects, "label", renamed)
+    monkeypatch.setattr(describe, "label", renamed)
     found = evaluate(claim(), context(tmp_path))
     assert {e.name for e in found.effects} == {renamed(e.key) for e in found.effects if e.key}
     for a, b in zip(expected.effects, found.effects, strict=True):

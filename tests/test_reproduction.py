@@ -52,8 +52,7 @@ def lab(tmp_path, monkeypatch):
 def test_every_claim_is_there_once_and_says_how_it_is_judged():
     claims = load_collection().claims
     assert [c.id for c in claims] == IDS
-    for claim in claims:
-        assert re.search(r"above|below|within|between|lowest|than", claim.criterion), claim.id
+    assert all(claim.checks for claim in claims)
 
 
 def decaying(*speeds: float, steps: int = 1000) -> xr.Dataset:
@@ -71,13 +70,13 @@ def decaying(*speeds: float, steps: int = 1000) -> xr.Dataset:
 
 def test_speed_ups_where_the_target_is_reached_and_where_it_is_not():
     # Both reach 10 % of 1: the ratio of half-lives.
-    effect = student.speed_up_to_common(decaying(200, 50), 1, 0, "four times")
+    effect = student.speed_up_to_common(decaying(200, 50), 1, 0)
     assert effect.value == pytest.approx(4, rel=0.02)
     # 1000 steps at half-lives of 2000 and 500 reach 71 % and 25 %: 71 % is what both reach.
-    effect = student.speed_up_to_common(decaying(2000, 500), 1, 0, "four times")
+    effect = student.speed_up_to_common(decaying(2000, 500), 1, 0)
     assert effect.value == pytest.approx(4, rel=0.02)
     assert "to 0.707" in effect.note
-    effect = student.speed_up_to_common(decaying(500, 2000), 1, 0, "a quarter")
+    effect = student.speed_up_to_common(decaying(500, 2000), 1, 0)
     assert effect.value == pytest.approx(0.25, rel=0.02)
 
 
@@ -281,7 +280,7 @@ def reproduced(tmp_path_factory):
 def effects(folder):
     """Each claim's effects."""
     found = {c: json.loads((folder / c / "finding.json").read_text()) for c in ("P7", "S4")}
-    return {c: [effect["value"] for effect in f["effects"]] for c, f in found.items()}
+    return {c: [effect["value"] for effect in f["finding"]["effects"]] for c, f in found.items()}
 
 
 @pytest.mark.nightly
@@ -306,7 +305,7 @@ def test_the_program_reproduces_reuses_and_reports(reproduced):
     for shown in (result.stdout, result.stderr):
         assert not re.search("as claimed|undecided|opposite|not tested here", shown)
     assert "S4" in result.stdout
-    assert "stand-in, ℓ4, half circle" in result.stdout
+    assert "integral" in result.stdout
     folder = cwd / "outputs" / "reproduction-smoke"
     report = (folder / "REPORT.md").read_text()
     assert "stand-in" in report
@@ -318,7 +317,9 @@ def test_the_program_reproduces_reuses_and_reports(reproduced):
         assert (folder / image).is_file()
     assert page.pictures
     finding = json.loads((folder / "P7" / "finding.json").read_text())
-    assert {judged["direction"] for judged in finding["verdict"]} == {"as claimed"}
+    assert {judged["direction"] for judged in finding["finding"]["verdict"]["parts"]} == {
+        "as claimed"
+    }
     trained = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nc")}
     assert trained
     with RunFolder(folder).locked():

@@ -157,17 +157,26 @@ def test_the_page_on_claims_has_one_that_judges(tmp_path, monkeypatch):
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     page = (DOCS / "howto" / "writing_claims.md").read_text()
-    code, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, own_task = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (words,) = re.findall(r"```markdown\n(.*?)```", page, re.DOTALL)
-    made = {}
-    exec(code, made)
-    claim = dataclasses.replace(made["CLAIM"], text=words)
-    finding = evaluate(claim, Context(Scale.SMOKE, tmp_path / "A1", tmp_path, str(tmp_path)))
+
+    def judged(code: str, **changes):
+        made = {}
+        exec(code, made)
+        claim = dataclasses.replace(made["CLAIM"], **changes)
+        return evaluate(claim, Context(Scale.SMOKE, tmp_path / "A1", tmp_path, str(tmp_path)))
+
+    finding = judged(code, text=words)
     (part,) = finding.verdict.parts
     assert part.part.effect == finding.effects[0]
     assert part.part.effect.name == "stand-in, width 10: speed-up"
     assert finding.caveats == ("Only two widths were compared.",)
     assert "on stand-in" in finding.summary
+    finding = judged(own_task)
+    (part,) = finding.verdict.parts
+    assert part.part.effect.value > 1
+    assert list(finding.figures) == ["speed_ups"]
+    assert "target 0.001" in finding.ran
     # Every concept in its table is there.
     for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE):
         assert hasattr(api, name), name

@@ -125,6 +125,8 @@ def _written(
     text: dict[str, str],
     first: str,
 ) -> Finding:
+    # Tables are shown also where too little was run to judge.
+    shown = verdict if context.scale.has_verdicts else Verdict()
     section = {name: texts.paragraph(body) for name, body in text.items()}
     ran = " ".join(filter(None, (grids_in_words(context.grids), section.get("What we ran", ""))))
     criterion = " ".join(
@@ -143,7 +145,7 @@ def _written(
         cause=Cause(claim.explained_by, why) if claim.explained_by and why else None,
         sensitivity=section.get("Sensitive to", ""),
         caveats=tuple(texts.items(text.get("Caveats", ""))),
-        tables={**tables_of(effects, verdict), **found.tables},
+        tables={**tables_of(effects, shown), **found.tables},
         figures={**found.figures, **{name: plot(effects) for name, plot in claim.plots.items()}},
         captions=captions,
         curves=found.curves,

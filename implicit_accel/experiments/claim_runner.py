@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.claims.findings import load_finding, save_finding
 from implicit_accel.devices import FEWEST_CPU_DEVICES, num_cores
-from implicit_accel.errors import DataError, UserError
+from implicit_accel.errors import DataError, ProgramError, UserError
 from implicit_accel.executors import Executor, OnMessage
 from implicit_accel.experiments import compilation
 from implicit_accel.files import atomic_path
@@ -131,7 +132,14 @@ def run_claim(
     """
     lab = setup.laboratory(claim, folder, log, progress)
     began = time.monotonic()
-    finding = evaluate(claim, lab)
+    try:
+        finding = evaluate(claim, lab)
+    except (UserError, DataError, ProgramError, OSError):
+        raise
+    except Exception as error:
+        if setup.claims_from is None:
+            raise  # an error of this project's
+        raise UserError(_in_own_code(claim, error, Path(setup.claims_from))) from error
     seconds = time.monotonic() - began
     try:
         earlier = load_finding(claim, lab.folder, setup.scale.value)
@@ -140,6 +148,14 @@ def run_claim(
     if not lab.trained and earlier is not None:
         seconds = earlier.seconds
     save_finding(claim, finding, lab.folder, setup.scale.value, seconds)
+
+
+def _in_own_code(claim: Claim, error: Exception, folder: Path) -> str:
+    """What went wrong in a user's own module, and in which line of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).resolve().is_relative_to(folder.resolve())]
+    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    return f"claim {claim.id}: {where}{type(error).__name__}: {error}"
 
 
 def run_claims(

@@ -120,13 +120,19 @@ def print_estimate(claims: list[Claim], console: Console) -> None:
     )
 
 
-def preamble(scale: Scale, entries: list[Entry]) -> list[str]:
+_PLEDGE = (
+    "Every claim has a criterion that was written down before its results were looked at; where "
+    "one, a grid or a number of seeds was changed after a first look, the claim's caveats say so. "
+)
+
+
+def preamble(scale: Scale, entries: list[Entry], collection: Collection) -> list[str]:
     """What the report says of itself."""
+    # Only this project's own practice is known.
+    pledge = _PLEDGE if collection.folder is None else ""
     minutes = sum(entry.seconds for entry in entries) / 60
     judging = (
-        "Every claim has a criterion that was written down before its results were looked at; "
-        "where one, a grid or a number of seeds was changed after a first look, the claim's "
-        "caveats say so. A verdict has three answers: the direction of what was claimed, its size "
+        f"{pledge}A verdict has three answers: the direction of what was claimed, its size "
         "where one is claimed, and the cause: the claims of theory (T…) that bear on it, and how "
         "many of their own parts hold. The parts of a claim are counted, and judged by intervals "
         "that hold together with 95 %."
@@ -225,7 +231,7 @@ def main() -> None:
             folder,
             title=collection.title,
             collection=collection,
-            preamble=preamble(scale, entries),
+            preamble=preamble(scale, entries, collection),
             verdicts=scale.has_verdicts,
         )
     chosen = {claim.id for claim in claims}
