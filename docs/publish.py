@@ -44,7 +44,7 @@ def publish(source: Path) -> None:
     table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
     _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
     _publish_answers(rows)
-    summary = json.loads((source / "S7" / "finding.json").read_text())["summary"]
+    summary = json.loads((source / "S7" / "finding.json").read_text())["finding"]["summary"]
     found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
     _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
 
