@@ -145,12 +145,21 @@ def load_findings(path: Path) -> dict[str, Finding]:
     """
     try:
         stored = load_json(path)
-        if stored["format"] != _FORMAT:
-            raise ValueError(f"format {stored['format']!r}")
+        _check_format(stored, path)
         found = [decode(_Stored, each) for each in stored["findings"]]
         return {each.claim: each.finding for each in found}
+    except DataError:
+        raise
     except _DAMAGE as error:
         raise DataError(f"{path}: damaged ({error}); run the claims again") from None
+
+
+def _check_format(stored: dict[str, Any], path: Path) -> None:
+    if stored["format"] != _FORMAT:
+        raise DataError(
+            f"{path}: of another version ({stored['format']}, not {_FORMAT}); run the claims again "
+            "in this folder, which trains nothing that is there"
+        )
 
 
 def load_finding(claim: Claim, folder: Path, scale: str) -> Entry | None:
@@ -192,14 +201,15 @@ def load_entries(folder: Path, claims: Sequence[Claim]) -> tuple[str, tuple[Entr
         )
     try:
         stored = load_json(path)
-        if stored["format"] != _FORMAT:
-            raise ValueError(f"format {stored['format']!r}")
+        _check_format(stored, path)
         by_id = {str(each["claim"]): each for each in stored["findings"]}
         scales = sorted({str(each["scale"]) for each in by_id.values()})
         if len(scales) != 1:
             raise ValueError(f"{' and '.join(scales) or 'no'} scale")
         wanted = [claim for claim in claims if claim.id in by_id]
         return scales[0], tuple(_entry(c, by_id[c.id], folder / c.id) for c in wanted)
+    except DataError:
+        raise
     except _DAMAGE as error:
         raise DataError(f"{path}: damaged ({error}); run the claims again") from None
 
