@@ -15,6 +15,9 @@ from implicit_accel.claims.effects import Coordinate, Effect, Key, label, short_
 from implicit_accel.errors import UserError
 from implicit_accel.plotting import COLOURS
 
+# Values of a coordinate that are marked each by itself.
+_MOST_TICKS = 8
+
 
 def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> list[Effect]:
     """The effects of a measure at some coordinates.
@@ -96,6 +99,9 @@ class Lines:
                 label=label(Key("", ((self.lines, value),))),
             )  # fmt: skip
         ax.set(xscale=self.xscale, yscale=self.scale, xlabel=self.xlabel, ylabel=self.ylabel)
+        places = sorted({coordinate(e, self.x) for e in chosen}, key=float)
+        if self.xscale == "linear" and len(places) <= _MOST_TICKS:
+            ax.set_xticks([float(x) for x in places], [f"{x:g}" for x in places])
         if self.scale == "log":
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")

@@ -199,7 +199,7 @@ def _figures(
             pairs = ([model_number(results[s], depth=n) for n in (depth, 1)] for s in stations)
             shares = [common_share(results[s], *p) for s, p in zip(stations, pairs, strict=True)]
             remarks[f"depth {depth}"] = tuple(
-                f"to {100 * x:.3g} %" if np.isfinite(effects[s, depth].value) else ""
+                f"to {100 * x:.3g}\u00a0%" if np.isfinite(effects[s, depth].value) else ""
                 for s, x in zip(stations, shares, strict=True)
             )
         return Forest(
