@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import examples
 from matplotlib.figure import Figure
-from test_reproduction import lab  # noqa: F401 - a fixture
+from test_reproduction import context  # noqa: F401 - a fixture
 
 from implicit_accel import (
     DataError,
@@ -350,16 +350,16 @@ def test_a_table_for_reading_has_the_nearest_twenty():
 
 
 @pytest.mark.nightly
-def test_p8_runs_on_the_stand_in_and_counts_what_it_tried(lab):  # noqa: F811
+def test_p8_runs_on_the_stand_in_and_counts_what_it_tried(context):  # noqa: F811
     claim = with_text(p8.CLAIM, Path(p8.__file__).parent)
-    finding = evaluate(claim, lab)
+    finding = evaluate(claim, context)
     assert len(finding.figures) == 2
     assert "12 problems" in finding.summary
     headline, *curves = finding.effects
     assert headline.value == max(effect.value for effect in curves[:4])
-    made = len(lab.trained)
-    evaluate(claim, lab)
-    assert len(lab.trained) == made  # nothing is made again
+    made = len(context.trained)
+    evaluate(claim, context)
+    assert len(context.trained) == made  # nothing is made again
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ def test_all_findings_are_stored_in_one_file_too(tmp_path):
         assert [e.name for e in found.effects] == [e.name for e in finding().effects]
     for damaged in ("", "[]", '{"format": "another"}'):
         (tmp_path / "findings.json").write_text(damaged)
-        with pytest.raises(DataError, match="damaged|of another version"):
+        with pytest.raises(DataError, match=r"damaged|of another version"):
             load_findings(tmp_path / "findings.json")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import examples
 from test_flow import problem_of
-from test_reproduction import lab  # noqa: F401 - a fixture
+from test_reproduction import context  # noqa: F401 - a fixture
 
 from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share
@@ -66,25 +66,25 @@ def test_crossings_at_the_start_and_of_what_diverges():
     assert 10 <= found[2] <= 20
 
 
-def test_tables_are_made_once_and_known_by_what_they_depend_on(lab):  # noqa: F811
+def test_tables_are_made_once_and_known_by_what_they_depend_on(context):  # noqa: F811
     made = []
 
     def make():
         made.append(1)
         return pd.DataFrame({"x": [1.0, math.inf, math.nan, 1 / 3], "name": ["a", "b", "c", "d"]})
 
-    first = lab.table("t", (1, "a"), make)
-    again = lab.table("t", (1, "a"), make)
+    first = context.table("t", (1, "a"), make)
+    again = context.table("t", (1, "a"), make)
     pd.testing.assert_frame_equal(first, again)
     assert first["x"][3] == 1 / 3
     assert made == [1]
-    lab.table("t", (1, "b"), make)
+    context.table("t", (1, "b"), make)
     assert made == [1, 1]
-    assert len(lab.trained) == 2
-    (path,) = [p for p in lab.folder.glob("t-*.csv") if p.name == lab.trained[0]]
+    assert len(context.trained) == 2
+    (path,) = [p for p in context.folder.glob("t-*.csv") if p.name == context.trained[0]]
     path.write_text("")
     with pytest.raises(DataError, match="damaged"):
-        lab.table("t", (1, "a"), make)
+        context.table("t", (1, "a"), make)
 
 
 def test_rows_are_chosen_and_split_in_their_order():
@@ -99,11 +99,11 @@ def test_a_share_of_nothing_has_no_value():
     assert math.isnan(share(np.zeros(0, bool)).value)
 
 
-def test_flows_are_those_of_a_prediction(lab, rng):  # noqa: F811
+def test_flows_are_those_of_a_prediction(context, rng):  # noqa: F811
     problem = problem_of(rng, d=3)
     config = SweepConfig(depths=(2,), losses=(Loss(4),), num_seeds=2, num_steps=5000,
                          init_stds=(0.3,))  # fmt: skip
-    found = flows(lab, problem, config, (0.5, 0.1))
+    found = flows(context, problem, config, (0.5, 0.1))
     (model,) = predict(problem, config).models
     at = where(found, found["share"] == 0.1)
     np.testing.assert_allclose(at["time"], model.times, rtol=1e-3)
@@ -128,7 +128,7 @@ def test_a_flow_may_end_at_whatever_comes_first(rng):
     assert short.time[-1] < near.time[-1]
 
 
-def test_escapes_are_the_plateau_law_s(lab, rng):  # noqa: F811
+def test_escapes_are_the_plateau_law_s(context, rng):  # noqa: F811
     problem = problem_of(rng, d=3)
     config = SweepConfig(depths=(3,), losses=(Loss(2),), num_seeds=3)
     (model,) = config.models
@@ -137,7 +137,7 @@ def test_escapes_are_the_plateau_law_s(lab, rng):  # noqa: F811
         escape_time(surface, model.initialiser.draw(3, (1, 1), 1, bias=False, seed=s), 0.01)
         for s in range(3)
     ]
-    np.testing.assert_allclose(escapes(lab, problem, config), expected)
+    np.testing.assert_allclose(escapes(context, problem, config), expected)
 
 
 def test_one_layer_as_a_task_is_the_sweep_s_own(rng):
@@ -310,18 +310,18 @@ def test_predicted_cells_are_compared_with_predicting_slower_for_all():
     assert t10.slower(cells, inside).note == "3 cells"
 
 
-def test_an_edge_beyond_the_search_is_infinite_and_counts(lab):  # noqa: F811
+def test_an_edge_beyond_the_search_is_infinite_and_counts(context):  # noqa: F811
     """One layer on ℓ2 is stable up to 2/λ exactly, from any start."""
-    _, problem = lab.first_problem()
-    measured = t2.largest_rates(lab, problem, 2.0, 1)
+    _, problem = context.first_problem()
+    measured = t2.largest_rates(context, problem, 2.0, 1)
     assert measured is not None
     monotone, reached = measured
     assert ((monotone > 0.5) & (monotone < 2)).all()
     assert (reached >= monotone).all()
     config = SweepConfig(depths=(1,), losses=(Loss(2),), num_seeds=2, num_steps=3000)
-    edge = float(np.median(2 / flows(lab, problem, config, (0.1,))["sharpness"]))
+    edge = float(np.median(2 / flows(context, problem, config, (0.1,))["sharpness"]))
     for factor, beyond in ((0.25, math.inf), (100.0, 0.0)):
-        assert (t2.bisect(lab, problem, config, factor * edge, 0) == beyond).all()
+        assert (t2.bisect(context, problem, config, factor * edge, 0) == beyond).all()
     effect = t2.over_seeds(np.array([1.2, math.inf]))
     assert math.isnan(effect.value)
     assert effect.note == "no limit found (1 of 2 seeds)"

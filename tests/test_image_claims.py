@@ -20,7 +20,7 @@ from implicit_accel.theory.decay import momentum_time
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def context(tmp_path, monkeypatch):
     """Without any data but the stand-ins."""
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -193,16 +193,16 @@ def test_accuracies_by_epoch_and_their_falls():
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("module", [f4, s6])
-def test_each_runs_on_the_stand_in_and_nothing_is_made_twice(lab, module):
+def test_each_runs_on_the_stand_in_and_nothing_is_made_twice(context, module):
     claim = with_text(module.CLAIM, Path(module.__file__).parent)
-    finding = evaluate(claim, lab)
+    finding = evaluate(claim, context)
     assert len(finding.verdict.parts) == len(claim.checks)
     assert all(np.isfinite(effect.value) for effect in finding.effects)
     assert any("generated images" in caveat for caveat in finding.caveats)
-    made = list(lab.trained)
+    made = list(context.trained)
     assert made
-    evaluate(claim, lab)
-    assert lab.trained == made
+    evaluate(claim, context)
+    assert context.trained == made
     for figure in finding.figures.values():
         for ax in figure.axes:
             assert ax.lines or ax.collections

@@ -42,7 +42,7 @@ IDS = [
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def context(tmp_path, monkeypatch):
     """Without any data but the stand-ins."""
     monkeypatch.delenv("IMPLICIT_ACCEL_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -90,13 +90,13 @@ def test_the_first_move():
     assert very_deep.first_moves(results, 0)[0].tolist() == [INF] * 3
 
 
-def test_the_rule_starts_where_the_network_does(lab):
+def test_the_rule_starts_where_the_network_does(context):
     problem = make_problem(gas_like())
     config = SweepConfig(
         depths=(2,), hidden_widths=(3,), losses=(Loss(4),), inits=("balanced",), init_stds=(0.02,),
         learning_rates=(1e-3, 1e-2), num_seeds=2, num_steps=30, precision="float64",
     )  # fmt: skip
-    rule = rules.emulated(lab, problem, config)
+    rule = rules.emulated(context, problem, config)
     for i, rate in enumerate(config.learning_rates):
         for seed in range(2):
             start = Initialiser("balanced", 0.02).draw(
@@ -111,8 +111,8 @@ def test_the_rule_starts_where_the_network_does(lab):
             np.testing.assert_allclose(rule.excess_loss.values[0, i, seed], expected, rtol=1e-10)
 
 
-def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
-    run_ = f3.trajectory(lab, "near_zero", 3, 0.1, 0.05)
+def test_balance_along_a_trajectory_against_plain_gradient_descent(context):
+    run_ = f3.trajectory(context, "near_zero", 3, 0.1, 0.05)
     problem = make_problem(gas_like(), scaling="whiten")
     layers = Initialiser("near_zero", 0.1).draw(
         problem.num_features, (32, 32), 1, bias=False, seed=1
@@ -131,12 +131,12 @@ def test_balance_along_a_trajectory_against_plain_gradient_descent(lab):
         )
 
 
-def test_results_are_reused_and_damage_is_made_good(lab):
+def test_results_are_reused_and_damage_is_made_good(context):
     problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
     config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=1, num_steps=20)
-    first = lab.sweep(problem, config)
-    (path,) = lab.folder.glob("*/results.nc")
-    other = Context(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    first = context.sweep(problem, config)
+    (path,) = context.folder.glob("*/results.nc")
+    other = Context(Scale.SMOKE, context.shared / "Y", context.shared)
     assert other.sweep(problem, config).identical(first)
     assert not other.trained
     path.write_bytes(path.read_bytes()[:-40])
@@ -144,11 +144,13 @@ def test_results_are_reused_and_damage_is_made_good(lab):
     other.log = notes.append
     assert other.sweep(problem, config).identical(first)
     assert "made again" in notes[0]
-    lab.sweep(problem, SweepConfig(depths=(1,), learning_rates=(0.2,), num_seeds=1, num_steps=20))
-    assert len(lab.trained) == 2
+    context.sweep(
+        problem, SweepConfig(depths=(1,), learning_rates=(0.2,), num_seeds=1, num_steps=20)
+    )
+    assert len(context.trained) == 2
 
 
-def test_side_by_side_is_one_after_another(lab):
+def test_side_by_side_is_one_after_another(context):
     """The same numbers in the same order, whatever trains where; a report goes from 0 to all."""
     problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
     configs = [
@@ -157,26 +159,26 @@ def test_side_by_side_is_one_after_another(lab):
         for rate in (0.05, 0.1, 0.15)
     ]
     done = []
-    lab.progress = lambda now, total: done.append(now / total)
-    together = lab.sweeps(problem, configs)
+    context.progress = lambda now, total: done.append(now / total)
+    together = context.sweeps(problem, configs)
     assert max(done) == pytest.approx(1)
-    assert len(lab.trained) == len(configs)
+    assert len(context.trained) == len(configs)
     for config, found in zip(configs, together, strict=True):
         alone = run_sweep(problem, config)[0]
         assert set(found["depth"].values.tolist()) == set(config.depths)
         np.testing.assert_allclose(found["excess_loss"], alone["excess_loss"], rtol=1e-5, atol=1e-7)
-    again = Context(Scale.SMOKE, lab.shared / "Y", lab.shared)
+    again = Context(Scale.SMOKE, context.shared / "Y", context.shared)
     assert all(
         a.identical(b) for a, b in zip(again.sweeps(problem, configs), together, strict=True)
     )
     assert not again.trained
 
 
-def test_side_by_side_each_has_a_device_and_more_wait(lab):
-    seen = lab.side_by_side([lambda own: own.devices] * 9)
+def test_side_by_side_each_has_a_device_and_more_wait(context):
+    seen = context.side_by_side([lambda own: own.devices] * 9)
     assert all(len(devices) == 1 for devices in seen)
     assert {d for devices in seen for d in devices} <= set(jax.local_devices())
-    lab.devices = jax.local_devices()[:1]
+    context.devices = jax.local_devices()[:1]
     at_once = threading.Semaphore(1)
 
     def alone(own):
@@ -185,10 +187,10 @@ def test_side_by_side_each_has_a_device_and_more_wait(lab):
         at_once.release()
         return own.devices
 
-    assert lab.side_by_side([alone] * 3) == [(jax.local_devices()[0],)] * 3
+    assert context.side_by_side([alone] * 3) == [(jax.local_devices()[0],)] * 3
 
 
-def test_side_by_side_one_failure_ends_all(lab):
+def test_side_by_side_one_failure_ends_all(context):
     """The first that fails is told of; the others end at their next report, or never begin."""
     reports, begun = [], []
 
@@ -204,13 +206,13 @@ def test_side_by_side_one_failure_ends_all(lab):
             time.sleep(0.001)
 
     with pytest.raises(DataError, match="broken"):
-        lab.side_by_side([endless, fails, *[endless] * 20])
+        context.side_by_side([endless, fails, *[endless] * 20])
     assert reports
     assert len(begun) <= len(jax.local_devices())
 
 
 @pytest.mark.parametrize("change", ["rows", "arrays", "labels", "split"])
-def test_no_problem_is_served_the_results_of_another(lab, change):
+def test_no_problem_is_served_the_results_of_another(context, change):
     """What the data are is part of what results are known by."""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 9)), rng.standard_normal(30)
@@ -223,8 +225,8 @@ def test_no_problem_is_served_the_results_of_another(lab, change):
             make_problem(gas_like(), held_out_fraction=0.2, split_seed=seed) for seed in (0, 1)
         ),
     }[change]()
-    served = [lab.sweep(problem, config) for problem in (first, second)]
-    assert len(lab.trained) == 2
+    served = [context.sweep(problem, config) for problem in (first, second)]
+    assert len(context.trained) == 2
     for problem, results in zip((first, second), served, strict=True):
         assert results.attrs["num_features"] == problem.num_features
         alone = train(
@@ -238,19 +240,19 @@ def test_no_problem_is_served_the_results_of_another(lab, change):
         )  # fmt: skip
 
 
-def test_runs_from_other_weights_are_other_results(lab):
+def test_runs_from_other_weights_are_other_results(context):
     problem = Problem.from_arrays(np.eye(2), np.array([1.0, 2.0]))
     config = SweepConfig(depths=(1,), learning_rates=(0.1,), num_seeds=2, num_steps=20)
     weights = np.array([[[0.5, 0.25]], [[1.0, 2.0]]])
-    lab.sweep(problem, config)
-    results = lab.sweep(problem, config, initial=weights)
+    context.sweep(problem, config)
+    results = context.sweep(problem, config, initial=weights)
     # Half the mean squared residual: 1/4 of the sum over two rows of (w - y)².
     np.testing.assert_allclose(
         results.excess_loss.values[0, 0, :, 0], [(0.5**2 + 1.75**2) / 4, 0], atol=1e-6
     )
-    assert results.identical(lab.sweep(problem, config, initial=weights))
-    lab.sweep(problem, config, initial=2 * weights)
-    assert len(lab.trained) == 3
+    assert results.identical(context.sweep(problem, config, initial=weights))
+    context.sweep(problem, config, initial=2 * weights)
+    assert len(context.trained) == 3
 
 
 def test_what_cannot_be_reproduced_is_a_usage_error(tmp_path):

@@ -28,10 +28,10 @@ class Trained:
     shared: Path
 
     def __call__(self, name, on_message):  # noqa: ARG002
-        lab = Context(Scale.SMOKE, self.shared / name, self.shared)
+        context = Context(Scale.SMOKE, self.shared / name, self.shared)
         problem = Problem.from_arrays(np.eye(3), np.array([1.0, 2.0, 3.0]))
         config = SweepConfig(depths=(1, 2), learning_rates=(0.1, 0.2), num_seeds=3, num_steps=3000)
-        return lab.sweep(problem, config)["loss"].values, list(lab.trained)
+        return context.sweep(problem, config)["loss"].values, list(context.trained)
 
 
 def test_the_same_results_are_trained_once_whichever_worker_is_first(tmp_path):
@@ -104,8 +104,8 @@ def test_workers_without_the_folder_return_the_claims_files(tmp_path, monkeypatc
 
 def test_workers_with_other_data_are_refused(tmp_path):
     setup = setup_in(tmp_path / "run")
-    lab = setup.laboratory(QUICK[0], tmp_path)
-    found = find_data(lab)
+    context = setup.context(QUICK[0], tmp_path)
+    found = find_data(context)
     quickest = [claim for claim in load_collection().claims if claim.id == "F2"]
     assert run(setup_in(tmp_path / "run", data=found), LocalExecutor(), quickest) == ["F2"]
     other = (*found[:2], "mnist 0123456789ab")

@@ -1,4 +1,4 @@
-"""Where claims are tested: datasets, scales, and results that are trained once and then reused."""
+"""What claims are run with: data, a scale, and results that are trained once and then reused."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from implicit_accel.theory.predict import early_stable_rates
 
 _T = TypeVar("_T")
 
-# Part of what stored results are known by: raise it when the same configuration trains otherwise.
+# Part of the names of stored results: raise it when the same configuration trains otherwise.
 _GENERATION = 3
 
 
-# Claims share the data, which none of them changes: they are read once.
+# Claims share the data, and none of them changes them: they are read once.
 @functools.cache
 def _gas(data_dir: str | None, download: bool) -> Dataset:
     try:
@@ -72,8 +72,8 @@ def _mnist(data_dir: str | None, download: bool) -> ImageData:
         return mnist_like()
 
 
-class _GivenUpError(Exception):
-    """Ends a training at its next report, because another one or the program has ended."""
+class _CancelledError(Exception):
+    """Ends a training at its next report, since another one has failed or the program ends."""
 
 
 class Scale(StrEnum):
@@ -116,18 +116,18 @@ class Grid:
 
 @dataclass
 class Context:
-    """What a claim's experiment works with.
+    """What a claim's experiment is run with.
 
     Attributes:
         scale: How much is run.
         folder: The claim's own folder.
-        shared: Where other claims' folders are: what they have trained is used again.
+        shared: The folder of the claims' folders: what any claim has trained is reused.
         data_dir: Where the data may be.
         download: Whether data may be downloaded.
-        log: Told what is done.
-        progress: Told (done, total) of what is being trained.
-        trained: What was made anew: names of folders and tables.
-        told: What has been said to begin; it is said once.
+        log: Called with a line on what is being done.
+        progress: Progress callback, called with (done, total).
+        trained: Names of the folders and tables that were made, not read.
+        announced: What `log` has been called with by `report`; it is logged once.
         grids: The grids that were trained or read, in their order.
         devices: Where it trains; on all devices if it is not said.
     """
@@ -140,7 +140,7 @@ class Context:
     log: Callable[[str], object] = lambda _: None
     progress: Callable[[int, int], None] | None = None
     trained: list[str] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
+    announced: set[str] = field(default_factory=set)
     grids: list[Grid] = field(default_factory=list)
     devices: Sequence[Device] | None = None
 
@@ -149,33 +149,33 @@ class Context:
         return {Scale.SMOKE: smoke, Scale.STANDARD: standard, Scale.PAPER: paper}[self.scale]
 
     def side_by_side(self, trainings: Iterable[Callable[[Context], _T]]) -> list[_T]:
-        """Trains several things at once, each on a device of its own, as far as there are devices.
+        """Trains several things at once, each on a device of its own.
 
-        For grids of a few runs each: a step of six runs reads as many data as one of sixty, and to
-        spread a few runs over devices makes each device read them all.
+        This is faster for grids of a few runs each: a step of six runs reads as many data as one of
+        sixty, and runs that are spread over devices make each device read them all.
 
         Args:
-            trainings: Called with a laboratory that trains on one device. They share no sweep and
-                no table.
+            trainings: Called with a context that trains on one device. They share no sweep and no
+                table.
 
         Returns:
             What they return, in their order.
 
         Raises:
-            Exception: What the first that fails raises; the others end at their next report.
+            Exception: That of the first which fails; the others end at their next report.
         """
         waiting = list(trainings)
         free: queue.SimpleQueue[Device] = queue.SimpleQueue()
         devices = jax.local_devices() if self.devices is None else self.devices
         for device in devices:
             free.put(device)
-        shares, given_up, reporting = [0.0] * len(waiting), threading.Event(), threading.Lock()
+        shares, cancelled, reporting = [0.0] * len(waiting), threading.Event(), threading.Lock()
 
         def train(number: int, training: Callable[[Context], _T]) -> _T:
             def report(done: int, total: int) -> None:
-                if given_up.is_set():
-                    raise _GivenUpError
-                with reporting:  # a progress bar is no matter of several threads
+                if cancelled.is_set():
+                    raise _CancelledError
+                with reporting:  # progress callbacks need not be thread-safe
                     shares[number] = done / total
                     if self.progress is not None:
                         self.progress(round(1000 * sum(shares) / len(shares)), 1000)
@@ -192,25 +192,25 @@ class Context:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [f for f in futures if f.done() and f.exception() is not None]
                 return [future.result() for future in failed or futures]
-            except BaseException:  # one has failed, or somebody asks for an end: it is for all
-                given_up.set()
+            except BaseException:  # one has failed, or an interrupt: it ends all
+                cancelled.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def gas(self) -> Dataset:
-        """The Ethanol data; the embedded stand-in, which says that it is one, without them."""
+        """The Ethanol data, or the embedded stand-in, which is labelled as such."""
         return _gas(self.data_dir, self.download)
 
     def abalone(self) -> Dataset | None:
-        """The Abalone data; None without them."""
+        """The Abalone data, or None."""
         return _abalone(self.data_dir, self.download)
 
     def mnist(self) -> ImageData:
-        """MNIST; the generated stand-in, which says that it is one, without it."""
+        """MNIST, or the generated stand-in, which is labelled as such."""
         return _mnist(self.data_dir, self.download)
 
     def problems(self, scaling: str = "standard") -> dict[str, Problem]:
-        """The regression problems there are, by the names that reports use.
+        """The regression problems, by the names that reports use.
 
         Ethanol first (or its stand-in, where the data are missing), and Abalone if it is here; at
         the scale ``paper`` the stand-in beside the real data as well.
@@ -250,16 +250,16 @@ class Context:
         def run_steps(c: SweepConfig) -> int:
             return len(c.models) * len(c.learning_rates) * c.num_seeds * c.num_steps
 
-        # The longest first: none is left to train alone in the end.
+        # The longest first, so that none trains alone in the end.
         order = sorted(range(len(configs)), key=lambda n: -run_steps(configs[n]))
-        trained = self.side_by_side(lambda lab, n=n: lab.sweep(problem, configs[n]) for n in order)
+        trained = self.side_by_side(lambda own, n=n: own.sweep(problem, configs[n]) for n in order)
         found = dict(zip(order, trained, strict=True))
         return [found[number] for number in range(len(configs))]
 
     def on_problems(self, training: Callable[[Context, Problem], _T]) -> dict[str, _T]:
-        """The same on every problem, side by side: what it returns by the problem's name."""
+        """Calls a training with every problem, side by side; returns the results by problem."""
         problems = self.problems()
-        found = self.side_by_side(lambda lab, p=p: training(lab, p) for p in problems.values())
+        found = self.side_by_side(lambda own, p=p: training(own, p) for p in problems.values())
         return dict(zip(problems, found, strict=True))
 
     def tuned(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
@@ -288,7 +288,7 @@ class Context:
             stored = RunFolder(folder).finished()
             if stored is None or stored.differences(asked, may_extend=False):
                 continue
-            # Checkpoints are left by a search that was broken off: it goes on below.
+            # An interrupted search leaves checkpoints, and is resumed below.
             if not (folder / CHECKPOINTS_FOLDER).exists():
                 kept = self._read(folder)
                 if kept is not None:
@@ -300,7 +300,7 @@ class Context:
         def train(experiment: Experiment) -> xr.Dataset:
             return run(experiment, folder=folder, progress=self.progress, devices=self.devices)[0]
 
-        # One closer look shows that everything works; a settled search takes many.
+        # At the smoke scale one round shows that everything works.
         results, rounds = rates.search(
             sweep.at_learning_rates,
             train,
@@ -357,25 +357,32 @@ class Context:
         )
         return by_model(self._run("task", experiment))
 
-    def tell(self, what: str) -> Callable[[float], None]:
-        """Makes a function that is told the share that is done of something."""
+    def reporter(self, what: str) -> Callable[[float], None]:
+        """A progress callback for a computation that is no training.
+
+        Args:
+            what: Is being computed, for the log.
+
+        Returns:
+            A function of the share that is done.
+        """
 
         def report(share: float) -> None:
             if self.progress is not None:
                 self.progress(round(1000 * share), 1000)
 
-        if what not in self.told:
-            self.told.add(what)
+        if what not in self.announced:
+            self.announced.add(what)
             self.log(f"{self.folder.name}: {what}")
         return report
 
     def table(self, name: str, known_by: object, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A table that takes long to make: made once, and read afterwards.
+        """A table that takes long to compute: computed once, and read afterwards.
 
         Args:
-            name: What it is, part of its file's name.
-            known_by: All that it depends on; two that print alike share a table.
-            make: Makes it; its columns are numbers and texts that are not empty.
+            name: Part of its file's name.
+            known_by: All that it depends on; what prints alike shares a table.
+            make: Returns it; its columns are numbers and texts that are not empty.
         """
         code = hashlib.sha256(f"{_GENERATION} {known_by}".encode()).hexdigest()[:12]
         path = self.folder / f"{name}-{code}.csv"
@@ -404,26 +411,26 @@ class Context:
                     return kept
         folder = self.folder / run_name
         results, _ = run(experiment, folder=folder, progress=self.progress, devices=self.devices)
-        # The results are kept, and are all that is asked for: nothing goes on from here.
+        # The results are kept; checkpoints are not needed any more.
         RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)
         return results
 
     def _folders(self, run_name: str) -> list[Path]:
-        """The claims' folders for a run, which are no links to folders elsewhere."""
+        """The claims' folders for a run, without links to folders elsewhere."""
         found = sorted(self.shared.glob(f"*/{run_name}"))
         return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
 
     @contextlib.contextmanager
     def _alone_at(self, run_name: str) -> Iterator[None]:
-        """Makes other claims that want the same results wait for them, in whatever process."""
+        """Makes other claims wait that need the same results, in any process."""
         self.shared.mkdir(parents=True, exist_ok=True)
         path = self.shared / f".{run_name}.lock"
         with filelock.FileLock(path):
             try:
                 yield
             finally:
-                # Who waits sees that the file has no name any more, and makes it again.
+                # Waiting processes see that the file has no name any more, and create it again.
                 path.unlink()
 
     def _run_name(self, name: str, identity: Identity) -> str:
@@ -431,7 +438,7 @@ class Context:
         return f"{name}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
 
     def _read(self, folder: Path) -> xr.Dataset | None:
-        """A finished run's results; None if they are damaged, which ends them."""
+        """A finished run's results; None if they are damaged, and then they are removed."""
         try:
             return load_results(folder / RESULTS_FILE)
         except DataError as error:

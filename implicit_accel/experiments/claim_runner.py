@@ -70,7 +70,7 @@ class Setup:
         # Claims' own matrices are small: BLAS's threads would wait for each other more than work.
         threadpool_limits(1, user_api="blas")
 
-    def laboratory(
+    def context(
         self,
         claim: Claim,
         folder: Path,
@@ -103,11 +103,11 @@ class Outcome:
     files: dict[str, bytes]
 
 
-def find_data(lab: Context) -> tuple[str, ...]:
-    """The data sets that a laboratory works with, by their contents."""
-    abalone, images = lab.abalone(), lab.mnist()
+def find_data(context: Context) -> tuple[str, ...]:
+    """The data sets that a context has, by their contents."""
+    abalone, images = context.abalone(), context.mnist()
     return (
-        f"gas {lab.gas().fingerprint[:12]}",
+        f"gas {context.gas().fingerprint[:12]}",
         f"abalone {'missing' if abalone is None else abalone.fingerprint[:12]}",
         f"mnist {'a stand-in' if images.is_stand_in else images.fingerprint[:12]}",
     )
@@ -130,10 +130,10 @@ def run_claim(
         log: Given lines on what is being done.
         progress: Called with (done, total) of what is being made.
     """
-    lab = setup.laboratory(claim, folder, log, progress)
+    context = setup.context(claim, folder, log, progress)
     began = time.monotonic()
     try:
-        finding = evaluate(claim, lab)
+        finding = evaluate(claim, context)
     except (UserError, DataError, ProgramError, OSError):
         raise
     except Exception as error:
@@ -142,12 +142,12 @@ def run_claim(
         raise UserError(_in_own_code(claim, error, Path(setup.claims_from))) from error
     seconds = time.monotonic() - began
     try:
-        earlier = load_finding(claim, lab.folder, setup.scale.value)
+        earlier = load_finding(claim, context.folder, setup.scale.value)
     except DataError:
         earlier = None  # it is written again below
-    if not lab.trained and earlier is not None:
+    if not context.trained and earlier is not None:
         seconds = earlier.seconds
-    save_finding(claim, finding, lab.folder, setup.scale.value, seconds)
+    save_finding(claim, finding, context.folder, setup.scale.value, seconds)
 
 
 def _in_own_code(claim: Claim, error: Exception, folder: Path) -> str:
@@ -206,7 +206,7 @@ def _run_item(setup: Setup, name: str, on_message: OnMessage) -> Outcome:
     setup.prepare()
     (claim,) = (claim for claim in load_collection(setup.claims_from).claims if claim.id == name)
     folder = setup.folder if _is_shared(setup) else _own_folder(setup.mark)
-    found = find_data(setup.laboratory(claim, folder)) if setup.data else ()
+    found = find_data(setup.context(claim, folder)) if setup.data else ()
     if found != setup.data:
         raise UserError(
             f"a worker has other data ({', '.join(found)}) than this process "

@@ -201,7 +201,7 @@ def main() -> None:
     )  # fmt: skip
     setup.prepare()
     if executors.SCHEDULER.value is not None:
-        setup = dataclasses.replace(setup, data=find_data(setup.laboratory(claims[0], folder)))
+        setup = dataclasses.replace(setup, data=find_data(setup.context(claims[0], folder)))
     began = time.monotonic()
     with (
         cli.output_folder(folder),

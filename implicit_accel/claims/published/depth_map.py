@@ -52,7 +52,7 @@ def predictions(context: Context) -> pd.DataFrame:
         def make() -> pd.DataFrame:
             found = speed_up_map(
                 [(decay, problem)], **settings, targets=TARGETS, num_seeds=context.pick(1, 3, 5),
-                progress=context.tell(f"map, {name}"),
+                progress=context.reporter(f"map, {name}"),
             )  # fmt: skip
             return found.to_dataframe().reset_index().assign(problem=name)
 

@@ -404,7 +404,7 @@ def compared(context: Context, data: Dataset) -> pd.DataFrame:
     chosen = candidates(context)
 
     def make() -> pd.DataFrame:
-        tell = context.tell("candidates")
+        tell = context.reporter("candidates")
         rows: list[dict[str, object]] = []
         optima: dict[tuple[str, ...], tuple[float, int]] = {}
         groups = itertools.groupby(chosen, lambda c: (c.rows, c.features, LABELS[c.labels]))
@@ -470,7 +470,7 @@ def at_papers_rates(context: Context, data: Dataset, table: pd.DataFrame) -> pd.
     chosen = near.nsmallest(context.pick(2, 60, 300), "fixed 1")
 
     def make() -> pd.DataFrame:
-        tell = context.tell("depth 2")
+        tell = context.reporter("depth 2")
         rows = []
         for number, candidate in enumerate(map(Candidate.of, chosen.to_dict("records"))):
             tell(number / len(chosen))

@@ -50,7 +50,9 @@ def flows(
 
     def make() -> pd.DataFrame:
         rows = []
-        predicted = predict(problem, config, whichever_first=True, progress=context.tell("flows"))
+        predicted = predict(
+            problem, config, whichever_first=True, progress=context.reporter("flows")
+        )
         for m, found in enumerate(predicted.models):
             for seed, path in enumerate(found.paths):
                 for share in shares:
