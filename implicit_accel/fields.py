@@ -26,6 +26,7 @@ import itertools
 import json
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -297,6 +298,10 @@ def _like(default: Given, text: str) -> Given:
     return text
 
 
+# The longest range of whole numbers that an error writes out.
+_MOST_SPELLED = 8
+
+
 def _number(convert: Callable[..., _T], text: str, *details: Any) -> _T:
     try:
         return convert(text, *details)
@@ -304,7 +309,12 @@ def _number(convert: Callable[..., _T], text: str, *details: Any) -> _T:
         raise
     except ValueError:
         what = "a whole number" if convert is int else "a number"
-        raise UserError(f"{text!r} is not {what}") from None
+        ends = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-|\.\.|:)\s*([0-9]{1,3})\s*", text)
+        meant = ""
+        if convert is int and ends and int(ends[1]) < int(ends[2]) <= int(ends[1]) + _MOST_SPELLED:
+            whole = ",".join(map(str, range(int(ends[1]), int(ends[2]) + 1)))
+            meant = f"; did you mean {whole}?"
+        raise UserError(f"{text!r} is not {what}{meant}") from None
 
 
 def setting(default: Given, help: str, **about: Any) -> Any:

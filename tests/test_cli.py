@@ -352,6 +352,24 @@ def test_the_table_says_what_is_compared():
     assert "depth 2 ends at an excess loss 2.6× lower than depth 1" in final
 
 
+@pytest.mark.parametrize("width", [50, 80, 100, 200])
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_none(width):
+    table = summarise(made(np.full((2, 1, 3), 10), [[[0.26] * 3], [[0.1] * 3]]))
+    file = io.StringIO()
+    cli.print_summary(table, "made", cli.Console(file=file, width=width))
+    text = file.getvalue()
+    assert "…" not in text
+    for row in table["model"]:
+        assert f"│ {row} " in text
+    lines = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
+    assert all(len(line) <= width for line in lines)
+    heading = next(line for line in lines if "model" in line)
+    is_said = "Too wide for this terminal" in " ".join(text.split())
+    assert is_said == (heading.count("┃") < 8)
+    assert (width < 80) <= is_said
+    assert "1 (baseline)" in text or width < 80
+
+
 def test_the_table_of_any_axes():
     runs = general(AXES)
     assert "width_scale 0.5, adam" in printed(summarise(runs))

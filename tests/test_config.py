@@ -73,6 +73,8 @@ def test_own_widths_make_one_network():
         ({"depths": (True,)}, "depth True: must be a whole number"),
         ({"depths": (True, 2)}, "depth True: must be a whole number"),
         ({"depths": ("true",)}, "depths: 'true' is not a whole number"),
+        ({"depths": ("1-3",)}, r"'1-3' is not a whole number; did you mean 1,2,3\?"),
+        ({"losses": ("mse",)}, "loss 'mse': write an l .*; the mean squared error is l2"),
         ({"depths": ((1, 2),)}, r"depth \(1, 2\): must be a whole number"),
         ({"depths": {1, 2}}, "depths: must be a list"),
         ({"hidden_widths": ("4x",)}, "hidden width '4x': write a whole number like 10"),

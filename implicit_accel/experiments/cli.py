@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 
 import pandas as pd
 from absl import flags
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -474,18 +476,47 @@ class _Console(Console):
         return super().render_str(printable_lines(text), **options)
 
 
-def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
-    """Prints the summary table and the answer in words."""
-    shown = Table(title=title, title_justify="left", caption_justify="left")
-    for number, name in enumerate(summary.columns(table)):
-        justify = "right" if number else "left"
-        shown.add_column(name, justify=justify, no_wrap=True)
+# Columns of a summary that a narrow terminal goes without: the first of these first.
+_LEFT_OUT_FIRST = (6, 5, 2, 1, 3)
+
+
+def _summary_table(table: pd.DataFrame, columns: Sequence[int]) -> Table:
+    """A summary with some of its columns, none of them cut."""
+    shown = Table(title_justify="left", caption_justify="left")
+    names = summary.columns(table)
+    rows = [summary.cells(table, m) for m in range(len(table))]
+    for n in columns:
+        lines = [
+            line for text in (names[n], *(row[n] for row in rows)) for line in text.split("\n")
+        ]
+        width = max(map(cell_len, lines))
+        shown.add_column(names[n], justify="right" if n else "left", no_wrap=True, min_width=width)
     losses = table["loss_name"].tolist() if "loss_name" in table else [""] * len(table)
     for m, loss in enumerate(losses):
         if m and loss != losses[m - 1]:
             shown.add_section()
-        shown.add_row(*summary.cells(table, m))
-    shown.caption = summary.caption(table)
+        shown.add_row(*(rows[m][n] for n in columns))
+    return shown
+
+
+def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
+    """Prints the summary table and the answer in words.
+
+    Columns that do not fit the console's width are left out, which the caption says; never the
+    model's.
+    """
+    names = summary.columns(table)
+    kept = list(range(len(names)))
+    shown = _summary_table(table, kept)
+    wide = console.options.update_width(10_000)  # a table is measured without being squeezed
+    for column in _LEFT_OUT_FIRST:
+        if Measurement.get(console, wide, shown).minimum <= console.width:
+            break
+        kept.remove(column)
+        shown = _summary_table(table, kept)
+    left_out = [names[n].replace("\n", " ") for n in range(len(names)) if n not in kept]
+    notes = f" Too wide for this terminal: {'; '.join(left_out)}." if left_out else ""
+    shown.title, shown.caption = title, summary.caption(table) + notes
     console.print(shown)
     for sentence in summary.answers(table):
         console.print(f"→ {sentence}")

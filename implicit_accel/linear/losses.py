@@ -36,6 +36,10 @@ def shortest(value: float) -> str:
     return next(t for digits in (6, 15, 16, 17) if float(t := f"{value:.{digits}g}") == value)
 
 
+# What others call ℓ2.
+_SQUARED = ("mse", "l_2", "squared", "square", "quadratic", "ls", "least_squares")
+
+
 @dataclass(frozen=True)
 class Loss:
     """An ℓp loss.
@@ -72,8 +76,9 @@ class Loss:
                 raise ValueError
             p = float(text[1:])
         except ValueError:
+            meant = "; the mean squared error is l2" if text.lower() in _SQUARED else ""
             raise UserError(
-                f"loss {text!r}: write an l and an exponent >= 2, like l2 or l4"
+                f"loss {text!r}: write an l and an exponent >= 2, like l2 or l4{meant}"
             ) from None
         return cls(p, convention)
 
