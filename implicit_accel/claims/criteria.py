@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from implicit_accel.claims.effects import Effect, Kind, format_number, short_labels
+from implicit_accel.claims.effects import Effect, Kind, format_number
 from implicit_accel.errors import UserError
 from implicit_accel.intervals import of_median, of_share, simultaneous
 
@@ -252,22 +252,17 @@ def failed_checks(verdict: Verdict, why: str = "") -> str:
         ("Smaller than claimed", lambda j: j.size == Size.SMALLER),
         ("Larger than claimed", lambda j: j.size == Size.LARGER),
     ):
-        chosen_effects = [j.part.effect for j in verdict.parts if chosen(j)]
-        names = short_labels(chosen_effects)
-        found = [
-            _judged_by(name, effect, confidence)
-            for name, effect in zip(names, chosen_effects, strict=True)
-        ]
+        found = [_judged_by(j.part.effect, confidence) for j in verdict.parts if chosen(j)]
         missing += [f" {words}: {'; '.join(found)}."] if found else []
     return "".join([*missing, f" {why or 'Why, we do not know.'}"]) if missing else ""
 
 
-def _judged_by(name: str, effect: Effect, confidence: float) -> str:
+def _judged_by(effect: Effect, confidence: float) -> str:
     """An effect, with the interval that it is judged by where that is another one."""
     low, high = effect.ends(confidence)
     if effect.at is None or (low, high) == (effect.low, effect.high):
-        return f"{name} ({effect})"
-    return f"{name} ({effect}; jointly {format_number(low)} to {format_number(high)})"
+        return f"{effect.name} ({effect})"
+    return f"{effect.name} ({effect}; jointly {format_number(low)} to {format_number(high)})"
 
 
 @dataclass(frozen=True)
