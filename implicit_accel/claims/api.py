@@ -1,4 +1,4 @@
-"""What a claim is written with: see `docs/claims.md` for one page on it.
+"""What a claim is written with: see ``docs/claims.md`` for one page on it.
 
 A claim *runs* an experiment, *measures* effects on the runs, and *checks* where some of them lie.
 What was run and the criterion are described from these, so that text and numbers cannot differ;
@@ -28,7 +28,7 @@ ID = re.compile(r"([A-Za-z]+)([0-9]+)([a-z]?)")
 
 @dataclass(frozen=True)
 class Scaled(Generic[T_co]):
-    """A setting that depends on how much is run, see `Context.scale`."""
+    """A setting that depends on how much is run, see ``Context.scale``."""
 
     smoke: T_co
     standard: T_co
@@ -40,7 +40,7 @@ class Scaled(Generic[T_co]):
 
 
 class First:
-    """The coordinate ``problem`` of the first problem that was run, see `FIRST`."""
+    """The coordinate ``problem`` of the first problem that was run, see ``FIRST``."""
 
 
 FIRST = First()
@@ -51,9 +51,9 @@ class Measure:
     """An effect for each combination of some coordinates.
 
     Attributes:
-        name: What is measured, e.g. ``speed-up``; the key's `Key.measure`.
+        name: What is measured, e.g. ``speed-up``; the key's ``Key.measure``.
         estimate: Called with the runs of a problem and the coordinates by name; returns the
-            effect, see `claims.estimators`, or None where it is not defined.
+            effect, see ``claims.estimators``, or None where it is not defined.
         over: Names and values of the coordinates, in the order of the effects. They may be scaled.
         is_first_only: Whether only the first problem's runs are measured.
     """
@@ -115,8 +115,8 @@ class Found:
         effects: Effects with keys that are measured already, if any; they come before the others.
         facts: Further values that the claim's text uses, by name.
         tables: Title → data frame.
-        figures: File name → matplotlib figure or `Forest`; the first is the claim's picture.
-        curves: Title → results that the page lets its reader explore, see `claims.curves`.
+        figures: File name → matplotlib figure or ``Forest``; the first is the claim's picture.
+        curves: Title → results that the page lets its reader explore, see ``claims.curves``.
     """
 
     runs: Mapping[str, Any] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Found:
 
 
 Plot = Callable[[Sequence[Effect]], Any]
-"""Draws effects; returns a figure or a `Forest`. See `claims.plots`."""
+"""Draws effects; returns a figure or a ``Forest``. See ``claims.plots``."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Claim:
         plots: File name → plot of the effects, behind the experiment's own figures.
         explained_by: The claims of theory that explain what is seen, e.g. ``("T5",)``; the text
             says how, in its section *Why*.
-        text: The Markdown text, with placeholders, see `claims.text`.
+        text: The Markdown text, with placeholders, see ``claims.text``.
         minutes: About what it takes at standard scale on one core, after the claims that have
             results in common with it.
         paper_hours: About what the sources' full lengths take on 2 CPU cores: the time at standard

@@ -44,7 +44,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: Any, stored: Any) -> Any:
-    """The inverse of `encode` for a type.
+    """The inverse of ``encode`` for a type.
 
     Args:
         kind: A dataclass, an enum, ``float``, ``int``, ``bool``, ``str``, a data frame, or a tuple,

@@ -64,7 +64,7 @@ class Collection:
         sources: By the letters of a claim's id: whose claim it is, in a few words.
         questions: Question → a short name for it, and the claims that answer it.
         recollections: What is known of the sources from memory only.
-        story: The first page: Markdown with placeholders, see `report.story`.
+        story: The first page: Markdown with placeholders, see ``report.story``.
         picture: The effects that the answer is about.
         folder: Of a user's own claims; None for the project's.
     """

@@ -127,7 +127,7 @@ class Context:
         log: Called with a line on what is being done.
         progress: Progress callback, called with (done, total).
         trained: Names of the folders and tables that were made, not read.
-        announced: What `log` has been called with by `report`; it is logged once.
+        announced: What ``log`` has been called with by ``report``; it is logged once.
         grids: The grids that were trained or read, in their order.
         devices: Where it trains; on all devices if it is not said.
     """
@@ -270,7 +270,7 @@ class Context:
             config: The grid; its learning rates do not matter.
 
         Returns:
-            The results; a model is NaN at others' rates, see `implicit_accel.results.trained`.
+            The results; a model is NaN at others' rates, see ``implicit_accel.results.trained``.
         """
         labels = {"title": problem.title, "scaling": problem.scaling}
         self.grids.append(Grid(problem.title, config, (), config.num_seeds))
@@ -321,7 +321,7 @@ class Context:
         num_seeds: int,
         stds: Sequence[float] | None = None,
     ) -> xr.Dataset:
-        """A grid of image classifiers, see `train_classifiers`: trained, or read."""
+        """A grid of image classifiers, see ``train_classifiers``: trained, or read."""
         seeds = range(num_seeds)
         self.grids.append(Grid(data.title, config, (*rates,), num_seeds, (*(stds or ()),)))
         experiment = ImageSweep(data, config, learning_rates=rates, stds=stds, seeds=seeds)
@@ -336,17 +336,17 @@ class Context:
         num_steps: int,
         **settings: Any,
     ) -> xr.Dataset:
-        """Results of a task of the claim's own over some axes, trained or read, see `ia.sweep`.
+        """Results of a task of the claim's own over some axes, trained or read, see ``ia.sweep``.
 
         Args:
-            task: What is trained, see `ia.from_loss`.
+            task: What is trained, see ``ia.from_loss``.
             axes: Values by name.
             optimizer: Makes the optax transformation.
             num_steps: T.
-            **settings: Further arguments of `ia.sweep` that say what is trained.
+            **settings: Further arguments of ``ia.sweep`` that say what is trained.
 
         Returns:
-            The results over (model, learning_rate, seed, step), see `results.by_model`.
+            The results over (model, learning_rate, seed, step), see ``results.by_model``.
         """
         experiment = TaskSweep(
             task, axes=axes, optimizer=optimizer, num_steps=num_steps, **settings

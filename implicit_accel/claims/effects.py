@@ -139,7 +139,7 @@ class Effect:
 
     @property
     def inverse(self) -> Effect:
-        """The reciprocal: a slow-down as a speed-up."""
+        """The reciprocal, which makes a slow-down a speed-up."""
         value, low, high = (1 / v if v else math.inf for v in (self.value, self.high, self.low))
         halves = tuple(1 / half for half in self.halves if half > 0)
         bound = {">": "<", "<": ">"}.get(self.bound, "")

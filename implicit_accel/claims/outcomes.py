@@ -94,7 +94,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def save_outcomes(entries: Sequence[Entry], path: Path, scale: str) -> None:
-    """Writes the outcomes of some claims, atomically; `SCHEMA` describes them.
+    """Writes the outcomes of some claims, atomically; ``SCHEMA`` describes them.
 
     Args:
         entries: The claims.
