@@ -200,6 +200,7 @@ def claim(**changes) -> Claim:
     values = {
         "id": "X1", "statement": "Depth <b>helps</b> | always.", "source": "Somebody & Co.",
         "run": lambda _: Found(), "minutes": 1.0, "paper_hours": 1.0,
+        "is_theory": changes.get("id", "X1").startswith("T"),
     }  # fmt: skip
     return Claim(**(values | changes))
 

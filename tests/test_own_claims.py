@@ -133,6 +133,11 @@ def test_a_folder_of_claims_is_run_reported_and_exported(folder, tmp_path):
         ),
         (lambda f: [(f / "text/a1.md").write_text("## Nonsense\nx"), f][1], "heading 'Nonsense'"),
         (lambda f: [(f / "text/a1.md").write_text("## Why\n{{ x }}"), f][1], "'x' is undefined"),
+        (lambda f: [(f / "text/a1.md").write_text("## Why\n{{ 1 / 0 }}"), f][1], "division"),
+        (
+            lambda f: [(f / "text/a1.md").write_text("## Captions\n* speed_ups"), f][1],
+            "the caption 'speed_ups' of its text names no figure",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, tmp_path, change, message):

@@ -310,6 +310,8 @@ def test_the_table_is_filtered_and_its_state_has_a_link(report, size):
         assert shown(page) == ["P0"]
         # A part of the tally leads to the claims that it counts.
         page.get_by_role("link", name="3 smaller").click()
+        # The browser reports the new address after the click, in an event of its own.
+        expect(page.get_by_label("words")).to_have_value("")
         assert shown(page) == ["S1", "F1", "X1"]
         assert page.get_by_label("words").input_value() == ""
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")

@@ -11,8 +11,9 @@ from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.criteria import Cause, Finding, above, judge
 from implicit_accel.claims.effects import Effect, Key
 from implicit_accel.claims.findings import Entry
-from implicit_accel.claims.report.story import ANSWER, picture, tell
+from implicit_accel.claims.report.story import ANSWER, chapters_of, picture
 from implicit_accel.claims.report.view import recollections
+from implicit_accel.errors import UserError
 
 COLLECTION = load_collection()
 STORY = COLLECTION.story
@@ -53,7 +54,7 @@ def everything() -> list[Entry]:
 
 
 def test_an_answer_five_questions_four_figures_and_every_number_from_a_finding():
-    chapters = tell(everything(), STORY)
+    chapters = chapters_of(everything(), STORY)
     assert chapters[0].heading == ANSWER
     assert len(chapters) == 6
     assert len(chapters[0].paragraphs) == 3
@@ -74,9 +75,9 @@ def test_an_answer_five_questions_four_figures_and_every_number_from_a_finding()
 
 
 def test_what_was_not_found_is_left_out():
-    assert tell([], STORY) == ()
-    assert tell([entry("P7", Effect("e", 1.0))], STORY) == ()
-    chapters = tell([e for e in everything() if e.claim.id != "S7"], STORY)
+    assert chapters_of([], STORY) == ()
+    assert chapters_of([entry("P7", Effect("e", 1.0))], STORY) == ()
+    chapters = chapters_of([e for e in everything() if e.claim.id != "S7"], STORY)
     assert not any("student project see" in c.heading for c in chapters)
     assert ANSWER not in [c.heading for c in chapters]  # it names the student project's number
 
@@ -85,7 +86,20 @@ def test_an_answer_that_the_verdicts_contradict_is_left_out():
     slower = entry("P3b", measured(0.5, "speed-up at the horizon", depth=2, end=True),
                    measured(0.5, "speed-up to 10 %", depth=2))  # fmt: skip
     others = [e for e in everything() if e.claim.id != "P3b"]
-    assert ANSWER not in [c.heading for c in tell([slower, *others], STORY)]
+    assert ANSWER not in [c.heading for c in chapters_of([slower, *others], STORY)]
+
+
+@pytest.mark.parametrize(
+    "body", ["{{ x }}", "{{ effect('T9') }}", "{% if %}", "{{ ''.__class__.__mro__ }}"]
+)
+def test_a_section_that_cannot_be_filled_in_is_an_error(body):
+    with pytest.raises(UserError, match="section 'One' of the story cannot be filled in"):
+        chapters_of(everything(), f"## One\n{body}\n## Two\nText.")
+
+
+def test_a_figure_that_no_claim_has_is_left_out():
+    chapters = chapters_of(everything(), "## One\n![Words](nothing)\n## Two\n![W](T9/none)\nText.")
+    assert [c.figure for c in chapters] == [None, None]
 
 
 def test_the_picture_shows_speed_ups_with_their_claims():

@@ -1,4 +1,4 @@
-"""What a claim is written with: see ``docs/claims.md`` for one page on it.
+"""What a claim is written with: see ``docs/howto/writing_claims.md`` for one page on it.
 
 A claim *runs* an experiment, *measures* effects on the runs, and *checks* where some of them lie.
 What was run and the criterion are described from these, so that text and numbers cannot differ;
@@ -17,7 +17,7 @@ import pandas as pd
 
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.criteria import Range
-from implicit_accel.claims.effects import Coordinate, Effect, Key
+from implicit_accel.claims.effects import Coordinate, Effect, Key, matching
 from implicit_accel.errors import UserError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -55,7 +55,6 @@ class Measure:
         estimate: Called with the runs of a problem and the coordinates by name; returns the
             effect, see ``claims.estimators``, or None where it is not defined.
         over: Names and values of the coordinates, in the order of the effects. They may be scaled.
-        is_first_only: Whether only the first problem's runs are measured.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Measure:
     over: Mapping[str, Sequence[Coordinate] | Scaled[Sequence[Coordinate]]] = field(
         default_factory=dict
     )
-    is_first_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Check:
         at: dict[str, Coordinate] = {
             name: first if isinstance(value, First) else value for name, value in self.at.items()
         }
-        return [e for e in effects if e.key is not None and e.key.matches(self.measure, at)]
+        return matching(effects, self.measure, at)
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,8 @@ class Claim:
         plots: File name → plot of the effects, behind the experiment's own figures.
         explained_by: The claims of theory that explain what is seen, e.g. ``("T5",)``; the text
             says how, in its section *Why*.
+        is_theory: Whether theory claims it of itself: claims of others may be explained by it, and
+            it needs no explanation.
         text: The Markdown text, with placeholders, see ``claims.text``.
         minutes: About what it takes at standard scale on one core, after the claims that have
             results in common with it.
@@ -163,6 +163,7 @@ class Claim:
     checks: tuple[Check, ...] = ()
     plots: Mapping[str, Plot] = field(default_factory=dict)
     explained_by: tuple[str, ...] = ()
+    is_theory: bool = False
     text: str = ""
     minutes: float = 1.0
     paper_hours: float = 1.0

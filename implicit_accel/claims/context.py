@@ -127,7 +127,7 @@ class Context:
         log: Called with a line on what is being done.
         progress: Progress callback, called with (done, total).
         trained: Names of the folders and tables that were made, not read.
-        announced: What ``log`` has been called with by ``report``; it is logged once.
+        announced: What `reporter` has logged; it is logged once.
         grids: The grids that were trained or read, in their order.
         devices: Where it trains; on all devices if it is not said.
     """

@@ -295,7 +295,7 @@ class Finding:
 
     Attributes:
         verdict: On the claim.
-        effects: The numbers; the first is the claim's headline.
+        effects: The numbers; the headline is the first that is judged, or else the first.
         ran: What was run.
         criterion: By what it is judged, with its tolerance and the reason for it.
         summary: What was seen, in a few sentences; where the verdict differs from the source,
@@ -307,7 +307,7 @@ class Finding:
         figures: File name → matplotlib figure, or a forest plot (see `claims.forest`); the first
             is the claim's picture.
         captions: File name of a figure → what is seen in it, in a sentence; where there is none
-            the summary's first sentence says it.
+            the claim's statement stands there.
         curves: Title → results that the page lets its reader explore, see `claims.curves`.
     """
 

@@ -134,7 +134,7 @@ def _listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _distinct(values: Iterable[object]) -> list:
+def _distinct(values: Iterable[object]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -162,12 +162,25 @@ def format_number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def short_labels(effects: Sequence[Effect], *, without: Collection[str] = ()) -> list[str]:
+def matching(effects: Iterable[Effect], measure: str, at: Mapping[str, Coordinate]) -> list[Effect]:
+    """The effects of a measure that have at least some coordinates, see `Key.matches`."""
+    return [e for e in effects if e.key is not None and e.key.matches(measure, at)]
+
+
+def coordinates_by_measure(effects: Iterable[Effect]) -> dict[str, set[str]]:
+    """The names of the coordinates that the effects of each measure have."""
+    found: dict[str, set[str]] = {}
+    for effect in effects:
+        if effect.key is not None:
+            found.setdefault(effect.key.measure, set()).update(name for name, _ in effect.key.at)
+    return found
+
+
+def short_labels(effects: Sequence[Effect]) -> list[str]:
     """What tells effects apart, in words: coordinates that they do not share, and the measure.
 
     Args:
         effects: With keys; those without are called by their names.
-        without: Coordinates that are left out.
     """
     keys = [effect.key for effect in effects if effect.key is not None]
     if len(keys) < len(effects):
@@ -176,6 +189,6 @@ def short_labels(effects: Sequence[Effect], *, without: Collection[str] = ()) ->
     measures = {key.measure for key in keys}
     found = []
     for key in keys:
-        at = tuple(pair for pair in key.at if pair not in shared and pair[0] not in without)
+        at = tuple(pair for pair in key.at if pair not in shared)
         found.append(label(Key(key.measure if len(measures) > 1 or not at else "", at)))
     return found

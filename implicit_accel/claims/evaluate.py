@@ -13,7 +13,7 @@ from implicit_accel.claims.api import Claim, Found, Measure, Scaled
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.criteria import Cause, Finding, Part, Verdict, failed_checks, judge
 from implicit_accel.claims.describe import criterion_in_words, grids_in_words
-from implicit_accel.claims.effects import Coordinate, Effect, Key
+from implicit_accel.claims.effects import Coordinate, Effect, Key, coordinates_by_measure
 from implicit_accel.errors import UserError
 
 
@@ -50,8 +50,7 @@ def measured(measures: Sequence[Measure], found: Found, context: Context) -> lis
     """
     effects = []
     for measure in measures:
-        runs = list(found.runs.items())[: 1 if measure.is_first_only else None]
-        for problem, own in runs:
+        for problem, own in found.runs.items():
             for coordinates in _combinations(measure, context):
                 effect = measure.estimate(own, **coordinates)
                 if effect is not None:
@@ -79,10 +78,7 @@ def judged_parts(claim: Claim, effects: Sequence[Effect], first: str) -> list[Pa
     Raises:
         UserError: If a check names a measure or a coordinate that no effect has.
     """
-    coordinates: dict[str, set[str]] = {}
-    for effect in effects:
-        assert effect.key is not None
-        coordinates.setdefault(effect.key.measure, set()).update(n for n, _ in effect.key.at)
+    coordinates = coordinates_by_measure(effects)
     for check in claim.checks:
         if check.measure not in coordinates:
             there = ", ".join(coordinates) or "none"
@@ -133,13 +129,12 @@ def _written(
         filter(None, (criterion_in_words(claim.checks, effects, first), section.get("Criterion")))
     )
     why = section.get("Why", "")
-    captions = dict(words.split(": ", 1) for words in texts.items(text.get("Captions", "")))
     return Finding(
         verdict=verdict,
         effects=tuple(effects),
         ran=ran,
         criterion=criterion,
-        summary=section.get("What we saw", texts_of(effects))
+        summary=section.get("What we saw", _in_a_sentence(effects))
         + failed_checks(verdict, section.get("If a check fails", ""))
         + _unmeasured(claim, effects, first),
         cause=Cause(claim.explained_by, why) if claim.explained_by and why else None,
@@ -147,17 +142,29 @@ def _written(
         caveats=tuple(texts.items(text.get("Caveats", ""))),
         tables={**tables_of(effects, shown), **found.tables},
         figures={**found.figures, **{name: plot(effects) for name, plot in claim.plots.items()}},
-        captions=captions,
+        captions=_captions(claim, text.get("Captions", "")),
         curves=found.curves,
     )
 
 
-def texts_of(effects: Sequence[Effect]) -> str:
-    """Effects as a sentence."""
+def _captions(claim: Claim, section: str) -> dict[str, str]:
+    found = {}
+    for item in texts.items(section):
+        name, colon, words = item.partition(": ")
+        if not colon:
+            raise UserError(
+                f"claim {claim.id}: the caption {item!r} of its text names no figure; write "
+                "* file: words"
+            )
+        found[name] = words
+    return found
+
+
+def _in_a_sentence(effects: Sequence[Effect]) -> str:
     return "; ".join(f"{effect.name}: {effect}" for effect in effects) + "."
 
 
-def tables_of(effects: Sequence[Effect], verdict: Verdict = Verdict()) -> dict[str, pd.DataFrame]:  # noqa: B008
+def tables_of(effects: Sequence[Effect], verdict: Verdict) -> dict[str, pd.DataFrame]:
     """Effects as tables, one for each measure: a row with the coordinates for each.
 
     Args:

@@ -59,9 +59,7 @@ class Entry:
         if finding.cause is not None:
             cause = ", ".join(finding.cause.claims)
         else:
-            # What theory claims of itself is not explained by a claim of theory.
-            own = self.claim.id.startswith("T")
-            cause = "" if own or finding.verdict.holds else "unexplained"
+            cause = "" if self.claim.is_theory or finding.verdict.holds else "unexplained"
         return finding.verdict.direction, finding.verdict.size, cause
 
 
@@ -70,7 +68,7 @@ def with_scores(cause: str, entries: Sequence[Entry]) -> str:
 
     Args:
         cause: Of `Entry.answers`.
-        entries: The claims of a report; of others nothing is told.
+        entries: The claims of a report; of others there is no score.
     """
     verdicts = {entry.claim.id: entry.finding.verdict for entry in entries}
     return ", ".join(

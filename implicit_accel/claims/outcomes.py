@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from implicit_accel.claims.criteria import Judged, Range
+from implicit_accel.claims.context import Scale
+from implicit_accel.claims.criteria import Direction, Judged, Range, Size
 from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import Entry
 from implicit_accel.files import save_json
@@ -60,7 +61,7 @@ SCHEMA: dict[str, Any] = {
     **_object(
         "Claims with their criteria and what was found",
         schema={"const": "urn:implicit-accel:outcomes:1"},
-        scale={"enum": ["smoke", "standard", "paper"]},
+        scale={"enum": list(map(str, Scale))},
         claims={
             "type": "array",
             "items": _object(
@@ -76,12 +77,8 @@ SCHEMA: dict[str, Any] = {
                         effect=_EFFECT,
                         claimed=_RANGE,
                         size={"anyOf": [_RANGE, {"type": "null"}]},
-                        direction={"enum": ["as claimed", "opposite", "undecided"]},
-                        size_is={
-                            "enum": [
-                                "as claimed", "smaller", "larger", "undecided", "not comparable"
-                            ]
-                        },
+                        direction={"enum": list(map(str, Direction))},
+                        size_is={"enum": list(map(str, Size))},
                     ),
                 },
                 effects={"type": "array", "items": _EFFECT},

@@ -11,11 +11,19 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.claims import forest
 from implicit_accel.claims.drawing import colour_of, legend, make_figure
-from implicit_accel.claims.effects import Coordinate, Effect, Key, label, short_labels
+from implicit_accel.claims.effects import (
+    Coordinate,
+    Effect,
+    Key,
+    coordinates_by_measure,
+    label,
+    matching,
+    short_labels,
+)
 from implicit_accel.errors import UserError
 from implicit_accel.plotting import COLOURS
 
-# Values of a coordinate that are marked each by itself.
+# An axis with at most this many values has a tick at each.
 _MOST_TICKS = 8
 
 
@@ -25,12 +33,12 @@ def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> lis
     Raises:
         UserError: If there are none of the measure.
     """
-    measures = dict.fromkeys(e.key.measure for e in effects if e.key is not None)
+    measures = coordinates_by_measure(effects)
     if measure not in measures:
         raise UserError(
             f"a plot of {measure!r}, which is not measured; there are {', '.join(measures)}"
         )
-    return [e for e in effects if e.key is not None and e.key.matches(measure, at)]
+    return matching(effects, measure, at)
 
 
 def coordinate(effect: Effect, name: str) -> Coordinate:
@@ -87,12 +95,7 @@ class Lines:
             )
             places = [coordinate(e, self.x) for e in own]
             middle = np.array([e.value for e in own])
-            low, high = (
-                np.array(
-                    [getattr(e, end) if np.isfinite(getattr(e, end)) else e.value for e in own]
-                )
-                for end in ("low", "high")
-            )
+            low, high = np.array([_ends(e) for e in own]).T
             ax.errorbar(
                 places, middle, yerr=[middle - low, high - middle], fmt="o-", color=colour,
                 markersize=4.5, linewidth=1.6, elinewidth=1.2, capsize=2,

@@ -18,7 +18,14 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
-from implicit_accel.claims.effects import Coordinate, Effect, format_number, short_labels
+from implicit_accel.claims.effects import (
+    Coordinate,
+    Effect,
+    coordinates_by_measure,
+    format_number,
+    matching,
+    short_labels,
+)
 from implicit_accel.errors import UserError
 
 SECTIONS = (
@@ -30,6 +37,9 @@ checks that failed; *Caveats* and *Captions* (``* file: words``) are lists."""
 
 _HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
 _ITEM = re.compile(r"^\*(?: +|$)", re.MULTILINE)
+
+# What an expression in a placeholder may raise.
+_NO_VALUE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def render(
@@ -47,37 +57,57 @@ def render(
     Raises:
         UserError: If a heading is unknown, or a placeholder names nothing.
     """
-    measures = {effect.key.measure for effect in effects if effect.key is not None}
+    known = coordinates_by_measure(effects)
 
     def chosen(measure: str, **coordinates: Coordinate) -> list[Effect]:
-        if measure not in measures:
+        if measure not in known:
             raise UserError(
                 f"claim {claim}: its text names {measure!r}, which is not measured; there are "
-                f"{', '.join(sorted(measures)) or 'no measures'}"
+                f"{', '.join(sorted(known)) or 'no measures'}"
             )
-        keyed = [e for e in effects if e.key is not None and e.key.measure == measure]
-        known = {name for e in keyed if e.key is not None for name, _ in e.key.at}
-        if unknown := set(coordinates) - known:
+        if unknown := set(coordinates) - known[measure]:
             raise UserError(
                 f"claim {claim}: its text asks for {measure!r} at {', '.join(sorted(unknown))}; "
-                f"the measure's coordinates are {', '.join(sorted(known)) or 'none'}"
+                f"the measure's coordinates are {', '.join(sorted(known[measure])) or 'none'}"
             )
-        return [e for e in keyed if e.key is not None and e.key.matches(measure, coordinates)]
+        return matching(effects, measure, coordinates)
 
     def effect(measure: str, **coordinates: Coordinate) -> Effect:
         return next(iter(chosen(measure, **coordinates)), Effect("", math.nan))
 
+    functions = {"effect": effect, "effects": chosen, "all_effects": list(effects)}
+    return sections(
+        claim, fill_in(f"claim {claim}: its text", text, {**facts, **more, **functions})
+    )
+
+
+def fill_in(what: str, text: str, values: Mapping[str, Any]) -> str:
+    """A text with its placeholders filled in. It can run nothing but what is handed to it.
+
+    Args:
+        what: What it is, for errors.
+        text: With placeholders.
+        values: Variables and functions by name.
+
+    Raises:
+        UserError: If a placeholder names nothing, or has no value.
+    """
     environment = SandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"listed": listed, "number": format_number, "sig": _significant}
     try:
-        whole = environment.from_string(text).render(
-            {**facts, **more, "effect": effect, "effects": chosen, "all_effects": list(effects)}
-        )
-    except jinja2.TemplateError as error:
-        raise UserError(f"claim {claim}: its text cannot be filled in ({error})") from None
-    return sections(claim, whole)
+        return environment.from_string(text).render(values)
+    except UserError:
+        raise
+    except (jinja2.TemplateError, *_NO_VALUE) as error:
+        raise UserError(f"{what} cannot be filled in ({error})") from None
+
+
+def by_heading(text: str) -> list[tuple[str, str]]:
+    """The headings of a text in their order, each with what is below it."""
+    _, *parts = _HEADING.split(text)
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def sections(claim: str, text: str) -> dict[str, str]:
@@ -86,9 +116,8 @@ def sections(claim: str, text: str) -> dict[str, str]:
     Raises:
         UserError: If a heading is unknown or occurs twice.
     """
-    _, *parts = _HEADING.split(text)
     found: dict[str, str] = {}
-    for heading, body in zip(parts[::2], parts[1::2], strict=True):
+    for heading, body in by_heading(text):
         if heading not in SECTIONS or heading in found:
             raise UserError(
                 f"claim {claim}: the heading {heading!r} of its text is unknown or repeated; use "

@@ -204,7 +204,7 @@ def _run_item(setup: Setup, name: str, on_message: OnMessage) -> Outcome:
     with contextlib.suppress(RuntimeError):  # a process that has computed keeps its devices
         jax.config.update("jax_num_cpu_devices", max(FEWEST_CPU_DEVICES, num_cores()))
     setup.prepare()
-    (claim,) = (claim for claim in load_collection(setup.claims_from).claims if claim.id == name)
+    (claim,) = (claim for claim in _claims(setup.claims_from, setup.mark) if claim.id == name)
     folder = setup.folder if _is_shared(setup) else _own_folder(setup.mark)
     found = find_data(setup.context(claim, folder)) if setup.data else ()
     if found != setup.data:
@@ -231,6 +231,12 @@ def _is_shared(setup: Setup) -> bool:
         return (setup.folder / _SHARED_MARK).read_text() == setup.mark
     except OSError:
         return False
+
+
+@functools.cache
+def _claims(claims_from: str | None, _: str) -> tuple[Claim, ...]:
+    """The claims, whose modules a worker runs once for all claims of a call."""
+    return load_collection(claims_from).claims
 
 
 @functools.cache

@@ -133,7 +133,7 @@ def preamble(scale: Scale, entries: list[Entry], collection: Collection) -> list
     minutes = sum(entry.seconds for entry in entries) / 60
     judging = (
         f"{pledge}A verdict has three answers: the direction of what was claimed, its size "
-        "where one is claimed, and the cause: the claims of theory (T…) that bear on it, and how "
+        "where one is claimed, and the cause: the claims of theory that bear on it, and how "
         "many of their own parts hold. The parts of a claim are counted, and judged by intervals "
         "that hold together with 95 %."
         if scale.has_verdicts

@@ -69,7 +69,7 @@ CLAIM = Claim(
     checks=(
         Check(
             "first move", {"problem": FIRST}, high=1000.0,
-            why="a hundredth of what near zero is said to take",
+            why="a hundredth of the steps that the source gives for a start near zero",
         ),
         Check("speed-up over one layer", {"problem": FIRST, "p": 4}, low=1.0),
     ),

@@ -138,6 +138,7 @@ def draw(cells: pd.DataFrame) -> Figure:
 
 CLAIM = Claim(
     id="T1",
+    is_theory=True,
     statement="The gradient flow's time over the learning rate predicts the steps to a target.",
     source=f"{SOURCE}; {COHEN_2021}",
     run=run,

@@ -77,6 +77,7 @@ def slower(runs: pd.DataFrame, cells: str) -> Effect:
 
 CLAIM = Claim(
     id="T10",
+    is_theory=True,
     statement="Theory maps when depth helps: over the loss's exponent, the spectrum, the "
     "initialisation, the target and the depth.",
     source=SOURCE,

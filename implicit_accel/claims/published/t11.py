@@ -136,6 +136,7 @@ def draw(
 
 CLAIM = Claim(
     id="T11",
+    is_theory=True,
     statement="Weight decay shrinks a product of matrices through every factor: λ, the learning "
     "rate, the momentum and the initialisation alone determine how fast.",
     source=SOURCE,

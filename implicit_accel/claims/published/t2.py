@@ -126,6 +126,7 @@ def first_failing(holds: np.ndarray) -> np.ndarray:
 
 CLAIM = Claim(
     id="T2",
+    is_theory=True,
     statement="The largest stable learning rate is 2 over the largest sharpness of the gradient "
     "flow before the target.",
     source=f"{SOURCE}; {COHEN_2021}",

@@ -167,6 +167,7 @@ def draw(unstable: pd.DataFrame) -> Figure:
 
 CLAIM = Claim(
     id="T3",
+    is_theory=True,
     statement="The gradient flow predicts the step at which a learning rate becomes unstable, and "
     "what happens then.",
     source=f"{SOURCE}; {COHEN_2021}; Chen & Bruna 2023 (flip bifurcation); Damian, Nichani & Lee "

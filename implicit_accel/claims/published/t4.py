@@ -105,6 +105,7 @@ def draw(escaping: pd.DataFrame) -> Figure:
 
 CLAIM = Claim(
     id="T4",
+    is_theory=True,
     statement="The escape time from a near-zero initialisation is an integral over the layers' "
     "conserved quantities.",
     source=f"{SOURCE} (the plateau law)",

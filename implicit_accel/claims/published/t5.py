@@ -115,6 +115,7 @@ def network_over_rule(network: xr.Dataset, curves: Curves, method: str) -> Effec
 
 CLAIM = Claim(
     id="T5",
+    is_theory=True,
     statement="With the layers' conserved imbalance the end-to-end rule emulates the network from "
     "near-zero initialisations too.",
     source=f"{SOURCE} (scale_by_unbalanced_end_to_end); {PAPER_2018} for the rule",

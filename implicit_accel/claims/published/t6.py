@@ -145,6 +145,7 @@ def draw(name: str, trained: Trained) -> Figure:
 
 CLAIM = Claim(
     id="T6",
+    is_theory=True,
     statement="Balanced networks contract by (N−1)/(N+1) a step at their best, and below the band "
     "steps grow as the standard deviation to the power −(N−2).",
     source=f"{SOURCE}; the experiments are those of {PAPER_2019}",

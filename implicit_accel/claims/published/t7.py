@@ -128,6 +128,7 @@ def draw(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 CLAIM = Claim(
     id="T7",
+    is_theory=True,
     statement="The loss bursts of deep linear networks are the edge of stability: each has ηλ > 2 "
     "before it, and a run in which ηλ does not stay above 2 has none.",
     source=f"{SOURCE}; {COHEN_2021}",

@@ -107,6 +107,7 @@ def draw(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 CLAIM = Claim(
     id="T8",
+    is_theory=True,
     statement="The thresholds of momentum, Nesterov's momentum and Adam are (2+2β)/η, "
     "(2+2β)/((1+2β)η) and, preconditioned, (2+2β₁)/((1−β₁)η).",
     source=f"{COHEN_2021}; Cohen et al. 2022 (adaptive optimizers)",

@@ -38,10 +38,12 @@ def run(context: Context) -> Found:
     trained = dict(zip(contests, context.side_by_side(contests.values()), strict=True))
     runs: dict[str, dict] = {}
     for (name, depth), found in trained.items():
-        runs.setdefault(name, {})[P, depth] = {who: own for who, (own, _) in found.items()}
+        runs.setdefault(name, {})[P, depth] = {method: own for method, (own, _) in found.items()}
     figure = plot_curves(
         {
-            f"{name}, ℓ{P:g}, depth {depth}": {who: curve for who, (_, curve) in found.items()}
+            f"{name}, ℓ{P:g}, depth {depth}": {
+                method: curve for method, (_, curve) in found.items()
+            }
             for (name, depth), found in list(trained.items())[:2]
         },
         title="The end-to-end rule and its parts, each at its best rate",
@@ -86,6 +88,7 @@ RULE_OVER_NETWORK, PARTS_OVER_RULE = "rule over network", "product of the parts 
 
 CLAIM = Claim(
     id="T9",
+    is_theory=True,
     statement="Depth's speed-up on ℓ4 is that of the end-to-end rule, a learning rate that grows "
     "with the weights and a projection, whose speed-ups multiply.",
     source=f"{SOURCE}; the rule is that of {PAPER_2018}",

@@ -22,7 +22,7 @@ from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest, forest_view
 from implicit_accel.claims.report import view
 from implicit_accel.claims.report.pictures import QUALITIES, Picture, Quality, picture
-from implicit_accel.claims.report.story import ANSWER, tell
+from implicit_accel.claims.report.story import ANSWER, chapters_of
 from implicit_accel.claims.report.story import picture as answer_forest
 from implicit_accel.files import atomic_path, printable_lines
 from implicit_accel.pages.explorer import assets, explorer, read_asset, script_element
@@ -82,7 +82,7 @@ def markdown(
     }
     filled = _environment(filters).get_template("report.md").render(
         title=title, preamble=preamble, columns=view.columns(verdicts),
-        story=tell(entries, collection.story) if verdicts else (),
+        story=chapters_of(entries, collection.story) if verdicts else (),
         claims=[view.claim_view(entry, entries, collection, verdicts) for entry in entries],
         recollected=view.recollections(entries, collection), from_memory=view.FROM_MEMORY,
     )  # fmt: skip
@@ -170,7 +170,7 @@ def _page(
         question: [claims[entry.claim.id] for entry in own]
         for question, own in view.by_question(entries, collection).items()
     }
-    told = tell(entries, collection.story) if verdicts else ()
+    chapters = chapters_of(entries, collection.story) if verdicts else ()
     forest, measured_by = answer_forest(entries, collection.picture)
     kinds = dict.fromkeys(name for claim in claims.values() for name in claim["kinds"])
     places = [
@@ -182,9 +182,11 @@ def _page(
     body = _environment(filters).get_template("page.html").render(
         title=title, preamble=preamble, verdicts=verdicts, columns=view.columns(verdicts),
         claims=list(claims.values()), ids=set(claims), groups=groups, places=places,
-        answer=next((c for c in told if c.heading == ANSWER), None),
-        answer_forest=forest_view(forest, [f"#{_anchor(claim)}" for claim in measured_by]),
-        chapters=[chapter for chapter in told if chapter.heading != ANSWER],
+        answer=next((c for c in chapters if c.heading == ANSWER), None),
+        answer_forest=forest_view(forest, [f"#{_anchor(claim)}" for claim in measured_by])
+        if measured_by
+        else None,
+        chapters=[chapter for chapter in chapters if chapter.heading != ANSWER],
         tallies=_tallies(list(claims.values())) if verdicts else {}, tones=view.TONES,
         choices={
             name: [v for v in dict.fromkeys(c["kinds"][name] for c in claims.values()) if v]

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
-
 from implicit_accel.claims.collection import Row
-from implicit_accel.claims.effects import Coordinate, Effect
+from implicit_accel.claims.effects import Coordinate, Effect, matching
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest
 from implicit_accel.claims.report.view import Tally
+from implicit_accel.claims.text import by_heading, fill_in
 
 ANSWER = "The answer"
 
-_HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
 _FIGURE = re.compile(r"^!\[(?P<caption>[^]]*)\]\((?P<path>[^)]*)\)$", re.MULTILINE)
 
 
@@ -46,7 +43,7 @@ class _LeftOutError(Exception):
     """Ends a section: it needs what is not there."""
 
 
-def tell(entries: Sequence[Entry], story: str) -> tuple[Chapter, ...]:
+def chapters_of(entries: Sequence[Entry], story: str) -> tuple[Chapter, ...]:
     """The story, as far as some claims' findings fill it in.
 
     Args:
@@ -54,15 +51,17 @@ def tell(entries: Sequence[Entry], story: str) -> tuple[Chapter, ...]:
         story: The Markdown, see `Collection.story`.
 
     Returns:
-        Its sections in order; none where nothing but what was claimed could be told.
+        Its sections in order; none where a single one could be filled in.
+
+    Raises:
+        UserError: If a section cannot be filled in for a reason other than missing findings.
     """
-    _, *parts = _HEADING.split(story)
-    told = [
+    chapters = [
         chapter
-        for heading, body in zip(parts[::2], parts[1::2], strict=True)
+        for heading, body in by_heading(story)
         if (chapter := _chapter(heading, body, entries)) is not None
     ]
-    return tuple(told) if len(told) > 1 else ()
+    return tuple(chapters) if len(chapters) > 1 else ()
 
 
 def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | None:
@@ -74,9 +73,8 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
         return found[claim]
 
     def effect(claim: str, measure: str, **at: Coordinate) -> Effect:
-        for e in finding(claim).finding.effects:
-            if e.key is not None and e.key.matches(measure, at):
-                return e
+        for e in matching(finding(claim).finding.effects, measure, at):
+            return e
         raise _LeftOutError
 
     def direction(claim: str) -> str:
@@ -91,14 +89,11 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
         cause = finding(claim).finding.cause
         return "" if cause is None else cause.why
 
-    environment = SandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    literature = [e for e in entries if not e.claim.id.startswith("T")]
+    literature = [e for e in entries if not e.claim.is_theory]
     names = {"effect": effect, "direction": direction, "only_if": only_if, "why": why,
              "has": found.__contains__, "tally": Tally.of(literature)}  # fmt: skip
     try:
-        filled = environment.from_string(body).render(names)
+        filled = fill_in(f"the section {heading!r} of the story", body, names)
     except _LeftOutError:
         return None
     shown = _FIGURE.search(filled)
@@ -106,7 +101,7 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
     paragraphs = tuple(" ".join(p.split()) for p in re.split(r"\n\s*\n", words) if p.strip())
     if shown is None:
         return Chapter(heading, paragraphs)
-    claim, name = shown["path"].split("/")
+    claim, _, name = shown["path"].partition("/")
     figures = finding(claim).figures if claim in found else ()
     figure = next((path for path in figures if path.stem == name), None)
     return Chapter(heading, paragraphs, figure, shown["caption"] if figure else "")
@@ -125,11 +120,9 @@ def picture(entries: Sequence[Entry], wanted: Sequence[Row]) -> tuple[Forest, tu
     found = {entry.claim.id: entry.finding.effects for entry in entries}
     rows, claims = [], []
     for row in wanted:
-        for effect in found.get(row.claim, ()):
-            if effect.key is not None and effect.key.matches(row.measure, row.at):
-                shown = effect.inverse if row.is_slow_down else effect
-                rows.append(replace(shown, name=row.name))
-                claims.append(row.claim)
-                break
+        for effect in matching(found.get(row.claim, ()), row.measure, row.at)[:1]:
+            shown = effect.inverse if row.is_slow_down else effect
+            rows.append(replace(shown, name=row.name))
+            claims.append(row.claim)
     title = "Depth's speed-up over one layer, each at its own best learning rate"
     return Forest({"": tuple(rows)}, title=title, xlabel="speed-up"), tuple(claims)

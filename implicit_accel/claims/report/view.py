@@ -257,5 +257,4 @@ def claim_view(
         "parts": parts_table(finding.verdict.parts) if verdicts else pd.DataFrame(),
         "tables": dict(finding.tables),
         "figures": [(path, caption(entry, path, verdicts)) for path in entry.figures],
-        "entry": entry,
     }

@@ -17,7 +17,7 @@ from implicit_accel.claims.describe import where
 from implicit_accel.claims.effects import Kind
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.report import view
-from implicit_accel.claims.report.story import ANSWER, tell
+from implicit_accel.claims.report.story import ANSWER, chapters_of
 from implicit_accel.errors import DataError
 
 _LONGEST = 20_000
@@ -29,7 +29,7 @@ def check(scale: str, entries: Sequence[Entry], claims: Sequence[Claim], folder:
     Args:
         scale: Of the reproduction.
         entries: Its claims.
-        claims: All that the article tells of.
+        claims: All that the article covers.
         folder: The reproduction's, for messages.
 
     Raises:
@@ -46,7 +46,7 @@ def check(scale: str, entries: Sequence[Entry], claims: Sequence[Claim], folder:
     if missing:
         asked = "" if scale == Scale.STANDARD else f" --scale {scale}"
         raise DataError(
-            f"{folder}: no finding on {', '.join(missing)}; an article tells of all claims. Make "
+            f"{folder}: no finding on {', '.join(missing)}; an article covers all claims. Make "
             f"them: python -m experiments.reproduce --claims {','.join(missing)}{asked} "
             f"--output_dir {folder}"
         )
@@ -65,11 +65,11 @@ def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[s
     """
     designs = [effect.design for entry in entries for effect in entry.finding.effects]
     seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]
-    literature = [e for e in entries if not e.claim.id.startswith("T")]
+    literature = [e for e in entries if not e.claim.is_theory]
     groups = {k: [e for e in entries if e.claim.id.startswith(k)] for k in collection.sources}
     chapters = {
         chapter.heading: list(map(_text, chapter.paragraphs))
-        for chapter in tell(entries, collection.story)
+        for chapter in chapters_of(entries, collection.story)
     }
     return {
         "version": implicit_accel.__version__,
@@ -87,7 +87,11 @@ def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[s
             for question, own in view.by_question(entries, collection).items()
         ],
         "groups": [
-            {"letter": letter, "who": collection.sources[letter], "ids": [e.claim.id for e in own]}
+            {
+                "source": collection.sources[letter],
+                "is_theory": all(e.claim.is_theory for e in own),
+                "ids": [e.claim.id for e in own],
+            }
             for letter, own in groups.items()
             if own
         ],
