@@ -105,7 +105,10 @@ def load_collection(folder: str | Path | None = None) -> Collection:
         return _published()
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder of claims")
+        raise UserError(
+            f"{path}: there is no such folder of claims; name one that holds a module for each "
+            "claim, such as a1.py"
+        )
     names = [file.stem for file in path.glob("*.py") if _MODULE.fullmatch(file.stem)]
     if not names:
         raise UserError(
