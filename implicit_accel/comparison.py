@@ -63,7 +63,7 @@ def common_labels(
 def compare(
     runs: Mapping[str, xr.Dataset],
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     baseline: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
     """The summaries of several sweeps in one table, models matched by `common_labels`.

@@ -37,7 +37,7 @@ class _Row:
 
 
 def comparison_figures(
-    runs: Mapping[str, xr.Dataset], table: pd.DataFrame, *, best_by: str = "target"
+    runs: Mapping[str, xr.Dataset], table: pd.DataFrame, *, best_by: str = "stable"
 ) -> dict[str, Figure]:
     """The figures of a comparison, a colour for each sweep.
 

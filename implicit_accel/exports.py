@@ -153,7 +153,7 @@ def to_rliable(
     runs: xr.Dataset | Mapping[str, xr.Dataset],
     *,
     score: str = "speed_up",
-    best_by: str = "target",
+    best_by: str = "stable",
     baseline: Mapping[str, object] | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores as the functions of rliable expect them, each model at its own best learning rates.

@@ -88,7 +88,7 @@ class Accessor:
         self._runs = runs
 
     def summary(
-        self, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
+        self, *, best_by: str = "stable", baseline: Mapping[str, object] | None = None
     ) -> Summary:
         """The table that answers the question, and the answer in words.
 
@@ -107,7 +107,7 @@ class Accessor:
         self,
         what: str = "excess_loss",
         *,
-        best_by: str = "target",
+        best_by: str = "stable",
         baseline: Mapping[str, object] | None = None,
     ) -> Figure:
         """One of a sweep's figures, see `plotting`.

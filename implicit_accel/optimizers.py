@@ -1,6 +1,7 @@
 """Optimizers by name, with a learning rate and weight decay that may be traced.
 
-They are optax's own, and the end-to-end rule (`implicit_accel.linear.end_to_end`).
+They are optax's own, schedules and adaptive steps for gradient descent
+(`implicit_accel.schedules`), and the end-to-end rule (`implicit_accel.linear.end_to_end`).
 
 A traced learning rate lets one compiled program train every rate of a grid. The optimizer is
 built inside the mapped function: this gives the same bits as a Python float would, which
@@ -18,6 +19,14 @@ import optax
 from implicit_accel.errors import UserError
 from implicit_accel.fields import finite, is_real, plain, shown
 from implicit_accel.linear.end_to_end import scale_by_end_to_end
+from implicit_accel.schedules import (
+    scale_by_excess_loss,
+    scale_by_line_search,
+    scale_by_normalized,
+    scale_by_polyak_step,
+    scale_by_silver_steps,
+    scale_by_warmup,
+)
 
 Setting = float | bool
 
@@ -34,6 +43,8 @@ class _Kind:
     is_equivariant: bool = False
     # Whether it applies weight decay itself, apart from the gradient (AdamW).
     decouples_decay: bool = False
+    # Whether every entry moves by that entry's own gradients, see `Optimizer.is_entrywise`.
+    is_entrywise: bool = True
 
 
 def _end_to_end(
@@ -43,11 +54,23 @@ def _end_to_end(
     return optax.chain(rule, optax.scale_by_learning_rate(learning_rate))
 
 
+def _scaled(
+    scale: Callable[..., optax.GradientTransformation],
+) -> Callable[..., optax.GradientTransformation]:
+    """Gradient descent with a factor of `implicit_accel.schedules`."""
+
+    def build(learning_rate: Any, **settings: Setting) -> optax.GradientTransformation:
+        return optax.chain(scale(**settings), optax.scale_by_learning_rate(learning_rate))
+
+    return build
+
+
 _ADAM: dict[str, Setting] = {
     "b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0, "nesterov": False
 }  # fmt: skip
 
 # The defaults of optax's optimizers are its own; a test holds them to it.
+# Schedules multiply the gradient by a scalar that rotations do not change.
 _KINDS: dict[str, _Kind] = {
     "sgd": _Kind(optax.sgd, {}, is_equivariant=True),
     "momentum": _Kind(optax.sgd, {"momentum": 0.9}, is_equivariant=True),
@@ -60,6 +83,16 @@ _KINDS: dict[str, _Kind] = {
     ),
     "adam": _Kind(optax.adam, _ADAM),
     "adamw": _Kind(optax.adamw, _ADAM, decouples_decay=True),
+    "warmup": _Kind(_scaled(scale_by_warmup), {"steps": 300.0}, is_equivariant=True),
+    "silver": _Kind(_scaled(scale_by_silver_steps), {}, is_equivariant=True),
+    "excess_loss": _Kind(_scaled(scale_by_excess_loss), {"power": 0.5}, is_equivariant=True),
+    "normalized": _Kind(
+        _scaled(scale_by_normalized), {"power": 0.5}, is_equivariant=True, is_entrywise=False
+    ),
+    "polyak": _Kind(_scaled(scale_by_polyak_step), {}, is_equivariant=True, is_entrywise=False),
+    "line_search": _Kind(
+        _scaled(scale_by_line_search), {}, is_equivariant=True, is_entrywise=False
+    ),
     "end_to_end": _Kind(
         _end_to_end,
         {"depth": 2, "rate": True, "projection": True},
@@ -79,7 +112,11 @@ class Optimizer:
         name: One of `OPTIMIZERS`; ``sgd`` is full-batch gradient descent, ``end_to_end`` the rule
             by which a deep linear network's end-to-end matrix moves, applied to every weight
             matrix (`scale_by_end_to_end`; its ``depth`` is the emulated network's, ``rate`` and
-            ``projection`` may be switched off).
+            ``projection`` may be switched off). Gradient descent with a factor on the learning
+            rate (`implicit_accel.schedules`): ``warmup`` (linear, over ``steps``), ``silver``,
+            ``excess_loss`` (a rate that grows as the loss falls, to a ``power``), ``normalized``,
+            ``polyak`` and ``line_search``; of the last two the learning rate is a share of the
+            step, near 1.
         settings: (name, value) pairs that replace defaults, e.g. ``(("momentum", 0.8),)``; a
             dictionary may be given, and is stored as pairs.
 
@@ -116,6 +153,8 @@ class Optimizer:
                 )
             if key in ("b1", "b2", "momentum", "rho", "decay") and value >= 1:
                 raise UserError(f"optimizer setting {self.name}:{key}={value}: must be below 1")
+            if key == "steps" and value < 1:
+                raise UserError(f"optimizer setting {self.name}:{key}={value:g}: must be >= 1 step")
             if key == "depth" and not (1 <= value <= _LARGEST_DEPTH and value == int(value)):
                 raise UserError(
                     f"optimizer setting {self.name}:{key}={value:g}: must be a whole number >= 1, "
@@ -156,10 +195,11 @@ class Optimizer:
     def is_entrywise(self) -> bool:
         """Whether frozen padding may be seen by it, see `engine.step.Program`.
 
-        Of optimizers by name all are: they scale entry by entry, and the end-to-end rule works on
-        one matrix at a time, which is frozen whole or filled up with zeros.
+        Those are which scale entry by entry. So is the end-to-end rule, which works on one matrix
+        at a time, frozen whole or filled up with zeros. Steps that depend on the gradient's norm or
+        on the loss along it are not.
         """
-        return True
+        return _KINDS[self.name].is_entrywise
 
     def build(self, learning_rate: Any, weight_decay: Any = None) -> optax.GradientTransformation:
         """The optax transformation.

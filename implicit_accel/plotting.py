@@ -249,7 +249,7 @@ Predicted = Callable[[int, float, np.ndarray], np.ndarray]
 
 
 def plot_excess_loss(
-    results: xr.Dataset, *, best_by: str = "target", predicted: Predicted | None = None
+    results: xr.Dataset, *, best_by: str = "stable", predicted: Predicted | None = None
 ) -> Figure:
     """Excess loss against step, each model at its best learning rate.
 
@@ -341,12 +341,12 @@ def _mark_resolution(ax: Axes, results: xr.Dataset, models: list[int]) -> None:
         ax.axhline(floor, color="0.4", linewidth=0.8, linestyle=":", label=label)
 
 
-def plot_learning_rates(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+def plot_learning_rates(results: xr.Dataset, *, best_by: str = "stable") -> Figure:
     """Final excess loss against learning rate; where it ends, the median run diverges.
 
     Rings mark the rates that `summarise` chooses by the same rule; one on the top edge marks a rate
     at which the median run has diverged by the last step. Crosses on the top edge mark rates at
-    which more than a tenth of the runs diverges, see `best_learning_rates`.
+    which more than a tenth of the runs counts as diverged, see `best_learning_rates`.
     """
     results = by_model(results)
     final = final_excess(results)
@@ -364,15 +364,17 @@ def plot_learning_rates(results: xr.Dataset, *, best_by: str = "target") -> Figu
 
 def _marks(best_by: str) -> str:
     """What marks in figures against the learning rate mean."""
-    diverging = "runs diverge" + (" before the target" if best_by == "target" else "")
+    diverging = {"stable": "runs are unstable", "target": "runs diverge before the target"}.get(
+        best_by, "runs diverge"
+    )
     return f"(○: best, {BEST_BY_WORDS[best_by]}; ×: {diverging})"
 
 
-def plot_steps_to_target(results: xr.Dataset, *, best_by: str = "target") -> Figure:
+def plot_steps_to_target(results: xr.Dataset, *, best_by: str = "stable") -> Figure:
     """Steps to the target against learning rate, marked as in `plot_learning_rates`.
 
-    With ``best_by="stable"`` runs that diverge after the target count as never there, as in the
-    table. A ring on the top edge marks a best rate at which the median run misses the target.
+    With ``best_by="stable"`` unstable runs count as never there, as in the table. A ring on the top
+    edge marks a best rate at which the median run misses the target.
     """
     results = by_model(results)
     steps = valid_steps(results, stable=best_by == "stable")
@@ -464,7 +466,7 @@ def _rates(results: xr.Dataset) -> np.ndarray:
 
 
 def plot_speed_up(
-    results: xr.Dataset, *, best_by: str = "target", baseline: Mapping[str, object] | None = None
+    results: xr.Dataset, *, best_by: str = "stable", baseline: Mapping[str, object] | None = None
 ) -> Figure:
     """Each model's comparison with its baseline, with 95 % intervals, or the range of few seeds.
 
@@ -565,7 +567,7 @@ def plot_observable(
     *,
     reference: Callable[[xr.Dataset], float] | None = None,
     reference_label: str = "",
-    best_by: str = "target",
+    best_by: str = "stable",
 ) -> Figure:
     """Something that was recorded along the runs, each model at its best learning rate.
 
@@ -846,7 +848,7 @@ def save_figures(
     results: xr.Dataset,
     folder: Path,
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     baseline: Mapping[str, object] | None = None,
     formats: tuple[str, ...] = FORMATS,
     predicted: Predicted | None = None,

@@ -63,7 +63,7 @@ def coarse_rates(stable: float = math.nan) -> tuple[float, ...]:
 def next_rates(
     results: xr.Dataset,
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     tolerance: float = TOLERANCE,
     most: int = MOST_NEW,
 ) -> tuple[float, ...]:
@@ -83,7 +83,7 @@ def next_rates(
 def next_own_rates(
     results: xr.Dataset,
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     tolerance: float = TOLERANCE,
     most: int = MOST_NEW,
 ) -> OwnRates:
@@ -313,7 +313,7 @@ class Round:
 
 
 def history(
-    results: xr.Dataset, rounds: Sequence[OwnRates], *, best_by: str = "target"
+    results: xr.Dataset, rounds: Sequence[OwnRates], *, best_by: str = "stable"
 ) -> tuple[Round, ...]:
     """The rounds of a search, with each model's best rate after every one.
 
@@ -365,7 +365,7 @@ def search(
     run: Callable[[AtOwnRates], xr.Dataset],
     first: OwnRates,
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     tolerance: float = TOLERANCE,
     most: int = MOST_NEW,
     most_rounds: int = MOST_ROUNDS,

@@ -47,7 +47,7 @@ def threshold(name: str, runs: xr.Dataset) -> float:
         return np.nan
 
 
-def is_past_edge(runs: xr.Dataset, *, best_by: str = "target") -> bool | None:
+def is_past_edge(runs: xr.Dataset, *, best_by: str = "stable") -> bool | None:
     """Whether a model's runs at a learning rate pass the edge of stability.
 
     What counts is the time up to the target, or up to the last step where the target is not

@@ -27,16 +27,32 @@ from implicit_accel.intervals import (
 from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
 from implicit_accel.stability import is_past_edge
 
-BEST_BY = ("target", "stable", "final")
+BEST_BY = ("stable", "target", "final")
+"""Rules for the best learning rate, the default first; see `best_learning_rates`."""
 
 # The rules in words, for captions and titles.
 BEST_BY_WORDS = {
-    "target": "fewest steps to the target",
-    "stable": "fewest steps among runs that do not diverge",
+    "stable": "fewest steps to the target among stable runs",
+    "target": "fewest steps to the first touch of the target",
     "final": "smallest final excess loss",
 }
 
 _RESAMPLES = 4000
+
+
+def is_unstable(results: xr.Dataset) -> Bool[np.ndarray, "model rate seed"]:
+    """Which runs diverge, or are above the target again at the last step; by model.
+
+    A *stable* run reaches the target, and at the last step is at or below it and has not diverged.
+    """
+    runs = by_model(results)
+    dims = runs["steps_to_target"].dims
+    reached = np.isfinite(runs["steps_to_target"].values)
+    # Training compares in its own precision: a run that reaches the target at the last step must
+    # not be above its rounded value.
+    target = runs["target"] + 1e-6 * abs(runs["target"])
+    above = (runs["excess_loss"].isel(step=-1) > target).transpose(*dims).values
+    return np.isfinite(runs["divergence_step"].values) | (reached & above)
 
 
 def valid_steps(
@@ -45,12 +61,10 @@ def valid_steps(
     """Steps to target, (model, learning_rate, seed); inf for runs that do not reach it.
 
     A run that diverges after it has reached the target counts as having reached it, since it would
-    have been stopped there; with ``stable`` it does not.
+    have been stopped there; with ``stable`` only stable runs count, see `is_unstable`.
     """
-    runs = by_model(results)
-    steps = runs["steps_to_target"].values
-    diverged = np.isfinite(runs["divergence_step"].values)
-    return np.where(diverged, np.inf, steps) if stable else steps
+    steps = by_model(results)["steps_to_target"].values
+    return np.where(is_unstable(results), np.inf, steps) if stable else steps
 
 
 def resolved(results: xr.Dataset) -> xr.DataArray:
@@ -79,20 +93,23 @@ def final_excess(results: xr.Dataset) -> Float[np.ndarray, "model rate seed"]:
 
 
 def counts_as_diverged(
-    results: xr.Dataset, best_by: str = "target"
+    results: xr.Dataset, best_by: str = "stable"
 ) -> Bool[np.ndarray, "model rate seed"]:
     """Which runs count as diverged when learning rates are chosen, (model, learning_rate, seed).
 
-    With ``target`` those that diverge before they reach the target, otherwise all that diverge.
+    With ``stable`` all that are unstable, see `is_unstable`; with ``target`` those that diverge
+    before they reach the target; with ``final`` all that diverge.
     """
     runs = by_model(results)
+    if best_by == "stable":
+        return is_unstable(runs)
     diverged = np.isfinite(runs["divergence_step"].values)
-    if best_by != "target":
+    if best_by == "final":
         return diverged
     return diverged & ~np.isfinite(runs["steps_to_target"].values)
 
 
-def usable(results: xr.Dataset, best_by: str = "target") -> Bool[np.ndarray, "model rate"]:
+def usable(results: xr.Dataset, best_by: str = "stable") -> Bool[np.ndarray, "model rate"]:
     """(model, learning_rate) whether a rate was trained and at most a tenth of its runs diverged.
 
     Runs are counted as in `counts_as_diverged`.
@@ -101,16 +118,16 @@ def usable(results: xr.Dataset, best_by: str = "target") -> Bool[np.ndarray, "mo
     return trained(results) & (share <= MOST_DIVERGED + 1e-9)
 
 
-def best_learning_rates(results: xr.Dataset, best_by: str = "target") -> Int[np.ndarray, " model"]:
+def best_learning_rates(results: xr.Dataset, best_by: str = "stable") -> Int[np.ndarray, " model"]:
     """The position of each model's best learning rate.
 
-    * ``target``: fewest steps to the target, even if runs diverge later; where the target is
-      reached at no rate, or rates tie, the smallest final excess loss.
-    * ``stable``: the same, among runs that do not diverge after they have reached the target.
+    * ``stable``: fewest steps to the target among stable runs, see `is_unstable`; where the target
+      is reached at no rate, or rates tie, the smallest final excess loss.
+    * ``target``: the same among all runs, first to the target: also those that diverge later.
     * ``final``: the smallest final excess loss; where rates tie, the fewest steps.
 
-    All are medians over seeds. Rates at which more than a tenth of the runs diverge (for
-    ``target``, before they reach it) are chosen only if there are no others.
+    All are medians over seeds. Rates at which more than a tenth of the runs count as diverged
+    (`counts_as_diverged`) are chosen only if there are no others.
 
     Args:
         results: Results of any axes.
@@ -206,7 +223,7 @@ def model_runs(
 def summarise(
     results: xr.Dataset,
     *,
-    best_by: str = "target",
+    best_by: str = "stable",
     baseline: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
     """The summary table: a row per model, at its own best learning rate.
@@ -232,11 +249,11 @@ def summarise(
           steps may depend on rounding: true, false, or missing where it is not known; see
           `stability.is_past_edge`;
         * ``best_by``, the rule by which that rate was chosen;
-        * ``diverged_share``, the share of seeds whose run at that rate diverges (with
-          ``best_by="target"``: before it reaches the target), an estimate of the probability of
-          divergence, with ``_low``, ``_high``, the ends of Wilson's 95 % interval. Runs that
-          diverge after they have reached the target are counted in ``num_diverged_later`` instead
-          (0 unless ``best_by="target"``). NaN and 0 without a best rate;
+        * ``diverged_share``, the share of seeds whose run at that rate counts as diverged
+          (`counts_as_diverged`), an estimate of the probability of that, with ``_low``, ``_high``,
+          the ends of Wilson's 95 % interval. With ``best_by="target"`` runs that diverge after they
+          have reached the target are counted in ``num_diverged_later`` instead (otherwise 0). NaN
+          and 0 without a best rate;
         * ``final_excess`` with quartiles ``_q25``, ``_q75`` over seeds, and ``final_held_out``,
           the loss on held-out rows, likewise where there are some;
         * ``steps_to_target`` with quartiles, ``num_reached`` of ``num_seeds``;
@@ -246,6 +263,8 @@ def summarise(
           `intervals.MIN_SEEDS` seeds the range of the ratios of pairs. With ``best_by="final"`` it
           is replaced by ``final_ratio``, the baseline's final excess loss over the model's, whose
           interval takes the rates as given. Above 1 is better; NaN without a baseline;
+        * ``first_touch_speed_up``, only with ``best_by="stable"``: the same ratio with
+          ``best_by="target"``, whose runs may diverge after the target;
         * ``baseline``, the label of the model compared with; empty without one;
         * ``num_diverged`` of ``num_runs`` over all learning rates at which it was trained;
         * ``optimum``, ``target``, ``resolution`` (smaller final excess losses are replaced by it,
@@ -261,6 +280,8 @@ def summarise(
     """
     runs = by_model(results)
     best = best_learning_rates(runs, best_by)
+    first_best = best_learning_rates(runs, "target")
+    first_steps = at_best(first_best, valid_steps(runs))
     all_steps = valid_steps(runs, stable=best_by == "stable")
     steps = at_best(best, all_steps)
     final = at_best(best, final_excess(runs))
@@ -298,6 +319,11 @@ def summarise(
             ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
         ):
             row[compared + name] = value
+        if best_by == "stable":
+            row["first_touch_speed_up"] = (
+                np.nan if base is None
+                else ratio_of_medians(first_steps[base], first_steps[m], least=1).value
+            )  # fmt: skip
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
         row["num_runs"] = int(tried[m].sum()) * diverged.shape[2]
@@ -373,7 +399,7 @@ def at_best(
 
 
 def speed_up(
-    runs: xr.Dataset, best: Int[np.ndarray, " model"], base: int, m: int, *, best_by: str = "target"
+    runs: xr.Dataset, best: Int[np.ndarray, " model"], base: int, m: int, *, best_by: str = "stable"
 ) -> Interval:
     """The ratio of two models' steps to the target, above 1 if the second needs fewer.
 
@@ -450,7 +476,7 @@ def _divergence(counted: np.ndarray, diverged: np.ndarray, best: int) -> dict[st
     happened, count = int(counted[best].sum()), counted.shape[1]
     share = of_share(np.arange(count) < happened)
     found = share.value, share.low, share.high
-    later = int(diverged[best].sum()) - happened
+    later = max(int(diverged[best].sum()) - happened, 0)
     return dict(zip(names, found, strict=True)) | {"num_diverged_later": later}
 
 

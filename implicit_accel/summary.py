@@ -32,9 +32,15 @@ def columns(table: pd.DataFrame) -> list[str]:
         f"final {loss}\n[quartiles]",
         "steps to target\n[quartiles]",
         f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
-        "runs that diverged\nat this rate" + (" before\n(after) the target" if later else ""),
+        _counted_words(table) + (" before\n(after) the target" if later else ""),
         "diverged\nat all rates",
     ]
+
+
+def _counted_words(table: pd.DataFrame) -> str:
+    """Which runs are counted as diverged at the best rate, see `statistics.counts_as_diverged`."""
+    stable = "best_by" in table and str(table["best_by"].iloc[0]) == "stable"
+    return f"{'unstable runs' if stable else 'runs that diverged'}\nat this rate"
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -107,6 +113,9 @@ def _notes(table: pd.DataFrame) -> list[str]:
             "recorded sharpness or the gradient flow's sharpness: steps may depend on rounding; "
             f"compare --precision {other}."
         )
+    has_unstable = bool(np.any(table["diverged_share"].to_numpy(float) > 0))
+    if has_unstable and _counted_words(table).startswith("unstable"):
+        notes.append("Unstable: diverged, or above the target again at the last step.")
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
     if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():
         notes.append(
@@ -210,8 +219,22 @@ def answers(table: pd.DataFrame) -> list[str]:
         )
         at_edge = group[group["grid_edge"] != ""]["model"].tolist()
         note = f"; better rates may lie outside the grid: {', '.join(at_edge)}" if at_edge else ""
-        sentences.append(f"{verdict}{note}.")
+        sentences.append(f"{verdict}{_first_touch(table, best)}{note}.")
     return sentences
+
+
+# Speed-ups by the two rules which are this close are called equal.
+_EQUAL = 0.05
+
+
+def _first_touch(table: pd.DataFrame, m: int) -> str:
+    """The speed-up among all runs, where it differs from that among stable ones."""
+    if "first_touch_speed_up" not in table:
+        return ""
+    first, stable = (_number(table.iloc[m], n) for n in ("first_touch_speed_up", "speed_up"))
+    if not 0 < first < math.inf or abs(first - stable) <= _EQUAL * stable:
+        return ""
+    return f"; {first:.3g}× to the first touch of the target, by runs that may diverge later"
 
 
 def _no_help(model: str, other: str) -> str:

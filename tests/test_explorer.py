@@ -108,7 +108,7 @@ def test_steps_to_the_own_target_are_those_of_every_step():
 
 def test_steps_to_other_targets_are_the_first_recorded_ones():
     results = decaying()
-    found = payload(results)
+    found = payload(results, best_by="target")
     got, step = passages(found)[:, 1], results["step"].values
     factors = found["targets"]["factors"]
     assert len(factors) == 25

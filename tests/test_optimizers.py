@@ -7,13 +7,21 @@ import jax
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 from marks import param
 from oracles import random_layers, random_problem
 
-from implicit_accel import OPTIMIZERS, Loss, Optimizer, UserError, train
+from implicit_accel import (
+    OPTIMIZERS,
+    Loss,
+    Optimizer,
+    UserError,
+    train,
+)
 from implicit_accel.optimizers import _KINDS, parse_settings
 
-OPTAX_OWN = [name for name in OPTIMIZERS if name != "end_to_end"]
+SCHEDULES = ("warmup", "silver", "excess_loss", "normalized", "polyak", "line_search")
+OPTAX_OWN = [name for name in OPTIMIZERS if name not in ("end_to_end", *SCHEDULES)]
 
 
 @pytest.mark.parametrize("name", OPTAX_OWN)
@@ -29,7 +37,7 @@ def test_defaults_are_optax_s_own(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_only_optimizers_that_commute_with_rotations_say_so(name):
     """From W V, with gradients G V, three steps end at V times where those from W with G do."""
-    transformation = Optimizer(name).build(0.1, 0.3)
+    transformation = optax.with_extra_args_support(Optimizer(name).build(0.1, 0.3))
     rng = np.random.default_rng(0)
     W, *gradients = rng.standard_normal((4, 2, 5))
     V, _ = np.linalg.qr(rng.standard_normal((5, 5)))
@@ -38,7 +46,10 @@ def test_only_optimizers_that_commute_with_rotations_say_so(name):
         params = jax.numpy.asarray(W @ rotation)
         state = transformation.init(params)
         for G in gradients:
-            update, state = transformation.update(G @ rotation, state, params)
+            update, state = transformation.update(
+                G @ rotation, state, params, excess=0.7,
+                value_fn=lambda p: jax.numpy.sum(p**2),
+            )  # fmt: skip
             params = optax.apply_updates(params, update)
         return np.asarray(params)
 
@@ -109,6 +120,82 @@ def test_ten_steps_against_torch(rng, name, decay, p, activation):
     final = jax.tree.map(lambda a: a[0], result.layers)
     for ours, theirs in zip([*final.weights, *final.biases], [*weights, *biases], strict=True):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-7, atol=1e-10)
+
+
+def slow_factor(name, t, gradient, excess, loss, theta):
+    """The factor on the learning rate at step t, straight from its definition."""
+    norm = np.linalg.norm(gradient)
+    if name == "warmup":
+        return min(1.0, (t + 1) / 5)
+    if name == "silver":
+        valuation = 0
+        while (t + 1) % 2 ** (valuation + 1) == 0:
+            valuation += 1
+        return 1 + (1 + np.sqrt(2)) ** (valuation - 1)
+    if name == "excess_loss":
+        return (excess[t] / excess[0]) ** -0.5
+    if name == "normalized":
+        return 1 / (np.sqrt(t + 1) * norm)
+    if name == "polyak":
+        return excess[t] / norm**2
+    found = scipy.optimize.minimize_scalar(
+        lambda s: loss(theta - s * gradient), bounds=(0, 1e3 / norm), method="bounded",
+        options={"xatol": 1e-12},
+    )  # fmt: skip
+    return found.x
+
+
+SLOW_RATES = {"warmup": 0.02, "silver": 0.01, "excess_loss": 0.02, "normalized": 0.3,
+              "polyak": 0.5, "line_search": 0.8}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("depth", [1, param(2)])
+def test_schedules_against_a_slow_loop(rng, name, depth):
+    """Twelve steps of ℓ4 regression in NumPy, float64, with numerical gradients of the layers."""
+    problem = random_problem(rng, n=40, d=5, k=1, mean=0.3)
+    layers = random_layers(rng, 5, (1,) * (depth - 1), 1)
+    X, y = problem.features, problem.targets[:, 0]
+
+    def loss(theta):
+        w = theta[:5] * np.prod(theta[5:])
+        return np.mean((X @ w - y) ** 4) / 4
+
+    def gradient(theta):
+        scalars = theta[5:]
+        w = theta[:5] * np.prod(scalars)
+        of_w = X.T @ (X @ w - y) ** 3 / len(y)
+        of_scalars = [np.prod(np.delete(scalars, j)) * (of_w @ theta[:5]) for j in
+                      range(len(scalars))]  # fmt: skip
+        return np.concatenate([of_w * np.prod(scalars), of_scalars])
+
+    theta = np.concatenate([np.asarray(W, float).ravel() for W in layers.weights])
+    settings = (("steps", 5.0),) if name == "warmup" else ()
+    result = train(
+        problem, layers, learning_rates=[SLOW_RATES[name]], num_steps=12, loss=Loss(4),
+        optimizer=Optimizer(name, settings),
+    )  # fmt: skip
+    optimum = float(result.loss[0, 0] - result.excess_loss[0, 0])
+    losses, excess = [], []
+    for t in range(13):
+        losses.append(loss(theta))
+        excess.append(losses[-1] - optimum)
+        g = gradient(theta)
+        theta = theta - SLOW_RATES[name] * slow_factor(name, t, g, excess, loss, theta) * g
+    rtol = 1e-5 if name == "line_search" else 1e-9
+    np.testing.assert_allclose(result.loss[0], losses, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", ["normalized", "polyak", "line_search"])
+def test_padding_has_no_part_in_the_gradient_s_norm_or_in_the_line(rng, name):
+    problem, layers = random_problem(rng), random_layers(rng, 4, (2,), 1)
+    arguments = {
+        "learning_rates": [SLOW_RATES[name]], "num_steps": 12, "loss": Loss(4),
+        "optimizer": Optimizer(name),
+    }  # fmt: skip
+    plain = train(problem, layers, **arguments)
+    padded = train(problem, layers, padded_to=(3, 4), **arguments)
+    np.testing.assert_allclose(padded.loss, plain.loss, rtol=1e-6)
 
 
 def test_settings_reach_the_optimizer(rng):

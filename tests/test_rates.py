@@ -269,19 +269,20 @@ def test_the_table_tells_how_often_runs_diverge_at_the_chosen_rate():
     diverged, steps = results["divergence_step"].values, results["steps_to_target"].values
     diverged[0, 1, :5] = 10**5  # later than the target
     diverged[0, 1, 5:7], steps[0, 1, 5:7] = 10, np.inf  # before it
-    row = summarise(results).iloc[0]
+    by_target = summarise(results, best_by="target")
+    row = by_target.iloc[0]
     assert row["best_learning_rate"] == 0.1
     ends = scipy.stats.binomtest(2, 20).proportion_ci(method="wilson")
     names = ["diverged_share", "diverged_share_low", "diverged_share_high"]
     assert row[names].tolist() == pytest.approx([0.1, ends.low, ends.high])
     assert row["num_diverged_later"] == 5
-    assert cells(summarise(results), 0)[5] == "2 of 20 (5 of 20)"
-    assert columns(summarise(results))[5].endswith("before\n(after) the target")
-    by_stable = summarise(results, best_by="stable")
+    assert cells(by_target, 0)[5] == "2 of 20 (5 of 20)"
+    assert columns(by_target)[5] == "runs that diverged\nat this rate before\n(after) the target"
+    by_stable = summarise(results)
     stable = by_stable.iloc[0]
     assert (stable["best_learning_rate"], stable["diverged_share"]) == (0.01, 0)
     assert cells(by_stable, 0)[5] == "0 of 20"
-    assert columns(by_stable)[5] == "runs that diverged\nat this rate"
+    assert columns(by_stable)[5] == "unstable runs\nat this rate"
 
 
 def test_runs_that_were_not_trained_count_nowhere():

@@ -14,6 +14,7 @@ from implicit_accel.statistics import (
     best_learning_rates,
     bounded,
     final_excess,
+    is_unstable,
     ratio_of_medians,
     valid_steps,
 )
@@ -28,6 +29,8 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
     M, L, S = steps.shape
     diverged = np.full(steps.shape, NAN) if diverged is None else np.asarray(diverged, float)
     curve = np.stack([np.ones_like(final), final], axis=-1)
+    # No final loss is above it, so that what has not diverged is stable.
+    target = final[np.isfinite(final)].max(initial=0.1)
     return xr.Dataset(
         {
             "loss": (("model", "learning_rate", "seed", "step"), curve + 1),
@@ -35,7 +38,7 @@ def made(steps, final, *, diverged=None, depths=(1, 2), rates=None) -> xr.Datase
             "steps_to_target": (("model", "learning_rate", "seed"), steps),
             "divergence_step": (("model", "learning_rate", "seed"), diverged),
             "optimum": ("model", np.ones(M)),
-            "target": ("model", np.full(M, 0.1)),
+            "target": ("model", np.full(M, target)),
             "resolution": ("model", np.full(M, 1e-7)),
         },
         {
@@ -224,7 +227,7 @@ def test_the_best_rate_has_the_fewest_steps_or_the_smallest_final_loss():
     results = made(steps, [[[1, 1, 1], [3, 3, 3], [2, 2, 2]]], depths=[1])
     assert best_learning_rates(results, "target") == [1]
     assert best_learning_rates(results, "final") == [0]
-    with pytest.raises(UserError, match="choose from target, stable, final"):
+    with pytest.raises(UserError, match="choose from stable, target, final"):
         best_learning_rates(results, "luck")
 
 
@@ -243,6 +246,20 @@ def test_divergence_before_the_target_disqualifies_a_rate():
     results = made(steps, final, diverged=diverged, depths=[1])
     for best_by in ("target", "stable", "final"):
         assert best_learning_rates(results, best_by) == [0]
+
+
+def test_a_run_that_is_above_the_target_again_is_not_stable():
+    """It reaches the target in the fewest steps, and does not diverge."""
+    results = made([[[50, 50, 50], [10, 10, 10]]], [[[1, 1, 1], [1, 1, 1]]], depths=[1])
+    assert best_learning_rates(results, "stable") == [1]
+    results["excess_loss"].values[0, 1, :, -1] = 1.001
+    results["excess_loss"].values[0, 1, 0, -1] = 1 + 1e-7  # rounding
+    assert is_unstable(results).tolist() == [[[False] * 3, [False, True, True]]]
+    assert valid_steps(results, stable=True).tolist() == [[[50] * 3, [10, INF, INF]]]
+    assert best_learning_rates(results, "stable") == [0]
+    assert best_learning_rates(results, "target") == [1]
+    row = summarise(results, baseline={"depth": 1}).iloc[0]
+    assert (row["speed_up"], row["first_touch_speed_up"]) == (1, 1)
 
 
 def test_divergence_after_the_target_does_not_unless_stability_is_asked_for():

@@ -262,12 +262,21 @@ class Context:
         found = self.side_by_side(lambda own, p=p: training(own, p) for p in problems.values())
         return dict(zip(problems, found, strict=True))
 
-    def tuned(self, problem: Problem, config: SweepConfig) -> xr.Dataset:
+    def tuned(
+        self,
+        problem: Problem,
+        config: SweepConfig,
+        *,
+        best_by: str = "target",
+        tolerance: float = rates.TOLERANCE,
+    ) -> xr.Dataset:
         """A grid's results at learning rates that are searched for, each model's own.
 
         Args:
             problem: What is fitted.
             config: The grid; its learning rates do not matter.
+            best_by: Rule for the best learning rate, see ``statistics.best_learning_rates``.
+            tolerance: Of the search, see ``rates.next_own_rates``.
 
         Returns:
             The results; a model is NaN at others' rates, see ``implicit_accel.results.trained``.
@@ -277,12 +286,21 @@ class Context:
         sweep = LinearSweep(problem, config, labels)
         first = tuple(map(rates.coarse_rates, early_stable_rates(problem, config)))
         asked = rates.at_own_rates(sweep.at_learning_rates, first).identity
-        run_name = self._run_name("tuned", asked)
+        is_first_touch = (best_by, tolerance) == ("target", rates.TOLERANCE)
+        kind = "tuned" if is_first_touch else f"tuned-{best_by}-{tolerance:g}"
+        run_name = self._run_name(kind, asked)
         with self._alone_at(run_name):
-            return self._tuned_once(run_name, asked, sweep, first)
+            return self._tuned_once(
+                run_name, asked, sweep, first, {"best_by": best_by, "tolerance": tolerance}
+            )
 
     def _tuned_once(
-        self, run_name: str, asked: Identity, sweep: LinearSweep, first: OwnRates
+        self,
+        run_name: str,
+        asked: Identity,
+        sweep: LinearSweep,
+        first: OwnRates,
+        search: Mapping[str, Any],
     ) -> xr.Dataset:
         for folder in self._folders(run_name):
             stored = RunFolder(folder).finished()
@@ -306,6 +324,7 @@ class Context:
             train,
             first,
             most_rounds=self.pick(1, *[rates.MOST_ROUNDS] * 2),
+            **search,
         )
         self.log(f"{self.folder.name}: learning rates found in {len(rounds)} rounds")
         RunFolder(folder).remove_checkpoints()

@@ -17,6 +17,7 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "problem": str,
     "method": str,
     "station": str,
+    "choice": str,
     "hidden": lambda widths: f"[{', '.join(widths.split('x'))}]" if widths != "-" else "[]",
     "end": lambda _: "at the end",
     "p": lambda p: f"ℓ{p:g}",

@@ -14,7 +14,7 @@ from implicit_accel.claims.effects import Design, Effect, Kind
 from implicit_accel.errors import DataError
 from implicit_accel.intervals import Interval, ModelRuns
 from implicit_accel.results import matching, trained
-from implicit_accel.statistics import valid_steps
+from implicit_accel.statistics import counts_as_diverged, valid_steps
 
 
 def model_number(results: xr.Dataset, **coordinates: object) -> int:
@@ -123,8 +123,18 @@ def steps_to_level(results: xr.Dataset, model: int, share: float) -> np.ndarray:
     return np.where(below.any(axis=-1), steps[np.argmax(below, axis=-1)], np.inf)
 
 
+def _at_level(results: xr.Dataset, model: int, share: float) -> xr.Dataset:
+    """Results with another target; of the steps to it only one model's are known."""
+    steps = results["steps_to_target"].astype(float)
+    steps[{"model": model}] = steps_to_level(results, model, share)
+    return results.assign(steps_to_target=steps, target=level_of(results, model, share))
+
+
 def side_of(
-    results: xr.Dataset | Sequence[xr.Dataset], model: int, share: float | None
+    results: xr.Dataset | Sequence[xr.Dataset],
+    model: int,
+    share: float | None,
+    rule: str = "target",
 ) -> ModelRuns:
     """A model in a comparison.
 
@@ -133,15 +143,19 @@ def side_of(
         model: Number of the model.
         share: The target, as a share of the zero predictor's excess loss (see `steps_to_level`),
             if it is not the sweep's own.
+        rule: ``target`` for the first touch of the target, also by runs that diverge later;
+            ``stable`` for stable runs alone, see `statistics.is_unstable`.
     """
     runs = [results] if isinstance(results, xr.Dataset) else list(results)
-    steps = np.concatenate(
-        [valid_steps(r)[model] if share is None else steps_to_level(r, model, share) for r in runs]
-    )
-    lost = np.concatenate([np.isfinite(r["divergence_step"].values[model]) for r in runs])
+    if share is not None:
+        runs = [_at_level(r, model, share) for r in runs]
+    counted = [
+        (valid_steps(r, stable=rule == "stable")[model], counts_as_diverged(r, rule)[model])
+        for r in runs
+    ]
+    steps, lost = (np.concatenate(values) for values in zip(*counted, strict=True))
     rates = np.concatenate([r["learning_rate"].values for r in runs])
     tried = np.concatenate([trained(r)[model] for r in runs])
-    lost &= ~np.isfinite(steps)
     length = float(runs[0].attrs["num_steps"])
     return statistics.model_runs(rates[tried], steps[tried], lost[tried], length)
 
@@ -153,6 +167,7 @@ def compare(
     *,
     base_results: xr.Dataset | None = None,
     share: float | None = None,
+    rule: str = "target",
 ) -> Effect:
     """The speed-up of a model over another, each at its own best learning rate.
 
@@ -163,13 +178,14 @@ def compare(
         base_results: Where that one is, if in another sweep (with as many steps).
         share: The target, as a share of the zero predictor's excess loss (see `steps_to_level`),
             if it is not the sweep's own.
+        rule: As in `side_of`.
 
     Returns:
         The effect, see `speed_up`.
     """
     sides = (
-        side_of(base_results if base_results is not None else results, base, share),
-        side_of(results, model, share),
+        side_of(base_results if base_results is not None else results, base, share, rule),
+        side_of(results, model, share, rule),
     )
     return speed_up(*sides)
 

@@ -123,6 +123,7 @@ class Forest:
         title: Of the figure: what it shows.
         xlabel: What the effects are.
         series: The coordinate that tells series apart; one series if empty.
+        at: Coordinates of the effects that are shown; all by default.
         sides: What an effect below 1 means, and what one above 1 does.
     """
 
@@ -130,11 +131,12 @@ class Forest:
     title: str
     xlabel: str
     series: str = ""
+    at: Mapping[str, Coordinate] = field(default_factory=dict)
     sides: tuple[str, str] = ("slower", "faster")
 
     def __call__(self, effects: Sequence[Effect]) -> forest.Forest:
         """The forest plot."""
-        chosen = of_measure(effects, self.measure)
+        chosen = of_measure(effects, self.measure, **self.at)
         values = list(dict.fromkeys(coordinate(e, self.series) for e in chosen if self.series))
         series = {}
         for value in values or [""]:

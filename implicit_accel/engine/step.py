@@ -222,7 +222,8 @@ class Program:
             params: Zero where frozen, likewise.
             values: The run's hyper-parameters.
             **extra: Further arguments of some optimizers, by optax's names: ``value``, ``grad`` and
-                ``value_fn`` (plateau schedules, Polyak's step, line searches). Others ignore them.
+                ``value_fn`` (plateau schedules, Polyak's step, line searches), and ``excess``, the
+                loss above its optimum. Others ignore them.
         """
         optimizer = optax.with_extra_args_support(self.optimizer(values))
         # The wrapper leaves a transformation with extra arguments as it is: some take a few of
@@ -312,7 +313,7 @@ def train_step(
     gradient = program.mask_frozen(mask, now.gradient)
     updates, opt_state = program.update(
         gradient, state.opt_state, program.mask_frozen(mask, state.params), values,
-        value=now.loss, grad=gradient, value_fn=value_fn,
+        value=now.loss, excess=now.excess, grad=gradient, value_fn=value_fn,
     )  # fmt: skip
     moved = optax.apply_updates(state.params, updates)
     # At T and after divergence the state is kept by a select: under vmap a branch would evaluate

@@ -385,10 +385,11 @@ def define_best_by() -> flags.FlagHolder:
     """The flag for what makes a learning rate the best."""
     return flags.DEFINE_enum(
         "best_by",
-        "target",
+        BEST_BY[0],
         BEST_BY,
-        "What makes a learning rate the best: fewest steps to the target; the same among stable "
-        "runs, which do not diverge later; or the smallest final excess loss.",
+        "What makes a learning rate the best: fewest steps to the target among stable runs, which "
+        "at the last step are at or below the target; the same among all runs, first to the "
+        "target; or the smallest final excess loss.",
     )
 
 

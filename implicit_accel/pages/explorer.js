@@ -9,8 +9,8 @@
   const MEDIAN = 1;
   // As statistics.BEST_BY_WORDS has them; tests/test_explorer.py compares both.
   const BEST_BY_WORDS = {
-    target: "fewest steps to the target",
-    stable: "fewest steps among runs that do not diverge",
+    stable: "fewest steps to the target among stable runs",
+    target: "fewest steps to the first touch of the target",
     final: "smallest final excess loss",
   };
 

@@ -96,7 +96,7 @@ def payload(
     *,
     predicted: Predicted | None = None,
     published: Sequence[Published] = (),
-    best_by: str = "target",
+    best_by: str = "stable",
     baseline: Mapping[str, object] | None = None,
     budget: int = 60_000,
 ) -> dict[str, Any]:
@@ -233,8 +233,7 @@ class _Runs:
         first = int(np.argmin(np.abs(np.log(factors / (1.0 if self.has_target else 0.1)))))
         records = runs["step"].values
         lowest = np.minimum.accumulate(self.excess, axis=-1)
-        exact = valid_steps(runs, stable=self.best_by == "stable")
-        never = np.isfinite(_values(runs, "divergence_step")) & (self.best_by == "stable")
+        exact = _values(runs, "steps_to_target")
         steps, best, compared = [], [], []
         for number, factor in enumerate(factors):
             if self.has_target and number == first:
@@ -242,9 +241,10 @@ class _Runs:
             else:
                 below = lowest <= (factor * self.target)[..., None]
                 found = np.where(below.any(axis=-1), records[below.argmax(axis=-1)], np.inf)
-                found = np.where(never, np.inf, found)
+            target = factor * self.target + self.floor
+            at_target = runs.assign(steps_to_target=(RUN, found), target=(RUN, target))
+            found = valid_steps(at_target, stable=self.best_by == "stable")
             steps.append(np.stack(_spread(found[self.places]), axis=-1))
-            at_target = runs.assign(steps_to_target=(RUN, found))
             by_final = self.best_by == "final"
             chosen = self.best if by_final else best_learning_rates(at_target, self.best_by)
             best.append(chosen)
@@ -286,7 +286,7 @@ class _Runs:
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
                 if self.best_by == "final":  # not by steps: these rates, and no choice among them
-                    steps = at_best(best, at_target["steps_to_target"].values)
+                    steps = at_best(best, valid_steps(at_target))
                     ratio = ratio_of_medians(steps[base], steps[m], least=1)
                 else:
                     ratio = speed_up(at_target, best, base, m, best_by=self.best_by)

@@ -54,7 +54,7 @@ def page(
     *,
     command: str,
     versions: Mapping[str, str],
-    best_by: str = "target",
+    best_by: str = "stable",
     predicted: Predicted | None = None,
     figures: Sequence[Path] = (),
 ) -> str:

@@ -198,7 +198,7 @@ class Predictions:
                     table.loc[m, "speed_up"] = steps[base] / steps[m]
         return table
 
-    def beside(self, runs: xr.Dataset, *, best_by: str = "target") -> pd.DataFrame:
+    def beside(self, runs: xr.Dataset, *, best_by: str = "stable") -> pd.DataFrame:
         """Predicted beside measured, each model at the best rate that was measured.
 
         Where that is past the edge of stability there is no prediction for it; a second row then

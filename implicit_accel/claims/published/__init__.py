@@ -60,6 +60,7 @@ COLLECTION = Collection(
         "P": "Arora, Cohen & Hazan 2018",
         "F": "Arora et al. 2019",
         "S": "Levy & Wang 2024",
+        "R": "this project's question",
         "T": "this project's theory",
     },
     questions={
@@ -67,7 +68,7 @@ COLLECTION = Collection(
         "What does the initialisation do?": (
             "initialisation", ("P5a", "P5b", "F1", "F2", "F3", "S2")
         ),
-        "What does the optimizer do?": ("optimizer", ("P4a", "P4b", "S3")),
+        "What does the optimizer do?": ("optimizer", ("P4a", "P4b", "R1", "S3")),
         "What about non-linear networks?": ("non-linear networks", ("P6", "F4", "S5", "S6")),
         "What does theory say?": (
             "theory", ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 12)))

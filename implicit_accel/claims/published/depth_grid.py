@@ -59,4 +59,6 @@ def depth_figure(runs: dict[str, xr.Dataset], p: int) -> dict[str, Figure]:
     """The excess losses on the first problem, by the figure's name."""
     name, results = next(iter(runs.items()))
     chosen = select(results, loss_name=f"l{p}")
-    return {f"excess_loss_{name.lower().replace('-', '_')}": plot_excess_loss(chosen)}
+    return {
+        f"excess_loss_{name.lower().replace('-', '_')}": plot_excess_loss(chosen, best_by="target")
+    }

@@ -1,0 +1,76 @@
+"""R1: depth against a schedule on one layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from implicit_accel.claims.api import FIRST, Check, Claim, Context, Found, Measure, Scaled
+from implicit_accel.claims.estimators import model_number
+from implicit_accel.claims.plots import Forest
+from implicit_accel.claims.published.depth_grid import depth_runs
+from implicit_accel.claims.published.rivals import (
+    AS_CHOSEN,
+    CHOICES,
+    METHODS,
+    against_depth,
+    against_one_layer,
+    curves_figure,
+    gain_of_depth,
+    problems,
+    table_of_steps,
+    train,
+)
+
+OVER_DEPTH = "speed-up of a warm-up on one layer over depth 2"
+OVER_ONE_LAYER = "speed-up over one layer at a constant rate"
+OF_DEPTH = "speed-up of depth 2 with the same schedule"
+
+POWERS = Scaled((4.0,), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
+
+
+def run(context: Context) -> Found:
+    """Every method on every problem, at learning rates that are searched for."""
+    runs = {
+        name: train(context, problem, with_choices=number == 0)
+        for number, (name, problem) in enumerate(problems(context).items())
+    }
+    first, results = next(iter(depth_runs(context).items()))
+    touching = results, model_number(results, loss_name="l4", depth=2)
+    runs[first] = replace(runs[first], first_touch=touching)
+    return Found(
+        runs=runs,
+        tables={"Steps at the best stable learning rate": table_of_steps(runs)},
+        figures={"curves": curves_figure(runs)},
+    )
+
+
+CLAIM = Claim(
+    id="R1",
+    statement="On ℓ4 one layer with a linear warm-up needs no more steps than depth 2.",
+    source="This project's question, after a prototype",
+    run=run,
+    measures=(
+        Measure(OVER_DEPTH, against_depth, {"choice": tuple(CHOICES)}),
+        Measure(
+            OVER_ONE_LAYER, against_one_layer, {"p": POWERS, "method": METHODS, "depth": (1, 2, 3)}
+        ),
+        Measure(OF_DEPTH, gain_of_depth, {"p": POWERS, "method": METHODS}),
+    ),
+    checks=(Check(OVER_DEPTH, at={"problem": FIRST, "choice": AS_CHOSEN}, low=1.0),),
+    plots={
+        "choices": Forest(
+            OVER_DEPTH, title="Warm-up on one layer over depth 2, by choice",
+            xlabel="steps of depth 2 over those of one layer with warm-up",
+        ),
+        "methods": Forest(
+            OVER_ONE_LAYER, title="Schedules and depth on ℓ4", at={"p": 4.0},
+            xlabel="speed-up over one layer at a constant rate",
+        ),
+        "depth_beside_schedule": Forest(
+            OF_DEPTH, title="What depth 2 adds to a schedule",
+            xlabel="speed-up of depth 2 over one layer, same schedule",
+        ),
+    },
+    minutes=30.0,
+    paper_hours=8.0,
+)  # fmt: skip
