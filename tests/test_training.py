@@ -136,7 +136,21 @@ def test_weight_decay_and_plain_convention(rng):
     extra=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     k=st.integers(1, 2),
     bias=st.booleans(),
-    name=st.sampled_from(["sgd", "momentum", "adam", "adagrad", "adadelta", "rmsprop", "adamw"]),
+    name=st.sampled_from(
+        [
+            "sgd",
+            "momentum",
+            "adam",
+            "adagrad",
+            "adadelta",
+            "rmsprop",
+            "adamw",
+            "silver",
+            "excess_loss",
+            "normalized",
+            "polyak",
+        ]
+    ),
     activation=st.sampled_from(["identity", "relu"]),
     decay=st.sampled_from([0.0, 0.05]),
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 
 from implicit_accel import gas_like
 from implicit_accel.claims.api import Context, Effect
-from implicit_accel.claims.estimators import side_of, speed_up
+from implicit_accel.claims.estimators import model_number, side_of, speed_up
+from implicit_accel.claims.published.depth_grid import depth_runs
 from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.intervals import ModelRuns
@@ -21,10 +21,12 @@ from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.plotting import plot_curves
-from implicit_accel.results import trained
+from implicit_accel.results import by_model, trained
+from implicit_accel.stability import is_past_edge
 
 CONSTANT, WARMUP, LINE_SEARCH = "constant rate", "warm-up, 300 steps", "line search"
 WARMUPS = {steps: f"warm-up, {steps:,} steps" for steps in (100, 300, 1000)}
+OTHER_WARMUPS = (WARMUPS[100], WARMUPS[1000])
 
 OPTIMIZERS: dict[str, Optimizer] = {
     CONSTANT: Optimizer("sgd"),
@@ -61,21 +63,28 @@ class Rivals:
     Attributes:
         cells: (p, method, depth) → results and the model's number.
         float64: The same, trained in float64.
-        from_product: One layer with warm-up, from depth 2's initial end-to-end weights.
-        first_touch: Depth 2 at a constant rate on ℓ4, at rates searched for by the first touch of
-            the target.
+        from_product: (p, method, depth) → one layer, from that depth's initial end-to-end weights.
+        first_touch: Depths 1 to 3 at rates searched for by the first touch of the target, see
+            `depth_grid.depth_runs`.
     """
 
     cells: Mapping[tuple[float, str, int], Cell]
-    float64: Mapping[tuple[float, str, int], Cell]
-    from_product: Cell | None = None
-    first_touch: Cell | None = None
+    float64: Mapping[tuple[float, str, int], Cell] = field(default_factory=dict)
+    from_product: Mapping[tuple[float, str, int], Cell] = field(default_factory=dict)
+    first_touch: xr.Dataset | None = None
 
     def side(
         self, p: float, method: str, depth: int, share: float | None = None, rule: str = "stable"
     ) -> ModelRuns:
         """A model's runs for a comparison, see `side_of`."""
         return side_of(*self.cells[p, method, depth], share, rule)
+
+    def touching(self, p: float, depth: int) -> ModelRuns | None:
+        """A depth at a constant rate, by the first touch of the target."""
+        if self.first_touch is None:
+            return None
+        model = model_number(self.first_touch, loss_name=f"l{p:g}", depth=depth)
+        return side_of(self.first_touch, model, None, "target")
 
 
 def problems(context: Context) -> dict[str, Problem]:
@@ -86,7 +95,17 @@ def problems(context: Context) -> dict[str, Problem]:
 
 def powers(context: Context) -> tuple[float, ...]:
     """The exponents of the loss; every method is trained on ℓ4."""
-    return context.pick((4.0,), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
+    return context.pick((2.0, 4.0), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
+
+
+def rivals(context: Context) -> dict[str, Rivals]:
+    """Every method on every problem; further choices on the first problem."""
+    first_touch = depth_runs(context)
+    found = {
+        name: train(context, problem, with_choices=number == 0)
+        for number, (name, problem) in enumerate(problems(context).items())
+    }
+    return {name: replace(runs, first_touch=first_touch.get(name)) for name, runs in found.items()}
 
 
 def train(context: Context, problem: Problem, *, with_choices: bool) -> Rivals:
@@ -95,41 +114,56 @@ def train(context: Context, problem: Problem, *, with_choices: bool) -> Rivals:
     Args:
         context: Trains.
         problem: What is fitted.
-        with_choices: Whether to train what only `CHOICES` needs.
+        with_choices: Whether to train what only other choices need.
     """
-    base = SweepConfig(
-        num_seeds=context.pick(2, 6, 20), num_steps=context.pick(300, 20_000, 200_000)
-    )
     cells: dict[tuple[float, str, int], Cell] = {}
+    bases: dict[float, SweepConfig] = {}
     for p in powers(context):
+        # On ℓ2 a step costs a twentieth.
+        base = bases[p] = SweepConfig(
+            losses=(Loss(p),), num_seeds=context.pick(2, 20 if p == 2 else 6, 20),
+            num_steps=context.pick(300, 20_000, 200_000),
+        )  # fmt: skip
         methods = METHODS if p == 4 else FEW
-        loss = replace(base, losses=(Loss(p),))
         searched = tuple(OPTIMIZERS[m] for m in methods if m != LINE_SEARCH)
-        config = replace(loss, depths=(1, 2), optimizers=searched)
+        config = replace(base, depths=(1, 2), optimizers=searched)
         cells |= _cells(p, context.tuned(problem, config, best_by="stable", tolerance=TOLERANCE))
-        deeper = replace(loss, depths=(3,))
+        deeper = replace(base, depths=(3,))
         cells |= _cells(p, context.tuned(problem, deeper, best_by="stable", tolerance=TOLERANCE))
         line_search = replace(
-            loss, depths=(1, 2), optimizers=(OPTIMIZERS[LINE_SEARCH],),
+            base, depths=(1, 2), optimizers=(OPTIMIZERS[LINE_SEARCH],),
             learning_rates=SHARES_OF_STEP, num_steps=context.pick(100, 2000, 20_000),
         )  # fmt: skip
         cells |= _cells(p, context.sweep(problem, line_search))
+    if not with_choices:
+        return Rivals(cells)
     float64: dict[tuple[float, str, int], Cell] = {}
-    from_product = None
-    if with_choices:
-        for method, depth in ((WARMUP, 1), (CONSTANT, 2)):
-            config = replace(
-                base, losses=(Loss(4),), depths=(depth,), optimizers=(OPTIMIZERS[method],),
-                precision="float64", learning_rates=_tried(cells[4.0, method, depth]),
-            )  # fmt: skip
-            float64 |= _cells(4.0, context.sweep(problem, config))
-        two = replace(base, losses=(Loss(4),), depths=(2,))
-        one = replace(
-            two, depths=(1,), optimizers=(OPTIMIZERS[WARMUP],),
-            learning_rates=_tried(cells[4.0, WARMUP, 1]),
-        )  # fmt: skip
-        from_product = context.sweep(problem, one, initial=end_to_end_starts(problem, two)), 0
+    from_product: dict[tuple[float, str, int], Cell] = {}
+    for p, method, depth in cells:
+        if p not in (2, 4) or method not in (CONSTANT, WARMUP):
+            continue
+        base = replace(bases[p], optimizers=(OPTIMIZERS[method],))
+        config = replace(
+            base,
+            depths=(depth,),
+            precision="float64",
+            learning_rates=_tried(cells[p, method, depth]),
+        )
+        if method == CONSTANT or depth == 1:
+            float64 |= _cells(p, context.sweep(problem, config))
+        if depth > 1:
+            starts = end_to_end_starts(problem, replace(bases[p], depths=(depth,)))
+            one = replace(base, depths=(1,), learning_rates=_around(cells[p, method, 1]))
+            from_product[p, method, depth] = context.sweep(problem, one, initial=starts), 0
     return Rivals(cells, float64, from_product)
+
+
+def _around(cell: Cell) -> tuple[float, ...]:
+    """Rates about the best stable one: another start may be stable at others."""
+    side = side_of(*cell, None, "stable")
+    best = int(side.best(side.all_seeds)[0])
+    middle = float(side.rates[best if best >= 0 else 0])
+    return tuple(float(f"{rate:.4g}") for rate in np.geomspace(middle / 4, middle * 4, 25))
 
 
 def _tried(cell: Cell) -> tuple[float, ...]:
@@ -166,50 +200,108 @@ def gain_of_depth(runs: Rivals, p: float, method: str) -> Effect | None:
     return speed_up(runs.side(p, method, 1), runs.side(p, method, 2))
 
 
-def against_depth(runs: Rivals, choice: str) -> Effect | None:
-    """The speed-up of a warm-up on one layer over depth 2, on ℓ4, by one of `CHOICES`."""
-    return CHOICES[choice](runs)
+Choice = Callable[[Rivals, float, str, int], ModelRuns | None]
+"""Called with exponent, method and depth; returns a model's runs by a choice."""
 
 
-def _sides(runs: Rivals, method: str = WARMUP, share: float | None = None) -> Effect:
-    return speed_up(runs.side(4, CONSTANT, 2, share), runs.side(4, method, 1, share))
+def _at(share: float | None = None) -> Choice:
+    return lambda runs, p, method, depth: runs.side(p, method, depth, share)
 
 
-def _in_float64(runs: Rivals) -> Effect | None:
-    if not runs.float64:
+def _in_float64(runs: Rivals, p: float, method: str, depth: int) -> ModelRuns | None:
+    cell = runs.float64.get((p, method, depth))
+    return None if cell is None else side_of(*cell, None, "stable")
+
+
+def _first_touch(runs: Rivals, p: float, method: str, depth: int) -> ModelRuns | None:
+    if method == CONSTANT:
+        return runs.touching(p, depth)
+    return None if runs.first_touch is None else runs.side(p, method, depth, rule="target")
+
+
+def _below_the_edge(runs: Rivals, p: float, method: str, depth: int) -> ModelRuns | None:
+    """Only rates at which most runs stay below ηλ = 2."""
+    results, model = runs.cells[p, method, depth]
+    if method != CONSTANT:
         return None
-    pair = [(CONSTANT, 2), (WARMUP, 1)]
-    base, model = (side_of(*runs.float64[4.0, m, d], None, "stable") for m, d in pair)
-    return speed_up(base, model)
-
-
-def _first_touch(runs: Rivals) -> Effect | None:
-    if runs.first_touch is None:
-        return None
-    return speed_up(
-        side_of(*runs.first_touch, None, "target"), runs.side(4, WARMUP, 1, rule="target")
-    )
-
-
-def _from_product(runs: Rivals) -> Effect | None:
-    if runs.from_product is None:
-        return None
-    return speed_up(runs.side(4, CONSTANT, 2), side_of(*runs.from_product, None, "stable"))
+    own = by_model(results).isel(model=model)
+    below = [
+        n for n in np.flatnonzero(trained(results)[model]).tolist()
+        if not is_past_edge(own.isel(learning_rate=n))
+    ]  # fmt: skip
+    return side_of(results.isel(learning_rate=below), model, None, "stable") if below else None
 
 
 AS_CHOSEN = "as chosen"
-CHOICES = {
-    AS_CHOSEN: _sides,
+CHOICES: dict[str, Choice] = {
+    AS_CHOSEN: _at(),
     "float64": _in_float64,
     "first to the target": _first_touch,
-    "target 30 %": partial(_sides, share=0.3),
-    "target 3 %": partial(_sides, share=0.03),
-    "target 1 %": partial(_sides, share=0.01),
-    WARMUPS[100]: partial(_sides, method=WARMUPS[100]),
-    WARMUPS[1000]: partial(_sides, method=WARMUPS[1000]),
-    "from depth 2's initial weights": _from_product,
+    "target 30 %": _at(0.3),
+    "target 3 %": _at(0.03),
+    "target 1 %": _at(0.01),
+    "rates below the edge": _below_the_edge,
 }
-"""The primary comparison under other defensible choices."""
+"""Defensible choices, and a model's runs by each."""
+FROM_PRODUCT = "same initial end-to-end weights"
+
+
+def against_depth(runs: Rivals, choice: str) -> Effect | None:
+    """The speed-up of a warm-up on one layer over depth 2, on ℓ4, by a choice."""
+    if choice in OTHER_WARMUPS:
+        return speed_up(runs.side(4, CONSTANT, 2), runs.side(4, choice, 1))
+    return _compared(runs, 4, (CONSTANT, 2), (WARMUP, 1), choice)
+
+
+def depth_by_choice(runs: Rivals, p: float, depth: int, choice: str) -> Effect | None:
+    """The speed-up of a depth over one layer at constant rates, by a choice."""
+    return _compared(runs, p, (CONSTANT, 1), (CONSTANT, depth), choice)
+
+
+def slow_down_by_choice(runs: Rivals, p: float, depth: int, choice: str) -> Effect | None:
+    """The speed-up of one layer over a depth at constant rates, by a choice."""
+    return _compared(runs, p, (CONSTANT, depth), (CONSTANT, 1), choice)
+
+
+def first_touch_speed_up(runs: Rivals, p: float, depth: int) -> Effect | None:
+    """The speed-up of a depth over one layer, by the first touch of the target."""
+    base, model = (runs.touching(p, n) for n in (1, depth))
+    return None if base is None or model is None else speed_up(base, model)
+
+
+def first_touch_slow_down(runs: Rivals, p: float, depth: int) -> Effect | None:
+    """The speed-up of one layer over a depth, by the first touch of the target."""
+    base, model = (runs.touching(p, n) for n in (depth, 1))
+    return None if base is None or model is None else speed_up(base, model)
+
+
+def first_touches(all_runs: Mapping[str, Rivals]) -> dict[str, xr.Dataset]:
+    """The results by the first touch of the target, where there are some."""
+    return {n: r.first_touch for n, r in all_runs.items() if r.first_touch is not None}
+
+
+STABLE_SPEED_UP, STABLE_SLOW_DOWN = "speed-up at stable rates", "slow-down at stable rates"
+"""Measures of depth against one layer, to 10 % of the zero predictor's excess loss."""
+OF_DEPTH = (*CHOICES, FROM_PRODUCT)
+"""The choices by which depth is compared with one layer."""
+
+
+def _compared(
+    runs: Rivals, p: float, base: tuple[str, int], model: tuple[str, int], choice: str
+) -> Effect | None:
+    if any((p, *each) not in runs.cells for each in (base, model)):
+        return None
+    if choice == FROM_PRODUCT:
+        depth = max(base[1], model[1])
+        sides = [
+            side_of(*cell, None, "stable")
+            if n == 1 and (cell := runs.from_product.get((p, method, depth))) is not None
+            else runs.side(p, method, n)
+            for method, n in (base, model)
+        ]
+        return speed_up(*sides) if runs.from_product else None
+    first, second = (CHOICES[choice](runs, p, *each) for each in (base, model))
+    return None if first is None or second is None else speed_up(first, second)
 
 
 def table_of_steps(all_runs: Mapping[str, Rivals]) -> pd.DataFrame:

@@ -23,6 +23,10 @@ from implicit_accel.claims.published.student import (
 )
 from implicit_accel.data.problems import make_problem
 
+# The students' own grid of their second experiment has it.
+ONE_MORE_RATE = 5e-2
+AS_CHOSEN, ONE_MORE = "as chosen", "one more learning rate, 5e-2"
+
 RECORDS = (Record("[]", "pytorch", loss=0.2181),)
 
 
@@ -40,10 +44,17 @@ def run(context: Context) -> Found:
             split = make_problem(datasets["Ethanol"], held_out_fraction=0.2, split_seed=seed)
             medians.append(float(np.median(kept_losses(context.sweep(split, config))[0])))
     first = next(iter(runs))
-    lowest = one_layer_lowest(runs[first])
+    name = "one layer lowest"
+    one_more = student_run(
+        context, datasets[first], protocol(context, learning_rates=(*RATES, ONE_MORE_RATE))
+    )
+    lowest = [
+        one_layer_lowest(results).keyed(Key.of(name, problem=first, choice=choice))
+        for choice, results in ((AS_CHOSEN, runs[first]), (ONE_MORE, one_more))
+    ]
     return Found(
         runs=runs,
-        effects=(lowest.keyed(Key.of("one layer lowest", problem=first)),),
+        effects=lowest,
         facts={"agreement": caveat, "medians": medians},
         tables={f"Last training losses, {name}": losses_table(r) for name, r in runs.items()}
         | recorded,
@@ -118,12 +129,14 @@ CLAIM = Claim(
         Measure("largest stable rate over the highest of the grid", rate_left),
         Measure("least loss of a linear map", least_loss),
     ),
-    checks=tuple(
-        Check(measure, {"problem": problem}, low=low)
-        for problem, lowest in ((FIRST, "one layer lowest"), ("Abalone", "deeper networks lowest"))
-        for measure, low in (
-            (lowest, 90.0), ("spread over repeats", 2.0), ("spread over widths", 2.0)
-        )
+    checks=(
+        Check("one layer lowest", {"problem": FIRST, "choice": AS_CHOSEN}, low=90.0),
+        Check("deeper networks lowest", {"problem": "Abalone"}, low=90.0),
+        *(
+            Check(measure, {"problem": problem}, low=2.0)
+            for problem in (FIRST, "Abalone")
+            for measure in ("spread over repeats", "spread over widths")
+        ),
     ),
     explained_by=("T1", "T2"),
     minutes=0.2,
