@@ -19,24 +19,25 @@ from implicit_accel.claims.criteria import (
     Cause,
     Direction,
     Finding,
+    Outcome,
     Range,
     Size,
     Verdict,
     above,
+    answer,
     below,
     could_be,
     failed_checks,
     judge,
     within,
 )
-from implicit_accel.claims.effects import Design, Effect, Kind
+from implicit_accel.claims.effects import Design, Effect, Key, Kind
 from implicit_accel.claims.estimators import compare, median, share
 from implicit_accel.claims.findings import (
     load_finding,
     load_findings,
     save_finding,
     save_findings,
-    with_scores,
 )
 from implicit_accel.claims.report.render import write_report
 
@@ -231,7 +232,8 @@ def test_findings_are_stored_and_read_back(tmp_path):
     loaded = load_finding(claim(), tmp_path / "X1", "standard")
     assert loaded is not None
     assert (loaded.seconds, loaded.figures) == (3.5, saved.figures)
-    assert loaded.answers == ("1 of 2 as claimed, 1 undecided", "smaller", "T<4>")
+    assert loaded.answer.outcome == Outcome.INCONCLUSIVE
+    assert str(loaded.answer.primary) == str(saved.answer.primary) == "2× (one seed)"
     assert loaded.finding.cause == saved.finding.cause
     kept = [(*(j.part.effect for j in f.verdict.parts), *f.effects)
             for f in (loaded.finding, saved.finding)]  # fmt: skip
@@ -289,15 +291,94 @@ def test_a_markdown_report_shows_everything_as_text(tmp_path):
     assert "![X1: a figure](X1/a_figure.png)" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("| [X1]")]
     assert rows == [
-        "| [X1](#x1) | Depth \\<b>helps\\</b> \\| always. | **1 of 2 as claimed, 1 undecided** "
-        "| **smaller** | **T\\<4>** | speed-up \\<i>: 2× (one seed) |"
+        "| [X1](#x1) | Depth \\<b>helps\\</b> \\| always. | inconclusive "
+        "| speed-up \\<i>: 2× (one seed) |  | source read |"
     ]
 
 
-def test_a_cause_has_its_own_score_beside_it(tmp_path):
-    entries = [save_finding(claim(id="T4"), finding(), tmp_path / "T4", "standard", 1)]
-    assert with_scores("T4, T9", entries) == "T4 (1 of 2), T9"
-    assert with_scores("unexplained", entries) == "unexplained"
+def primary(value, low, high, *, halves=(), **at) -> Effect:
+    at = {"problem": "A", "choice": "as chosen", **at}
+    return Effect("", value, low, high, halves=halves).keyed(Key.of("speed-up", **at))
+
+
+def other(value, low, high, **at) -> Effect:
+    return primary(value, low, high, **at)
+
+
+HELD, FAILED, ACROSS = (2.0, 1.5, 2.5), (0.5, 0.4, 0.6), (1.1, 0.9, 1.3)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        (HELD, [], Outcome.CONFIRMED),
+        (HELD, [HELD, HELD], Outcome.CONFIRMED),
+        # The sign flips with one of the choices, or its interval crosses.
+        (HELD, [FAILED], Outcome.CONFIRMED_IF),
+        (HELD, [HELD, ACROSS], Outcome.CONFIRMED_IF),
+        (HELD, [FAILED, FAILED, HELD], Outcome.CONFIRMED_IF),
+        (HELD, [FAILED, FAILED], Outcome.INCONCLUSIVE),
+        (ACROSS, [HELD, HELD], Outcome.INCONCLUSIVE),
+        (FAILED, [], Outcome.CONTRADICTED),
+        (FAILED, [FAILED, ACROSS], Outcome.CONTRADICTED),
+        (FAILED, [HELD], Outcome.INCONCLUSIVE),
+        ((NAN, NAN, NAN), [HELD], Outcome.NOT_TESTABLE),
+    ],
+)
+def test_outcomes_of_planted_effects(own, others, expected):
+    effect = primary(*own)
+    effects = [effect, *(other(*e, choice=f"choice {n}") for n, e in enumerate(others))]
+    found = answer(above(effect, 1.0), effects)
+    assert found.outcome == expected
+    assert len(found.choices) == len(others)
+    failing = [n for n, e in enumerate(others) if e != HELD]
+    assert found.failing == tuple(f"choice {n}" for n in failing)
+    if expected == Outcome.CONFIRMED_IF:
+        assert str(found) == f"confirmed if not: {', '.join(found.failing)}"
+
+
+def test_only_what_differs_in_one_choice_is_the_same_effect_by_another():
+    effect = primary(2.0, 1.5, 2.5, depth=2, halves=(1.8, 0.9))
+    effects = [
+        effect,
+        other(0.5, 0.4, 0.6, depth=3),  # another part of the claim
+        other(0.5, 0.4, 0.6, depth=2, problem="B", choice="float64"),  # two choices at once
+        other(0.7, 0.6, 0.8, depth=2, problem="B"),
+        other(NAN, NAN, NAN, depth=2, choice="float64"),
+        Effect("", 0.1).keyed(Key.of("another measure", problem="C", choice="as chosen", depth=2)),
+    ]
+    found = answer(above(effect, 1.0), effects)
+    assert [name for name, _, _ in found.choices] == [
+        "B", "first half of the learning rates", "second half of the learning rates",
+    ]  # fmt: skip
+    assert found.failing == ("B", "second half of the learning rates")
+    assert found.span == (0.7, 2.0)
+    by_depth = answer(above(effect, 1.0), effects, choices=("depth",))
+    assert next(name for name, _, _ in by_depth.choices) == "depth 3"
+
+
+def test_a_claim_of_existence_is_not_contradicted_and_an_untestable_one_has_no_other_outcome():
+    effect = primary(*FAILED)
+    assert answer(above(effect, 1.0), [effect], exists=True).outcome == Outcome.INCONCLUSIVE
+    found = answer(above(effect, 1.0), [effect], untestable="the loss is not known")
+    assert str(found) == "not testable: the loss is not known"
+    assert answer(None, [effect]).outcome == Outcome.NOT_TESTABLE
+    held = primary(*HELD)
+    effects = [held, other(*FAILED, choice="float64")]
+    assert str(answer(above(held, 1.0), effects, condition="p is 4")) == "confirmed if p is 4"
+
+
+def test_a_precision_that_flips_the_sign_is_never_confirmed(rng):
+    """Planted runs in which depth wins in float32 and loses in float64, by many seeds."""
+    wins, loses = (named("", x) for x in (rng.normal(2, 0.1, 20), rng.normal(0.6, 0.1, 20)))
+    at = {"problem": "A"}
+    effects = [
+        wins.keyed(Key.of("speed-up", **at, choice="as chosen")),
+        loses.keyed(Key.of("speed-up", **at, choice="float64")),
+    ]
+    for effect in effects:
+        found = answer(above(effect, 1.0), effects)
+        assert found.outcome in (Outcome.CONFIRMED_IF, Outcome.INCONCLUSIVE)
 
 
 def test_effects_read_as_numbers_do():
@@ -337,7 +418,7 @@ def test_a_report_judges_or_shows_no_trace_of_a_verdict(tmp_path, verdicts):
     page = read_page((tmp_path / "report.html").read_text())
     for text in ((tmp_path / "REPORT.md").read_text(), page.text):
         # What a verdict is said with: the word, its values, and the sentences that explain it.
-        for trace in ("direction", "1 of 2 as claimed", "Opposite to", "Seen."):
+        for trace in ("outcome", "contradicted", "Opposite to", "Seen."):
             assert (trace in text) == verdicts, trace
         # What ran, and the headline.
         assert "any" in text

@@ -90,7 +90,7 @@ def directions(claim: Claim, runs: dict, *effects: Effect) -> list[Direction]:
 
 def s1_directions(ethanol: xr.Dataset, abalone: xr.Dataset) -> list[Direction]:
     lowest = student.one_layer_lowest(ethanol)
-    key = Key.of("one layer lowest", problem="Ethanol")
+    key = Key.of("one layer lowest", problem="Ethanol", choice=s1.AS_CHOSEN)
     return directions(s1.CLAIM, {"Ethanol": ethanol, "Abalone": abalone}, lowest.keyed(key))
 
 

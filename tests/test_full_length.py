@@ -30,6 +30,6 @@ def test_how_much_sooner_a_curve_is_there_at_all_of_its_rates_and_at_one(found):
         curves = found.runs[TWO]["excess_loss"].values[0, r]
         first = [steps[np.flatnonzero(c <= 1.000001 * last)[0]] for c in curves]
         medians.append(np.median(first))
-        assert to_last(found, TWO, ONE, rate=rate).value == pytest.approx(400 / medians[-1])
+        assert to_last(found, TWO, ONE, rates=(rate,)).value == pytest.approx(400 / medians[-1])
     assert to_last(found, TWO, ONE).value == pytest.approx(400 / min(medians))
     assert len(set(medians)) == 3

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -138,7 +139,7 @@ def slow_factor(name, t, gradient, excess, loss, theta):
         return 1 / (np.sqrt(t + 1) * norm)
     if name == "polyak":
         return excess[t] / norm**2
-    found = scipy.optimize.minimize_scalar(
+    found: Any = scipy.optimize.minimize_scalar(
         lambda s: loss(theta - s * gradient), bounds=(0, 1e3 / norm), method="bounded",
         options={"xatol": 1e-12},
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from implicit_accel.claims.context import Context
-from implicit_accel.claims.criteria import Range
+from implicit_accel.claims.criteria import CHOICES, Range
 from implicit_accel.claims.effects import Coordinate, Effect, Key, matching
 from implicit_accel.errors import UserError
 
@@ -143,8 +143,19 @@ class Claim:
         plots: File name → plot of the effects, behind the experiment's own figures.
         explained_by: The claims of theory that explain what is seen, e.g. ``("T5",)``; the text
             says how, in its section *Why*.
-        is_theory: Whether theory claims it of itself: claims of others may be explained by it, and
-            it needs no explanation.
+        primary: The one effect that the claim is about, and where it should lie; the first that
+            ``checks`` judge by default.
+        is_theory: Whether it is a law of this project's: claims of others may be explained by it,
+            and it has an error and a range of validity instead of an outcome.
+        choices: Coordinates of the primary effect that are choices and not part of the claim, see
+            ``criteria.answer``.
+        exists: Whether it claims that something exists, so that a search without success
+            contradicts nothing.
+        untestable: Why it cannot be tested, if it cannot.
+        condition: On what it is confirmed if some choices fail, in words: "the loss is ℓ4".
+        is_read: Whether its source was read; otherwise it is remembered.
+        is_changed: Whether its criterion or grid was changed after a first look.
+        valid: Of a law: where it holds, in a few words.
         text: The Markdown text, with placeholders, see ``claims.text``.
         minutes: About what it takes at standard scale on one core, after the claims that have
             results in common with it.
@@ -163,7 +174,15 @@ class Claim:
     checks: tuple[Check, ...] = ()
     plots: Mapping[str, Plot] = field(default_factory=dict)
     explained_by: tuple[str, ...] = ()
+    primary: Check | None = None
     is_theory: bool = False
+    choices: tuple[str, ...] = CHOICES
+    exists: bool = False
+    untestable: str = ""
+    condition: str = ""
+    is_read: bool = True
+    is_changed: bool = False
+    valid: str = ""
     text: str = ""
     minutes: float = 1.0
     paper_hours: float = 1.0

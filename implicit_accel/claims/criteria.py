@@ -2,8 +2,8 @@
 
 A claim's experiment yields *effects*, numbers with an interval over seeds. A criterion has *parts*:
 each says in which range an effect should lie for the claim's direction, and in which for its size.
-A verdict has three answers: *direction* and *size*, counted over the parts, and *cause*, the claim
-of theory that shows why. A claim of several parts is judged by intervals that hold together.
+The first part is the *primary* one. A claim's *outcome* is that of the primary effect, over seeds
+and over the choices by which it is measured (`answer`); the other parts are shown beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from implicit_accel.claims.effects import Effect, Kind, format_number
+from implicit_accel.claims.effects import Effect, Key, Kind, format_number, label
 from implicit_accel.errors import UserError
-from implicit_accel.intervals import of_median, of_share, simultaneous
+from implicit_accel.intervals import CONFIDENCE, of_median, of_share, simultaneous
 
 
 class Direction(StrEnum):
@@ -40,6 +40,16 @@ class Size(StrEnum):
     LARGER = "larger"
     UNDECIDED = "undecided"
     NOT_COMPARABLE = "not comparable"
+
+
+class Outcome(StrEnum):
+    """What became of a claim."""
+
+    CONFIRMED = "confirmed"
+    CONFIRMED_IF = "confirmed if"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_TESTABLE = "not testable"
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,128 @@ def judge(parts: Sequence[Part]) -> Verdict:
         size = Size.NOT_COMPARABLE if part.size is None else _SIZES[part.size.place(*ends)]
         judged.append(Judged(part, direction, size))
     return Verdict(tuple(judged))
+
+
+CHOICES = ("choice", "problem")
+"""Coordinates of an effect that say how or on which data it is measured."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim's outcome, with what decides it.
+
+    Attributes:
+        outcome: Over seeds and choices.
+        primary: The effect that the claim is about; None if nothing was judged.
+        choices: The same effect by other choices: what was chosen, the effect, and where it lies.
+        reason: Why it is not testable, or on what condition it is confirmed.
+    """
+
+    outcome: Outcome
+    primary: Effect | None = None
+    choices: tuple[tuple[str, Effect, Direction], ...] = ()
+    reason: str = ""
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """The choices by which the effect does not lie in the claimed range."""
+        return tuple(name for name, _, where in self.choices if where != Direction.AS_CLAIMED)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest value over all choices; NaN without any."""
+        found = [e.value for _, e, _ in self.choices if not math.isnan(e.value)]
+        if self.primary is None or not found:
+            return math.nan, math.nan
+        return min(*found, self.primary.value), max(*found, self.primary.value)
+
+    @property
+    def span_words(self) -> str:
+        """The span as text, with what fails; empty without other choices."""
+        low, high = self.span
+        if self.primary is None or math.isnan(low):
+            return ""
+        words = f"{format_number(low)} to {format_number(high)}{self.primary.unit}"
+        is_held = self.outcome in (Outcome.CONFIRMED, Outcome.CONFIRMED_IF)
+        return f"{words}; not: {', '.join(self.failing)}" if is_held and self.failing else words
+
+    def __str__(self) -> str:
+        """The outcome in words, with its condition or reason."""
+        if self.outcome == Outcome.CONFIRMED_IF:
+            return f"{self.outcome} {self.reason or 'not: ' + ', '.join(self.failing)}"
+        return f"{self.outcome}: {self.reason}" if self.reason else str(self.outcome)
+
+
+def answer(
+    part: Part | None,
+    effects: Sequence[Effect],
+    *,
+    choices: Sequence[str] = CHOICES,
+    untestable: str = "",
+    exists: bool = False,
+    condition: str = "",
+) -> Answer:
+    """The outcome of a claim: its primary effect over seeds and over choices.
+
+    The primary effect is judged at its own 95 % interval. Other effects of the same measure which
+    differ from it in one coordinate of ``choices`` measure the same by another choice; so do the
+    halves of the grid of learning rates. The claim is
+
+    * *confirmed* if the primary effect and all others lie in the claimed range,
+    * *confirmed if* the primary effect does, and so do most of them; the answer names the others,
+    * *contradicted* if the primary effect lies outside, and no choice puts it inside,
+    * *inconclusive* otherwise: an interval crosses the range's end, or the choices disagree.
+
+    Args:
+        part: The primary effect with its range; None if it was not measured.
+        effects: All of the claim's.
+        choices: The coordinates that are choices, and not part of the claim.
+        untestable: Why the claim cannot be tested, if it cannot.
+        exists: Whether it claims that something exists: what was not found contradicts nothing.
+        condition: On what it is confirmed if some choices fail, in words.
+    """
+    if part is None:
+        return Answer(Outcome.NOT_TESTABLE, reason=untestable or "not measured here")
+    primary = part.effect
+    others = tuple(_by_choice(part, effects, choices))
+    if untestable or math.isnan(primary.value):
+        reason = untestable or primary.note or "no value"
+        return Answer(Outcome.NOT_TESTABLE, primary, others, reason)
+    own = _DIRECTIONS[part.claimed.place(*primary.ends(CONFIDENCE))]
+    directions = [where for _, _, where in others]
+    failing = sum(where != Direction.AS_CLAIMED for where in directions)
+    # The primary effect is one of the choices.
+    if own == Direction.AS_CLAIMED and 2 * failing <= 1 + len(directions):
+        outcome = Outcome.CONFIRMED_IF if failing else Outcome.CONFIRMED
+    elif own == Direction.OPPOSITE and Direction.AS_CLAIMED not in directions and not exists:
+        outcome = Outcome.CONTRADICTED
+    else:
+        outcome = Outcome.INCONCLUSIVE
+    reason = condition if outcome == Outcome.CONFIRMED_IF else ""
+    return Answer(outcome, primary, others, reason)
+
+
+def _by_choice(
+    part: Part, effects: Sequence[Effect], choices: Sequence[str]
+) -> Iterator[tuple[str, Effect, Direction]]:
+    """The primary effect by other choices, as far as it has a value, each with where it lies."""
+    primary = part.effect
+    if primary.key is None:
+        return
+    at = dict(primary.key.at)
+    for effect in effects:
+        if effect.key is None or effect.key.measure != primary.key.measure:
+            continue
+        other = dict(effect.key.at)
+        differs = [name for name in other.keys() | at.keys() if other.get(name) != at.get(name)]
+        if len(differs) == 1 and differs[0] in choices and not math.isnan(effect.value):
+            where = _DIRECTIONS[part.claimed.place(*effect.ends(CONFIDENCE))]
+            own = tuple((name, value) for name, value in effect.key.at if name in differs)
+            yield label(Key("", own)), effect, where
+    for number, half in enumerate(primary.halves):
+        name = f"{('first', 'second')[number]} half of the learning rates"
+        effect = Effect(name, half, unit=primary.unit)
+        yield name, effect, _DIRECTIONS[part.claimed.place(half, half)]
 
 
 def could_be(part: Part, parts: int) -> frozenset[Direction]:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from implicit_accel.claims.api import Claim
 from implicit_accel.claims.codec import decode, encode
-from implicit_accel.claims.criteria import Finding
+from implicit_accel.claims.criteria import Answer, Finding, Part, answer
 from implicit_accel.claims.curves import load_curves, save_curves
+from implicit_accel.claims.effects import Kind, matching
 from implicit_accel.claims.forest import Forest
 from implicit_accel.errors import DataError
 from implicit_accel.exports import csv_text
@@ -27,9 +28,6 @@ _BITMAP_DPI = 110
 
 # What reading a damaged file ends in.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
-
-ANSWERS = ("direction", "size", "cause")
-"""What a verdict answers, in the order of `Entry.answers`."""
 
 
 @dataclass(frozen=True)
@@ -53,30 +51,41 @@ class Entry:
     curves: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def answers(self) -> tuple[str, str, str]:
-        """The verdict's direction, size and cause, in words; empty where nothing is to say."""
-        finding = self.finding
-        if finding.cause is not None:
-            cause = ", ".join(finding.cause.claims)
-        else:
-            cause = "" if self.claim.is_theory or finding.verdict.holds else "unexplained"
-        return finding.verdict.direction, finding.verdict.size, cause
+    def primary(self) -> Part | None:
+        """The effect that the claim is about, with where it should lie; None if not measured."""
+        check, finding = self.claim.primary, self.finding
+        if check is None:
+            return finding.verdict.parts[0].part if finding.verdict.parts else None
+        problems = (dict(e.key.at).get("problem") for e in finding.effects if e.key is not None)
+        first = next((str(problem) for problem in problems if problem is not None), "")
+        found = check.chosen(finding.effects, first)
+        return Part(found[0], check.claimed, check.size) if found else None
 
+    @property
+    def answer(self) -> Answer:
+        """The claim's outcome."""
+        claim = self.claim
+        return answer(
+            self.primary, self.finding.effects, choices=claim.choices,
+            untestable=claim.untestable, exists=claim.exists, condition=claim.condition,
+        )  # fmt: skip
 
-def with_scores(cause: str, entries: Sequence[Entry]) -> str:
-    """A cause, each claim of it with how many of its own parts are as claimed.
-
-    Args:
-        cause: Of `Entry.answers`.
-        entries: The claims of a report; of others there is no score.
-    """
-    verdicts = {entry.claim.id: entry.finding.verdict for entry in entries}
-    return ", ".join(
-        f"{name} ({verdicts[name].num_held} of {len(verdicts[name].parts)})"
-        if name in verdicts and verdicts[name].parts
-        else name
-        for name in cause.split(", ")
-    )
+    @property
+    def evidence(self) -> str:
+        """What the outcome rests on: the source, the criterion, seeds and data sets."""
+        claim, found = self.claim, self.primary
+        words = [] if claim.is_theory else ["source read" if claim.is_read else "from memory"]
+        if claim.is_changed:
+            words.append("criterion or grid changed after a look")
+        if found is not None and found.effect.design.kind != Kind.VALUE:
+            seeds = found.effect.design.seeds
+            words.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+        if found is not None and (key := found.effect.key) is not None:
+            own = matching(self.finding.effects, key.measure, {})
+            problems = {dict(e.key.at).get("problem") for e in own if e.key is not None} - {None}
+            if problems:
+                words.append(f"{len(problems)} data set{'s' if len(problems) > 1 else ''}")
+        return ", ".join(words)
 
 
 def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, seconds: float) -> Entry:

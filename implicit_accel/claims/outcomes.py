@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_accel.claims.context import Scale
-from implicit_accel.claims.criteria import Direction, Judged, Range, Size
+from implicit_accel.claims.criteria import Direction, Judged, Outcome, Range, Size
 from implicit_accel.claims.effects import Effect
 from implicit_accel.claims.findings import Entry
 from implicit_accel.files import save_json
@@ -56,11 +56,11 @@ _RANGE = _object(
 
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "$id": "urn:implicit-accel:outcomes:1",
+    "$id": "urn:implicit-accel:outcomes:2",
     "title": "Outcomes of claims",
     **_object(
         "Claims with their criteria and what was found",
-        schema={"const": "urn:implicit-accel:outcomes:1"},
+        schema={"const": "urn:implicit-accel:outcomes:2"},
         scale={"enum": list(map(str, Scale))},
         claims={
             "type": "array",
@@ -70,6 +70,22 @@ SCHEMA: dict[str, Any] = {
                 statement=_TEXT,
                 source=_TEXT,
                 ran={**_TEXT, "description": "what was run, in words"},
+                is_law={"type": "boolean", "description": "a law has no outcome"},
+                outcome={"enum": [*map(str, Outcome), None]},
+                condition={**_TEXT, "description": "of confirmed if, or why it is not testable"},
+                primary={"anyOf": [_EFFECT, {"type": "null"}]},
+                choices={
+                    "type": "array",
+                    "items": _object(
+                        "The primary effect by another choice",
+                        choice=_TEXT,
+                        value=_NUMBER,
+                        low=_NUMBER,
+                        high=_NUMBER,
+                        direction={"enum": list(map(str, Direction))},
+                    ),
+                },
+                evidence=_TEXT,
                 checks={
                     "type": "array",
                     "items": _object(
@@ -103,12 +119,27 @@ def save_outcomes(entries: Sequence[Entry], path: Path, scale: str) -> None:
 
 
 def _claim(entry: Entry) -> dict[str, Any]:
-    claim, finding = entry.claim, entry.finding
+    claim, finding, answer = entry.claim, entry.finding, entry.answer
     return {
         "id": claim.id,
         "statement": claim.statement,
         "source": claim.source,
         "ran": finding.ran,
+        "is_law": claim.is_theory,
+        "outcome": None if claim.is_theory else answer.outcome.value,
+        "condition": answer.reason,
+        "primary": None if answer.primary is None else _effect(answer.primary),
+        "choices": [
+            {
+                "choice": name,
+                "value": _number(effect.value),
+                "low": _number(effect.low),
+                "high": _number(effect.high),
+                "direction": str(where),
+            }
+            for name, effect, where in answer.choices
+        ],
+        "evidence": entry.evidence,
         "checks": [_check(judged) for judged in finding.verdict.parts],
         "effects": [_effect(effect) for effect in finding.effects],
         "explained_by": [] if finding.cause is None else list(finding.cause.claims),

@@ -34,7 +34,7 @@ from implicit_accel.claims.findings import (
 )
 from implicit_accel.claims.outcomes import OUTCOMES_FILE, save_outcomes
 from implicit_accel.claims.report.render import MARKDOWN_FILE, PAGE_FILE, write_report
-from implicit_accel.claims.report.view import columns, headline
+from implicit_accel.claims.report.view import EFFECT, LAW, headline
 from implicit_accel.devices import num_cores, use_cpu_devices
 from implicit_accel.errors import UserError
 from implicit_accel.executors.local import LocalExecutor
@@ -132,10 +132,12 @@ def preamble(scale: Scale, entries: list[Entry], collection: Collection) -> list
     pledge = _PLEDGE if collection.folder is None else ""
     minutes = sum(entry.seconds for entry in entries) / 60
     judging = (
-        f"{pledge}A verdict has three answers: the direction of what was claimed, its size "
-        "where one is claimed, and the cause: the claims of theory that bear on it, and how "
-        "many of their own parts hold. The parts of a claim are counted, and judged by intervals "
-        "that hold together with 95 %."
+        f"{pledge}A claim has one primary effect. Its outcome is what holds over seeds and over "
+        "the choices by which the effect is measured: precision, the rule for the learning rate, "
+        "the target, the data, each half of the grid. Further effects that were checked stand "
+        "below it, by intervals that hold together with 95 %; they are not counted. Intervals are "
+        "not corrected for the number of claims. A law has an error and a range in which it holds, "
+        "and no outcome."
         if scale.has_verdicts
         else f"{_NO_VERDICTS}. Such a run shows that everything works; it is far too short, and "
         "its seeds are far too few, to judge by."
@@ -154,13 +156,17 @@ def preamble(scale: Scale, entries: list[Entry], collection: Collection) -> list
 
 
 def print_overview(entries: list[Entry], scale: Scale, console: Console) -> None:
-    """What ran with its headline effects, and the verdicts if the scale has any."""
-    table = Table(title="Verdicts" if scale.has_verdicts else "Effects", title_justify="left")
-    for name in [name for name in columns(scale.has_verdicts) if name != "statement"]:
+    """What ran with its primary effects, and the outcomes if the scale has any."""
+    table = Table(title="Outcomes" if scale.has_verdicts else "Effects", title_justify="left")
+    names = ("claim", "outcome", EFFECT, "over choices")
+    for name in names if scale.has_verdicts else ("claim", EFFECT):
         table.add_column(name)
     for entry in entries:
-        answers = entry.answers if scale.has_verdicts else ()
-        table.add_row(entry.claim.id, *answers, headline(entry))
+        cells = [headline(entry)]
+        if scale.has_verdicts:
+            outcome = LAW if entry.claim.is_theory else str(entry.answer)
+            cells = [outcome, *cells, entry.answer.span_words]
+        table.add_row(entry.claim.id, *cells)
     console.print(table)
     if not scale.has_verdicts:
         console.print(_NO_VERDICTS)
@@ -217,7 +223,7 @@ def main() -> None:
             lock.unlink()
         for number, (claim, seconds) in enumerate(run_claims(claims, setup, executor, log), 1):
             entry = load_finding(claim, folder / claim.id, scale.value)
-            answer = f"{entry.finding.verdict!s:30s} " if entry and scale.has_verdicts else ""
+            answer = f"{entry.answer.outcome!s:14s} " if entry and scale.has_verdicts else ""
             log.print(f"{number:2d} of {len(claims)}  {claim.id:4s} {answer}{seconds:6.1f} s")
         log.print(f"{len(claims)} claims in {(time.monotonic() - began) / 60:.1f} min")
         entries = []

@@ -53,6 +53,7 @@ RECOLLECTIONS = (
 
 SPEED_UP = "speed-up to the common target"
 STUDENT = "the student project's setting"
+CHOSEN = {"choice": "as chosen"}
 
 COLLECTION = Collection(
     title="When does depth accelerate? The claims and what became of them",
@@ -75,17 +76,17 @@ COLLECTION = Collection(
         ),
     },
     recollections=RECOLLECTIONS,
-    picture=tuple(
-        row
-        for template in (
-            Row("ℓ2, depth {}", "P3a", "slow-down to 10 %", {}, True),
-            Row("ℓ4, depth {}", "P3b", "speed-up to 10 %", {}),
-            Row("ℓ4, depth {}, a million steps", "P3b", "speed-up at the horizon", {"end": True}),
-            Row(f"{STUDENT}, depth {{}}", "S7", SPEED_UP, {"station": STUDENT}),
-        )
-        for depth in (2, 3)
-        for row in [
-            template._replace(name=template.name.format(depth), at={**template.at, "depth": depth})
-        ]
+    picture=(
+        Row("ℓ2, depth 2", "P3a", "slow-down at stable rates", {"depth": 2, **CHOSEN}, True),
+        Row("ℓ4, depth 2", "P0", "speed-up at stable rates", {"depth": 2, **CHOSEN}),
+        Row(
+            "ℓ4, depth 2, a million steps, paper's rates", "P3b", "speed-up at stable rates",
+            {"depth": 2, "choice": "a million steps, learning rates of the paper's grid"},
+        ),
+        Row(
+            "ℓ4, one layer with a warm-up", "R1", "speed-up over one layer at a constant rate",
+            {"p": 4.0, "method": "warm-up, 300 steps", "depth": 1},
+        ),
+        Row(f"{STUDENT}, depth 2", "S7", SPEED_UP, {"station": STUDENT, "depth": 2}),
     ),
 )  # fmt: skip

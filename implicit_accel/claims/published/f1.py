@@ -79,7 +79,9 @@ CLAIM = Claim(
     "a few hundred iterations. Outside it convergence slows by orders of magnitude, and at depth 8 "
     "the band is narrow.",
     source=PAPER_2019,
+    is_changed=True,
     run=run,
+    choices=("depth",),
     measures=(
         Measure("band", band, LAYER_WISE),
         Measure("depth 8's band over depth 3's", share_of_shallow, {"init": ("layer-wise",)}),

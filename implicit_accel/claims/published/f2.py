@@ -69,7 +69,9 @@ CLAIM = Claim(
     id="F2",
     statement="A balanced initialisation widens the band, and depth no longer hurts.",
     source=PAPER_2019,
+    is_changed=True,
     run=run,
+    choices=("depth",),
     measures=(
         Measure("gain of the balanced band", gain, {"depth": DEPTHS}),
         Measure("depth 8's band over depth 3's", share_of_shallow, {"init": INITS}),

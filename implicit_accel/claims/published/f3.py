@@ -110,6 +110,7 @@ CLAIM = Claim(
     statement="Balance persists along the trajectory.",
     source=PAPER_2019,
     run=run,
+    choices=("depth",),
     measures=(
         Measure("largest relative imbalance", largest, {"init": ("balanced",), "depth": DEPTHS}),
         Measure("largest imbalance over the first", growth, LAYER_WISE),

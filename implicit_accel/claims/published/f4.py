@@ -84,6 +84,7 @@ CLAIM = Claim(
     statement="A fully connected ReLU network trains better from a balanced initialisation, over "
     "standard deviations.",
     source=PAPER_2019,
+    is_changed=True,
     run=run,
     measures=(
         Measure(SPREAD, partial(ratio, spread)),

@@ -64,6 +64,7 @@ CLAIM = Claim(
     id="P0",
     statement="One extra scalar already speeds up ℓ4 regression.",
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
+    is_changed=True,
     run=run,
     measures=(
         Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": OF_DEPTH}),

@@ -136,6 +136,11 @@ CLAIM = Claim(
     statement="The end-to-end update rule on one layer emulates the deep network.",
     source=f"{PAPER_2018} and its authors' blog post (read)",
     run=run,
+    primary=Check(
+        "steps to half", {"method": BALANCED, "p": 2, "depth": 2}, 1 / CLOSE, CLOSE, closed=True
+    ),
+    choices=("method", "p", "depth"),
+    condition="the initialisation is balanced, or the rule has the layers' imbalance",
     measures=(
         Measure("steps to half", partial(steps_ratio, end=0.5), ALL),
         Measure("steps after the plateau", partial(steps_ratio, start=0.9, end=0.2),

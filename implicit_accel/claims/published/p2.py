@@ -130,6 +130,12 @@ CLAIM = Claim(
     statement="The hidden width does not matter.",
     source=f"{PAPER_2018} and its authors' blog post (read)",
     run=run,
+    primary=Check(
+        "speed-up over width 1", {"init": "same-std", "depth": 2, "width": 100, "p": 4},
+        1 / CLOSE, CLOSE, closed=True,
+    ),
+    choices=("init", "p", "depth", "width"),
+    condition="depth is 2 and the loss ℓ4, or the initialisation is balanced",
     measures=(
         Measure("largest difference", largest, {"init": INITS, "depth": (3, 2)}),
         Measure(

@@ -30,6 +30,7 @@ CLAIM = Claim(
     id="P3a",
     statement="On ℓ2, deeper is slightly slower.",
     source=f"{PAPER_2018} and its authors' blog post (read)",
+    is_changed=True,
     run=run,
     measures=(
         Measure(STABLE_SLOW_DOWN, slow_down_by_choice, {**OVER, "choice": OF_DEPTH}),

@@ -97,6 +97,7 @@ CLAIM = Claim(
     id="P3b",
     statement="On ℓ4, deeper is much faster, by orders of magnitude.",
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
+    is_changed=True,
     run=run,
     measures=(
         Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": OF_DEPTH}),

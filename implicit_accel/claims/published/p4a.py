@@ -88,6 +88,7 @@ CLAIM = Claim(
     id="P4a",
     statement="Depth 2 by gradient descent beats AdaGrad and AdaDelta on one layer.",
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
+    is_changed=True,
     run=run,
     # AdaDelta first: it is the stronger rival.
     checks=tuple(

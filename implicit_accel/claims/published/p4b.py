@@ -36,6 +36,8 @@ CLAIM = Claim(
     id="P4b",
     statement="Adam beats overparameterised gradient descent, and Adam with depth beats Adam.",
     source=f"{PAPER_2018} (from memory)",
+    is_read=False,
+    is_changed=True,
     run=run,
     checks=(
         Check(AGAINST, at={"method": "Adam", "depth": 1}, low=1.0),

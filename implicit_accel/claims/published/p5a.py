@@ -133,7 +133,9 @@ CLAIM = Claim(
     statement="From near zero, depth 4 starts to move only after about 65,000 iterations, and "
     "depth 8 is stuck past 100,000.",
     source=f"{PAPER_2018} (from memory)",
+    is_read=False,
     run=run,
+    untestable="for which loss and learning rate is not known, and they decide it",
     measures=(
         Measure("first move", first_move, {"method": (BEST, LAW), **CASES}),
         Measure("seeds that have moved", moved,

@@ -61,7 +61,10 @@ CLAIM = Claim(
     id="P5b",
     statement="From the identity, depths 4 and 8 move at once and are faster than one layer.",
     source=f"{PAPER_2018} (from memory)",
+    is_read=False,
+    is_changed=True,
     run=run,
+    choices=("problem", "p", "depth"),
     measures=(
         Measure("speed-up over one layer", speed_up, {"p": (4, 2), "depth": (4, 8)}),
         Measure("first move", first_move, {"p": (2, 4), "depth": (4, 8)}),

@@ -143,6 +143,7 @@ CLAIM = Claim(
     "curves.",
     source=f"{PAPER_2018}, its authors' blog post (read)",
     run=run,
+    choices=("problem", "p", "depth"),
     checks=(Check(RATIO, low=CERTAIN),),
     minutes=0.1,
     paper_hours=0.01,

@@ -107,6 +107,8 @@ CLAIM = Claim(
     source=f"The figure in the blog post of {PAPER_2018}'s authors (read, digitised); the data "
     "set and the rates are recalled from the paper",
     run=run,
+    exists=True,
+    choices=("choice",),
     checks=(
         Check("distance of the farthest curve", high=SAME, why="half the width of a drawn line"),
     ),

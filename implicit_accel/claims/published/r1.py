@@ -39,6 +39,7 @@ CLAIM = Claim(
     id="R1",
     statement="On ℓ4 one layer with a linear warm-up needs no more steps than depth 2.",
     source="This project's question, after a prototype",
+    is_changed=True,
     run=run,
     measures=(
         Measure(OVER_DEPTH, against_depth, {"choice": (*CHOICES, FROM_PRODUCT, *OTHER_WARMUPS)}),

@@ -107,6 +107,7 @@ CLAIM = Claim(
     "Adam is less stable.",
     source=SOURCE,
     run=run,
+    choices=("problem", "hidden"),
     measures=(
         Measure("least gain of Adam", least_adam_gain),
         Measure("gain of Adam", adam_gain, {"hidden": NETWORKS}),

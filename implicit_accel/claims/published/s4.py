@@ -89,6 +89,7 @@ CLAIM = Claim(
     statement="On Abalone the acceleration may be larger for p > 2.",
     source=SOURCE,
     run=run,
+    choices=("p", "depth"),
     measures=(
         Measure("gain over that on ℓ2", relative_gain, {"p": POWERS[1:], "depth": DEPTHS}),
         Measure("gain", gain, {"p": POWERS, "depth": DEPTHS}),

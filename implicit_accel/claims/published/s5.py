@@ -116,6 +116,7 @@ CLAIM = Claim(
     statement="With ReLU, Adam converges far better on Ethanol.",
     source=SOURCE,
     run=run,
+    choices=("choice",),
     measures=(
         Measure("gain of ReLU with Adam", relu_gain),
         Measure("gain of Adam with ReLU", adam_gain),

@@ -229,7 +229,9 @@ CLAIM = Claim(
     id="S7",
     statement="The student project's experiments do not align with the paper's results.",
     source=SOURCE,
+    is_changed=True,
     run=run,
+    choices=("choice", "depth"),
     checks=(
         Check(SPEED_UP, at={"station": STUDENT}, high=1.0),
         Check(SPEED_UP, at={"station": PAPER}, low=1.0),

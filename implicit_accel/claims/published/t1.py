@@ -142,6 +142,7 @@ CLAIM = Claim(
     statement="The gradient flow's time over the learning rate predicts the steps to a target.",
     source=f"{SOURCE}; {COHEN_2021}",
     run=run,
+    valid="below the edge of stability; past it nothing is predicted",
     measures=(
         Measure("median error of the predicted steps", lambda cells: over_seeds(cells, median)),
         Measure("predictions within 10 %", lambda cells: over_seeds(cells, within_10)),

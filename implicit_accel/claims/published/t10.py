@@ -82,6 +82,7 @@ CLAIM = Claim(
     "initialisation, the target and the depth.",
     source=SOURCE,
     run=run,
+    valid="for the sign within the edge of stability; it predicts more gains than there are",
     measures=(
         Measure("predicted sign", sign, {"cells": CELLS}),
         Measure("predicted size", size, {"cells": CELLS}),

@@ -130,7 +130,9 @@ CLAIM = Claim(
     statement="The largest stable learning rate is 2 over the largest sharpness of the gradient "
     "flow before the target.",
     source=f"{SOURCE}; {COHEN_2021}",
+    is_changed=True,
     run=run,
+    valid="as a lower bound: the largest stable rate is this or larger, for every model",
     checks=(
         Check("median largest rate", {"by": STABLE_BY[0]}, low=0.95, high=1.05, closed=True),
         Check("models within 5 %", low=75.0, why="what so few models can show"),

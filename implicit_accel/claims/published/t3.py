@@ -173,6 +173,7 @@ CLAIM = Claim(
     source=f"{SOURCE}; {COHEN_2021}; Chen & Bruna 2023 (flip bifurcation); Damian, Nichani & Lee "
     "2023, Cohen et al. 2024 (self-stabilisation, central flows)",
     run=run,
+    valid="for full-batch gradient descent, until the run diverges",
     checks=(Check("step of instability", low=0.95, high=1.05, closed=True),),
     minutes=5.2,
     paper_hours=2.0,

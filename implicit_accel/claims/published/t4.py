@@ -110,6 +110,7 @@ CLAIM = Claim(
     "conserved quantities.",
     source=f"{SOURCE} (the plateau law)",
     run=run,
+    valid="from small initialisations, below the edge of stability",
     measures=(
         Measure(
             "error of the escape", error_of_the_escape,

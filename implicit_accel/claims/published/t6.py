@@ -150,6 +150,7 @@ CLAIM = Claim(
     "steps grow as the standard deviation to the power −(N−2).",
     source=f"{SOURCE}; the experiments are those of {PAPER_2019}",
     run=run,
+    valid="as a law with an offset, a + b·std^−(N−2), below the band",
     measures=(
         Measure("ratio of steps over the law", ratio_of_steps),
         Measure("contraction over the law", contraction_over_law, {"depth": DEPTHS}),

@@ -132,7 +132,9 @@ CLAIM = Claim(
     statement="The loss bursts of deep linear networks are the edge of stability: each has ηλ > 2 "
     "before it, and a run in which ηλ does not stay above 2 has none.",
     source=f"{SOURCE}; {COHEN_2021}",
+    is_changed=True,
     run=run,
+    valid="for the bursts of full-batch gradient descent",
     measures=(
         Measure("consistent with the edge", consistent, {"among": ("bursts", "calm runs")}),
         Measure("runs with a burst", bursting, {"rate": RATES}),

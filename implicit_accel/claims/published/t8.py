@@ -112,6 +112,7 @@ CLAIM = Claim(
     "(2+2β)/((1+2β)η) and, preconditioned, (2+2β₁)/((1−β₁)η).",
     source=f"{COHEN_2021}; Cohen et al. 2022 (adaptive optimizers)",
     run=run,
+    valid="along an eigenvector of a quadratic, full batch",
     measures=(
         Measure("measured over threshold", over_threshold,
                 {"method": ("sgd", "momentum", "nesterov", "adam"), "beta": (0.0, *MOMENTA)}),

@@ -92,7 +92,9 @@ CLAIM = Claim(
     statement="Depth's speed-up on ℓ4 is that of the end-to-end rule, a learning rate that grows "
     "with the weights and a projection, whose speed-ups multiply.",
     source=f"{SOURCE}; the rule is that of {PAPER_2018}",
+    is_changed=True,
     run=run,
+    valid="for the rule as a whole; that its parts multiply is not shown",
     measures=(
         Measure(RULE_OVER_NETWORK, partial(ratio, above=[RULE], below=[NETWORK]), OVER),
         Measure(PARTS_OVER_RULE, partial(ratio, above=[RATE, PROJECTION], below=[RULE]), OVER),

@@ -81,9 +81,10 @@ def markdown(
         "below": lambda path: path.relative_to(folder).as_posix(),
     }
     filled = _environment(filters).get_template("report.md").render(
-        title=title, preamble=preamble, columns=view.columns(verdicts),
+        title=title, preamble=preamble, verdicts=verdicts,
+        columns=view.COLUMNS if verdicts else view.EFFECT_COLUMNS, law_columns=view.LAW_COLUMNS,
         story=chapters_of(entries, collection.story) if verdicts else (),
-        claims=[view.claim_view(entry, entries, collection, verdicts) for entry in entries],
+        claims=[view.claim_view(entry, collection, verdicts) for entry in entries],
         recollected=view.recollections(entries, collection), from_memory=view.FROM_MEMORY,
     )  # fmt: skip
     return filled.rstrip() + "\n"
@@ -165,7 +166,7 @@ def _page(
         return picture(path, quality)
 
     filters = {"picture": drawn, "rows": view.rows, "anchor": _anchor, "quoted": quote}
-    claims = {entry.claim.id: _claim(entry, entries, collection, verdicts) for entry in entries}
+    claims = {entry.claim.id: _claim(entry, collection, verdicts) for entry in entries}
     groups = {
         question: [claims[entry.claim.id] for entry in own]
         for question, own in view.by_question(entries, collection).items()
@@ -175,19 +176,20 @@ def _page(
     kinds = dict.fromkeys(name for claim in claims.values() for name in claim["kinds"])
     places = [
         *([("answer", ANSWER)] if verdicts and entries else []),
-        ("verdicts", "All verdicts" if verdicts else "All effects"),
+        ("verdicts", "All outcomes" if verdicts else "All effects"),
         *((f"question-{number}", question) for number, question in enumerate(groups, 1)),
         ("about", "About this report"),
     ]
     body = _environment(filters).get_template("page.html").render(
-        title=title, preamble=preamble, verdicts=verdicts, columns=view.columns(verdicts),
+        title=title, preamble=preamble, verdicts=verdicts,
+        columns=view.COLUMNS if verdicts else view.EFFECT_COLUMNS,
         claims=list(claims.values()), ids=set(claims), groups=groups, places=places,
         answer=next((c for c in chapters if c.heading == ANSWER), None),
         answer_forest=forest_view(forest, [f"#{_anchor(claim)}" for claim in measured_by])
         if measured_by
         else None,
         chapters=[chapter for chapter in chapters if chapter.heading != ANSWER],
-        tallies=_tallies(list(claims.values())) if verdicts else {}, tones=view.TONES,
+        tally=_tally(list(claims.values())) if verdicts else {}, tones=view.TONES,
         choices={
             name: [v for v in dict.fromkeys(c["kinds"][name] for c in claims.values()) if v]
             for name in kinds
@@ -201,11 +203,9 @@ def _page(
     return document(title, body, assets=needed + own)
 
 
-def _claim(
-    entry: Entry, entries: Sequence[Entry], collection: Collection, verdicts: bool
-) -> dict[str, Any]:
+def _claim(entry: Entry, collection: Collection, verdicts: bool) -> dict[str, Any]:
     """A claim for the page's template."""
-    claim = view.claim_view(entry, entries, collection, verdicts)
+    claim = view.claim_view(entry, collection, verdicts)
     anchor, sections = _anchor(entry.claim.id), claim["sections"]
     return claim | {
         "saw": [(n, text) for n, text in sections.items() if n not in view.ORIGIN],
@@ -231,13 +231,10 @@ def _markup(html: str) -> Any:
     return Markup(html)  # noqa: S704 - escaped by the explorer
 
 
-def _tallies(claims: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, int]]]:
-    """For each answer its kinds with the numbers of claims, in the order of `view.TONES`."""
-    found = {}
-    for name in view.KINDS:
-        answers = [claim["kinds"][name] for claim in claims]
-        found[name] = [(kind, answers.count(kind)) for kind in view.TONES if kind in answers]
-    return found
+def _tally(claims: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Outcomes with the numbers of claims, in the order of `view.TONES`."""
+    outcomes = [claim["kinds"]["outcome"] for claim in claims]
+    return {outcome: outcomes.count(outcome) for outcome in view.TONES if outcome in outcomes}
 
 
 def forest_html(forest: Forest, links: Sequence[str] = ()) -> str:

@@ -45,7 +45,7 @@
   function weight(row, column) {
     if (column === 0) return rows.indexOf(row);
     const text = row.cells[column].textContent;
-    if (column < heads.length - 1) return text || "\uffff";
+    if (!names[column].startsWith("effect")) return text || "\uffff";
     const number = /: (-?[\d.,]+(?:e[+-]?\d+)?|∞|−∞)/.exec(text);
     if (!number) return Infinity;
     return number[1] === "∞" ? 1e300 : Number(number[1].replaceAll(",", ""));

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from implicit_accel.claims.collection import Row
+from implicit_accel.claims.criteria import Answer
 from implicit_accel.claims.effects import Coordinate, Effect, matching
 from implicit_accel.claims.findings import Entry
 from implicit_accel.claims.forest import Forest
-from implicit_accel.claims.report.view import Tally
+from implicit_accel.claims.report.view import tally
 from implicit_accel.claims.text import by_heading, fill_in
 
 ANSWER = "The answer"
@@ -77,11 +78,11 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
             return e
         raise _LeftOutError
 
-    def direction(claim: str) -> str:
-        return finding(claim).finding.verdict.direction
+    def outcome(claim: str) -> Answer:
+        return finding(claim).answer
 
-    def only_if(claim: str, expected: str) -> str:
-        if {str(d) for d in finding(claim).finding.verdict.directions} != {expected}:
+    def only_if(condition: bool) -> str:
+        if not condition:
             raise _LeftOutError
         return ""
 
@@ -89,9 +90,9 @@ def _chapter(heading: str, body: str, entries: Sequence[Entry]) -> Chapter | Non
         cause = finding(claim).finding.cause
         return "" if cause is None else cause.why
 
-    literature = [e for e in entries if not e.claim.is_theory]
-    names = {"effect": effect, "direction": direction, "only_if": only_if, "why": why,
-             "has": found.__contains__, "tally": Tally.of(literature)}  # fmt: skip
+    names = {"effect": effect, "outcome": outcome, "only_if": only_if, "why": why,
+             "has": found.__contains__, "tally": tally(entries),
+             "claims": sum(not e.claim.is_theory for e in entries)}  # fmt: skip
     try:
         filled = fill_in(f"the section {heading!r} of the story", body, names)
     except _LeftOutError:

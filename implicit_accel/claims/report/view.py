@@ -4,69 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from implicit_accel.claims.collection import Collection
-from implicit_accel.claims.criteria import Direction, Judged, Size
+from implicit_accel.claims.criteria import Judged, Outcome
 from implicit_accel.claims.describe import where
 from implicit_accel.claims.effects import Effect
-from implicit_accel.claims.findings import ANSWERS, Entry, with_scores
+from implicit_accel.claims.findings import Entry
 
 FROM_MEMORY = "What is known from memory only"
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Outcomes of some claims, counted.
-
-    Attributes:
-        claims: Claims.
-        whole: Those with the claimed direction in every part.
-        replicated: Those that hold in direction and size.
-        parts: Their parts.
-        held: Parts as claimed,
-        opposite: opposite,
-        undecided: and undecided, in direction.
-        sized: Parts with a claimed size.
-        size_held: Those which have it.
-        explained: Claims with a cause.
-    """
-
-    claims: int
-    whole: int
-    replicated: int
-    parts: int
-    held: int
-    opposite: int
-    undecided: int
-    sized: int
-    size_held: int
-    explained: int
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Tally:
-        """Counts."""
-        findings = [entry.finding for entry in entries]
-        parts = [judged for found in findings for judged in found.verdict.parts]
-        directions = Counter(judged.direction for judged in parts)
-        sizes = Counter(j.size for j in parts if j.size != Size.NOT_COMPARABLE)
-        return cls(
-            claims=len(entries),
-            whole=sum(f.verdict.directions == {Direction.AS_CLAIMED} for f in findings),
-            replicated=sum(f.verdict.holds for f in findings),
-            parts=len(parts),
-            held=directions[Direction.AS_CLAIMED],
-            opposite=directions[Direction.OPPOSITE],
-            undecided=directions[Direction.UNDECIDED],
-            sized=sum(sizes.values()),
-            size_held=sizes[Size.AS_CLAIMED],
-            explained=sum(found.cause is not None for found in findings),
-        )
+def tally(entries: Sequence[Entry]) -> dict[str, int]:
+    """How many claims have each outcome; laws have none."""
+    found = Counter(entry.answer.outcome for entry in entries if not entry.claim.is_theory)
+    return {outcome.value: found[outcome] for outcome in Outcome}
 
 
 def by_question(entries: Sequence[Entry], collection: Collection) -> dict[str, list[Entry]]:
@@ -82,21 +38,34 @@ def by_question(entries: Sequence[Entry], collection: Collection) -> dict[str, l
     return {question: own for question, own in found.items() if own}
 
 
-def columns(verdicts: bool) -> list[str]:
-    """The columns of the overview."""
-    return ["claim", "statement", *(ANSWERS if verdicts else ()), "effect [95 % interval]"]
+EFFECT = "effect [95 % interval]"
+COLUMNS = ("claim", "statement", "outcome", EFFECT, "over choices", "evidence")
+LAW_COLUMNS = ("law", "statement", "error or ratio [95 % interval]", "where it holds")
+EFFECT_COLUMNS = ("claim", "statement", EFFECT)
+LAW = "law"
+"""In the place of an outcome: a law has an error, and a range in which it holds."""
 
 
 def main_effect(entry: Entry) -> Effect | None:
-    """The effect that a claim is about: the first that is judged, or else the first."""
-    judged = [part.part.effect for part in entry.finding.verdict.parts]
-    return next(iter((*judged, *entry.finding.effects)), None)
+    """The effect that a claim is about: the primary one, or else the first."""
+    if entry.primary is not None:
+        return entry.primary.effect
+    return next(iter(entry.finding.effects), None)
 
 
 def headline(entry: Entry) -> str:
     """The effect that a claim is about, with its name; empty if it has none."""
     effect = main_effect(entry)
     return "" if effect is None else f"{effect.name}: {effect}"
+
+
+def overview(entry: Entry) -> list[str]:
+    """A claim's row under `COLUMNS`, a law's under `LAW_COLUMNS`."""
+    claim, answer = entry.claim, entry.answer
+    if claim.is_theory:
+        return [claim.id, claim.statement, headline(entry), claim.valid]
+    row = [claim.id, claim.statement, str(answer), headline(entry)]
+    return [*row, answer.span_words, entry.evidence]
 
 
 ORIGIN = ("Source", "What we ran", "Criterion")
@@ -172,88 +141,61 @@ def rows(table: pd.DataFrame) -> list[list[str]]:
     return [list(map(shown, row)) for row in table.to_numpy().tolist()]
 
 
-# --- answers in a word, for tallies and filters ---
-
-
-def _one_of(answers: set[str], none: str) -> str:
-    """The answer that all parts have; "partly as claimed" or "mixed" where they differ."""
-    if not answers:
-        return none
-    if len(answers) == 1:
-        return next(iter(answers))
-    return "partly as claimed" if Direction.AS_CLAIMED.value in answers else "mixed"
-
-
-def _direction(entry: Entry) -> str:
-    return _one_of({j.direction.value for j in entry.finding.verdict.parts}, "not tested")
-
-
-def _size(entry: Entry) -> str:
-    sizes = {j.size.value for j in entry.finding.verdict.parts}
-    return _one_of(sizes - {Size.NOT_COMPARABLE.value}, "none claimed")
-
-
-def _cause(entry: Entry) -> str:
-    if entry.finding.cause is not None:
-        return "explained"
-    return entry.answers[2] or "nothing to explain"
-
-
-KINDS: Mapping[str, Callable[[Entry], str]] = {
-    "direction": _direction,
-    "size": _size,
-    "cause": _cause,
-}
-"""Answers in a word, by what is asked."""
-
 TONES = {
-    Direction.AS_CLAIMED.value: "held",
-    "explained": "known",
-    "partly as claimed": "mixed",
-    "mixed": "mixed",
-    Size.SMALLER.value: "failed",
-    Size.LARGER.value: "mixed",
-    Direction.OPPOSITE.value: "failed",
-    Direction.UNDECIDED.value: "open",
-    "unexplained": "open",
-    "none claimed": "none",
-    "nothing to explain": "none",
-    "not tested": "none",
+    Outcome.CONFIRMED.value: "held",
+    Outcome.CONFIRMED_IF.value: "mixed",
+    Outcome.CONTRADICTED.value: "failed",
+    Outcome.INCONCLUSIVE.value: "open",
+    Outcome.NOT_TESTABLE.value: "none",
+    LAW: "known",
 }
-"""How each answer is coloured, in the order of a tally."""
+"""How each outcome is coloured, in the order of a tally."""
 
 
-def claim_view(
-    entry: Entry, entries: Sequence[Entry], collection: Collection, verdicts: bool
-) -> dict[str, Any]:
+def choices_table(entry: Entry) -> pd.DataFrame:
+    """The primary effect as chosen and by other choices, a row each; empty without others."""
+    answer = entry.answer
+    if answer.primary is None or not answer.choices:
+        return pd.DataFrame()
+    rows = [("as chosen", answer.primary, "")]
+    rows += [(name, effect, str(where)) for name, effect, where in answer.choices]
+    return pd.DataFrame(
+        [{"choice": n, "measured": str(effect), "against the claim": w} for n, effect, w in rows]
+    )
+
+
+def claim_view(entry: Entry, collection: Collection, verdicts: bool) -> dict[str, Any]:
     """All that is said about a claim, for a template.
 
     Args:
         entry: The claim.
-        entries: All claims of the report.
-        collection: That they are of.
+        collection: That it is of.
         verdicts: Whether it judges.
     """
-    claim, finding = entry.claim, entry.finding
-    kinds = {name: kind(entry) for name, kind in KINDS.items()} if verdicts else {}
-    direction, size, cause = entry.answers
-    answers = dict(zip(ANSWERS, (direction, size, cause), strict=True)) if verdicts else {}
+    claim, finding, answer = entry.claim, entry.finding, entry.answer
+    outcome = LAW if claim.is_theory else answer.outcome.value
     effect = main_effect(entry)
     note = "" if effect is None or not effect.note else f"; {effect.note}"
+    kinds = {"outcome": outcome} if verdicts else {}
     return {
         "id": claim.id,
         "statement": claim.statement,
-        "answers": answers,
-        "tones": {name: TONES[kind] for name, kind in kinds.items()},
+        "is_law": claim.is_theory,
+        "outcome": (LAW if claim.is_theory else str(answer)) if verdicts else "",
+        "tone": TONES[outcome],
         "kinds": kinds | {"source": collection.made_by(claim), "topic": collection.place(claim)[1]},
-        "cause_with_scores": with_scores(cause, entries) if verdicts else "",
+        "row": overview(entry),
         "headline": headline(entry),
         "number": "" if effect is None else str(effect),
         "number_is": "" if effect is None else effect.name + note,
+        "over_choices": answer.span_words if verdicts else "",
+        "evidence": entry.evidence,
+        "valid": claim.valid,
         "why": "" if finding.cause is None or not verdicts else finding.cause.why,
         "explained_by": () if finding.cause is None or not verdicts else finding.cause.claims,
         "sections": sections(entry, verdicts),
         "caveats": finding.caveats,
+        "choices": choices_table(entry) if verdicts else pd.DataFrame(),
         "parts": parts_table(finding.verdict.parts) if verdicts else pd.DataFrame(),
         "tables": dict(finding.tables),
         "figures": [(path, caption(entry, path, verdicts)) for path in entry.figures],

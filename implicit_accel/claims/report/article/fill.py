@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,6 @@ def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[s
     """
     designs = [effect.design for entry in entries for effect in entry.finding.effects]
     seeds = [design.seeds for design in designs if design.kind != Kind.VALUE] or [1]
-    literature = [e for e in entries if not e.claim.is_theory]
     groups = {k: [e for e in entries if e.claim.id.startswith(k)] for k in collection.sources}
     chapters = {
         chapter.heading: list(map(_text, chapter.paragraphs))
@@ -96,8 +94,8 @@ def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[s
             if own
         ],
         "tally": {
-            name: {kind: str(count) for kind, count in asdict(view.Tally.of(own)).items()}
-            for name, own in {"literature": literature, **groups}.items()
+            name: {kind: str(count) for kind, count in _counts(own).items()}
+            for name, own in {"all": entries, **groups}.items()
         },
         "claims": {entry.claim.id: _claim(entry) for entry in entries},
         "remembered": [
@@ -107,18 +105,24 @@ def fill(scale: str, entries: Sequence[Entry], collection: Collection) -> dict[s
     }
 
 
+def _counts(entries: Sequence[Entry]) -> dict[str, int]:
+    laws = sum(entry.claim.is_theory for entry in entries)
+    return {"claims": len(entries) - laws, "laws": laws, **view.tally(entries)}
+
+
 def _claim(entry: Entry) -> dict[str, Any]:
     claim, finding = entry.claim, entry.finding
-    direction, size, cause = map(_text, entry.answers)
     sections = view.sections(entry, verdicts=True)
     return {
         "statement": _text(claim.statement),
         "source": _text(claim.source),
         "ran": _text(sections.get("What we ran", "")),
         "criterion": _text(sections.get("Criterion", "")),
-        "direction": direction,
-        "size": size,
-        "cause": cause,
+        "outcome": view.LAW if claim.is_theory else entry.answer.outcome.value,
+        "answer": _text(claim.valid if claim.is_theory else entry.answer),
+        "measured": _text(view.headline(entry)),
+        "choices": _text(entry.answer.span_words),
+        "evidence": _text(entry.evidence),
         "saw": _text(finding.summary),
         "why": "" if finding.cause is None else _text(finding.cause.why),
         "caveats": [_text(caveat) for caveat in finding.caveats],
