@@ -1,8 +1,8 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction, the verdicts and the sentences on
-S7 into README.md, the verdicts' answers into CHANGES.md, and the table of a sweep into README.md.
-Figures are reduced to 256 colours, which their few need.
+The report, its figures and its findings go to docs/reproduction; the answer, the main comparison by its
+choices and the table of a sweep into README.md. Figures are reduced to 256 colours, which their few
+need.
 """
 
 import json
@@ -13,14 +13,18 @@ from pathlib import Path
 from PIL import Image
 
 from implicit_accel import load_run, summarise
+from implicit_accel.claims.collection import load_collection
+from implicit_accel.claims.findings import load_entries
+from implicit_accel.claims.report.story import ANSWER, chapters_of
+from implicit_accel.claims.report.view import choices_table
 from implicit_accel.summary import caption, cells, columns
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reproduction"
 
 _FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
-_CELL_END = re.compile(r"(?<!\\)\|")
-_SENTENCE = re.compile(r"\(\d\) (.*?\.)(?= \(\d\) |$)")
+MAIN = "P0"
+"""The claim whose comparison README shows by its choices."""
 
 
 def publish(source: Path) -> None:
@@ -40,13 +44,19 @@ def publish(source: Path) -> None:
         colours.save(TARGET / name, optimize=True)
     (TARGET / "REPORT.md").write_text(report)
     _publish_findings(source)
-    rows = [line for line in report.splitlines() if line.startswith(("| [", "| claim", "| ---"))]
-    table = "\n".join(rows[: 2 + sum(row.startswith("| [") for row in rows)])
-    _replace("verdicts", table.replace("](#", "](docs/reproduction/REPORT.md#"))
-    _publish_answers(rows)
-    summary = json.loads((source / "S7" / "finding.json").read_text())["finding"]["summary"]
-    found = [sentence.replace("[", "\\[") for sentence in _SENTENCE.findall(summary)]
-    _replace("sentences", "\n".join(f"{i}. {text}" for i, text in enumerate(found, 1)))
+    claims = load_collection()
+    _, entries = load_entries(source, claims.claims)
+    answer = next(c for c in chapters_of(entries, claims.story) if c.heading == ANSWER)
+    _replace("answer", "\n\n".join(_escaped(words) for words in answer.paragraphs))
+    (main,) = (entry for entry in entries if entry.claim.id == MAIN)
+    rows = choices_table(main).to_numpy().tolist()
+    lines = ["| choice | speed-up |", "| --- | --- |"]
+    lines += [f"| {_escaped(name)} | {_escaped(measured)} |" for name, measured, _ in rows]
+    _replace("choices", "\n".join(lines))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[").replace("|", "\\|")
 
 
 def _publish_findings(source: Path) -> None:
@@ -59,23 +69,6 @@ def _publish_findings(source: Path) -> None:
     opening = json.dumps(stored)[:-1] + ', "findings": ['
     text = opening + "\n" + ",\n".join(findings) + "\n]}\n"
     (TARGET / "findings.json").write_text(text)
-
-
-def _publish_answers(rows: list[str]) -> None:
-    """Writes the direction and the size of every verdict into the list of what changed."""
-    answers = {}
-    for row in rows:
-        if row.startswith("| ["):
-            claim, _, direction, size, *_ = (cell.strip() for cell in _CELL_END.split(row)[1:])
-            answers[claim.split("]")[0]] = direction.strip("*"), size.strip("*")
-    path = TARGET / "CHANGES.md"
-    lines = path.read_text().splitlines()
-    for i, line in enumerate(lines):
-        if line.startswith("| ["):
-            cells = _CELL_END.split(line)
-            cells[3:5] = [f" {answer} " for answer in answers[cells[1].strip().split("]")[0]]]
-            lines[i] = "|".join(cells)
-    path.write_text("\n".join(lines) + "\n")
 
 
 def publish_sweep(run: Path) -> None:

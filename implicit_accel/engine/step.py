@@ -305,7 +305,8 @@ def train_step(
 
     mask = task.trainable(values)
 
-    def value_fn(params: Params) -> Any:
+    # optax's line searches refuse arguments that neither they nor this function take.
+    def value_fn(params: Params, excess: Any = None) -> Any:  # noqa: ARG001
         if mask is not None:  # the optimizer's parameters are zero where they are frozen
             params = jax.tree.map(jnp.where, mask, params, state.params)
         return task.loss(params, batch, values, key)
