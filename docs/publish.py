@@ -1,8 +1,8 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction; the answer, the main comparison by its
-choices and the table of a sweep into README.md. Figures are reduced to 256 colours, which their few
-need.
+The report, its figures and its findings go to docs/reproduction; the answer, the main comparison by
+its choices and the table of a sweep into README.md. Figures are reduced to 256 colours, which their
+few need.
 """
 
 import json
@@ -44,15 +44,42 @@ def publish(source: Path) -> None:
         colours.save(TARGET / name, optimize=True)
     (TARGET / "REPORT.md").write_text(report)
     _publish_findings(source)
+    for name, text in readme_texts(source).items():
+        _replace(name, text)
+    _publish_outcomes(source)
+
+
+def readme_texts(source: Path) -> dict[str, str]:
+    """What README shows of a reproduction, by the comments' names.
+
+    Args:
+        source: The reproduction's folder.
+    """
     claims = load_collection()
     _, entries = load_entries(source, claims.claims)
     answer = next(c for c in chapters_of(entries, claims.story) if c.heading == ANSWER)
-    _replace("answer", "\n\n".join(_escaped(words) for words in answer.paragraphs))
     (main,) = (entry for entry in entries if entry.claim.id == MAIN)
     rows = choices_table(main).to_numpy().tolist()
     lines = ["| choice | speed-up |", "| --- | --- |"]
     lines += [f"| {_escaped(name)} | {_escaped(measured)} |" for name, measured, _ in rows]
-    _replace("choices", "\n".join(lines))
+    return {
+        "answer": "\n\n".join(_escaped(words) for words in answer.paragraphs),
+        "choices": "\n".join(lines),
+    }
+
+
+def _publish_outcomes(source: Path) -> None:
+    """Writes the outcome of every claim into the list of what changed."""
+    _, entries = load_entries(source, load_collection().claims)
+    outcomes = {e.claim.id: _escaped(str(e.answer)) for e in entries if not e.claim.is_theory}
+    path = TARGET / "CHANGES.md"
+    lines = path.read_text().splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("| ["):
+            cells = line.split(" | ")
+            cells[2] = outcomes[cells[0].removeprefix("| [").split("]")[0]]
+            lines[i] = " | ".join(cells)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _escaped(text: str) -> str:

@@ -19,22 +19,34 @@ def test_every_test_that_a_promise_names_exists():
     assert named - there == set()
 
 
-def test_the_readme_shows_the_verdicts_of_the_report():
-    report = (REPOSITORY / "docs" / "reproduction" / "REPORT.md").read_text()
-    verdicts = [line for line in report.splitlines() if line.startswith("| [")]
-    assert len(verdicts) == 34
-    shown = (REPOSITORY / "README.md").read_text()
-    for line in verdicts:
-        assert line.replace("](#", "](docs/reproduction/REPORT.md#") in shown
-
-
-def test_the_reference_is_that_of_the_declarations(monkeypatch):
-    path = REPOSITORY / "docs" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
+def module_at(name: str):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_says_what_the_findings_say():
+    shown = (REPOSITORY / "README.md").read_text()
+    for name, text in module_at("publish").readme_texts(REPOSITORY / "docs/reproduction").items():
+        _, block, _ = shown.split(f"<!-- {name} -->")
+        assert block.strip() == text, "run python docs/publish.py"
+
+
+def test_every_speed_up_in_the_readme_is_a_finding():
+    """One value for one quantity: no number with × stands outside what is filled in."""
+    shown = (REPOSITORY / "README.md").read_text()
+    for name in ("answer", "choices", "sweep"):
+        before, _, after = shown.split(f"<!-- {name} -->")
+        shown = before + after
+    assert re.findall(r"[\d.]+×", shown) == []
+
+
+def test_the_reference_is_that_of_the_declarations(monkeypatch):
+    module = module_at("reference")
     # Forked instead of started from nothing, which takes ten times as long.
     monkeypatch.setattr(
         module, "_help_of", lambda programs: {p: run(p, "--help").stdout for p in programs}

@@ -7,6 +7,7 @@ python -m experiments.predict --dataset gas --losses l4 --at 0.001,0.00418
 Takes the flags of experiments.sweep that say what is trained, and tells for every model the largest
 stable learning rate, the steps to the target at the best stable rate of the grid, and the speed-up
 over one layer. It integrates each network's gradient flow once, with the sharpness on the way.
+A second table has the speed-up of depth at stable rates, by a formula.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from implicit_accel.experiments.predictions import (
     as_text,
     predictions,
     print_predictions,
+    print_speed_ups,
     save_table,
+    speed_up_table,
 )
 from implicit_accel.linear.config import parse_learning_rates
 from implicit_accel.theory.predict import Predictions
+from implicit_accel.theory.speed_up import is_predicted, predict_speed_up
 
 _AT = flags.DEFINE_list(
     "at",
@@ -90,6 +94,15 @@ def main() -> None:
         found = predictions(asked.grid, log, executor)
     table = found.table()
     print_predictions(table, f"{asked.title}: {asked.described}", console)
+    deep = [m for m in found.models if is_predicted(m.model, found.config)]
+    if deep:
+        with cli.progress_bar(log, "speed-ups") as report:
+            speed_ups = []
+            for number, prediction in enumerate(deep):
+                report(number, len(deep))
+                speed_ups.append(predict_speed_up(found.problem, prediction.model, found.config))
+            report(len(deep), len(deep))
+        print_speed_ups(speed_up_table(speed_ups, [m.label for m in deep]), console)
     if rates:
         print_rates(at_rates(found, rates), console)
     if _OUTPUT.value:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,7 @@ from implicit_accel.exports import csv_text
 from implicit_accel.files import atomic_path
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.theory.predict import Predictions, predict
+from implicit_accel.theory.speed_up import PredictedSpeedUp
 
 # From here on a number's size is all that one reads of it.
 _LARGE = 1e9
@@ -74,6 +77,56 @@ def print_predictions(table: pd.DataFrame, title: str, console: Console) -> None
     shown.caption = (
         "Predicted, not trained; medians over seeds. Steps are the gradient flow's time over the "
         "learning rate. Unstable after: the step at which the sharpness exceeds the threshold."
+    )
+    console.print(shown)
+
+
+def speed_up_table(found: Sequence[PredictedSpeedUp], labels: Sequence[str]) -> pd.DataFrame:
+    """The formula's parts for each deep model, medians over seeds.
+
+    Args:
+        found: The predictions.
+        labels: The models' names in tables.
+    """
+    rows = []
+    for each, label in zip(found, labels, strict=True):
+        values = each.values
+        rows.append(
+            {
+                "model": label,
+                "one_layer_rate": float(np.median(each.one_layer_rate)),
+                "rate": float(np.median(each.rate)),
+                "one_layer_steps": float(np.median(each.one_layer_time / each.one_layer_rate)),
+                "steps": float(np.median(each.time / each.rate)),
+                "speed_up": each.value,
+                "lowest": float(values.min()),
+                "highest": float(values.max()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def print_speed_ups(table: pd.DataFrame, console: Console) -> None:
+    """The table of `speed_up_table`."""
+    shown = Table(
+        title="Speed-up of depth at stable rates, from the same initial end-to-end weights",
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    for name in (
+        "model", "one layer's\nlargest stable rate", "its own, to\nthe last step",
+        "one layer's\nsteps", "its own\nsteps", "speed-up\n(range over seeds)",
+    ):  # fmt: skip
+        shown.add_column(name, justify="left" if name == "model" else "right")
+    for row in table.to_dict("records"):
+        ends = f"{as_text(row['lowest'])} to {as_text(row['highest'])}"
+        shown.add_row(
+            row["model"], as_text(row["one_layer_rate"]), as_text(row["rate"]),
+            as_text(row["one_layer_steps"], ",.0f"), as_text(row["steps"], ",.0f"),
+            f"{as_text(row['speed_up'])} ({ends})",
+        )  # fmt: skip
+    shown.caption = (
+        "Predicted by a formula (theory/speed_up.py), medians over seeds. On l2 it is several "
+        "times too low, since training past the edge of stability survives."
     )
     console.print(shown)
 

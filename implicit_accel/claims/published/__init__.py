@@ -72,7 +72,7 @@ COLLECTION = Collection(
         "What does the optimizer do?": ("optimizer", ("P4a", "P4b", "R1", "S3")),
         "What about non-linear networks?": ("non-linear networks", ("P6", "F4", "S5", "S6")),
         "What does theory say?": (
-            "theory", ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 12)))
+            "theory", ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 13)))
         ),
     },
     recollections=RECOLLECTIONS,
