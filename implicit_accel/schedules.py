@@ -18,9 +18,10 @@ import optax
 
 _SILVER = 1 + math.sqrt(2)
 
-# The search along the gradient: at most 2^60 times the last step, then the bracket over 2^30, which
-# float32 does not resolve any more.
-_DOUBLINGS, _BISECTIONS = 60, 30
+# The search along the gradient begins at a small share of the last step: the loss of a deep network
+# may have a second minimum behind a maximum, and from afar that one would be found. It doubles at
+# most so many times; then the bracket is halved until float32 does not resolve it any more.
+_FIRST, _DOUBLINGS, _BISECTIONS = 1 / 64, 70, 25
 
 
 def scale_by_warmup(steps: float) -> optax.GradientTransformation:
@@ -133,10 +134,10 @@ class LastStep(NamedTuple):
 
 
 def scale_by_line_search() -> optax.GradientTransformationExtraArgs:
-    """Exact line search along the gradient: ``s_t = argmin_{s>0} L(θ_t − s g_t)``.
+    """Exact line search: s_t is the first minimum of ``L(θ_t − s g_t)`` over s > 0.
 
-    Twice the last step is doubled until the loss rises there; then the sign of ``dL/ds`` is
-    bisected. A few Newton steps would be inexact on ℓp, and the errors grow. Steps of 0.8 times
+    A small share of the last step is doubled until the loss rises there; then the sign of ``dL/ds``
+    is bisected. A few Newton steps would be inexact on ℓp, and the errors grow. Steps of 0.8 times
     the exact ones (a learning rate of 0.8) converge faster than exact ones.
 
     ``update`` needs the parameters and ``value_fn``, the loss as a function of these. Each step
@@ -179,7 +180,7 @@ def scale_by_line_search() -> optax.GradientTransformationExtraArgs:
             further = falls(middle)
             return jnp.where(further, middle, low), jnp.where(further, high, middle)
 
-        begin = (jnp.zeros_like(state.size), 2 * state.size, 0)
+        begin = (jnp.zeros_like(state.size), _FIRST * state.size, 0)
         low, high, _doublings = jax.lax.while_loop(is_open, widen, begin)
         low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
         size = (low + high) / 2

@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
-from marks import param
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marks import examples, param
 from oracles import random_layers, random_problem
 
 from implicit_accel import (
@@ -171,10 +173,10 @@ def test_schedules_against_a_slow_loop(rng, name, depth):
         return np.concatenate([of_w * np.prod(scalars), of_scalars])
 
     theta = np.concatenate([np.asarray(W, float).ravel() for W in layers.weights])
-    settings = (("steps", 5.0),) if name == "warmup" else ()
+    own = (("steps", 5.0),) if name == "warmup" else ()
     result = train(
         problem, layers, learning_rates=[SLOW_RATES[name]], num_steps=12, loss=Loss(4),
-        optimizer=Optimizer(name, settings),
+        optimizer=Optimizer(name, own),
     )  # fmt: skip
     optimum = float(result.loss[0, 0] - result.excess_loss[0, 0])
     losses, excess = [], []
@@ -185,6 +187,20 @@ def test_schedules_against_a_slow_loop(rng, name, depth):
         theta = theta - SLOW_RATES[name] * slow_factor(name, t, g, excess, loss, theta) * g
     rtol = 1e-5 if name == "line_search" else 1e-9
     np.testing.assert_allclose(result.loss[0], losses, rtol=rtol)
+
+
+@given(seed=st.integers(0, 2**16), depth=st.integers(1, 3), p=st.sampled_from([2, 3, 4]))
+@settings(max_examples=examples(5), deadline=None)
+def test_a_line_search_never_raises_the_loss(seed, depth, p):
+    """Also from near zero, where a deep network's loss along the gradient has several minima."""
+    rng = np.random.default_rng(seed)
+    problem = random_problem(rng, n=30, d=5)
+    layers = random_layers(rng, 5, (1,) * (depth - 1), 1, std=0.05)
+    result = train(
+        problem, layers, learning_rates=[0.5, 0.8, 1.0], num_steps=40, loss=Loss(p),
+        optimizer=Optimizer("line_search"),
+    )  # fmt: skip
+    assert np.all(np.diff(result.loss, axis=1) <= 1e-9 * result.loss[:, :-1])
 
 
 @pytest.mark.parametrize("name", ["normalized", "polyak", "line_search"])

@@ -66,6 +66,7 @@ CLAIM = Claim(
     source=f"{PAPER_2018}; its authors' blog post and figure (read)",
     is_changed=True,
     run=run,
+    condition="the data are Ethanol's, and the target is 10 % of the excess loss or lower",
     measures=(
         Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": OF_DEPTH}),
         Measure(SPEED_UP, first_touch_speed_up, OVER),

@@ -32,6 +32,7 @@ CLAIM = Claim(
     source=f"{PAPER_2018} and its authors' blog post (read)",
     is_changed=True,
     run=run,
+    condition="learning rates stay below the edge of stability; past it rounding decides",
     measures=(
         Measure(STABLE_SLOW_DOWN, slow_down_by_choice, {**OVER, "choice": OF_DEPTH}),
         Measure(SLOW_DOWN, first_touch_slow_down, OVER),

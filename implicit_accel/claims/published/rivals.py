@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -138,14 +138,15 @@ def train(
         methods = METHODS if p == 4 and not only_l4 else FEW
         searched = tuple(OPTIMIZERS[m] for m in methods if m != LINE_SEARCH)
         config = replace(base, depths=(1, 2), optimizers=searched)
-        cells |= _cells(p, context.tuned(problem, config, best_by="stable", tolerance=TOLERANCE))
+        search = {"best_by": "stable", "tolerance": TOLERANCE}
+        cells |= _cells(p, methods, context.tuned(problem, config, **search))
         deeper = replace(base, depths=(3,))
-        cells |= _cells(p, context.tuned(problem, deeper, best_by="stable", tolerance=TOLERANCE))
+        cells |= _cells(p, (CONSTANT,), context.tuned(problem, deeper, **search))
         line_search = replace(
             base, depths=(1, 2), optimizers=(OPTIMIZERS[LINE_SEARCH],),
             learning_rates=SHARES_OF_STEP, num_steps=context.pick(100, 2000, 20_000),
         )  # fmt: skip
-        cells |= _cells(p, context.sweep(problem, line_search))
+        cells |= _cells(p, (LINE_SEARCH,), context.sweep(problem, line_search))
     if not with_choices:
         return Rivals(cells)
     float64: dict[tuple[float, str, int], Cell] = {}
@@ -161,7 +162,7 @@ def train(
             learning_rates=_tried(cells[p, method, depth]),
         )
         if method == CONSTANT or depth == 1:
-            float64 |= _cells(p, context.sweep(problem, config))
+            float64 |= _cells(p, (method,), context.sweep(problem, config))
         if depth > 1:
             starts = end_to_end_starts(problem, replace(bases[p], depths=(depth,)))
             one = replace(base, depths=(1,), learning_rates=_around(cells[p, method, 1]))
@@ -182,33 +183,55 @@ def _tried(cell: Cell) -> tuple[float, ...]:
     return tuple(results["learning_rate"].values[trained(results)[model]].tolist())
 
 
-def _cells(p: float, results: xr.Dataset) -> dict[tuple[float, str, int], Cell]:
-    """A sweep's models by exponent, method and depth."""
+def _cells(
+    p: float, methods: Sequence[str], results: xr.Dataset
+) -> dict[tuple[float, str, int], Cell]:
+    """A sweep's models by exponent, method and depth.
+
+    Args:
+        p: The loss's exponent.
+        methods: Those that the sweep has; of several with one optimizer, settings tell them apart.
+        results: The sweep's.
+    """
     found: dict[tuple[float, str, int], Cell] = {}
-    for method, optimizer in OPTIMIZERS.items():
+    for method in methods:
+        optimizer = OPTIMIZERS[method]
+        at: dict[str, object] = {"optimizer": optimizer.name}
+        if "optimizer_settings" in results.coords:
+            at["optimizer_settings"] = optimizer.settings_text or "-"
         for depth in (1, 2, 3):
-            has = results["optimizer"].values == optimizer.name
-            if "optimizer_settings" in results.coords:
-                own = results["optimizer_settings"].values
-                has &= np.isin(own, (optimizer.settings_text or "-", ""))
-            chosen = np.flatnonzero(has & (results["depth"].values == depth))
-            if len(chosen) == 1:
-                found[p, method, depth] = results, int(chosen[0])
+            own = np.ones(results.sizes["model"], bool)
+            for name, value in {**at, "depth": depth}.items():
+                own &= results[name].values == value
+            if own.any():
+                (number,) = np.flatnonzero(own)
+                found[p, method, depth] = results, int(number)
     return found
+
+
+def _speed_up(base: ModelRuns, model: ModelRuns) -> Effect:
+    """As `estimators.speed_up`, without the halves of the grid.
+
+    Rates were searched for until none could lower the steps by `TOLERANCE`: near the best they are
+    that close, so that a half of them is no grid that anybody would choose.
+    """
+    return replace(speed_up(base, model), halves=())
 
 
 def against_one_layer(runs: Rivals, p: float, method: str, depth: int) -> Effect | None:
     """The speed-up over one layer at a constant rate, at stable rates."""
-    if (p, method, depth) not in runs.cells or (method, depth) == (CONSTANT, 1):
+    if (p, method, depth) not in runs.cells:
         return None
-    return speed_up(runs.side(p, CONSTANT, 1), runs.side(p, method, depth))
+    if (method, depth) == (CONSTANT, 1):
+        return Effect("", 1.0, note="the baseline")
+    return _speed_up(runs.side(p, CONSTANT, 1), runs.side(p, method, depth))
 
 
 def gain_of_depth(runs: Rivals, p: float, method: str) -> Effect | None:
     """The speed-up of depth 2 over one layer with the same schedule."""
     if (p, method, 2) not in runs.cells:
         return None
-    return speed_up(runs.side(p, method, 1), runs.side(p, method, 2))
+    return _speed_up(runs.side(p, method, 1), runs.side(p, method, 2))
 
 
 Choice = Callable[[Rivals, float, str, int], ModelRuns | None]
@@ -260,7 +283,7 @@ FROM_PRODUCT = "same initial end-to-end weights"
 def against_depth(runs: Rivals, choice: str) -> Effect | None:
     """The speed-up of a warm-up on one layer over depth 2, on ℓ4, by a choice."""
     if choice in OTHER_WARMUPS:
-        return speed_up(runs.side(4, CONSTANT, 2), runs.side(4, choice, 1))
+        return _speed_up(runs.side(4, CONSTANT, 2), runs.side(4, choice, 1))
     return _compared(runs, 4, (CONSTANT, 2), (WARMUP, 1), choice)
 
 
@@ -277,13 +300,13 @@ def slow_down_by_choice(runs: Rivals, p: float, depth: int, choice: str) -> Effe
 def first_touch_speed_up(runs: Rivals, p: float, depth: int) -> Effect | None:
     """The speed-up of a depth over one layer, by the first touch of the target."""
     base, model = (runs.touching(p, n) for n in (1, depth))
-    return None if base is None or model is None else speed_up(base, model)
+    return None if base is None or model is None else _speed_up(base, model)
 
 
 def first_touch_slow_down(runs: Rivals, p: float, depth: int) -> Effect | None:
     """The speed-up of one layer over a depth, by the first touch of the target."""
     base, model = (runs.touching(p, n) for n in (depth, 1))
-    return None if base is None or model is None else speed_up(base, model)
+    return None if base is None or model is None else _speed_up(base, model)
 
 
 def first_touches(all_runs: Mapping[str, Rivals]) -> dict[str, xr.Dataset]:
@@ -310,9 +333,9 @@ def _compared(
             else runs.side(p, method, n)
             for method, n in (base, model)
         ]
-        return speed_up(*sides) if runs.from_product else None
+        return _speed_up(*sides) if runs.from_product else None
     first, second = (CHOICES[choice](runs, p, *each) for each in (base, model))
-    return None if first is None or second is None else speed_up(first, second)
+    return None if first is None or second is None else _speed_up(first, second)
 
 
 def table_of_steps(all_runs: Mapping[str, Rivals]) -> pd.DataFrame:

@@ -121,6 +121,7 @@ CLAIM = Claim(
     "curves differ a lot between repeats and widths.",
     source=SOURCE,
     run=run,
+    condition="the grid of learning rates ends at 0.01",
     choices=("choice",),
     measures=(
         Measure("deeper networks lowest", deeper_lowest),
