@@ -15,8 +15,8 @@ that with the largest stable rates η_N and η_1 the speed-up of depth is
 By hand, for depth 2 and small initial weights: S ≈ ½ (2/η_1)/λ(one layer, at the target).
 
 The formula is one of gradient descent below the edge of stability. It fails on ℓ2, where training
-past the edge survives; where depth 3 spends most steps on its plateau; and where the target is
-reached in fewer than about twenty steps.
+past the edge survives, and where the target is reached in fewer than about twenty steps, which no
+flow resolves.
 """
 
 from __future__ import annotations

@@ -283,6 +283,8 @@ FROM_PRODUCT = "same initial end-to-end weights"
 def against_depth(runs: Rivals, choice: str) -> Effect | None:
     """The speed-up of a warm-up on one layer over depth 2, on ℓ4, by a choice."""
     if choice in OTHER_WARMUPS:
+        if (4, choice, 1) not in runs.cells:
+            return None
         return _speed_up(runs.side(4, CONSTANT, 2), runs.side(4, choice, 1))
     return _compared(runs, 4, (CONSTANT, 2), (WARMUP, 1), choice)
 

@@ -177,7 +177,7 @@ CLAIM = Claim(
     "one's largest stable rate, one layer's being its start-up edge.",
     source=f"{SOURCE}, after a prototype",
     run=run,
-    valid="for p > 2 and depth 2, at stable rates, from the same initial end-to-end weights",
+    valid="for p > 2 at stable rates, same initial end-to-end weights, more than about twenty steps",
     measures=(
         Measure(RATIO, ratio, {"depth": DEPTHS}),
         Measure(SKILL, true_skill, {"depth": DEPTHS}),
