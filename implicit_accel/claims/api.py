@@ -22,6 +22,9 @@ from implicit_accel.errors import UserError
 
 T_co = TypeVar("T_co", covariant=True)
 
+AS_CHOSEN = "as chosen"
+"""The coordinate ``choice`` of a primary effect which is measured by other choices too."""
+
 ID = re.compile(r"([A-Za-z]+)([0-9]+)([a-z]?)")
 """The form of a claim's id: letters, a number, and perhaps a small letter."""
 
@@ -70,7 +73,8 @@ class Check:
 
     Attributes:
         measure: Its name.
-        at: Coordinates of the effects that are checked; all effects of the measure if empty.
+        at: Coordinates of the effects that are checked; all effects of the measure if empty. Those
+            by another choice (coordinate ``choice``, not "as chosen") only if it is among them.
         low: They lie above this,
         high: and below this;
         closed: or at them.
@@ -101,7 +105,10 @@ class Check:
         at: dict[str, Coordinate] = {
             name: first if isinstance(value, First) else value for name, value in self.at.items()
         }
-        return matching(effects, self.measure, at)
+        found = matching(effects, self.measure, at)
+        if "choice" in at:
+            return found
+        return [e for e in found if e.key and dict(e.key.at).get("choice", AS_CHOSEN) == AS_CHOSEN]
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,6 @@ class Claim:
 
 
 __all__ = [
-    "FIRST", "ID", "Check", "Claim", "Context", "Effect", "Found", "Key", "Measure", "Plot",
-    "Range", "Scaled",
+    "AS_CHOSEN", "FIRST", "ID", "Check", "Claim", "Context", "Effect", "Found", "Key", "Measure",
+    "Plot", "Range", "Scaled",
 ]  # fmt: skip

@@ -251,12 +251,17 @@ class Answer:
         return min(*found, self.primary.value), max(*found, self.primary.value)
 
     @property
-    def span_words(self) -> str:
-        """The span as text, with what fails; empty without other choices."""
+    def range_words(self) -> str:
+        """The span as text; empty without other choices."""
         low, high = self.span
         if self.primary is None or math.isnan(low):
             return ""
-        words = f"{format_number(low)} to {format_number(high)}{self.primary.unit}"
+        return f"{format_number(low)} to {format_number(high)}{self.primary.unit}"
+
+    @property
+    def span_words(self) -> str:
+        """The span as text, with what fails; empty without other choices."""
+        words = self.range_words
         is_held = self.outcome in (Outcome.CONFIRMED, Outcome.CONFIRMED_IF)
         return f"{words}; not: {', '.join(self.failing)}" if is_held and self.failing else words
 

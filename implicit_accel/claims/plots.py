@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.claims import forest
+from implicit_accel.claims.api import AS_CHOSEN
 from implicit_accel.claims.drawing import colour_of, legend, make_figure
 from implicit_accel.claims.effects import (
     Coordinate,
@@ -145,6 +146,50 @@ class Forest:
             title = label(Key("", ((self.series, value),))) if values else ""
             series[title] = tuple(replace(e, name=n) for e, n in zip(own, names, strict=True))
         return forest.Forest(series, title=self.title, xlabel=self.xlabel, sides=self.sides)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A primary effect as chosen and by other choices, as a forest plot: a specification curve.
+
+    Shown are the first problem's effects by every choice, and those of other problems as chosen;
+    what has no value is left out.
+
+    Attributes:
+        measure: Its name.
+        title: Of the figure: what it shows.
+        xlabel: What the effects are.
+        at: Coordinates of the effects that are shown; all by default.
+        sides: What an effect below 1 means, and what one above 1 does.
+    """
+
+    measure: str
+    title: str
+    xlabel: str
+    at: Mapping[str, Coordinate] = field(default_factory=dict)
+    sides: tuple[str, str] = ("slower", "faster")
+
+    def __call__(self, effects: Sequence[Effect]) -> forest.Forest:
+        """The forest plot."""
+        chosen = of_measure(effects, self.measure, **self.at)
+        is_chosen = [coordinate(e, "choice") == AS_CHOSEN for e in chosen]
+        own = [e for e, primary in zip(chosen, is_chosen, strict=True) if primary]
+        first = coordinate(own[0], "problem")
+        others = [
+            e for e, primary in zip(chosen, is_chosen, strict=True)
+            if not primary and coordinate(e, "problem") == first
+        ]  # fmt: skip
+        rows = [
+            replace(e, name=str(coordinate(e, name)))
+            for e, name in [
+                (own[0], "choice"), *((e, "choice") for e in others),
+                *((e, "problem") for e in own[1:]),
+            ]
+            if np.isfinite(e.value)
+        ]  # fmt: skip
+        return forest.Forest(
+            {"": tuple(rows)}, title=self.title, xlabel=self.xlabel, sides=self.sides
+        )
 
 
 def _ends(effect: Effect) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from implicit_accel.claims.api import FIRST, Check, Claim, Context, Found, Measure
-from implicit_accel.claims.plots import Forest
+from implicit_accel.claims.api import AS_CHOSEN, FIRST, Check, Claim, Context, Found, Measure
+from implicit_accel.claims.plots import Choices
 from implicit_accel.claims.published.authors import FIGURES
 from implicit_accel.claims.published.depth_grid import SPEED_UP, depth_curves
 from implicit_accel.claims.published.full_length import (
@@ -24,7 +24,6 @@ from implicit_accel.claims.published.full_length import (
     to_target,
 )
 from implicit_accel.claims.published.rivals import (
-    AS_CHOSEN,
     OF_DEPTH,
     STABLE_SPEED_UP,
     depth_by_choice,
@@ -77,7 +76,7 @@ CLAIM = Claim(
         Check(SPEED_UP, at={"problem": FIRST}, low=1.0),
     ),
     plots={
-        "choices": Forest(
+        "choices": Choices(
             STABLE_SPEED_UP,
             title="Depth 2 against one layer on ℓ4, by choice",
             xlabel="steps of one layer over those of depth 2",

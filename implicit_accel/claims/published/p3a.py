@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from implicit_accel.claims.api import FIRST, Check, Claim, Context, Found, Measure, Range
-from implicit_accel.claims.plots import Forest
+from implicit_accel.claims.api import AS_CHOSEN, FIRST, Check, Claim, Context, Found, Measure, Range
+from implicit_accel.claims.plots import Choices
 from implicit_accel.claims.published.depth_grid import SLOW_DOWN, depth_curves, depth_figure
 from implicit_accel.claims.published.rivals import (
-    AS_CHOSEN,
     OF_DEPTH,
     STABLE_SLOW_DOWN,
     first_touch_slow_down,
@@ -45,7 +44,7 @@ CLAIM = Claim(
         for depth in (2, 3)
     ),
     plots={
-        "choices": Forest(
+        "choices": Choices(
             STABLE_SLOW_DOWN, title="Depth 2 against one layer on ℓ2, by choice", at={"depth": 2},
             xlabel="steps of depth 2 over those of one layer", sides=("depth faster", "slower"),
         )

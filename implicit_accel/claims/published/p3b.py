@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from implicit_accel.claims.api import FIRST, Check, Claim, Context, Found, Measure
+from implicit_accel.claims.api import AS_CHOSEN, FIRST, Check, Claim, Context, Found, Measure
 from implicit_accel.claims.published.depth_grid import SPEED_UP, depth_curves
 from implicit_accel.claims.published.full_length import (
     ON_PAPERS_GRID,
@@ -31,7 +31,6 @@ from implicit_accel.claims.published.full_length import (
     to_target,
 )
 from implicit_accel.claims.published.rivals import (
-    AS_CHOSEN,
     OF_DEPTH,
     STABLE_SPEED_UP,
     depth_by_choice,

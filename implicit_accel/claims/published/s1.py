@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from implicit_accel.claims.api import FIRST, Check, Claim, Context, Effect, Found, Key, Measure
+from implicit_accel.claims.api import (
+    AS_CHOSEN,
+    FIRST,
+    Check,
+    Claim,
+    Context,
+    Effect,
+    Found,
+    Key,
+    Measure,
+)
 from implicit_accel.claims.curves import Curves
 from implicit_accel.claims.estimators import model_number, resampled, share
 from implicit_accel.claims.published.records import Record, compared, draw_last_losses
@@ -25,7 +35,7 @@ from implicit_accel.data.problems import make_problem
 
 # The students' own grid of their second experiment has it.
 ONE_MORE_RATE = 5e-2
-AS_CHOSEN, ONE_MORE = "as chosen", "one more learning rate, 5e-2"
+ONE_MORE = "one more learning rate, 5e-2"
 
 RECORDS = (Record("[]", "pytorch", loss=0.2181),)
 

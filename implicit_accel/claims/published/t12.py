@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_accel.claims.api import Check, Claim, Context, Effect, Found, Measure
-from implicit_accel.claims.drawing import make_figure
+from implicit_accel.claims.drawing import colour_of, make_figure
 from implicit_accel.claims.estimators import resampled, side_of
 from implicit_accel.claims.published.theory import SOURCE, end_to_end_starts, known_by
 from implicit_accel.data.problems import Problem
@@ -156,7 +156,7 @@ def agreement_figure(runs: dict[str, list[Cell]]) -> Figure:
         if own:
             ax.plot(
                 [c.predicted for c in own], [c.measured for c in own], marker, alpha=0.75,
-                color=f"C{depth - 1}", label=f"depth {depth}",
+                color=colour_of(depth), label=f"depth {depth}",
             )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="predicted", ylabel="measured")
     low, high = ax.get_xlim()
@@ -177,7 +177,7 @@ CLAIM = Claim(
     "one's largest stable rate, one layer's being its start-up edge.",
     source=f"{SOURCE}, after a prototype",
     run=run,
-    valid="for p > 2 at stable rates, same initial end-to-end weights, more than about twenty steps",
+    valid="for p > 2 at stable rates, from the same initial weights, in more than twenty steps",
     measures=(
         Measure(RATIO, ratio, {"depth": DEPTHS}),
         Measure(SKILL, true_skill, {"depth": DEPTHS}),
