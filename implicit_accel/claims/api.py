@@ -160,7 +160,8 @@ class Claim:
             contradicts nothing.
         untestable: Why it cannot be tested, if it cannot.
         condition: On what it is confirmed if some choices fail, in words: "the loss is ℓ4".
-        is_read: Whether its source was read; otherwise it is remembered.
+        is_read: Whether its source was read; otherwise it is remembered. None without a source
+            beside this project.
         is_changed: Whether its criterion or grid was changed after a first look.
         valid: Of a law: where it holds, in a few words.
         text: The Markdown text, with placeholders, see ``claims.text``.
@@ -187,7 +188,7 @@ class Claim:
     exists: bool = False
     untestable: str = ""
     condition: str = ""
-    is_read: bool = True
+    is_read: bool | None = True
     is_changed: bool = False
     valid: str = ""
     text: str = ""

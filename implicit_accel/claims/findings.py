@@ -74,7 +74,9 @@ class Entry:
     def evidence(self) -> str:
         """What the outcome rests on: the source, the criterion, seeds and data sets."""
         claim, found = self.claim, self.primary
-        words = [] if claim.is_theory else ["source read" if claim.is_read else "from memory"]
+        words = []
+        if claim.is_read is not None and not claim.is_theory:
+            words.append("source read" if claim.is_read else "from memory")
         if claim.is_changed:
             words.append("criterion or grid changed after a look")
         if found is not None and found.effect.design.kind != Kind.VALUE:

@@ -49,6 +49,7 @@ CLAIM = Claim(
     id="R1",
     statement="On ℓ4 one layer with a linear warm-up needs no more steps than depth 2.",
     source="This project's question, after a prototype",
+    is_read=None,
     is_changed=True,
     run=run,
     condition="runs are stable, and the target is 10 % or higher and takes more steps than the "
@@ -67,11 +68,11 @@ CLAIM = Claim(
     plots={
         "choices": Choices(
             OVER_DEPTH, title="Warm-up on one layer over depth 2, by choice",
-            xlabel="steps of depth 2 over those of one layer with warm-up",
+            xlabel="steps of depth 2 over one layer's with warm-up",
         ),
         "schedules": Forest(
             SCHEDULE_OVER_DEPTH, title="One layer with a schedule against depth 2, ℓ4",
-            series="share", xlabel="steps of depth 2 over those of one layer with the schedule",
+            series="share", xlabel="steps of depth 2 over one layer's with schedule",
         ),
         "methods": Forest(
             OVER_ONE_LAYER, title="Schedules and depth on ℓ4", at={"p": 4.0}, series="depth",
