@@ -14,7 +14,7 @@ _QUARTILES = ("", "_q25", "_q75")
 SUMMARY_COLUMNS = (
     "model", "run", "best_by", "best_learning_rate", "grid_edge", "past_edge", "baseline",
     "num_reached", "num_seeds", "num_diverged", "num_diverged_later", "num_runs", "num_steps",
-    "optimum", "target", "resolution",
+    "optimum", "target", "resolution", "first_touch_speed_up",
     *(f"{name}{end}" for name in ("speed_up", "final_ratio", "over_first", "diverged_share")
       for end in _ENDS),
     *(f"{name}{end}" for name in ("final_excess", "final_held_out", "steps_to_target")

@@ -33,7 +33,7 @@ BEST_BY = ("stable", "target", "final")
 # The rules in words, for captions and titles.
 BEST_BY_WORDS = {
     "stable": "fewest steps to the target among stable runs",
-    "target": "fewest steps to the first touch of the target",
+    "target": "first to the target",
     "final": "smallest final excess loss",
 }
 

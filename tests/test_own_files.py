@@ -31,8 +31,8 @@ FEW = [
 NAMES = (*SWEEP_FIGURES, "gradient_norm")
 
 RULES = {
-    "target": "fewest steps to the target",
-    "stable": "fewest steps among runs that do not diverge",
+    "target": "first to the target",
+    "stable": "fewest steps to the target among stable runs",
     "final": "smallest final excess loss",
 }
 
@@ -200,7 +200,7 @@ def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_b
     assert f"Best learning rate: {RULES[best_by]}." in caption_on(page)
     command = shlex.split(command_on(page).removeprefix("python -m "))
     chosen = [word for word in command if "best_by" in word]
-    assert chosen == ([] if best_by == "target" else [f"--best_by={best_by}"])
+    assert chosen == ([] if best_by == "stable" else [f"--best_by={best_by}"])
     assert (folder / "config.json").read_bytes() == config
     # Redrawn by yet another one.
     other = {"target": "stable", "stable": "final", "final": "target"}[best_by]
@@ -214,8 +214,8 @@ def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_b
 def test_the_rule_in_a_typed_command_is_replaced():
     program = "python -m experiments.sweep"
     for typed, best_by, expected in (
-        (["--depths=1"], "target", ["--depths=1"]),
-        (["--depths=1"], "stable", ["--depths=1", "--best_by=stable"]),
+        (["--depths=1"], "stable", ["--depths=1"]),
+        (["--depths=1"], "target", ["--depths=1", "--best_by=target"]),
         (["--best_by=stable", "--bias"], "target", ["--best_by=target", "--bias"]),
         (["-best_by=stable"], "final", ["-best_by=final"]),
         (["--best_by", "stable", "--bias"], "final", ["--best_by", "final", "--bias"]),
@@ -225,7 +225,7 @@ def test_the_rule_in_a_typed_command_is_replaced():
         (["--best_by=stable", "--flagfile", "x"], "final",
          ["--flagfile", "x", "--best_by=final"]),
         (["--bias", "--"], "final", ["--bias", "--best_by=final", "--"]),
-        (["--csv_target=--best_by"], "target", ["--csv_target=--best_by"]),
+        (["--csv_target=--best_by"], "stable", ["--csv_target=--best_by"]),
     ):  # fmt: skip
         assert with_best_by([program, *typed], best_by) == [program, *expected]
     assert with_best_by([], "stable") == []

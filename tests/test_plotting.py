@@ -119,7 +119,7 @@ def test_a_mark_on_the_top_edge_leaves_the_panel_as_it_is(rates_by_rule):
 
 
 RULES = {
-    "target": "fewest steps to the first touch of the target",
+    "target": "first to the target",
     "stable": "fewest steps to the target among stable runs",
     "final": "smallest final excess loss",
 }

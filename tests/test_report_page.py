@@ -294,9 +294,9 @@ def test_the_table_is_filtered_and_its_state_has_a_link(report, size):
         page = opened.page
         everyone = ["P3b", "P0", "S1", "F1", "T1", "X1"]
         assert shown(page) == everyone
-        page.get_by_label("direction", exact=True).select_option("opposite")
+        page.get_by_label("outcome", exact=True).select_option("contradicted")
         assert shown(page) == ["S1"]
-        assert page.evaluate("location.hash") == "#verdicts&direction=opposite"
+        assert page.evaluate("location.hash") == "#verdicts&outcome=contradicted"
         assert page.get_by_role("status").first.inner_text() == "1 of 6 claims"
         page.get_by_role("button", name="Show all").click()
         page.wait_for_function("location.hash === '#verdicts'")
@@ -304,17 +304,17 @@ def test_the_table_is_filtered_and_its_state_has_a_link(report, size):
         page.get_by_label("words").fill("P0 so")
         assert shown(page) == ["P0"]
         # A part of the tally leads to the claims that it counts.
-        page.get_by_role("link", name="3 smaller").click()
+        page.get_by_role("link", name="3 confirmed").click()
         # The browser reports the new address after the click, in an event of its own.
         expect(page.get_by_label("words")).to_have_value("")
-        assert shown(page) == ["S1", "F1", "X1"]
+        assert shown(page) == ["P3b", "P0", "F1"]
         assert page.get_by_label("words").input_value() == ""
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0
-    with visit(report, size=size, fragment="verdicts&cause=explained&sort=-claim") as opened:
-        assert shown(opened.page) == ["X1", "P0", "P3b"]
-        assert opened.page.get_by_label("cause").input_value() == "explained"
-    with visit(report, size=size, fragment="verdicts&cause=%3Cb%3E&sort=nothing") as opened:
+    with visit(report, size=size, fragment="verdicts&outcome=confirmed&sort=-claim") as opened:
+        assert shown(opened.page) == ["F1", "P0", "P3b"]
+        assert opened.page.get_by_label("outcome").input_value() == "confirmed"
+    with visit(report, size=size, fragment="verdicts&outcome=%3Cb%3E&sort=nothing") as opened:
         assert shown(opened.page) == everyone
 
 

@@ -36,7 +36,7 @@ def page(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     path = folder / "report.html"
     command = ["python -m experiments.sweep", "--csv_path=my file.csv"]
-    write_page(results, path, command=command, figures=[], best_by="target")
+    write_page(results, path, command=command, figures=[], best_by="stable")
     return path
 
 

@@ -10,7 +10,7 @@
   // As statistics.BEST_BY_WORDS has them; tests/test_explorer.py compares both.
   const BEST_BY_WORDS = {
     stable: "fewest steps to the target among stable runs",
-    target: "fewest steps to the first touch of the target",
+    target: "first to the target",
     final: "smallest final excess loss",
   };
 
@@ -910,7 +910,8 @@
       if (state.rate !== null) {
         rules.push({ x: now.rates[state.rate], y: null, colour: "var(--ink)", width: 1.3, dash: [4, 3], opacity: 0.8 });
       }
-      parts.two.title.textContent = "Steps to the target against learning rate (○ the best; × runs diverge)";
+      const crossed = now.best_by === "stable" ? "runs are unstable" : "runs diverge";
+      parts.two.title.textContent = `Steps to the target against learning rate (○ the best; × ${crossed})`;
       parts.two.grip = () => (to) => this.change({ rate: nearest(now.rates, Math.max(to.x, 1e-300)) });
       parts.two.cursor = "ew-resize";
       const tried = now.rates.filter((_, place) => shown.some((m) => now.models[m].rates.includes(place)));
@@ -1047,7 +1048,7 @@
       const [, alone] = quantity.aloneShape;
       const seeds = state.seeds
         ? `Thin lines are ${alone < now.num_seeds ? `the first ${alone} of ${now.num_seeds}` : "the"} seeds${quantity.pairs === null ? "" : ", at each model’s best rate for the run’s own target only"}. `
-        : now.num_seeds > 1 ? `Lines are medians over ${now.num_seeds} seeds, bands quartiles; a run that has diverged counts as infinitely far. ` : "";
+        : now.num_seeds > 1 ? `Lines are medians over ${now.num_seeds} seeds, bands quartiles; diverged runs count as infinite loss. ` : "";
       const bound = "A cross ends a line where the median run diverges. ";
       const exact = `Drawn values are rounded to ${three(50 * (Math.exp(quantity.step) - 1))} %; `;
       parts.note.textContent =
