@@ -72,7 +72,7 @@ class Entry:
 
     @property
     def evidence(self) -> str:
-        """What the outcome rests on: the source, the criterion, seeds and data sets."""
+        """Source, criterion, seeds and data sets that the outcome rests on, in words."""
         claim, found = self.claim, self.primary
         words = []
         if claim.is_read is not None and not claim.is_theory:
