@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -121,25 +120,13 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim: its parts with their answers.
+    """The parts of a criterion with their answers.
 
     Attributes:
         parts: Empty if the claim was not tested.
     """
 
     parts: tuple[Judged, ...] = ()
-
-    @property
-    def direction(self) -> str:
-        """The direction in words, e.g. "11 of 12 as claimed, 1 undecided"."""
-        return _counted([str(judged.direction) for judged in self.parts])
-
-    @property
-    def size(self) -> str:
-        """The size in words, of the parts that claim one."""
-        sizes = [str(judged.size) for judged in self.parts]
-        comparable = [size for size in sizes if size != Size.NOT_COMPARABLE]
-        return _counted(comparable or sizes[:1])
 
     @property
     def num_held(self) -> int:
@@ -156,29 +143,6 @@ class Verdict:
         """Whether every part is as claimed, in direction and in size."""
         fine = {Size.AS_CLAIMED, Size.NOT_COMPARABLE}
         return self.directions == {Direction.AS_CLAIMED} and {j.size for j in self.parts} <= fine
-
-    def __str__(self) -> str:
-        """Both answers in one line."""
-        if not self.parts or self.size == Size.NOT_COMPARABLE:
-            return self.direction
-        return f"{self.direction}; size {self.size}"
-
-
-NOT_TESTED = "not tested here"
-
-
-def _counted(answers: Sequence[str]) -> str:
-    """Answers with their numbers; one word if all agree."""
-    if not answers:
-        return NOT_TESTED
-    counts = Counter(answers)
-    order = [a for kind in (Direction, Size) for a in map(str, kind)]
-    kinds = sorted(counts, key=order.index)
-    if len(kinds) == 1:
-        return kinds[0] if len(answers) == 1 else f"{kinds[0]} ({len(answers)} of {len(answers)})"
-    first, *others = [f"{counts[kind]} {kind}" for kind in kinds]
-    head, words = first.split(" ", 1)
-    return ", ".join([f"{head} of {len(answers)} {words}", *others])
 
 
 _DIRECTIONS = {
