@@ -320,10 +320,9 @@ def summarise(
         ):
             row[compared + name] = value
         if best_by == "stable":
-            row["first_touch_speed_up"] = (
-                np.nan if base is None
-                else ratio_of_medians(first_steps[base], first_steps[m], least=1).value
-            )  # fmt: skip
+            pair = [np.nan, np.nan] if base is None else np.median(first_steps[[base, m]], axis=1)
+            with np.errstate(invalid="ignore"):
+                row["first_touch_speed_up"] = float(np.divide(*np.maximum(pair, 1)))
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
         row["num_runs"] = int(tried[m].sum()) * diverged.shape[2]
