@@ -72,6 +72,9 @@ def scale_by_polyak_step() -> optax.GradientTransformationExtraArgs:
     ``update`` needs ``excess``, the loss above its optimum. It is optax's ``scale_by_polyak``
     without its bounds: that one makes no step where ‖g‖² is below 2e-16, as near zero in deep
     networks.
+
+    Raises:
+        KeyError: In use, without ``excess``.
     """
 
     def update(
@@ -105,6 +108,9 @@ def scale_by_excess_loss(power: float = 0.5) -> optax.GradientTransformationExtr
 
     Args:
         power: a.
+
+    Raises:
+        KeyError: In use, without ``excess``.
     """
 
     def init(params: optax.Params) -> FirstExcess:
@@ -143,6 +149,10 @@ def scale_by_line_search() -> optax.GradientTransformationExtraArgs:
     ``update`` needs the parameters and ``value_fn``, the loss as a function of these. Each step
     evaluates ``value_fn`` some forty times. In a linear model this costs one product with the data,
     since residuals are linear in s; in others it is as many forward passes.
+
+    Raises:
+        ValueError: In use, without the parameters.
+        KeyError: In use, without ``value_fn``.
     """
 
     def init(params: optax.Params) -> LastStep:

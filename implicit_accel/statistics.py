@@ -280,8 +280,6 @@ def summarise(
     """
     runs = by_model(results)
     best = best_learning_rates(runs, best_by)
-    first_best = best_learning_rates(runs, "target")
-    first_steps = at_best(first_best, valid_steps(runs))
     all_steps = valid_steps(runs, stable=best_by == "stable")
     steps = at_best(best, all_steps)
     final = at_best(best, final_excess(runs))
@@ -292,6 +290,12 @@ def summarise(
     rates, labels, names = runs["learning_rate"].values, model_labels(runs), model_coordinates(runs)
     baseline = _default_baseline(runs) if baseline is None else baseline
     bases = _baselines(runs, baseline)
+
+    if best_by == "stable":
+        first_touch = at_best(best_learning_rates(runs, "target"), valid_steps(runs))
+        touched = np.maximum(np.median(first_touch, axis=1), 1)
+    else:
+        touched = None
 
     rows = []
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
@@ -319,10 +323,10 @@ def summarise(
             ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
         ):
             row[compared + name] = value
-        if best_by == "stable":
-            pair = [np.nan, np.nan] if base is None else np.median(first_steps[[base, m]], axis=1)
+        if touched is not None:
             with np.errstate(invalid="ignore"):
-                row["first_touch_speed_up"] = float(np.divide(*np.maximum(pair, 1)))
+                ratio = np.nan if base is None else touched[base] / touched[m]
+            row["first_touch_speed_up"] = float(ratio)
         row["baseline"] = "" if base is None else labels[base]
         row["num_diverged"] = int(diverged[m].sum())
         row["num_runs"] = int(tried[m].sum()) * diverged.shape[2]

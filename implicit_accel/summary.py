@@ -39,8 +39,11 @@ def columns(table: pd.DataFrame) -> list[str]:
 
 def _counted_words(table: pd.DataFrame) -> str:
     """Which runs are counted as diverged at the best rate, see `statistics.counts_as_diverged`."""
-    stable = "best_by" in table and str(table["best_by"].iloc[0]) == "stable"
-    return f"{'unstable runs' if stable else 'runs that diverged'}\nat this rate"
+    return f"{'unstable runs' if _counts_unstable(table) else 'runs that diverged'}\nat this rate"
+
+
+def _counts_unstable(table: pd.DataFrame) -> bool:
+    return "best_by" in table and str(table["best_by"].iloc[0]) == "stable"
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -114,7 +117,7 @@ def _notes(table: pd.DataFrame) -> list[str]:
             f"compare --precision {other}."
         )
     has_unstable = bool(np.any(table["diverged_share"].to_numpy(float) > 0))
-    if has_unstable and _counted_words(table).startswith("unstable"):
+    if has_unstable and _counts_unstable(table):
         notes.append("Unstable: diverged, or above the target again at the last step.")
     reached = np.isfinite(table["steps_to_target"].to_numpy(float))
     if (reached & ~np.isfinite(table["final_excess"].to_numpy(float))).any():

@@ -190,9 +190,9 @@ def test_counts_are_those_of_the_outcomes(folder):
     text = article(found, folder).replace("’", "'")
     assert f"{len(judged) - 2}claimsareconfirmed,0onacondition,2contradicted,0inconcl" in text
     assert f"inconclusiveand{others}nottestable" in text
-    for words, who in (("originalpaper's", "P"), ("studentproject's", "S")):
-        number = sum(c.id.startswith(who) for c in CLAIMS)
-        held = sum(i.startswith(who) for i in judged) - 1
+    for words, letter in (("originalpaper's", "P"), ("studentproject's", "S")):
+        number = sum(c.id.startswith(letter) for c in CLAIMS)
+        held = sum(i.startswith(letter) for i in judged) - 1
         assert re.search(f"{words}{number}(claims|itis){held}", text)
     # The table of exceptions names what was checked and is not as claimed.
     assert text.count(squeezed(second.name)) == 1

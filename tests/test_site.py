@@ -76,7 +76,7 @@ def test_a_broken_link_would_be_seen(tmp_path):
 
 def test_the_index_names_every_tutorial():
     index = (DOCS / "tutorials" / "index.md").read_text()
-    named = {"five_minutes", "own_data", "own_model", "reading_a_verdict", "own_claim",
+    named = {"five_minutes", "own_data", "own_model", "reading_an_outcome", "own_claim",
              "theory_and_measurement"}  # fmt: skip
     assert {p.stem for p in TUTORIALS} == named
     (tree,) = re.findall(r"```{toctree}\n.*?```", index, re.DOTALL)

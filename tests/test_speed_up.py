@@ -10,8 +10,8 @@ from implicit_accel.linear.networks import Layers
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
 from implicit_accel.theory.predict import stack_of
 from implicit_accel.theory.speed_up import (
+    is_predicted,
     predict_speed_up,
-    predict_speed_ups,
     stable_rate,
     start_up_edge,
 )
@@ -126,4 +126,4 @@ def test_only_networks_under_gradient_descent_have_one(rng):
     with pytest.raises(UserError, match="under gradient descent"):
         predict_speed_up(problem, adam.models[0], adam)
     mixed = config(4, 2, depths=(1, 2, 3), optimizers=(Optimizer("sgd"), Optimizer("adam")))
-    assert [s.model.depth for s in predict_speed_ups(problem, mixed)] == [2, 3]
+    assert [m.depth for m in mixed.models if is_predicted(m, mixed)] == [2, 3]

@@ -21,7 +21,6 @@ flow resolves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +75,7 @@ def predict_speed_up(problem: Problem, model: Model, config: SweepConfig) -> Pre
     """The speed-up of a deep linear network over one layer, each at its largest stable rate.
 
     Args:
-        problem: What is fitted.
+        problem: What is fitted: features (n, d) and labels (n, k).
         model: One of ``config.models``, trained by gradient descent without weight decay.
         config: Its seeds, target and number of steps; the learning rates do not matter.
 
@@ -112,15 +111,6 @@ def is_predicted(model: Model, config: SweepConfig) -> bool:
         and not model.weight_decay
         and config.activation == "identity"
     )
-
-
-def predict_speed_ups(problem: Problem, config: SweepConfig) -> Sequence[PredictedSpeedUp]:
-    """`predict_speed_up` of every model for which there is one."""
-    return [
-        predict_speed_up(problem, model, config)
-        for model in config.models
-        if is_predicted(model, config)
-    ]
 
 
 def _one_layer(deep: Stack, *, bias: bool) -> Stack:

@@ -24,7 +24,7 @@ from implicit_accel.claims.published.full_length import (
     to_target,
 )
 from implicit_accel.claims.published.rivals import (
-    OF_DEPTH,
+    DEPTH_CHOICES,
     STABLE_SPEED_UP,
     depth_by_choice,
     first_touch_speed_up,
@@ -67,7 +67,7 @@ CLAIM = Claim(
     run=run,
     condition="the data are Ethanol's, and the target is 10 % of the excess loss or lower",
     measures=(
-        Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": OF_DEPTH}),
+        Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": DEPTH_CHOICES}),
         Measure(SPEED_UP, first_touch_speed_up, OVER),
     ),
     checks=(

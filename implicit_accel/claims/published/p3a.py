@@ -6,7 +6,7 @@ from implicit_accel.claims.api import AS_CHOSEN, FIRST, Check, Claim, Context, F
 from implicit_accel.claims.plots import Choices
 from implicit_accel.claims.published.depth_grid import SLOW_DOWN, depth_curves, depth_figure
 from implicit_accel.claims.published.rivals import (
-    OF_DEPTH,
+    DEPTH_CHOICES,
     STABLE_SLOW_DOWN,
     first_touch_slow_down,
     first_touches,
@@ -33,7 +33,7 @@ CLAIM = Claim(
     run=run,
     condition="learning rates stay below the edge of stability; past it rounding decides",
     measures=(
-        Measure(STABLE_SLOW_DOWN, slow_down_by_choice, {**OVER, "choice": OF_DEPTH}),
+        Measure(STABLE_SLOW_DOWN, slow_down_by_choice, {**OVER, "choice": DEPTH_CHOICES}),
         Measure(SLOW_DOWN, first_touch_slow_down, OVER),
     ),
     checks=tuple(

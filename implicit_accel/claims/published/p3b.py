@@ -31,7 +31,7 @@ from implicit_accel.claims.published.full_length import (
     to_target,
 )
 from implicit_accel.claims.published.rivals import (
-    OF_DEPTH,
+    DEPTH_CHOICES,
     STABLE_SPEED_UP,
     depth_by_choice,
     first_touch_speed_up,
@@ -99,7 +99,7 @@ CLAIM = Claim(
     is_changed=True,
     run=run,
     measures=(
-        Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": OF_DEPTH}),
+        Measure(STABLE_SPEED_UP, depth_by_choice, {**OVER, "choice": DEPTH_CHOICES}),
         Measure(SPEED_UP, first_touch_speed_up, OVER),
     ),
     checks=(

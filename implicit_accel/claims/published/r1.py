@@ -10,14 +10,14 @@ from implicit_accel.claims.api import (
     Context,
     Found,
     Measure,
-    Scaled,
 )
 from implicit_accel.claims.plots import Choices, Forest
 from implicit_accel.claims.published.rivals import (
-    CHOICES,
+    BY_CHOICE,
     FROM_PRODUCT,
     METHODS,
     OTHER_WARMUPS,
+    POWERS,
     against_depth,
     against_one_layer,
     curves_figure,
@@ -31,8 +31,6 @@ OVER_DEPTH = "speed-up of a warm-up on one layer over depth 2"
 OVER_ONE_LAYER = "speed-up over one layer at a constant rate"
 SCHEDULE_OVER_DEPTH = "speed-up of a schedule on one layer over depth 2"
 OF_DEPTH = "speed-up of depth 2 with the same schedule"
-
-POWERS = Scaled((2.0, 4.0), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
 
 
 def run(context: Context) -> Found:
@@ -55,7 +53,7 @@ CLAIM = Claim(
     condition="runs are stable, and the target is 10 % or higher and takes more steps than the "
     "warm-up",
     measures=(
-        Measure(OVER_DEPTH, against_depth, {"choice": (*CHOICES, FROM_PRODUCT, *OTHER_WARMUPS)}),
+        Measure(OVER_DEPTH, against_depth, {"choice": (*BY_CHOICE, FROM_PRODUCT, *OTHER_WARMUPS)}),
         Measure(
             OVER_ONE_LAYER, against_one_layer, {"p": POWERS, "method": METHODS, "depth": (1, 2)}
         ),

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from implicit_accel import gas_like
-from implicit_accel.claims.api import AS_CHOSEN, Context, Effect
+from implicit_accel.claims.api import AS_CHOSEN, Context, Effect, Scaled
 from implicit_accel.claims.estimators import model_number, side_of, speed_up
 from implicit_accel.claims.published.depth_grid import depth_runs
 from implicit_accel.claims.published.theory import end_to_end_starts
@@ -24,9 +24,9 @@ from implicit_accel.plotting import plot_curves
 from implicit_accel.results import by_model, trained
 from implicit_accel.stability import is_past_edge
 
-CONSTANT, WARMUP, LINE_SEARCH = "constant rate", "warm-up, 300 steps", "line search"
+CONSTANT, LINE_SEARCH = "constant rate", "line search"
 WARMUPS = {steps: f"warm-up, {steps:,} steps" for steps in (100, 300, 1000)}
-OTHER_WARMUPS = (WARMUPS[100], WARMUPS[1000])
+WARMUP, OTHER_WARMUPS = WARMUPS[300], (WARMUPS[100], WARMUPS[1000])
 
 OPTIMIZERS: dict[str, Optimizer] = {
     CONSTANT: Optimizer("sgd"),
@@ -48,7 +48,6 @@ SHARES_OF_STEP = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # A step of line search needs one more product with the data, a gradient two.
 LINE_SEARCH_COST = 1.5
 
-TARGET = 0.1
 # The search for rates: one step in its ratio changes steps by this share.
 TOLERANCE = 0.03
 
@@ -96,9 +95,8 @@ def problems(context: Context) -> dict[str, Problem]:
     return found if context.scale == "smoke" else found | {STAND_IN: make_problem(gas_like())}
 
 
-def powers(context: Context) -> tuple[float, ...]:
-    """The exponents of the loss; every method is trained on ℓ4."""
-    return context.pick((2.0, 4.0), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
+POWERS = Scaled((2.0, 4.0), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
+"""The exponents of the loss; every method is trained on ℓ4."""
 
 
 def rivals(context: Context) -> dict[str, Rivals]:
@@ -129,7 +127,7 @@ def train(
     """
     cells: dict[tuple[float, str, int], Cell] = {}
     bases: dict[float, SweepConfig] = {}
-    for p in (4.0,) if only_l4 else powers(context):
+    for p in (4.0,) if only_l4 else POWERS.at(context):
         # On ℓ2 a step costs a twentieth.
         base = bases[p] = SweepConfig(
             losses=(Loss(p),), num_seeds=context.pick(2, 20 if p == 2 else 6, 20),
@@ -266,7 +264,7 @@ def _below_the_edge(runs: Rivals, p: float, method: str, depth: int) -> ModelRun
     return side_of(results.isel(learning_rate=below), model, None, "stable") if below else None
 
 
-CHOICES: dict[str, Choice] = {
+BY_CHOICE: dict[str, Choice] = {
     AS_CHOSEN: _at(),
     "float64": _in_float64,
     "first to the target": _first_touch,
@@ -324,7 +322,7 @@ def first_touches(all_runs: Mapping[str, Rivals]) -> dict[str, xr.Dataset]:
 
 STABLE_SPEED_UP, STABLE_SLOW_DOWN = "speed-up at stable rates", "slow-down at stable rates"
 """Measures of depth against one layer, to 10 % of the zero predictor's excess loss."""
-OF_DEPTH = (*CHOICES, FROM_PRODUCT)
+DEPTH_CHOICES = (*BY_CHOICE, FROM_PRODUCT)
 """The choices by which depth is compared with one layer."""
 
 
@@ -342,7 +340,7 @@ def _compared(
             for method, n in (base, model)
         ]
         return _speed_up(*sides) if runs.from_product else None
-    first, second = (CHOICES[choice](runs, p, *each) for each in (base, model))
+    first, second = (BY_CHOICE[choice](runs, p, *each) for each in (base, model))
     return None if first is None or second is None else _speed_up(first, second)
 
 
