@@ -237,7 +237,8 @@ def _first_touch(table: pd.DataFrame, m: int) -> str:
     first, stable = (_number(table.iloc[m], n) for n in ("first_touch_speed_up", "speed_up"))
     if not 0 < first < math.inf or abs(first - stable) <= _EQUAL * stable:
         return ""
-    return f"; a speed-up of {first:.3g}× to the first touch of the target, by runs that may diverge later"
+    touch = "to the first touch of the target, by runs that may diverge later"
+    return f"; a speed-up of {first:.3g}× {touch}"
 
 
 def _no_help(model: str, other: str) -> str:
