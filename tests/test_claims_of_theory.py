@@ -13,12 +13,11 @@ from marks import examples
 from test_flow import problem_of
 from test_reproduction import context  # noqa: F401 - a fixture
 
-from implicit_accel import Loss, SweepConfig, Target, UserError, run_sweep, summarise, sweep
+from implicit_accel import Loss, SweepConfig, Target, run_sweep, summarise, sweep
 from implicit_accel.claims.estimators import share
 from implicit_accel.claims.published import (
     bursts,
     contest,
-    depth_map,
     t1,
     t2,
     t3,
@@ -26,7 +25,6 @@ from implicit_accel.claims.published import (
     t6,
     t7,
     t9,
-    t10,
 )
 from implicit_accel.claims.published.plateaus import escapes
 from implicit_accel.claims.published.rules import conserved
@@ -40,7 +38,6 @@ from implicit_accel.claims.published.theory import (
 from implicit_accel.errors import DataError
 from implicit_accel.intervals import ModelRuns
 from implicit_accel.theory.flow import Enough, Stack, follow
-from implicit_accel.theory.map import power_law_problem
 from implicit_accel.theory.plateau import escape_time
 from implicit_accel.theory.predict import predict
 from implicit_accel.theory.surface import make_surface
@@ -256,12 +253,6 @@ def test_bursts_and_what_goes_before_them():
     assert t7.longest(np.zeros(4, bool)) == 0
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
-def test_the_decay_of_a_power_law_is_found(decay):
-    problem = power_law_problem(decay, num_rows=64, num_features=16)
-    assert depth_map.spectrum_decay(problem) == pytest.approx(decay, abs=1e-6)
-
-
 def test_speed_ups_of_the_parts_are_ratios_of_fewest_steps():
     steps = dict(zip(t9.METHODS, (1200.0, 400.0, 600.0, 200.0, 190.0, 50.0), strict=True))
     kept = np.zeros((3, 3), bool)
@@ -293,23 +284,6 @@ def test_the_curve_of_a_method_is_that_of_the_median_seed_until_the_target():
     np.testing.assert_allclose(curve, [[1, 1 / 2, 1 / 4, 1 / 16, np.nan, np.nan]])
 
 
-def test_predicted_cells_are_compared_with_predicting_slower_for_all():
-    cells = pd.DataFrame(
-        {
-            "measured": [0.5, 0.9, 2.0, 0.2], "predicted": [0.5, 3.0, 4.0, 0.1],
-            "steps": [20.0, 100.0, 100.0, 200.0], "beyond": [1.0, 1.1, 0.5, 2.0],
-        }
-    )  # fmt: skip
-    inside, many, every = t10.CELLS
-    assert t10.sign(cells, every).value == 75
-    assert t10.sign(cells, inside).value == pytest.approx(200 / 3)
-    assert t10.sign(cells, many).value == 50
-    assert t10.size(cells, every).value == 25
-    assert t10.size(cells, many).value == 0
-    assert t10.slower(cells, every).value == 75
-    assert t10.slower(cells, inside).note == "3 cells"
-
-
 def test_an_edge_beyond_the_search_is_infinite_and_counts(context):  # noqa: F811
     """One layer on ℓ2 is stable up to 2/λ exactly, from any start."""
     _, problem = context.first_problem()
@@ -338,8 +312,3 @@ def test_predicted_and_measured_agree_in_the_summary_of_a_sweep(rng):
     measured = summarise(runs)["steps_to_target"].to_numpy(float)
     found = predict(problem, config).table()["steps"].to_numpy(float)
     np.testing.assert_allclose(found, measured, rtol=0.03, atol=2)
-
-
-def test_the_map_refuses_what_is_no_problem():
-    with pytest.raises(UserError, match="decay"):
-        power_law_problem(math.nan)

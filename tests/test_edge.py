@@ -1,6 +1,4 @@
-"""What happens past the edge of stability, and the map of when depth helps."""
-
-from dataclasses import replace
+"""What happens past the edge of stability."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ from marks import examples
 
 import implicit_accel as ia
 from implicit_accel.theory.edge import flip
-from implicit_accel.theory.map import power_law_problem, speed_up_map
 
 
 @settings(max_examples=examples(10), deadline=None)
@@ -60,47 +57,3 @@ def test_a_quadratic_has_neither_and_a_maximum_no_edge():
     assert found.outcome == "undecided"
     with pytest.raises(ia.UserError, match="no positive curvature"):
         flip(lambda x: -jnp.sum(x**2), np.zeros(2))
-
-
-def test_power_law_problems_have_their_spectrum():
-    problem = power_law_problem(1.5, num_rows=64, num_features=8)
-    values = np.linalg.eigvalsh(problem.features.T @ problem.features / 64)[::-1]
-    np.testing.assert_allclose(values, np.arange(1, 9) ** -1.5, rtol=1e-10)
-    assert np.mean(problem.targets**2) == pytest.approx(1)
-    with pytest.raises(ia.UserError, match="decay"):
-        power_law_problem(-1)
-    with pytest.raises(ia.UserError, match="features"):
-        power_law_problem(1, num_rows=3, num_features=4)
-
-
-def test_the_map_predicts_what_a_sweep_measures():
-    problem = power_law_problem(1.0, num_rows=64, num_features=6)
-    shares: list[float] = []
-    found = speed_up_map(
-        [(1.0, problem)], exponents=(2, 4), depths=(2,), init_stds=(0.3,), targets=(0.05,),
-        progress=shares.append,
-    )  # fmt: skip
-    assert shares == [0.5, 1.0]
-    assert (found["speed_up"].sel(depth=1) == 1).all()
-    # One layer's Hessian on ℓ2, c · mean r², is 2c times the covariance, whose largest eigenvalue
-    # is 1.
-    square = float(found["largest_rate"].sel(p=2, depth=1).squeeze())
-    assert square == pytest.approx(1 / ia.Loss(2).scale, rel=1e-6)
-    for p in (2, 4):
-        for depth in (1, 2):
-            config = ia.SweepConfig(
-                depths=(depth,), losses=(ia.Loss(p),), init_stds=(0.3,), num_seeds=3,
-                num_steps=20_000, target=ia.Target(0.05, relative=True), precision="float64",
-            )  # fmt: skip
-            (prediction,) = ia.predict(problem, config).models
-            # At a tenth of each seed's largest stable rate: ten times the map's steps.
-            rates = tuple(0.1 * prediction.largest_rates * (1, 1.001, 0.999))  # each once
-            runs, _ = ia.run_sweep(problem, replace(config, learning_rates=rates))
-            measured = np.diagonal(runs["steps_to_target"].values[0])
-            predicted = prediction.times / np.array(rates)
-            np.testing.assert_allclose(measured, predicted, rtol=0.05, atol=2)
-            cell = float(found["steps"].sel(p=p, depth=depth).squeeze())
-            steps = np.median(prediction.times / prediction.largest_rates)
-            assert cell == pytest.approx(steps)
-            largest = float(found["largest_rate"].sel(p=p, depth=depth).squeeze())
-            assert largest == pytest.approx(np.median(prediction.largest_rates))

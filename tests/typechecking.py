@@ -27,7 +27,6 @@ CHECKED = (
     "implicit_accel.theory.edge",
     "implicit_accel.theory.induced",
     "implicit_accel.theory.laws",
-    "implicit_accel.theory.map",
     "implicit_accel.theory.oracle",
     "implicit_accel.theory.plateau",
     "implicit_accel.theory.regulariser",
