@@ -16,7 +16,7 @@ from test_flow import problem_of
 import implicit_accel as ia
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.theory import laws
-from implicit_accel.theory.central import central_flow
+from implicit_accel.theory.central import central_flow, touching_steps
 from implicit_accel.theory.flow import MOST_GRADIENTS, Enough, Stack, follow, most_gradients_of
 from implicit_accel.theory.oracle import scale_by_inverse_sharpness
 from implicit_accel.theory.surface import make_surface
@@ -161,6 +161,21 @@ def test_averaged_descent_is_the_central_flow():
     assert swings == pytest.approx(0.005, rel=0.01)  # σ²/η
     assert np.mean(path.averaged[late]) == pytest.approx(measured, rel=0.05)
     assert np.mean(points[late, 0]) == pytest.approx(1, abs=0.05)
+
+
+def test_a_target_is_touched_between_two_steps_of_the_central_flow():
+    rate, start = 0.4, np.array([0.98, 0.04])
+    whole = central_flow(lambda x: valley(x), start, rate, 700)
+    part = central_flow(lambda x: valley(x), start, rate, 700, until=0.002)
+    np.testing.assert_array_equal(part.averaged, whole.averaged[: len(part.averaged)])
+    assert len(part.averaged) < 700
+    assert part.averaged.min() <= 0.002
+    least, most = touching_steps(lambda x: valley(x), start, rate, 700, 0.002)
+    assert (whole.excess[: int(least)] > 0.002).all()
+    assert whole.excess[int(least)] <= 0.002
+    assert (whole.averaged[: int(most)] > 0.002).all()
+    assert whole.averaged[int(most)] <= 0.002
+    assert touching_steps(lambda x: valley(x), start, rate, 50, -1.0) == (np.inf, np.inf)
 
 
 def test_below_the_edge_the_central_flow_is_the_gradient_flow(rng):

@@ -4,16 +4,19 @@ python -m experiments.predict --dataset gas
 python -m experiments.predict --losses l2,l3,l4 --depths 1,2,3,4 --target 1%
 python -m experiments.predict --dataset gas --losses l4 --at 0.001,0.00418
 
-Takes the flags of experiments.sweep that say what is trained, and tells for every model the largest
-stable learning rate, the steps to the target at the best stable rate of the grid, and the speed-up
-over one layer. It integrates each network's gradient flow once, with the sharpness on the way.
-A second table has the speed-up of depth at stable rates, by a formula.
+Takes the flags of experiments.sweep that say what is trained, and predicts for every model the
+largest stable learning rate, the steps to the target at the best stable rate of the grid, and the
+speed-up over one layer. It integrates each network's gradient flow once, with the sharpness on the
+way. A second table has the speed-up of depth at stable rates, by a formula. With --at, rates past
+the edge of stability that oscillate have a range of steps, by the central flow.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from absl import flags
@@ -39,8 +42,8 @@ from implicit_accel.theory.speed_up import is_predicted, predict_speed_up
 _AT = flags.DEFINE_list(
     "at",
     [],
-    "Learning rates to tell more of: steps to the target, and the step at which the rate passes "
-    "the edge of stability, and whether it then oscillates or diverges.",
+    "Learning rates to predict more for: the steps to the target, the step at which the rate "
+    "passes the edge of stability, and whether it then oscillates or diverges.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "A file for the table.")
 
@@ -61,8 +64,23 @@ def at_rates(found: Predictions, rates: tuple[float, ...]) -> pd.DataFrame:
             row = {"model": prediction.label, "learning_rate": rate}
             steps, after = (math.nan, math.nan) if prediction.reason else prediction.typical(rate)
             then = found.then(m, rate) if math.isfinite(after) else ""
-            rows.append(row | {"steps": steps, "unstable_after": after, "then": then})
+            is_past = then == "oscillates" and math.isnan(steps)
+            least, most = found.past_edge(m, rate) if is_past else (math.nan, math.nan)
+            rows.append(row | {
+                "steps": steps, "first_touch_from": least, "first_touch_to": most,
+                "unstable_after": after, "then": then,
+            })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _steps_text(row: dict[Hashable, Any]) -> str:
+    """The steps, or between which steps a rate past the edge first touches the target."""
+    steps, least, most = row["steps"], row["first_touch_from"], row["first_touch_to"]
+    if not math.isnan(steps) or math.isnan(row["unstable_after"]):
+        return as_text(steps, ",.0f")
+    if math.isnan(least):
+        return "past the edge"
+    return f"{as_text(least, ',.0f')} to {as_text(most, ',.0f')}"
 
 
 def print_rates(table: pd.DataFrame, console: Console) -> None:
@@ -71,12 +89,11 @@ def print_rates(table: pd.DataFrame, console: Console) -> None:
     for name in ("model", "learning rate", "steps to target", "unstable after", "then it"):
         shown.add_column(name, justify="left" if name in ("model", "then it") else "right")
     for row in table.to_dict("records"):
-        steps, after = row["steps"], row["unstable_after"]
+        after = row["unstable_after"]
         shown.add_row(
             row["model"],
             as_text(row["learning_rate"]),
-            "past the edge" if math.isnan(steps) and not math.isnan(after)
-            else as_text(steps, ",.0f"),
+            _steps_text(row),
             as_text(after, ",.0f"),
             row["then"],
         )  # fmt: skip

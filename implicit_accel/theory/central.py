@@ -27,6 +27,8 @@ from jaxtyping import Float
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.errors import UserError
 
+_STEPS_TO_A_CALL = 100
+
 
 @dataclass(frozen=True)
 class CentralPath:
@@ -55,6 +57,7 @@ def central_flow(
     num_steps: int,
     *,
     substeps: int = 4,
+    until: float = -math.inf,
 ) -> CentralPath:
     """Follows the central flow of gradient descent, in float64.
 
@@ -67,9 +70,10 @@ def central_flow(
         learning_rate: η.
         num_steps: T.
         substeps: At least 2: a substep must be stable at λ = 2/η.
+        until: The path may end once its averaged loss is at or below this.
 
     Returns:
-        The averaged path at steps 0 … T.
+        The averaged path at steps 0 … T, or up to an earlier end.
 
     Raises:
         UserError: If there is no step, or too few substeps.
@@ -101,7 +105,44 @@ def central_flow(
         recorded = value, value + top * variance / 2, top, variance, second / edge
         return jax.lax.fori_loop(0, substeps, substep, x), recorded
 
+    length = min(num_steps + 1, _STEPS_TO_A_CALL)
+    advance = jax.jit(lambda x: jax.lax.scan(step, x, None, length=length))
+    parts: list[tuple[np.ndarray, ...]] = []
     with jax.enable_x64(True):
-        start = jnp.asarray(theta, jnp.float64)
-        scan = jax.jit(lambda x: jax.lax.scan(step, x, None, length=num_steps + 1)[1])
-        return CentralPath(*map(np.asarray, scan(start)))
+        x = jnp.asarray(theta, jnp.float64)
+        while len(parts) * length <= num_steps:
+            x, recorded = advance(x)
+            parts.append(tuple(map(np.asarray, recorded)))
+            if np.min(parts[-1][1]) <= until:
+                break
+    return CentralPath(*(np.concatenate(own)[: num_steps + 1] for own in zip(*parts, strict=True)))
+
+
+def touching_steps(
+    loss: Callable[[Float[jax.Array, " n"]], Any],
+    theta: Float[np.ndarray, " n"],
+    learning_rate: float,
+    num_steps: int,
+    target: float,
+) -> tuple[float, float]:
+    """Between which steps gradient descent past the edge first touches a target.
+
+    The central path's own loss is a lower bound of the swinging one: its step at the target is the
+    first bound. The averaged loss includes the swings, and its step is the second.
+
+    Args:
+        loss: As in `central_flow`.
+        theta: (n,) initial parameters.
+        learning_rate: η.
+        num_steps: The longest path.
+        target: Excess loss.
+
+    Returns:
+        Both steps; inf where the path does not get there.
+    """
+    path = central_flow(loss, theta, learning_rate, num_steps, until=target)
+    first, second = (
+        float(np.argmax(below)) if (below := curve <= target).any() else math.inf
+        for curve in (path.excess, path.averaged)
+    )
+    return first, second

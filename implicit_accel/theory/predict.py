@@ -30,6 +30,7 @@ from implicit_accel.observables import stability_threshold
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import best_learning_rates, valid_steps
+from implicit_accel.theory.central import touching_steps
 from implicit_accel.theory.edge import flip
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
 from implicit_accel.theory.surface import Surface, make_surface
@@ -43,6 +44,8 @@ LARGEST_STABLE = "at the largest stable rate of the grid"
 _MOST_PARAMETERS = 20_000_000
 _MOST_FOR_HESSIAN = 2_000
 _NEAR_THE_EDGE = 2.0
+_MOST_FOR_CENTRAL_FLOW = 300
+_LONGEST_CENTRAL_PATH = 5_000
 
 # Flows for `edge_rates`, which every sweep pays for. At this tolerance of a step edges differ from
 # those at 1e-6 by some 0.5 %, where networks escape from near zero by up to 5 %; at `follow`'s own
@@ -261,7 +264,7 @@ class Predictions:
     def then(self, m: int, learning_rate: float) -> str:
         """What happens where a model's rate passes the edge of stability.
 
-        Told by the flip bifurcation's coefficient where the flow of the median seed gets there, see
+        By the flip bifurcation's coefficient where the flow of the median seed gets there, see
         `edge.Flip`.
 
         Returns:
@@ -289,6 +292,31 @@ class Predictions:
         if path.ended != "sharp" or path.sharpness[-1] > _NEAR_THE_EDGE * level:
             return ""
         return flip(*stack.traced(surface, path.last)).outcome
+
+    def past_edge(self, m: int, learning_rate: float) -> tuple[float, float]:
+        """Between which steps a rate past the edge of stability first touches the target.
+
+        For the median seed of gradient descent where it oscillates, by the central flow, see
+        `central.touching_steps`; the path ends after 5 000 steps.
+
+        Returns:
+            Two steps, inf where the path ends before; NaN for rates that do not oscillate and for
+            networks of more than 300 parameters, whose Hessians take too long.
+        """
+        if self.then(m, learning_rate) != "oscillates":
+            return math.nan, math.nan
+        prediction = self.models[m]
+        after = prediction.instability(learning_rate)
+        seed = int(np.argsort(after)[(len(after) - 1) // 2])
+        surface = make_surface(self.problem, prediction.model.loss, bias=self.config.bias)
+        stack = stack_of(
+            self.problem, surface, prediction.model, self.config, [self.config.seeds[seed]]
+        )
+        if stack.initial.shape[1] > _MOST_FOR_CENTRAL_FLOW:
+            return math.nan, math.nan
+        loss, theta = stack.traced(surface, stack.initial[0])
+        steps = min(self.config.num_steps, _LONGEST_CENTRAL_PATH)
+        return touching_steps(loss, theta, learning_rate, steps, prediction.target)
 
     def curve(self, m: int, learning_rate: float, steps: np.ndarray) -> np.ndarray:
         """Median excess losses of a model at a rate; NaN where nothing is predicted.

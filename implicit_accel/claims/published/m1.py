@@ -156,10 +156,11 @@ def run(context: Context) -> Found:
 
 
 def _best(results: xr.Dataset, depth: int) -> tuple[int, int]:
-    """Numbers of a depth's model and of its best stable rate, below 0 if there is none."""
+    """Numbers of a depth's model and of its best stable rate, −1 if none reaches the target."""
     model = model_number(results, depth=depth)
     side = side_of(results, model, None, "stable")
-    return model, int(side.best(side.all_seeds)[0])
+    best = int(side.best(side.all_seeds)[0])
+    return model, best if best >= 0 and np.isfinite(np.median(side.steps[best])) else -1
 
 
 def learning_times(results: xr.Dataset, depth: int) -> np.ndarray | None:
