@@ -1,4 +1,4 @@
-"""The end-to-end rule's parts, the network and an oracle, trained from the same weights: T9."""
+"""The end-to-end rule's parts, the network, schedules and an oracle, trained from the same weights: T9."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 import implicit_accel as ia
 from implicit_accel.claims.context import Context
+from implicit_accel.claims.published.rivals import SHARES_OF_STEP
 from implicit_accel.claims.published.theory import (
     crossings,
     end_to_end_starts,
@@ -26,8 +27,9 @@ from implicit_accel.optimizers import Optimizer
 from implicit_accel.theory.oracle import scale_by_inverse_sharpness
 from implicit_accel.theory.surface import make_surface
 
-GD, RATE, PROJECTION, RULE, NETWORK, ORACLE = METHODS = (
-    "gradient descent", "rate alone", "projection alone", "rule", "network", "oracle",
+GD, RATE, PROJECTION, RULE, NETWORK, WARMUP, LINE_SEARCH, ORACLE = METHODS = (
+    "gradient descent", "rate alone", "projection alone", "rule", "network", "warm-up",
+    "line search", "oracle",
 )  # fmt: skip
 P = 4.0
 TARGET = 0.1
@@ -51,6 +53,9 @@ def contest(context: Context, problem: Problem, depth: int) -> dict[str, Any]:
         # Long enough for the slowest seed at the lowest rate.
         times = np.nan_to_num(table["time"].to_numpy(float), nan=np.inf, posinf=np.inf)
         steps = max(steps, times.max() / (edge / FACTOR))
+    # A warm-up allows higher rates than the first steps do.
+    rates[WARMUP] = tuple(float(f"{FACTOR * rate:.5g}") for rate in rates[GD])
+    rates[LINE_SEARCH] = SHARES_OF_STEP
     base = replace(base, num_steps=int(np.clip(1.5 * steps, 100, longest)))
     network = replace(base, depths=(depth,))
     starts = end_to_end_starts(problem, network)
@@ -64,6 +69,7 @@ def contest(context: Context, problem: Problem, depth: int) -> dict[str, Any]:
         (GD, GD, Optimizer("sgd")), (RATE, NETWORK, rule(projection=False)),
         (PROJECTION, GD, rule(rate=False)), (RULE, NETWORK, rule()),
         (NETWORK, NETWORK, Optimizer("sgd")),
+        (WARMUP, WARMUP, Optimizer("warmup")), (LINE_SEARCH, LINE_SEARCH, Optimizer("line_search")),
     ):  # fmt: skip
         config, initial = (network, None) if method == NETWORK else (base, starts)
         config = replace(config, learning_rates=rates[near], optimizers=(optimizer,))

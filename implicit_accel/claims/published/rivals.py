@@ -38,8 +38,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "Polyak's step": Optimizer("polyak"),
     LINE_SEARCH: Optimizer("line_search"),
 }
-# Trained at other exponents than 4.
-FEW = (CONSTANT, WARMUP, "Nesterov", "silver steps", LINE_SEARCH)
 METHODS = tuple(OPTIMIZERS)
 
 # Of exact steps along the gradient.
@@ -96,7 +94,7 @@ def problems(context: Context) -> dict[str, Problem]:
 
 
 POWERS = Scaled((2.0, 4.0), (2.0, 3.0, 4.0, 6.0), (2.0, 3.0, 4.0, 6.0))
-"""The exponents of the loss; every method is trained on ℓ4."""
+"""The exponents of the loss."""
 
 
 def rivals(context: Context) -> dict[str, Rivals]:
@@ -123,7 +121,7 @@ def train(
         context: Trains.
         problem: What is fitted.
         with_choices: Whether to train what only other choices need.
-        only_l4: Whether to train few methods, on ℓ4 alone.
+        only_l4: Whether to train on ℓ4 alone.
     """
     cells: dict[tuple[float, str, int], Cell] = {}
     bases: dict[float, SweepConfig] = {}
@@ -133,11 +131,10 @@ def train(
             losses=(Loss(p),), num_seeds=context.pick(2, 20 if p == 2 else 6, 20),
             num_steps=context.pick(300, 20_000, 200_000),
         )  # fmt: skip
-        methods = METHODS if p == 4 and not only_l4 else FEW
-        searched = tuple(OPTIMIZERS[m] for m in methods if m != LINE_SEARCH)
+        searched = tuple(OPTIMIZERS[m] for m in METHODS if m != LINE_SEARCH)
         config = replace(base, depths=(1, 2), optimizers=searched)
         search = {"best_by": "stable", "tolerance": TOLERANCE}
-        cells |= _cells(p, methods, context.tuned(problem, config, **search))
+        cells |= _cells(p, METHODS, context.tuned(problem, config, **search))
         deeper = replace(base, depths=(3,))
         cells |= _cells(p, (CONSTANT,), context.tuned(problem, deeper, **search))
         line_search = replace(
