@@ -1,4 +1,4 @@
-"""The end-to-end rule's parts, the network, schedules and an oracle, trained from the same weights: T9."""
+"""The rule's parts, the network, schedules and an oracle, all from the same weights: T9."""
 
 from __future__ import annotations
 
