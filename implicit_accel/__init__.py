@@ -22,6 +22,7 @@ from implicit_accel.data.sources.gas_like import gas_like
 from implicit_accel.devices import use_cpu_devices
 from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.expand import collapse, expand, weight_penalty
 from implicit_accel.exports import save_tidy, to_rliable, to_tidy
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN
 from implicit_accel.images.task import ClassifierConfig, train_classifiers
@@ -39,6 +40,7 @@ from implicit_accel.loading import load_run
 from implicit_accel.notebook import Summary
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.progress import progress_bar
+from implicit_accel.rates import auto
 from implicit_accel.results import select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import run, run_sweep, sweep
@@ -74,8 +76,11 @@ __all__ = [
     "TutorialCNN",
     "UserError",
     "__version__",
+    "auto",
+    "collapse",
     "compare",
     "differences",
+    "expand",
     "from_loss",
     "gas_like",
     "load_abalone",
@@ -106,4 +111,5 @@ __all__ = [
     "train",
     "train_classifiers",
     "use_cpu_devices",
+    "weight_penalty",
 ]

@@ -19,7 +19,13 @@ import xarray as xr
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import AtOwnRates, Experiment, OwnRates
 from implicit_accel.results import by_model, trained
-from implicit_accel.statistics import best_learning_rates, final_excess, usable, valid_steps
+from implicit_accel.statistics import (
+    BEST_BY,
+    best_learning_rates,
+    final_excess,
+    usable,
+    valid_steps,
+)
 
 TOLERANCE = 0.01
 """The search ends once no rate can lower the best figure by more than this share of it."""
@@ -43,6 +49,40 @@ _OUTWARDS, _DOWNWARDS = 2.0, 4.0
 # narrower than nearly all valleys.
 _SCAN, _SCAN_REACH = 1.25, 4.0
 _LEAST, _LARGEST = 1e-12, 1e12
+
+
+@dataclass(frozen=True)
+class auto:  # noqa: N801 - reads like a function where it is used
+    """Values of the axis ``learning_rate`` that are searched for: ``auto()``.
+
+    Every model gets rates of its own, see `next_own_rates`. Where a combination of the other axes
+    was not trained at a rate, its losses are NaN.
+
+    Attributes:
+        best_by: Rule for the best learning rate, see `statistics.best_learning_rates`.
+        tolerance: A share of the figure, and of the rate; the search ends within it.
+        first: Every model's first rates; from 1e-4 to 1 by default.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    best_by: str = "stable"
+    tolerance: float = 0.05
+    first: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.best_by not in BEST_BY:
+            raise UserError(f"auto: best_by {self.best_by!r}: choose from {', '.join(BEST_BY)}")
+        if not (isinstance(self.tolerance, int | float) and 0 < self.tolerance < 1):
+            raise UserError(f"auto: tolerance {self.tolerance!r}: a number above 0 and below 1")
+        try:
+            first = tuple(sorted({float(rate) for rate in self.first}))
+        except (TypeError, ValueError):
+            first = (-1.0,)
+        if not all(0 < rate < math.inf for rate in first):
+            raise UserError(f"auto: first {self.first!r}: give learning rates above 0")
+        object.__setattr__(self, "first", first or coarse_rates())
 
 
 def coarse_rates(stable: float = math.nan) -> tuple[float, ...]:

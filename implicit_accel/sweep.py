@@ -11,21 +11,24 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import xarray as xr
 
+from implicit_accel import rates
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
 from implicit_accel.executors.local import LocalExecutor
-from implicit_accel.experiment import Experiment, assemble
+from implicit_accel.experiment import RATES, SEEDS, Experiment, assemble
 from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.loading import load_run
 from implicit_accel.observables import Observable
+from implicit_accel.rates import auto
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining
@@ -48,7 +51,7 @@ _CHECKPOINT_EVERY = Field(
 def sweep(
     task: LossTask,
     *,
-    axes: Mapping[str, Iterable[Any] | static],
+    axes: Mapping[str, Iterable[Any] | static | auto],
     optimizer: MakeOptimizer,
     num_steps: int,
     batch_size: int | None = None,
@@ -68,7 +71,8 @@ def sweep(
         axes: The grid: values by name. ``seed`` decides initial parameters, mini-batches and
             randomness; where it is missing it is 0. Numbers are traced: they change neither the
             program nor the number of compilations. Text, and what `static` marks, is fixed in a
-            program of its own for every value, all in the same compiled call.
+            program of its own for every value, all in the same compiled call. Learning rates may be
+            `auto`: then each combination of the other axes gets rates that are searched for.
         optimizer: A function that makes an optax transformation from the hyper-parameters (the
             values along the axes by name), and from ``key``, a JAX key of the run's own, if it
             takes that; an `Optimizer`; or, where no axis is for it, a transformation.
@@ -98,21 +102,74 @@ def sweep(
     Raises:
         UserError: If something that was asked for is not allowed.
     """
-    experiment = TaskSweep(
-        task,
-        axes=axes,
-        optimizer=optimizer,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        target=target,
-        record=record,
-        records_per_decade=records_per_decade,
-        observations_per_decade=observations_per_decade,
-        record_every=record_every,
-        precision=precision,
-        largest_block=largest_block,
-    )
-    return run(experiment, **options)[0]
+
+    def grid_of(values: Any) -> TaskSweep:
+        return TaskSweep(
+            task,
+            axes=axes if values is None else {**axes, RATES: values},
+            optimizer=optimizer,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            target=target,
+            record=record,
+            records_per_decade=records_per_decade,
+            observations_per_decade=observations_per_decade,
+            record_every=record_every,
+            precision=precision,
+            largest_block=largest_block,
+        )
+
+    found = axes.get(RATES)
+    if isinstance(found, auto):
+        return run_searched(grid_of, found, **options)[0]
+    return run(grid_of(None), **options)[0]
+
+
+def run_searched(
+    grid_of: Callable[[tuple[float, ...]], Experiment],
+    searched: auto,
+    *,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> tuple[xr.Dataset, Timing]:
+    """Trains an experiment at learning rates that are searched for, each model's own.
+
+    Args:
+        grid_of: Returns the experiment that trains all models at given rates.
+        searched: The search.
+        folder: As in `run`. The search goes on from the rates that the run there has.
+        overwrite: As in `run`.
+        **options: Those of `run`.
+
+    Returns:
+        Labelled results, NaN where a model was not trained at a rate; and what all rounds cost.
+
+    Raises:
+        UserError: As `run`.
+    """
+    timings = []
+    with nullcontext(folder) if folder is not None else TemporaryDirectory() as place:
+        path = Path(place)
+
+        def train(experiment: Experiment) -> xr.Dataset:
+            again = overwrite and not timings
+            results, timing = run(experiment, folder=path, overwrite=again, **options)
+            timings.append(timing)
+            return results
+
+        grid = grid_of(searched.first)
+        models = math.prod(len(v) for n, v in grid.axes.items() if n not in (RATES, SEEDS))
+        first = (searched.first,) * models
+        begun = RunFolder(path).stored()
+        if begun is not None and not overwrite:
+            wanted = rates.at_own_rates(grid_of, first).identity.rates_by_model()
+            known = begun.rates_by_model()
+            first = tuple(known.get(model, own) for model, own in wanted.items())
+        results, _ = rates.search(
+            grid_of, train, first, best_by=searched.best_by, tolerance=searched.tolerance
+        )
+    return results, Timing.total(timings)
 
 
 def run_sweep(problem: Problem, config: SweepConfig, **options: Any) -> tuple[xr.Dataset, Timing]:

@@ -7,7 +7,9 @@ import math
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 import xarray as xr
@@ -444,3 +446,49 @@ def test_what_a_search_cannot_do_is_said(tmp_path):
     refused = program("sweep", *flags, "--output_dir", tmp_path / "run")
     assert refused.returncode == 2
     assert "alone" in refused.stderr
+
+
+def quadratic_runs(axis, **options):
+    """Gradient descent with momentum on a quadratic, whose fewest steps a fine grid finds."""
+    task = ia.from_loss(
+        lambda w, curvatures: 0.5 * jnp.sum(curvatures * w**2),
+        init=lambda key: jax.random.normal(key, (8,)), data=np.geomspace(0.05, 1, 8), optimum=0.0,
+    )  # fmt: skip
+    return ia.sweep(
+        task, axes={"momentum": (0.0, 0.8), "learning_rate": axis, "seed": range(3)},
+        optimizer=lambda hp: optax.sgd(hp["learning_rate"], momentum=hp["momentum"]),
+        num_steps=400, target=1e-3, **options,
+    )  # fmt: skip
+
+
+def test_rates_of_any_task_are_searched_for(tmp_path):
+    found = quadratic_runs(ia.auto(tolerance=0.02))
+    grid = quadratic_runs(np.geomspace(0.05, 4, 150))
+    best, finest = (
+        np.where(np.isfinite(r.divergence_step), np.inf, r.steps_to_target)
+        for r in (found, grid)
+    )  # fmt: skip
+    fewest, least = (np.nanmin(np.median(b, axis=2), axis=1) for b in (best, finest))
+    assert (fewest <= 1.05 * least).all()
+    calls = []
+    kept = quadratic_runs(ia.auto(tolerance=0.02), folder=tmp_path / "run")
+    again = quadratic_runs(
+        ia.auto(tolerance=0.02), folder=tmp_path / "run", progress=lambda *done: calls.append(done)
+    )
+    for other in (kept, again):
+        np.testing.assert_array_equal(other.loss.values, found.loss.values)
+    assert not calls  # nothing is left to train
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"best_by": "luck"}, "choose from stable, target, final"),
+        ({"tolerance": 0}, "above 0 and below 1"),
+        ({"first": (0.1, -1)}, "learning rates above 0"),
+        ({"first": "log"}, "learning rates above 0"),
+    ],
+)
+def test_a_search_of_another_kind_is_refused(arguments, message):
+    with pytest.raises(ia.UserError, match=message):
+        ia.auto(**arguments)
