@@ -23,6 +23,7 @@ from implicit_accel.devices import use_cpu_devices
 from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.expand import collapse, expand, weight_penalty
+from implicit_accel.expansion import ExpandReport, expand_report
 from implicit_accel.exports import save_tidy, to_rliable, to_tidy
 from implicit_accel.images.networks import FullyConnected, SmallCNN, TutorialCNN
 from implicit_accel.images.task import ClassifierConfig, train_classifiers
@@ -58,6 +59,7 @@ __all__ = [
     "ClassifierConfig",
     "DataError",
     "Dataset",
+    "ExpandReport",
     "FullyConnected",
     "ImageData",
     "Initialiser",
@@ -81,6 +83,7 @@ __all__ = [
     "compare",
     "differences",
     "expand",
+    "expand_report",
     "from_loss",
     "gas_like",
     "load_abalone",

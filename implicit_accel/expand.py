@@ -88,7 +88,7 @@ def matching_paths(params: Any, where: Where) -> tuple[str, ...]:
     Raises:
         UserError: If the expression is none, or nothing matches; the message lists the paths.
     """
-    leaves = [(_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = [(path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(params)]
     if callable(where):
         found = tuple(path for path, leaf in leaves if where(path, leaf))
     else:
@@ -107,7 +107,8 @@ def matching_paths(params: Any, where: Where) -> tuple[str, ...]:
     return found
 
 
-def _path(keys: Any) -> str:
+def path_of(keys: Any) -> str:
+    """A leaf's dotted path from JAX's keys."""
     parts = []
     for key in keys:
         for name in ("key", "name", "idx"):
@@ -183,7 +184,7 @@ def expand(
     settings = _Settings(depth, init, width, std, keep_base)
 
     def replaced(path: Any, leaf: Any) -> Any:
-        name = _path(path)
+        name = path_of(path)
         if name not in keys:
             return leaf
         form = _form(name, leaf, kernel, layout)
@@ -419,5 +420,5 @@ def factorisations(params: Any) -> tuple[Factorisation, ...]:
         s = np.linalg.svd(functools.reduce(np.matmul, factors), compute_uv=False)
         with np.errstate(invalid="ignore"):
             ranks = s.sum(axis=-1) ** 2 / (s**2).sum(axis=-1)
-        found.append(Factorisation(_path(keys), float(imbalance), float(np.max(ranks))))
+        found.append(Factorisation(path_of(keys), float(imbalance), float(np.max(ranks))))
     return tuple(found)

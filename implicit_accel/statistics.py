@@ -156,6 +156,30 @@ def best_learning_rates(results: xr.Dataset, best_by: str = "stable") -> Int[np.
     return np.where(no_usable_rate, -1, best)
 
 
+def held_out_at(
+    runs: xr.Dataset, m: int, rate: int, steps: Float[np.ndarray, " seed"]
+) -> Float[np.ndarray, " seed"]:
+    """Held-out losses at given steps of a model's runs, interpolated in log loss and log step.
+
+    Args:
+        runs: Results by model, with a held-out loss.
+        m: Number of the model.
+        rate: Number of the learning rate.
+        steps: (seed,) steps.
+
+    Returns:
+        (seed,) losses; NaN where a step is not finite.
+    """
+    times = np.log1p(runs["observation_step"].values)
+    curves = runs["held_out_loss"].values[m, rate]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = [
+            np.exp(np.interp(np.log1p(step), times, np.log(curve)))
+            for step, curve in zip(steps, curves, strict=True)
+        ]
+    return np.where(np.isfinite(steps), found, np.nan)
+
+
 def ratio_of_medians(
     baseline: Num[np.ndarray, " base_seeds"],
     values: Num[np.ndarray, " seeds"],

@@ -11,6 +11,7 @@ PROGRAMS = {
     "sweep": "train a model over a whole grid at once, and compare how fast it trains",
     "predict": "what theory says of a sweep, before any training",
     "reproduce": "test the claims of the literature, each by an experiment that judges itself",
+    "expand": "should a layer of a model of your own be over-parameterised?",
     "plot": "redraw the figures of a finished run",
     "article": "write a replication article (PDF) from the findings of a reproduction",
     "compare": "put several finished runs side by side",

@@ -23,6 +23,7 @@ from implicit_accel.claims.plots import Choices
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
+from implicit_accel.statistics import held_out_at
 
 RATIO = "held-out loss over one layer's at equal training loss"
 HELD_OUT = 0.2
@@ -84,12 +85,7 @@ def held_out_losses(
     lower = np.flatnonzero(found.rates <= found.rates[best] * part)
     chosen = int(lower[-1]) if len(lower) else best
     rate = int(np.flatnonzero(results["learning_rate"].values == found.rates[chosen])[0])
-    curves = results["held_out_loss"].values[model, rate]
-    times = np.log1p(results["observation_step"].values)
-    return np.array([
-        np.exp(np.interp(np.log1p(step), times, np.log(curve))) if np.isfinite(step) else np.nan
-        for step, curve in zip(found.steps[chosen], curves, strict=True)
-    ])  # fmt: skip
+    return held_out_at(results, model, rate, found.steps[chosen])
 
 
 def ratio(runs: Runs, p: int, depth: int, choice: str) -> Effect | None:
