@@ -25,7 +25,6 @@ from implicit_accel.expansion import ORIGINAL, ExpandReport, expand_report
 from implicit_accel.experiments import cli
 from implicit_accel.experiments.user_task import load_task
 from implicit_accel.exports import csv_text, save_text
-from implicit_accel.fields import Allowed, Field
 from implicit_accel.optimizers import OPTIMIZERS
 from implicit_accel.progress import ProgressBar
 
@@ -70,8 +69,6 @@ _FORMATS = cli.define_formats()
 _GROUPS.add("What", _TASK, _WHERE, _DEPTHS, _INIT, _WIDTH, _KERNEL, _LAYOUT)
 _GROUPS.add("Training", _OPTIMIZERS, _NUM_STEPS, _BATCH_SIZE, _NUM_SEEDS, _TARGET, _HALVES)
 _GROUPS.add("Results", _OUTPUT_DIR, _FORMATS)
-
-_COUNT = Field(1, "A count.", allowed=Allowed("a whole number >= 1", int, (1, 2**31 - 2**20)))
 
 
 def _depths(texts: list[str]) -> tuple[int, ...]:
@@ -118,8 +115,8 @@ def make_report(log: Console) -> ExpandReport:
         ("num_steps", _NUM_STEPS.value), ("batch_size", _BATCH_SIZE.value),
         ("num_seeds", _NUM_SEEDS.value), ("width", _WIDTH.value),
     ):  # fmt: skip
-        if value is not None:
-            _COUNT.value(f"--{name}", value)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: it must be a whole number >= 1")
     _, task = load_task(place)
 
     def progress(what: str) -> ProgressBar:
