@@ -1,0 +1,68 @@
+"""Whether expanding layers helps six small models: writes the table of the documentation's page.
+
+python docs/expansions.py
+
+Takes an hour or so on two cores; runs are kept in outputs/expansions and reused.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from implicit_accel import Optimizer, expand_report, progress_bar
+from implicit_accel.expansion import Answer
+from implicit_accel.expansion_plots import plot_expansion
+from implicit_accel.plotting import write_figures
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "examples"))
+
+import expand_models  # noqa: E402 - from the folder of examples
+
+STEPS = 200
+DEPTHS = {"cnn": (2, 3), "mlp": (2, 3)}
+OPTIMIZERS = {
+    "gradient descent": Optimizer("sgd"),
+    "momentum": Optimizer("momentum"),
+    "Adam": Optimizer("adam"),
+}
+
+
+def main() -> None:
+    """Runs every model with every optimizer, and writes a table and figures."""
+    rows, chosen = [], sys.argv[1:] or list(expand_models.WHERE)
+    for name in chosen:
+        report = expand_report(
+            getattr(expand_models, name)(), expand_models.WHERE[name], num_steps=STEPS,
+            optimizers=tuple(OPTIMIZERS.values()), depths=DEPTHS.get(name, (2,)),
+            folder=Path("outputs/expansions") / name, progress=progress_bar,
+        )  # fmt: skip
+        rows += [_row(name, answer) for answer in report.answers]
+        figure = {name: plot_expansion(report)}
+        write_figures(figure, Path("outputs/expansions"), ("png",))
+        print("\n".join(report.sentences), flush=True)
+        pd.DataFrame(rows).to_csv(Path("outputs/expansions/results.csv"), index=False)
+
+
+def _row(name: str, answer: Answer) -> dict[str, str]:
+    labels = {optimizer.name: label for label, optimizer in OPTIMIZERS.items()}
+    over = [f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]" for i in answer.speed_up]
+    instead = [f"{i.value:.2f}" for i in answer.instead_speed_up]
+    return {
+        "model": name,
+        "optimizer": labels[answer.optimizer],
+        "variant": answer.variant,
+        "verdict": answer.verdict,
+        "speed-up, first half": over[0],
+        "speed-up, second half": over[1],
+        "removed by": answer.removed_by or "-",
+        "best control": f"{answer.instead}: {' and '.join(instead)}×",
+        "time of a step": f"{answer.cost:.2f}×",
+    }
+
+
+if __name__ == "__main__":
+    main()
