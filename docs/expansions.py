@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,11 +17,9 @@ from implicit_accel import Optimizer, expand_report, progress_bar
 from implicit_accel.expansion import Answer
 from implicit_accel.expansion_plots import plot_expansion
 from implicit_accel.plotting import write_figures
+from implicit_accel.user_module import run_file
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "examples"))
-
-import expand_models  # noqa: E402 - from the folder of examples
+expand_models: Any = run_file(Path(__file__).parent / "examples/expand_models.py", "")
 
 STEPS = 200
 DEPTHS = {"cnn": (2, 3), "mlp": (2, 3)}

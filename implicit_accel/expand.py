@@ -63,7 +63,8 @@ class Product:
 jax.tree_util.register_dataclass(Product, ["factors", "base"], ["shape", "form"])
 
 
-def _is_product(node: Any) -> bool:
+def is_product(node: Any) -> bool:
+    """Whether a node of a pytree is a `Product`."""
     return isinstance(node, Product)
 
 
@@ -74,7 +75,7 @@ def collapse(params: Any) -> Any:
     ``loss(collapse(params), batch)``. Parameters without products are returned as they are.
     """
     return jax.tree.map(
-        lambda node: node.collapse() if _is_product(node) else node, params, is_leaf=_is_product
+        lambda node: node.collapse() if is_product(node) else node, params, is_leaf=is_product
     )
 
 
@@ -379,14 +380,14 @@ def weight_penalty(params: Any, on: str) -> Float[jax.Array, ""]:
         raise UserError(f"weight decay on {on!r}: choose from product, factors")
 
     def squares(node: Any) -> jax.Array:
-        if not _is_product(node):
+        if not is_product(node):
             is_weight = hasattr(node, "dtype") and jnp.issubdtype(node.dtype, jnp.floating)
             return jnp.sum(node**2) if is_weight else jnp.zeros(())
         if on == "product":
             return jnp.sum(node.collapse() ** 2)
         return sum((jnp.sum(F**2) for F in node.factors), jnp.zeros(()))
 
-    nodes = jax.tree.leaves(params, is_leaf=_is_product)
+    nodes = jax.tree.leaves(params, is_leaf=is_product)
     return sum(map(squares, nodes), jnp.zeros(())) / 2
 
 
@@ -409,8 +410,8 @@ class Factorisation:
 def factorisations(params: Any) -> tuple[Factorisation, ...]:
     """Balance and rank of every product in some parameters."""
     found = []
-    for keys, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_product):
-        if not _is_product(node):
+    for keys, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_product):
+        if not is_product(node):
             continue
         factors = [np.asarray(F, float) for F in node.factors]
         imbalance = math.nan

@@ -1,5 +1,6 @@
 """Layers as products of matrices."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +19,14 @@ from implicit_accel.expand import (
     collapse,
     expand,
     factorisations,
+    is_product,
     matching_paths,
+    path_of,
     weight_penalty,
 )
+from implicit_accel.user_module import run_file
+
+expand_models: Any = run_file(Path(__file__).parents[1] / "docs/examples/expand_models.py", "")
 
 KEY = jax.random.key(0)
 
@@ -237,3 +243,41 @@ def test_bad_requests_are_explained(arguments, message):
     }  # fmt: skip
     with pytest.raises(ia.UserError, match=message):
         expand(params, **{"where": "W", **arguments})
+
+
+@pytest.mark.parametrize("name", list(expand_models.WHERE))
+def test_six_models_compute_what_they_did_through_training(name):
+    """Gradients are those of the original by the chain rule, dA = G Bᵀ and dB = Aᵀ G."""
+    task, where = getattr(expand_models, name)(), expand_models.WHERE[name]
+    data = jax.tree.map(lambda a: a[:16], task.data)
+    plain = task.init(KEY)
+    params = expand(plain, where, 2, init="balanced")
+    assert float(task.loss(collapse(params), data)) == pytest.approx(
+        float(task.loss(plain, data)), rel=1e-4
+    )
+    slope = jax.jit(jax.grad(lambda p: task.loss(collapse(p), data)))
+    direct = jax.jit(jax.grad(lambda p: task.loss(p, data)))
+    chosen = matching_paths(plain, where)
+    for _ in range(3):
+        whole, leaves = direct(collapse(params)), {}
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(whole):
+            leaves[path_of(keys)] = np.asarray(leaf)
+        found = slope(params)
+        products = {
+            path_of(keys): (node, own)
+            for (keys, node), own in zip(
+                jax.tree_util.tree_leaves_with_path(params, is_leaf=is_product),
+                jax.tree.leaves(found, is_leaf=is_product), strict=True,
+            )
+            if is_product(node)
+        }  # fmt: skip
+        assert tuple(products) == chosen
+        for path, (node, own) in products.items():
+            A, B = (np.asarray(F) for F in node.factors)
+            G = leaves[path].reshape(-1, leaves[path].shape[-1])
+            scale = np.abs(G).max() + 1e-12
+            np.testing.assert_allclose(own.factors[0], G @ B.T, atol=2e-5 * scale * np.abs(B).sum())
+            np.testing.assert_allclose(own.factors[1], A.T @ G, atol=2e-5 * scale * np.abs(A).sum())
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, found)
+    assert jax.tree.structure(collapse(params)) == jax.tree.structure(plain)
+    assert jax.tree.map(np.shape, collapse(params)) == jax.tree.map(np.shape, plain)
