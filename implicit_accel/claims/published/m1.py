@@ -144,12 +144,12 @@ def run(context: Context) -> Found:
                     "depth": ia.static(*context.pick((1, 2), DEPTHS, DEPTHS)),
                     "learning_rate": [
                         float(f"{r:.4g}")
-                        for r in np.geomspace(3e-4, 3, context.pick(5, 61, 121))
+                        for r in np.geomspace(3e-4, 3, context.pick(5, 49, 121))
                     ],
-                    "seed": range(context.pick(2, 10, 40)),
+                    "seed": range(context.pick(2, 6, 20)),
                 },
                 optimizer=functools.partial(optimizer_of, method),
-                num_steps=context.pick(200, 3000, 20_000),
+                num_steps=context.pick(200, 2000, 20_000),
                 target=0.01 * ZERO_LOSS, record=record, observations_per_decade=100,
             )  # fmt: skip
     return Found(runs=runs, figures={"singular_values": draw(runs[FULL])})
