@@ -204,10 +204,10 @@ def _with_quartiles(row: pd.Series, name: str, form: str) -> str:
 def answers(table: pd.DataFrame) -> list[str]:
     """The result in words: the best model, its gain over the baseline, and the uncertainty.
 
-    One sentence for each group of models that share a baseline. They are compared by the quantity
-    that chose their learning rates: steps to the target, or final excess losses.
+    One sentence for each group of models that share a baseline, gains first. They are compared by
+    the quantity that chose their learning rates: steps to the target, or final excess losses.
     """
-    sentences = []
+    gains, rest = [], []
     by_depth = table.attrs.get("baseline") == {"depth": 1}
     final = compares_final(table)
     labels = table["model"].tolist()
@@ -222,8 +222,9 @@ def answers(table: pd.DataFrame) -> list[str]:
         )
         at_edge = group[group["grid_edge"] != ""]["model"].tolist()
         note = f"; better rates may lie outside the grid: {', '.join(at_edge)}" if at_edge else ""
-        sentences.append(f"{verdict}{_first_touch(table, best)}{note}.")
-    return sentences
+        found = gains if _interval(table, best)[0] > 1 else rest
+        found.append(f"{verdict}{_first_touch(table, best)}{note}.")
+    return gains + rest
 
 
 # Speed-ups by the two rules which are this close are called equal.

@@ -122,7 +122,7 @@ def test_a_slider_moves_the_curves_and_the_numbers(page, results):
         assert "7 of 7 runs diverge" in seen.page.locator(".said").inner_text()
         marks = seen.page.locator(".chart").first.locator("svg .mark-symbol path")
         assert marks.count() == 3
-        seen.page.get_by_role("button", name="each at its best").click()
+        seen.page.get_by_role("button", name="best rates").click()
         assert lines(seen) == at_best
 
 

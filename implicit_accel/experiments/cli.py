@@ -501,7 +501,7 @@ def _summary_table(table: pd.DataFrame, columns: Sequence[int]) -> Table:
 
 
 def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
-    """Prints the summary table and the answer in words.
+    """Prints the answer in words and the summary table.
 
     Columns that do not fit the console's width are left out, which the caption says; never the
     model's.
@@ -518,6 +518,6 @@ def print_summary(table: pd.DataFrame, title: str, console: Console) -> None:
     left_out = [names[n].replace("\n", " ") for n in range(len(names)) if n not in kept]
     notes = f" Too wide for this terminal: {'; '.join(left_out)}." if left_out else ""
     shown.title, shown.caption = title, summary.caption(table) + notes
-    console.print(shown)
     for sentence in summary.answers(table):
         console.print(f"→ {sentence}")
+    console.print(shown)

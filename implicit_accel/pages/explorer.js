@@ -250,7 +250,7 @@
         }
       }
       return {
-        number, off, loss: loss ? loss.values[0] : null, rate: null, target: results.targets.first,
+        number, off, loss: loss ? loss.values[Math.max(0, loss.of[results.opens_at])] : null, rate: null, target: results.targets.first,
         quantity: results.quantities[0].name, view: this.views(results)[0] ?? "", linear_step: false,
         linear_loss: false, seeds: false, theory: results.quantities.some((q) => q.predicted || q.threshold),
         published: true, predict: false, revealed: false,
@@ -371,8 +371,8 @@
         );
       }
       this.section.append(
-        element("div", { class: "panel" }, parts.choices, parts.sliders, parts.toggles),
-        parts.answer, parts.charts, parts.table, parts.note, parts.tools,
+        parts.charts, element("div", { class: "panel" }, parts.choices, parts.sliders, parts.toggles),
+        parts.answer, parts.table, parts.note, parts.tools,
       );
     }
 
@@ -506,16 +506,16 @@
       this.outputs = [];
       if (now.rates !== null && now.rates.length > 1) {
         made.push(
-          this.slider("Learning rate η", now.rates.length, "each at its best", {
+          this.slider("Learning rate η", now.rates.length, "best rates", {
             get: () => this.state.rate, free: () => this.middleRate(),
             set: (rate) => this.change({ rate }),
-            words: () => (this.state.rate === null ? "each at its best" : three(now.rates[this.state.rate])),
+            words: () => (this.state.rate === null ? "best rate for each model" : three(now.rates[this.state.rate])),
           }),
         );
       }
       if (now.targets.factors.length > 1) {
         made.push(
-          this.slider("Target excess loss ε", now.targets.factors.length, now.targets.own ? "the run’s own" : "a tenth of the start", {
+          this.slider("Target excess loss ε", now.targets.factors.length, "reset", {
             get: () => (this.state.target === now.targets.first ? null : this.state.target),
             free: () => now.targets.first,
             set: (target) => this.change({ target: target ?? now.targets.first }),

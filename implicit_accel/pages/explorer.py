@@ -39,6 +39,7 @@ from implicit_accel.stability import STABILITY_OF, threshold
 from implicit_accel.statistics import (
     at_best,
     best_learning_rates,
+    compares_final,
     counts_as_diverged,
     final_excess,
     ratio_of_medians,
@@ -183,6 +184,7 @@ class _Runs:
                 {"label": label, "baseline": base, "rates": cells.tolist()}
                 for label, base, cells in zip(self.labels, self.bases, self.cells, strict=True)
             ],
+            "opens_at": self._clearest_gain(),
             "rates": rates.tolist() if known else None,
             "diverged": _pack(diverged.sum(axis=-1)),
             "lost": _pack(counts_as_diverged(runs, self.best_by)[self.places].sum(axis=-1)),
@@ -197,6 +199,13 @@ class _Runs:
                 "answers": summary.answers(self.table),
             },
         }
+
+    def _clearest_gain(self) -> int:
+        """The number of the model with the largest speed-up whose interval lies above 1; or 0."""
+        compared = "final_ratio" if compares_final(self.table) else "speed_up"
+        values, lows = (self.table[compared + end].to_numpy(float) for end in ("", "_low"))
+        gains = np.where(np.isfinite(values) & (lows > 1), values, 0)
+        return int(np.argmax(gains))
 
     def _axes(self) -> list[dict[str, Any]]:
         """What models differ in: each value's label, and which of them each model has (−1: none).

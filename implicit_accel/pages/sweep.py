@@ -24,7 +24,7 @@ _MOST_FIGURE_BYTES = 150_000
 _HOW_TO_READ = (
     ("Excess loss", "is the training loss less the smallest loss that there is, L − L*."),
     (
-        "Each at its best",
+        "Best rates",
         "compares models at their own best learning rates ({rule}). With the slider, each curve "
         "uses the nearest trained rate.",
     ),
@@ -36,7 +36,7 @@ _HOW_TO_READ = (
     ),
     (
         "The target",
-        "is the line to be reached. Drag it, or move its slider: who wins may depend on it.",
+        "is the line to be reached. Drag it, or move its slider: which model is ahead may depend on it.",
     ),
     (
         "Predict first",
@@ -84,10 +84,10 @@ def page(
     drawn = [drawn for figure in figures if (drawn := _figure(figure))]
     body = (
         f"<h1>{_safe(title)}</h1>{answers}"
-        + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
-        + f'<div class="answer-table answer">{summary_table(summary)}</div>'
-        + "<h2>Explore</h2>"
         + explorer("sweep", {title: found}, command=command, table=False)
+        + "<h2>Numbers</h2>"
+        f'<div class="answer-table answer">{summary_table(summary)}</div>'
+        + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
         + f"<details><summary>How to read it</summary><dl>{terms}</dl></details>"
         + (
             "<details><summary>Figures</summary>"
