@@ -14,6 +14,7 @@ PROGRAMS = {
     "expand": "should a layer of a model of your own be over-parameterised?",
     "plot": "redraw the figures of a finished run",
     "article": "write a replication article (PDF) from the findings of a reproduction",
+    "list": "list finished runs with their settings and answers",
     "compare": "put several finished runs side by side",
     "selftest": "check that this installation computes what it should",
 }

@@ -36,7 +36,8 @@ _HOW_TO_READ = (
     ),
     (
         "The target",
-        "is the line to be reached. Drag it, or move its slider: which model is ahead may depend on it.",
+        "is the line to be reached. Drag it, or move its slider: which model is ahead may depend "
+        "on it.",
     ),
     (
         "Predict first",

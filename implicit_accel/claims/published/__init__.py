@@ -62,6 +62,10 @@ COLLECTION = Collection(
         "F": "Arora et al. 2019",
         "S": "Levy & Wang 2024",
         "R": "this project's question",
+        "C": "this project's question",
+        "N": "this project's question",
+        "M": "this project's question",
+        "H": "this project's question",
         "T": "this project's theory",
     },
     questions={
@@ -70,9 +74,12 @@ COLLECTION = Collection(
             "initialisation", ("P5a", "P5b", "F1", "F2", "F3", "S2")
         ),
         "What does the optimizer do?": ("optimizer", ("P4a", "P4b", "R1", "S3")),
+        "What about classes, mini-batches, several outputs and held-out rows?": (
+            "other settings", ("C1", "N1", "M1", "H1")
+        ),
         "What about non-linear networks?": ("non-linear networks", ("P6", "F4", "S5", "S6")),
         "What does theory say?": (
-            "theory", ("P1", "P2", "P7", *(f"T{number}" for number in range(1, 13)))
+            "theory", ("P1", "P2", "P7", *(f"T{n}" for n in range(1, 14) if n != 10))
         ),
     },
     recollections=RECOLLECTIONS,
