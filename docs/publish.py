@@ -1,13 +1,14 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction; the answer, the main comparison by
-its choices and the table of a sweep into README.md. Figures are reduced to 256 colours, which their
-few need.
+The report, its figures and its findings go to docs/reproduction; the answer and five rows of results into
+README.md; the main comparison by its choices and the table of a sweep to docs/explanation. Figures
+are reduced to 256 colours, which their few need.
 """
 
 import json
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 from implicit_accel import load_run, summarise
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.findings import load_entries
-from implicit_accel.claims.report.story import ANSWER, chapters_of
+from implicit_accel.claims.report.story import ANSWER, chapters_of, picture
 from implicit_accel.claims.report.view import choices_table
 from implicit_accel.summary import caption, cells, columns
 
@@ -24,7 +25,12 @@ TARGET = ROOT / "docs" / "reproduction"
 
 _FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 MAIN = "P0"
-"""The claim whose comparison README shows by its choices."""
+"""The claim whose comparison is shown by its choices."""
+PLACES = {
+    "choices": "docs/explanation/which_speed_up.md",
+    "sweep": "docs/explanation/results.md",
+}
+"""Documents other than README.md, by the comments' names."""
 
 
 def publish(source: Path) -> None:
@@ -39,18 +45,18 @@ def publish(source: Path) -> None:
         old.unlink()
     for name in shown:
         (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / name) as picture:
-            colours = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        with Image.open(source / name) as drawn:
+            colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         colours.save(TARGET / name, optimize=True)
     (TARGET / "REPORT.md").write_text(report)
     _publish_findings(source)
-    for name, text in readme_texts(source).items():
+    for name, text in texts(source).items():
         _replace(name, text)
     _publish_outcomes(source)
 
 
-def readme_texts(source: Path) -> dict[str, str]:
-    """What README shows of a reproduction, by the comments' names.
+def texts(source: Path) -> dict[str, str]:
+    """What the documents show of a reproduction, by the comments' names.
 
     Args:
         source: The reproduction's folder.
@@ -59,13 +65,24 @@ def readme_texts(source: Path) -> dict[str, str]:
     _, entries = load_entries(source, claims.claims)
     answer = next(c for c in chapters_of(entries, claims.story) if c.heading == ANSWER)
     (main,) = (entry for entry in entries if entry.claim.id == MAIN)
-    rows = choices_table(main).to_numpy().tolist()
-    lines = ["| choice | speed-up |", "| --- | --- |"]
-    lines += [f"| {_escaped(name)} | {_escaped(measured)} |" for name, measured, _ in rows]
+    forest, measured_by = picture(entries, claims.picture)
+    shown = next(iter(forest.series.values()))
     return {
         "answer": "\n\n".join(_escaped(words) for words in answer.paragraphs),
-        "choices": "\n".join(lines),
+        "rows": _table(
+            ("one layer against", "speed-up \\[95 %]", "claim"),
+            ((e.name, str(e), c) for e, c in zip(shown, measured_by, strict=True)),
+        ),
+        "choices": _table(
+            ("choice", "speed-up \\[95 %]"),
+            ((n, measured) for n, measured, _ in choices_table(main).to_numpy().tolist()),
+        ),
     }
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(_escaped, row))} |" for row in rows)])
 
 
 def _publish_outcomes(source: Path) -> None:
@@ -99,7 +116,7 @@ def _publish_findings(source: Path) -> None:
 
 
 def publish_sweep(run: Path) -> None:
-    """Writes a finished sweep's table into README.md."""
+    """Writes a finished sweep's table into the documents."""
     results = load_run(run)
     table = summarise(results)
     names = [name.replace("\n", " ") for name in columns(table)]
@@ -110,10 +127,10 @@ def publish_sweep(run: Path) -> None:
 
 
 def _replace(name: str, text: str) -> None:
-    """Puts a text between the two comments with a name in README.md."""
-    readme, mark = ROOT / "README.md", f"<!-- {name} -->"
-    before, _, after = readme.read_text().split(mark)
-    readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
+    """Puts a text between the two comments with a name, in the document that has them."""
+    document, mark = ROOT / PLACES.get(name, "README.md"), f"<!-- {name} -->"
+    before, _, after = document.read_text().split(mark)
+    document.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
 
 
 if __name__ == "__main__":
