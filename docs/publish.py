@@ -1,7 +1,7 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction; the answer and five rows of results into
-README.md; the main comparison by its choices and the table of a sweep to docs/explanation. Figures
+The report, its figures and its findings go to docs/reproduction; the answer and five rows of results
+to README.md; the main comparison by its choices and the table of a sweep to docs/explanation. Figures
 are reduced to 256 colours, which their few need.
 """
 
