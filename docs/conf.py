@@ -125,7 +125,7 @@ def _has(module: Any, name: str) -> bool:
 
 
 def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:  # noqa: ARG001
-    """Leaves out a named tuple's fields, which the class's docstring tells of."""
+    """Leaves out a named tuple's fields, which the class's docstring describes."""
     return True if isinstance(member, _FIELD) else None
 
 

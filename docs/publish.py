@@ -1,8 +1,8 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction; the answer and five rows of results
-to README.md; the main comparison by its choices and the table of a sweep to docs/explanation. Figures
-are reduced to 256 colours, which their few need.
+The report, its figures and its findings go to docs/reproduction. The answer goes into README.md and
+the site's home, with five rows of results in README.md; the main comparison by its choices and the
+table of a sweep go to docs/explanation. Figures are reduced to 256 colours, which their few need.
 """
 
 import json
@@ -27,6 +27,7 @@ _FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 MAIN = "P0"
 """The claim whose comparison is shown by its choices."""
 PLACES = {
+    "home": "docs/index.md",
     "choices": "docs/explanation/which_speed_up.md",
     "sweep": "docs/explanation/results.md",
 }
@@ -67,8 +68,10 @@ def texts(source: Path) -> dict[str, str]:
     (main,) = (entry for entry in entries if entry.claim.id == MAIN)
     forest, measured_by = picture(entries, claims.picture)
     shown = next(iter(forest.series.values()))
+    words = "\n\n".join(_escaped(paragraph) for paragraph in answer.paragraphs)
     return {
-        "answer": "\n\n".join(_escaped(words) for words in answer.paragraphs),
+        "answer": words,
+        "home": words,
         "rows": _table(
             ("one layer against", "speed-up \\[95 %]", "claim"),
             ((e.name, str(e), c) for e, c in zip(shown, measured_by, strict=True)),

@@ -38,6 +38,8 @@ def test_an_unknown_program_is_a_usage_error():
     assert result.returncode == 2
     assert result.stderr.startswith("error: there is no program 'train'")
     assert all(name in result.stderr for name in PROGRAMS)
+    assert "did you mean" not in result.stderr
+    assert run("swep").stderr.endswith("; did you mean sweep?\n")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

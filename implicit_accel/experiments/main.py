@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import runpy
 import sys
 
@@ -30,7 +31,7 @@ def usage() -> str:
         [
             f"{COMMAND} {implicit_accel.__version__}: {COMMAND} PROGRAM --flags, one of",
             *lines,
-            f"{COMMAND} PROGRAM --help tells of a program's flags.",
+            f"{COMMAND} PROGRAM --help explains a program's flags.",
         ]
     )
 
@@ -47,7 +48,12 @@ def main() -> None:
     program = arguments[0]
     if program not in PROGRAMS:
         known = ", ".join(PROGRAMS)
-        print(f"error: there is no program {program[:100]!r}: choose from {known}", file=sys.stderr)
+        close = difflib.get_close_matches(program[:100], PROGRAMS, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        print(
+            f"error: there is no program {program[:100]!r}: choose from {known}{meant}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.argv = [f"{COMMAND} {program}", *arguments[1:]]
     runpy.run_module(f"implicit_accel.experiments.{program}", run_name="__main__")

@@ -281,7 +281,7 @@ def show_finished(
         return True
     with cli.output_folder(folder.path), folder.locked(patience=_PATIENCE):
         folder.remove_partial()
-        # Its settings are what is asked for; how it was asked for is told by its own.
+        # Its settings are those asked for; its own configuration says how.
         from implicit_accel.experiments.sweep_page import command_of
 
         command = command_of(folder.path) or cli.command("sweep")

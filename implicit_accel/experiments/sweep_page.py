@@ -92,7 +92,7 @@ def with_best_by(command: Sequence[str], best_by: str) -> list[str]:
 
 
 def command_of(folder: Path) -> list[str]:
-    """The command that a run's ``config.json`` tells of; empty if it tells of none."""
+    """The command in a run's ``config.json``; empty if there is none."""
     try:
         command = load_json(folder / CONFIG_FILE)["command"]
     except (OSError, ValueError, KeyError, TypeError):
