@@ -44,7 +44,7 @@ from implicit_accel.progress import progress_bar
 from implicit_accel.rates import auto
 from implicit_accel.results import select
 from implicit_accel.statistics import summarise
-from implicit_accel.sweep import run, run_sweep, sweep
+from implicit_accel.sweep import final_params, run, run_sweep, sweep
 from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.loss_task import LossTask, from_loss, run_key
 from implicit_accel.theory.predict import predict
@@ -84,6 +84,7 @@ __all__ = [
     "differences",
     "expand",
     "expand_report",
+    "final_params",
     "from_loss",
     "gas_like",
     "load_abalone",

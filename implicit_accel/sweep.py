@@ -14,11 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import xarray as xr
 
 from implicit_accel import rates
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
+from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
 from implicit_accel.executors.local import LocalExecutor
@@ -34,7 +37,7 @@ from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining
 from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
-from implicit_accel.tasks.loss_task import LossTask
+from implicit_accel.tasks.loss_task import BoundTask, LossTask
 
 Progress = Callable[[int, int], object]
 
@@ -123,6 +126,57 @@ def sweep(
     if isinstance(found, auto):
         return run_searched(grid_of, found, **options)[0]
     return run(grid_of(None), **options)[0]
+
+
+def final_params(
+    task: LossTask,
+    at: Mapping[str, Any],
+    *,
+    optimizer: MakeOptimizer,
+    num_steps: int,
+    batch_size: int | None = None,
+    precision: str = "float32",
+) -> Any:
+    """The parameters at the end of one run of a sweep, by training it again.
+
+    A run is a function of its values alone, so that a sweep need not keep the parameters of all of
+    its runs. It is trained on one device: against a sweep on several the last digits may differ.
+
+    Args:
+        task: As in `sweep`; so are the optimizer, the batch size and the precision.
+        at: The run: a value for each axis. What was `static` there is ``static(value)`` here.
+        optimizer: Makes the optax transformation.
+        num_steps: T.
+        batch_size: Rows in a mini-batch.
+        precision: ``float32`` or ``float64``.
+
+    Returns:
+        A pytree like the one that the task's ``init`` returns.
+
+    Raises:
+        UserError: If something that was asked for is not allowed, or several values are given.
+    """
+    axes = {
+        name: value if isinstance(value, static) else (value,)
+        for name, value in at.items()
+    }  # fmt: skip
+    several = [n for n, v in axes.items() if isinstance(v, static) and len(v.values) != 1]
+    if several:
+        raise UserError(f"at: {several[0]} has several values; give the run's own")
+    experiment = TaskSweep(
+        task, axes=axes, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size,
+        precision=precision, records_per_decade=1, observations_per_decade=1,
+    )  # fmt: skip
+    (added,) = experiment.rounds_after(())
+    (group,) = experiment.plan_round(added, jax.default_backend()).groups
+    ((_, params),) = train_groups(
+        [group], num_steps=experiment.num_steps, recording=experiment.recording,
+        precision=precision, devices=jax.local_devices()[:1],
+    )  # fmt: skip
+    trained = jax.tree.map(lambda a: jnp.asarray(a[0]), params)
+    bound = group.program.task
+    assert isinstance(bound, BoundTask)
+    return bound.model(trained)
 
 
 def run_searched(

@@ -457,3 +457,50 @@ def test_a_task_that_ends_python_is_no_success(tmp_path):
     assert result.returncode == 1
     assert "ended Python (sys.exit) before there were results" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_parameters_of_a_run_are_those_of_a_loop(precision):
+    """Two layers by momentum on mini-batches of all rows, with a mask that is not trained."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+
+    def init(key):
+        return {"W": jax.random.normal(key, (3,)), "mask": np.array([True, False, True])}
+
+    def loss(params, batch):
+        rows, labels = batch
+        return jnp.mean((rows @ (params["W"] * params["mask"]) - labels) ** 2)
+
+    task = ia.from_loss(loss, init=init, data=(X, y))
+    settings = {
+        "optimizer": lambda hp: optax.sgd(hp["learning_rate"], momentum=0.5), "num_steps": 20,
+        "precision": precision,
+    }  # fmt: skip
+    found = ia.final_params(task, {"learning_rate": 0.05, "seed": 3}, **settings)
+    runs = ia.sweep(task, axes={"learning_rate": (0.05, 0.1), "seed": (3, 4)}, **settings)
+    with jax.enable_x64(precision == "float64"):
+        data = tuple(a.astype(precision) for a in (X, y))
+        last = float(loss(found, data))
+    assert last == pytest.approx(float(runs.loss.values[0, 0, -1]), rel=1e-6)
+    w = np.asarray(init(ia.run_key(3, "init"))["W"], float)
+    velocity = np.zeros(3)
+    for _ in range(20):
+        kept = np.array([1, 0, 1])
+        gradient = 2 * kept * (X.T @ (X @ (w * kept) - y)) / 12
+        velocity = 0.5 * velocity + gradient
+        w = w - 0.05 * velocity
+    tolerance = 1e-5 if precision == "float32" else 1e-12
+    np.testing.assert_allclose(found["W"], w, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(found["mask"], [True, False, True])
+
+
+def test_parameters_are_of_one_run():
+    task = ia.from_loss(
+        lambda p, _: jnp.sum(p**2), init=lambda hp: jnp.ones(hp["size"]), data=np.zeros(1)
+    )
+    settings = {"optimizer": ia.Optimizer("sgd"), "num_steps": 3}
+    found = ia.final_params(task, {"size": ia.static(4), "learning_rate": 0.25}, **settings)
+    np.testing.assert_allclose(found, np.full(4, 0.5**3))
+    with pytest.raises(ia.UserError, match="size has several values"):
+        ia.final_params(task, {"size": ia.static(4, 5), "learning_rate": 0.25}, **settings)
