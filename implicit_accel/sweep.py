@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 
 from implicit_accel import rates
@@ -151,7 +151,8 @@ def final_params(
         precision: ``float32`` or ``float64``.
 
     Returns:
-        A pytree like the one that the task's ``init`` returns.
+        A pytree like the one that the task's ``init`` returns, with NumPy's arrays for what is
+        trained.
 
     Raises:
         UserError: If something that was asked for is not allowed, or several values are given.
@@ -173,7 +174,7 @@ def final_params(
         [group], num_steps=experiment.num_steps, recording=experiment.recording,
         precision=precision, devices=jax.local_devices()[:1],
     )  # fmt: skip
-    trained = jax.tree.map(lambda a: jnp.asarray(a[0]), params)
+    trained = jax.tree.map(lambda a: np.asarray(a[0]), params)
     bound = group.program.task
     assert isinstance(bound, BoundTask)
     return bound.model(trained)
