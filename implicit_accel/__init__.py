@@ -42,7 +42,7 @@ from implicit_accel.notebook import Summary
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.progress import progress_bar
 from implicit_accel.rates import auto
-from implicit_accel.results import select
+from implicit_accel.results import judged_by, select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import final_params, run, run_sweep, sweep
 from implicit_accel.tasks.axes import static
@@ -87,6 +87,7 @@ __all__ = [
     "final_params",
     "from_loss",
     "gas_like",
+    "judged_by",
     "load_abalone",
     "load_csv",
     "load_gas",

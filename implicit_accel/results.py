@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from implicit_accel.errors import DataError
+from implicit_accel.errors import DataError, UserError
 from implicit_accel.files import is_printable, load_json, parse_json
 from implicit_accel.netcdf import load_netcdf, save_netcdf
 
@@ -306,6 +306,57 @@ def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
         DataError: If no model has them; the message lists the values there are.
     """
     return by_model(runs).isel(model=matching(runs, coordinates))
+
+
+def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0) -> xr.Dataset:
+    """Results in which another recorded quantity takes the place of the excess loss.
+
+    ``judged_by(runs, "accuracy", target=0.95, best=1.0)`` counts the steps to an accuracy of 0.95,
+    and `summarise`, `compare` and the figures choose learning rates by it.
+
+    Args:
+        runs: Results of any axes.
+        metric: What was recorded along the runs: ``held_out_loss``, or an observable's name.
+        target: The value to reach.
+        best: The best possible value. The metric counts by its distance from it, so that smaller is
+            better for a loss, and larger for an accuracy.
+
+    Returns:
+        The results with ``excess_loss``, that distance, ``steps_to_target`` and ``target`` of the
+        metric, at the steps at which it was recorded: steps are as exact as the records are dense.
+
+    Raises:
+        DataError: If it was not recorded; the message lists what was.
+        UserError: If the target is not a number, or is the best value.
+    """
+    recorded = [
+        str(name) for name, v in runs.data_vars.items() if v.dims[-1:] == ("observation_step",)
+    ]
+    if metric not in recorded:
+        raise DataError(
+            f"metric {metric!r} was not recorded; there is {', '.join(recorded) or 'none'}"
+        )
+    if not (math.isfinite(target) and math.isfinite(best)) or target == best:
+        raise UserError(f"target {target!r}, best {best!r}: give two different numbers")
+    distance = abs(runs[metric].astype(float) - best)
+    # Losses are inf from a divergence on; other quantities are NaN there.
+    distance = distance.where(np.isfinite(distance), np.inf)
+    goal = abs(target - best)
+    steps = runs["observation_step"].values
+    below = (distance <= goal).values
+    reached = np.where(below.any(axis=-1), steps[below.argmax(axis=-1)].astype(float), np.inf)
+    dims = distance.dims[:-1]
+    found = runs.drop_dims(["step", "batch_step"], errors="ignore").drop_vars(
+        "step", errors="ignore"
+    )
+    words = {"long_name": str(runs[metric].attrs.get("long_name", metric.replace("_", " ")))}
+    curve = distance.rename(observation_step="step").assign_coords(step=steps)
+    quiet = xr.zeros_like(runs["target"])
+    return found.assign(
+        excess_loss=curve.assign_attrs(words), loss=curve,
+        steps_to_target=(dims, reached, runs["steps_to_target"].attrs),
+        target=quiet + goal, optimum=quiet, resolution=quiet,
+    )  # fmt: skip
 
 
 # What labels call a coordinate, if not by its name.

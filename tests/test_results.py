@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from oracles import random_problem
 from test_statistics import AXES, general, some_axes
 
+import implicit_accel as ia
 from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
 from implicit_accel.files import atomic_path, save_json, seal
 from implicit_accel.linear.initialisers import Initialiser
@@ -303,3 +304,38 @@ def test_optimizers_and_losses_with_one_name_are_told_apart(tmp_path):
                 velocity = beta * velocity + factor * residuals.T @ X / Y.size
                 W = W - 0.01 * velocity
             np.testing.assert_allclose(found["loss"].values.ravel(), losses, rtol=1e-9)
+
+
+def test_another_metric_takes_the_place_of_the_loss():
+    """An accuracy and a held-out loss, planted: steps, stability and the best rate by each."""
+    steps = np.array([0, 10, 100])
+    dims = ("depth", "learning_rate", "seed", "observation_step")
+    accuracy = np.array(
+        [[[[0.1, 0.96, 0.97]] * 2, [[0.1, 0.99, 0.2]] * 2, [[0.1, 0.5, np.nan]] * 2]]
+    )
+    held_out = np.array([[[[2.0, 1.5, 0.4]] * 2, [[2.0, 0.5, 0.4]] * 2, [[2, 3, np.inf]] * 2]])
+    runs = xr.Dataset(
+        {
+            "loss": ((*dims[:3], "step"), np.ones((1, 3, 2, 2))),
+            "excess_loss": ((*dims[:3], "step"), np.ones((1, 3, 2, 2))),
+            "steps_to_target": (dims[:3], np.full((1, 3, 2), np.inf)),
+            "divergence_step": (dims[:3], np.array([[[np.nan] * 2] * 2 + [[50.0] * 2]])),
+            "accuracy": (dims, accuracy), "held_out_loss": (dims, held_out),
+            "optimum": ((), 0.0), "target": ((), 0.1), "resolution": ((), 1e-7),
+        },
+        {"depth": [1], "learning_rate": [0.1, 0.2, 0.4], "seed": [0, 1], "step": [0, 100],
+         "observation_step": steps},
+        {"axes": '["depth", "learning_rate", "seed"]', "num_steps": 100, "title": "planted"},
+    )  # fmt: skip
+    by_accuracy = ia.judged_by(runs, "accuracy", target=0.95, best=1.0)
+    np.testing.assert_array_equal(by_accuracy["steps_to_target"].values[0, :, 0], [10, 10, np.inf])
+    # The second rate falls back below the target: the first one is the best stable one.
+    assert ia.summarise(by_accuracy)["best_learning_rate"].tolist() == [0.1]
+    assert ia.summarise(by_accuracy)["final_excess"].item() == pytest.approx(0.03)
+    by_loss = ia.judged_by(runs, "held_out_loss", target=0.5)
+    np.testing.assert_array_equal(by_loss["steps_to_target"].values[0, :, 1], [100, 10, np.inf])
+    assert ia.summarise(by_loss)["best_learning_rate"].tolist() == [0.2]
+    with pytest.raises(ia.DataError, match="there is accuracy, held_out_loss"):
+        ia.judged_by(runs, "loss", target=1)
+    with pytest.raises(ia.UserError, match="two different numbers"):
+        ia.judged_by(runs, "accuracy", target=1.0, best=1.0)
