@@ -52,8 +52,8 @@ def program_tables(help_text: str, declared: Mapping[str, Field]) -> str:
             flag[2] += ("" if re.search(r"\w-$", flag[2]) else " ") + line.strip()
     lines = []
     for heading, flags in tables.items():
-        told = {name: _field(default, words.strip()) for name, default, words in flags}
-        own = {n: f for n, f in told.items() if n not in declared or f.help != _words(declared[n])}
+        found = {name: _field(default, words.strip()) for name, default, words in flags}
+        own = {n: f for n, f in found.items() if n not in declared or f.help != _words(declared[n])}
         lines += [f"**{heading}**", "", table(own), ""] if own else []
     return "\n".join(lines).strip()
 

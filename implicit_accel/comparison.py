@@ -134,7 +134,7 @@ def differences(runs: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
     Returns:
         A row per setting that differs, a column per sweep: text, ``-`` where it has none. Numbers
-        have four digits, or as many as tell them apart; cells that differ have different texts.
+        have four digits, or as many as distinguish them; cells that differ have different texts.
     """
     found = {name: _settings(results) for name, results in runs.items()}
     rows = {}
@@ -181,7 +181,7 @@ def _texts(
     def forms(key: tuple[Hashable, ...]) -> list[str]:
         values = [words[own] for own in key]
         listed = ", ".join(values)
-        # Texts that contain a comma are told apart by their quotation marks.
+        # Texts that contain a comma are distinguished by their quotation marks.
         quoted = ", ".join(repr(different[own]) for own in key)
         if len(values) <= _LISTED:
             return [listed, quoted]

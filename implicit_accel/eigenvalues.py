@@ -31,7 +31,7 @@ MOST_PRODUCTS = CYCLES * (BASIS - KEPT)
 
 
 class _Basis(NamedTuple):
-    """Orthonormal rows v_0 … v_BASIS, rows of zeros where there are none, and what they tell.
+    """Orthonormal rows v_0 … v_BASIS, zeros where there are none, and what follows from them.
 
     Attributes:
         vectors: (BASIS + 1, n), the last of which continues the Krylov space.
@@ -74,7 +74,7 @@ def largest_eigenvalue(
         The eigenvalue: NaN if A is not finite, 0 if no coordinate is present; and how many
         products were computed, at most `MOST_PRODUCTS`. A residual of 10⁻⁷ (float64) or 3·10⁻⁵
         (float32) relative to the eigenvalue ends the iteration, or one of 10 units of rounding
-        relative to ‖A‖₂, below which nothing can be told. The error is about that squared, of a
+        relative to ‖A‖₂, below which nothing is resolved. The error is about that squared, of a
         cluster's width where several eigenvalues lie that close, and never above the residual but
         for such a cluster. Where the bound ends the iteration, the value is too small.
     """

@@ -1,4 +1,4 @@
-"""What a sweep of any model has to tell: its axes, how it is laid out, what its results are called.
+"""What a sweep of any model has: its axes, how it is laid out, what its results are called.
 
 `implicit_accel.sweep` trains experiments, `implicit_accel.store` makes them safe; neither knows
 what is trained.

@@ -194,7 +194,7 @@ def is_printable(text: object) -> bool:
 def printable(text: str, longest: int = 80) -> str:
     """Text from outside (a file's name, a column's) so that it can be shown as one short line.
 
-    Line breaks, control characters (a terminal would obey them), marks that reverse the direction
+    Line breaks, control characters (commands to a terminal), marks that reverse the direction
     of writing and bytes that are no text become U+FFFD.
     """
     shown = _printable_line(text[: longest + 1])

@@ -12,7 +12,7 @@ from implicit_accel import summary
 from implicit_accel.errors import UserError
 from implicit_accel.files import printable
 
-# What LaTeX would obey, or its usual fonts lack.
+# What is a command to LaTeX, or missing from its usual fonts.
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {

@@ -48,7 +48,7 @@ from implicit_accel.statistics import (
 # As many runs are drawn as thin lines, more as a band.
 _THIN_LINES = 5
 
-# Okabe & Ito's palette, safe for colour-blind readers; line styles tell more lines apart.
+# Okabe & Ito's palette, safe for colour-blind readers; line styles distinguish more lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 _PANEL = ("loss_name", "optimizer", "weight_decay", "init", "init_std")

@@ -2,7 +2,7 @@
 
 Runs differ in their axes: one dimension each (a learning rate, a seed, a width …), followed by
 ``step``. `by_model` gathers the axes that make up a model in one dimension: then every sweep's
-results are ``model`` × ``learning_rate`` × ``seed`` × ``step``, with what tells the models apart
+results are ``model`` × ``learning_rate`` × ``seed`` × ``step``, with what distinguishes the models
 as coordinates along ``model``. Statistics, tables and figures see results in this form.
 
 `QUANTITIES` declares what results hold. What is particular to a family of models is declared with
@@ -362,12 +362,12 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
 # What labels call a coordinate, if not by its name.
 _WORDS = {"hidden_widths": "width", "init_std": "std", "weight_decay": "decay"}
 
-# Digits that tell any two double-precision numbers apart; labels have six where these suffice.
+# Digits that distinguish any two double-precision numbers; labels have six where these suffice.
 _ALL_DIGITS = 17
 
 
 def varying(runs: xr.Dataset, *, without: Collection[str] = ()) -> list[str]:
-    """The model coordinates that tell models apart, in their order.
+    """The model coordinates that distinguish models, in their order.
 
     Hidden widths that follow from the depth and one width are left out.
 
@@ -422,7 +422,7 @@ def coordinate_label(name: str, value: object, among: Iterable[object] = ()) -> 
     Args:
         name: Of the coordinate.
         value: Of the coordinate.
-        among: Values from which the label must tell this one apart.
+        among: Values from which the label must differ.
     """
     values = {identity(v): v for v in (*among, value)}
     if len(values) > 1:
@@ -483,7 +483,7 @@ def _quoted(name: str, value: object) -> str:
 
 
 def _value_labels(name: str, values: Mapping[_Key, object]) -> dict[_Key, str]:
-    """A coordinate's values in words, in as many digits as tell them apart."""
+    """A coordinate's values in words, with enough digits to distinguish them."""
 
     def forms(value: object) -> list[str]:
         usual, full = coordinate_label(name, value), _quoted(name, value)
@@ -527,7 +527,7 @@ def model_labels(runs: xr.Dataset, names: Collection[str] | None = None) -> list
 
     Args:
         runs: Results.
-        names: Of the coordinates that it tells; unless given what differs between models, and
+        names: Of the coordinates that it shows; unless given what differs between models, and
             always the depth.
 
     Returns:

@@ -54,3 +54,31 @@ def test_the_reference_is_that_of_the_declarations(monkeypatch):
     )
     shown = (REPOSITORY / "docs" / "reference.md").read_text()
     assert shown == module.reference(), "run python docs/reference.py"
+
+
+# Things are which and that, functions return and programs print: words of another language.
+_OLD_WORDS = re.compile(
+    r"\b(who|whoever|everyone|nobody|told|tells?|hears|forgets|bears?|obeys?|obeying|settles?|settled"
+    r"|hopeless|gets by|knowing nothing)\b(?!\()",
+    re.IGNORECASE,
+)
+
+
+def test_the_language_is_that_of_the_field():
+    """In code and documents; findings quote what was published."""
+    files = [
+        path
+        for folder, endings in (("implicit_accel", ("py", "js", "md")), ("docs", ("py", "md")))
+        for ending in endings
+        for path in (REPOSITORY / folder).rglob(f"*.{ending}")
+        if "reproduction" not in path.parts
+    ]
+    files += [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    assert len(files) > 150
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()[:80]}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if _OLD_WORDS.search(line)
+    ]
+    assert found == []

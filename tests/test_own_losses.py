@@ -1,6 +1,7 @@
 """Claims whose tasks have losses of their own: C1, N1, M1, H1."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,7 @@ def test_shampoo_follows_its_averages():
         transformation = m1.scale_by_shampoo(decay=0.7, eps=1e-30)
         state = transformation.init(jnp.zeros((3, 3)))
         L, R = np.zeros((3, 3)), np.zeros((3, 3))
+        G = update = np.zeros((3, 3))
         for _ in range(4):
             G = rng.standard_normal((3, 3))
             update, state = transformation.update(jnp.asarray(G), state)
@@ -80,7 +82,8 @@ def test_shampoo_follows_its_averages():
 
         def root(A):
             """The inverse fourth root, by two square roots of scipy's."""
-            return np.linalg.inv(scipy.linalg.sqrtm(scipy.linalg.sqrtm(A)).real)
+            half: Any = scipy.linalg.sqrtm(scipy.linalg.sqrtm(A))
+            return np.linalg.inv(half.real)
 
         np.testing.assert_allclose(np.asarray(update), root(L) @ G @ root(R), rtol=1e-6, atol=1e-9)
 

@@ -143,7 +143,7 @@ class Claim:
     Attributes:
         id: As in the list of claims, e.g. ``P3b``; its module is named after it.
         statement: In our words.
-        source: Who says so, where, and how well that is known.
+        source: The publication, the place in it, and how well that is known.
         run: The experiment.
         measures: Evaluated on what it returns.
         checks: The criterion.

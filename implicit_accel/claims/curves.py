@@ -116,7 +116,7 @@ def load_curves(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _known_by(shown: Curves, budget: int) -> str:
-    """What a payload depends on; empty if that cannot be told, as of a function."""
+    """What a payload depends on; empty if that is not known, as of a function."""
     if shown.predicted is not None:
         return ""
     found = hashlib.sha256(f"{FORMAT} {shown.best_by} {budget}".encode())

@@ -142,7 +142,7 @@ def label_end(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def legend(ax: Axes, **options: Any) -> None:
-    """A small legend, if there is anything to tell apart."""
+    """A small legend, if there is anything to distinguish."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=7.5, framealpha=0.85, edgecolor="none", **options)
 

@@ -178,7 +178,7 @@ def coordinates_by_measure(effects: Iterable[Effect]) -> dict[str, set[str]]:
 
 
 def short_labels(effects: Sequence[Effect]) -> list[str]:
-    """What tells effects apart, in words: coordinates that they do not share, and the measure.
+    """What distinguishes effects, in words: coordinates that they do not share, and the measure.
 
     Args:
         effects: With keys; those without are called by their names.

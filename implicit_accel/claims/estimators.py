@@ -203,22 +203,22 @@ def speed_up(base: ModelRuns, model: ModelRuns) -> Effect:
     """
     sides = {"baseline": base, "model": model}
     notes, reached = [], []
-    for who, side in sides.items():
+    for name, side in sides.items():
         best = int(side.best(side.all_seeds)[0])
         medians = np.median(side.steps, axis=1)
         arrives = best >= 0 and np.isfinite(medians[best])
         reached.append(arrives)
         if not arrives:
-            notes.append(f"the {who} never reached the target: a bound")
+            notes.append(f"the {name} never reached the target: a bound")
             continue
         edge = {0: "lowest", len(medians) - 1: "highest"}.get(best)
         # A higher rate that diverges bounds the choice from above: that is no edge.
         if edge and len(medians) > 1:
-            notes.append(f"the {who}'s best rate is the {edge} of the grid")
+            notes.append(f"the {name}'s best rate is the {edge} of the grid")
         lost = int(side.diverged_before_target[best].sum())
         if lost:
             notes.append(
-                f"{lost} of {side.num_seeds} runs diverge at the {who}'s rate "
+                f"{lost} of {side.num_seeds} runs diverge at the {name}'s rate "
                 f"{side.rates[best]:.3g}"
             )
     if not any(reached):

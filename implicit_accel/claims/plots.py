@@ -61,7 +61,7 @@ class Lines:
     Attributes:
         measure: Its name.
         x: The coordinate along the axis.
-        lines: The coordinate that tells lines apart; depths have colours of their own.
+        lines: The coordinate that distinguishes lines; depths have colours of their own.
         title: Of the figure.
         xlabel: Of the axis.
         ylabel: What the effects are.
@@ -123,7 +123,7 @@ class Forest:
         measure: Its name.
         title: Of the figure: what it shows.
         xlabel: What the effects are.
-        series: The coordinate that tells series apart; one series if empty.
+        series: The coordinate that distinguishes series; one series if empty.
         at: Coordinates of the effects that are shown; all by default.
         sides: What an effect below 1 means, and what one above 1 does.
     """

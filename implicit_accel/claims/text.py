@@ -138,7 +138,7 @@ def items(text: str) -> list[str]:
 
 
 def listed(effects: Sequence[Effect]) -> str:
-    """Effects as text, each with what tells it from the others."""
+    """Effects as text, each with what distinguishes it from the others."""
     names = short_labels(effects)
     return "; ".join(f"{name}: {e}" for name, e in zip(names, effects, strict=True))
 

@@ -93,8 +93,8 @@ class DatasetSource:
     Attributes:
         name: What the dataset is called: a word in lower case.
         help: One line: what it is.
-        load: Loads it, given a value for each option by its name, and ``progress``, which is told
-            how far a download is (a `fetch.Progress`).
+        load: Loads it, given a value for each option by its name, and ``progress``, called with how
+            far a download is (a `fetch.Progress`).
         options: The settings that are its own, by name. What they are written as is part of a
             run's identity.
 

@@ -66,7 +66,7 @@ def download(
         archive: What to download.
         check: Gets each member's bytes by name and raises DataError where they are not good.
         cache_dir: The cache; by default the user's cache folder for this package.
-        progress: Told how far the download is.
+        progress: Called with the bytes received and all of them.
 
     Returns:
         The folder that now holds ``archive.members``.
@@ -105,7 +105,7 @@ def download_files(
         files: What to download.
         check: Gets each file's bytes by name and raises DataError where they are not good.
         cache_dir: The cache; by default the user's cache folder for this package.
-        progress: Told how far the download is, counting from the server's first file.
+        progress: Called with the bytes received and all of them, from the server's first file on.
 
     Returns:
         The folder that now holds ``files.members``.
@@ -209,7 +209,7 @@ class _Transfer:
     """Stands where pooch expects a progress bar: bounds the size, passes the progress on."""
 
     def __init__(self, file: BinaryIO, progress: Progress | None) -> None:
-        self.total = 0  # set by pooch; 0 where the server does not tell
+        self.total = 0  # set by pooch; 0 where it is not known
         self._file = file
         self._progress = progress
         self._finished = False

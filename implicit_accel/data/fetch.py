@@ -23,7 +23,7 @@ class Progress(Protocol):
     """Called while a download runs, so that a program can draw a bar."""
 
     def __call__(self, bytes_done: int, bytes_total: int | None, /) -> None:
-        """Take the bytes received so far and, where the server tells, the bytes in all."""
+        """Take the bytes received so far and, where known, the bytes in all."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _check_path(path: Path, test: Callable[[Path], bool]) -> bool:
 def _expand(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody who does not exist
+    except RuntimeError as error:  # ~unknown
         raise UserError(f"{str(path)!r} is no path: {one_line(error)}.") from error
 
 

@@ -147,7 +147,7 @@ def load_mnist(
         urls: Addresses below which the four files are, used in turn where no folder has them;
             None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
-        progress: Told how far a download is.
+        progress: Called with the bytes received and all of them.
 
     Returns:
         60 000 images to train with and 10 000 to test with, both in the files' order.

@@ -97,7 +97,7 @@ class _Payload:
 
     Attributes:
         content: The pickle.
-        versions: Of who made it.
+        versions: Of the software that made it.
     """
 
     content: bytes

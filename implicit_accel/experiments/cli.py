@@ -45,10 +45,10 @@ _MAX_FLAGFILES = 100
 # could be caught: OpenBLAS, LLVM. (Below a third of it they do so before this code runs.)
 _LEAST_ADDRESS_SPACE = 2 * 10**9
 
-# What is nobody's mistake when something is written outside the output folder.
+# What is no mistake of the user's when something is written outside the output folder.
 _UNWRITABLE = (errno.ENOSPC, errno.EPIPE, errno.EDQUOT, errno.EIO)
 
-# How systems and libraries say that one of the process's limits is reached; what to tell the user.
+# How systems and libraries say that one of the process's limits is reached; advice for the user.
 _LIMITS = (
     (
         ("too many open files", "errno = 24"),
@@ -172,7 +172,7 @@ def _obeying_signals(main: Callable[[], None]) -> NoReturn:
         )
     except Stopped as stopped:
         # Without taking the interpreter down: XLA's threads may be at work still, and crash then.
-        with contextlib.suppress(OSError):  # nobody may be listening any more
+        with contextlib.suppress(OSError):  # the reading end may be closed
             print(f"\n{stopped}", file=sys.stderr, flush=True)  # after the terminal's ^C
             print(end="", flush=True)
         os._exit(stopped.exit_code)
@@ -197,7 +197,7 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    # One line, and nothing that a terminal would obey, whatever file or flag it quotes.
+    # One line, and no command to a terminal, whatever file or flag it quotes.
     print("error: " + printable(" ".join(message.split()), 4000), file=sys.stderr)
     sys.exit(code)
 
@@ -236,7 +236,7 @@ def _read_flagfile(name: str) -> list[str]:
         raise
     except OSError as error:
         raise UserError(f"--flagfile {name!r}: {error.strerror}") from None
-    except (ValueError, RuntimeError):  # no text; a null character or ~nobody in the name
+    except (ValueError, RuntimeError):  # no text; a null character or ~unknown in the name
         raise UserError(f"--flagfile {name!r}: not a text file; write a flag a line") from None
     if len(text) > _MAX_FLAGFILE_BYTES or "\0" in text:
         raise UserError(
@@ -319,7 +319,7 @@ def check_address_space() -> None:
 
 
 def limit_reached(error: BaseException | None) -> str | None:
-    """What to tell the user if an error says that a limit of the process's is reached, else None.
+    """Advice for the user if an error says that a limit of the process's is reached, else None.
 
     Args:
         error: What was raised; what it was raised from counts as well.
@@ -406,7 +406,7 @@ def parse_bytes(text: str) -> int:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this machine has; 8 GiB where the system does not tell."""
+    """Bytes of memory that this machine has; 8 GiB where that is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -59,7 +59,7 @@ def load(folders: list[str]) -> dict[str, xr.Dataset]:
 
 
 def run_names(places: Sequence[Path]) -> list[str]:
-    """Names for runs: the last parts of their paths, as many of each as tell it from the others.
+    """Names for runs: the last parts of their paths, as many of each as it needs to be unique.
 
     Args:
         places: Different absolute paths.

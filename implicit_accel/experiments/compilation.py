@@ -1,6 +1,6 @@
 """Compiled programs: cached from one process to the next by JAX, and counted.
 
-An entry of the cache is machine code: nobody else may write to its folder.
+An entry of the cache is machine code: no other user may write to its folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _FOLDER = flags.DEFINE_string(
     "compilation_cache",
     None,
     "Folder that keeps compiled programs for later runs, which then start seconds sooner; the "
-    "user's cache unless given. none: compile always. It holds machine code: let nobody else "
-    "write there.",
+    "user's cache unless given. none: compile always. It holds machine code: no other "
+    "user may write there.",
 )
 
 
@@ -84,7 +84,7 @@ def _make_folder(asked: str | None) -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_private(folder):
             return folder
-    except (FileExistsError, ValueError):  # a file, no path, or ~somebody who does not exist
+    except (FileExistsError, ValueError):  # a file, no path, or ~unknown
         if asked is None:
             return None
         raise UserError(f"--compilation_cache {asked!r} is no folder; name one, or none") from None
@@ -99,7 +99,7 @@ def _make_folder(asked: str | None) -> Path | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody else can write to a folder."""
+    """Whether no other user can write to a folder."""
     found = folder.stat()
     return not hasattr(os, "geteuid") or (
         found.st_uid == os.geteuid() and not found.st_mode & 0o022

@@ -76,7 +76,7 @@ _DECLARED["learning_rates"] = dataclasses.replace(
     _DECLARED["learning_rates"],
     help=_DECLARED["learning_rates"].help + " Or auto: rates are found. Each model is trained at a "
     "few around its stable one, then further out where its best lies at the end of its rates, and "
-    "closer around its best, round after round, until, as far as its neighbours tell, no rate "
+    "closer around its best, round after round, until, judging by its neighbours, no rate "
     f"there is better by more than {TOLERANCE:.0%} (by --best_by). More seeds, steps or models, or "
     "another --best_by, go on from the rates there are.",
 )

@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         number: The signal.
-        message: What to tell the user.
+        message: For the user.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -88,7 +88,7 @@ class StopRequest:
         """Whether it has."""
         return self.number is not None
 
-    def obey(self, message: str) -> None:
+    def raise_if_requested(self, message: str) -> None:
         """Ends the program if it has.
 
         Raises:
@@ -105,7 +105,7 @@ def watched_signals(report: Callable[[str], object]) -> Iterator[StopRequest]:
     Before training, the first ends it.
 
     Args:
-        report: Told that the first has been heard.
+        report: Called with a message at the first signal.
     """
     request = StopRequest()
     reading, writing = os.pipe()

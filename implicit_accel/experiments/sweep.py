@@ -314,7 +314,7 @@ def train(
             for progress in training.train():
                 stop.is_training = True
                 report(progress.done, progress.total)
-                stop.obey(_GO_ON)
+                stop.raise_if_requested(_GO_ON)
     return training
 
 

@@ -158,7 +158,7 @@ SMALL_CNN = ClassifierConfig(
     SmallCNN(), num_steps=1_170, batch_size=512, optimizer=Optimizer("sgd"), rate_decay=1.0,
     weight_decay=0.0, num_validation=0, pixel_mean=0.1307, pixel_std=0.3081,
 )  # fmt: skip
-"""10 epochs of SGD as in Levy & Wang (2024), who standardise the pixels."""
+"""10 epochs of SGD as in Levy & Wang (2024), with standardised pixels."""
 
 
 def scale_pixels(images: Any, dtype: Any, *, mean: float = 0.5, std: float = 1.0) -> jax.Array:

@@ -272,7 +272,7 @@
     values() {
       const { state, now } = this;
       const first = this.first(now, state.number);
-      const changed = (name, told = state[name]) => (state[name] === first[name] ? "" : told);
+      const changed = (name, value = state[name]) => (state[name] === first[name] ? "" : value);
       const flags = ["linear_step", "linear_loss", "seeds", "theory", "published", "predict", "revealed"];
       const same = state.off.size === first.off.size && [...state.off].every((label) => first.off.has(label));
       return {
@@ -287,7 +287,7 @@
       };
     }
 
-    // The model in whose excess loss targets are told.
+    // The model in units of which targets are shown.
     reference() {
       return Math.max(0, this.now.models.findIndex((_, m) => this.ofLoss(m)));
     }
@@ -345,23 +345,23 @@
         class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers of the curves shown",
       });
       parts.note = element("p", { class: "soft" });
-      parts.told = element("span", { class: "soft", role: "status" });
-      const tell = (text) => {
-        parts.told.textContent = text;
-        setTimeout(() => (parts.told.textContent = ""), 4000);
+      parts.message = element("span", { class: "soft", role: "status" });
+      const show = (text) => {
+        parts.message.textContent = text;
+        setTimeout(() => (parts.message.textContent = ""), 4000);
       };
       const link = async () => {
         const done = await copy(location.href.split("#")[0] + pageState.hash(this.key, this.values()));
-        tell(done ? "link copied" : "the browser does not let a page copy");
+        show(done ? "link copied" : "the browser does not let a page copy");
       };
       parts.tools = element(
         "div", { class: "controls tools" },
         element("button", { type: "button", onclick: () => this.download() }, "Download what is shown (CSV)"),
         element("button", { type: "button", onclick: link }, "Copy a link to this view"),
-        parts.told,
+        parts.message,
       );
       if (this.command) {
-        const copied = async () => tell((await copy(this.command)) ? "command copied" : "select it to copy it");
+        const copied = async () => show((await copy(this.command)) ? "command copied" : "select it to copy it");
         parts.tools.prepend(
           element(
             "div", { class: "command" },
@@ -649,7 +649,7 @@
       };
     }
 
-    // What tells a curve from the others that are shown.
+    // What distinguishes a curve from the others that are shown.
     label(m, shown) {
       const { axes, models } = this.now;
       const differing = axes.filter(
@@ -824,7 +824,7 @@
       const after = steps.find((step) => step > 0) ?? 1;
       const ends = [state.linear_step ? 0 : after, Math.max(steps[steps.length - 1], 2 * after)];
       const what = isExcess ? "excess loss L − L*" : quantity.name.replaceAll("_", " ");
-      const told = curves.map((c) => {
+      const readings = curves.map((c) => {
         const known = c.middle.filter((y) => y !== null);
         return `${c.name} goes from ${three(known[0])} to ${three(known[known.length - 1])}` +
           (known.length < steps.length ? ", where it diverges" : "");
@@ -841,7 +841,7 @@
         xType: state.linear_step ? "linear" : "log", yType: logY ? "log" : "linear",
         xDomain: ends, yDomain: logY ? heights : [Math.min(0, heights[0]), heights[1]],
         xTitle: "step", yTitle: what, lines, bands, marks, rules, stops: steps,
-        description: `${capital(quantity.words)} against step. ${told.join("; ")}. ${isExcess ? said : ""}`,
+        description: `${capital(quantity.words)} against step. ${readings.join("; ")}. ${isExcess ? said : ""}`,
         where: (i) => `step ${count(steps[i])}`,
         read: (i) => curves.map((c) => ({
           ...c.look, y: c.middle[i],

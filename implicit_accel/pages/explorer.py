@@ -51,7 +51,7 @@ from implicit_accel.statistics import (
 
 FORMAT = "implicit_accel explorer 1"
 
-# Values are rounded to this ratio, which no eye tells apart, or coarser if they span too much.
+# Values are rounded to this ratio, which no eye distinguishes, or coarser if they span too much.
 _RATIO = 1.005
 _LEVELS = 65_533
 
@@ -210,7 +210,7 @@ class _Runs:
     def _axes(self) -> list[dict[str, Any]]:
         """What models differ in: each value's label, and which of them each model has (−1: none).
 
-        What colours tell apart comes first: the depth, where models differ in it.
+        What colours distinguish comes first: the depth, where models differ in it.
         """
         names = sorted(varying(self.runs), key=lambda name: name != "depth")
         axes = []

@@ -6,7 +6,7 @@ import html
 
 from implicit_accel.pages.explorer import read_asset, script_element
 
-# The page asks nobody for anything: not even by what somebody's data might smuggle in. Vega makes
+# The page requests nothing, whatever the data in it hold. Vega makes
 # functions of its own expressions.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "

@@ -35,7 +35,7 @@ window.pageState = (() => {
     history.replaceState(null, "", hash(key, values));
   }
 
-  function tell() {
+  function notify() {
     const { key, values } = read();
     if (listeners.has(key)) listeners.get(key)(values);
     // The browser looks for an element of this whole name.
@@ -49,6 +49,6 @@ window.pageState = (() => {
     if (now.key === key) act(now.values);
   }
 
-  window.addEventListener("hashchange", tell);
+  window.addEventListener("hashchange", notify);
   return { read, write, hash, listen };
 })();

@@ -88,7 +88,7 @@ _OLD_NAME = re.compile(r"part[\w-]+\.\d{6,}\.npz|process\w+\.alive")
 # Of a file system that has no locks of the kind that ends with its owner.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
-# Seconds after which a lock file that nobody has written to is left over.
+# Seconds after which a lock file without a write is left over.
 _LEFT_OVER = 10.0
 
 

@@ -110,7 +110,7 @@ def read_axes(axes: Mapping[str, Any]) -> tuple[Axes, frozenset[str]]:
 
 
 def check_axes_precision(axes: Axes, fixed: frozenset[str], precision: str, what: str = "") -> None:
-    """Makes sure that training tells an axis's numbers apart.
+    """Makes sure that an axis's numbers differ in training's precision.
 
     Args:
         axes: The axes.

@@ -26,7 +26,7 @@ from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.errors import UserError
 
 # A stream of random numbers each, all of the run's seed. In JAX ``split(key, n)[i]`` is
-# ``fold_in(key, i)``: numbers that nobody counts up to keep the streams apart from each other and
+# ``fold_in(key, i)``: numbers beyond any count keep the streams apart from each other and
 # from what a user makes of ``jax.random.key(seed)``.
 STREAMS = {"init": 0x696E6974, "loss": 0x6C6F7373, "optimizer": 0x6F707469}
 

@@ -404,13 +404,13 @@ def compared(context: Context, data: Dataset) -> pd.DataFrame:
     chosen = candidates(context)
 
     def make() -> pd.DataFrame:
-        tell = context.reporter("candidates")
+        report = context.reporter("candidates")
         rows: list[dict[str, object]] = []
         optima: dict[tuple[str, ...], tuple[float, int]] = {}
         groups = itertools.groupby(chosen, lambda c: (c.rows, c.features, LABELS[c.labels]))
         for _, members in groups:
             rows += _compared(data, members, optima)
-            tell(len(rows) / len(chosen))
+            report(len(rows) / len(chosen))
         return pd.DataFrame(rows).reindex(columns=_COLUMNS).fillna({"normalisation": "none"})
 
     return context.table("candidates", (data.fingerprint, chosen, _VERSION), make)
@@ -470,10 +470,10 @@ def at_papers_rates(context: Context, data: Dataset, table: pd.DataFrame) -> pd.
     chosen = near.nsmallest(context.pick(2, 60, 300), "fixed 1")
 
     def make() -> pd.DataFrame:
-        tell = context.reporter("depth 2")
+        report = context.reporter("depth 2")
         rows = []
         for number, candidate in enumerate(map(Candidate.of, chosen.to_dict("records"))):
-            tell(number / len(chosen))
+            report(number / len(chosen))
             problem = candidate.problem(data)
             row: dict[str, object] = {"candidate": str(candidate), "zero loss": zero_loss(problem)}
             for depth, curve in published().items():

@@ -46,7 +46,7 @@ FIGURE = "l4_ethanol"
 
 PAPERS_GRID = ("1e-5", "5e-5", "1e-4", "5e-4", "1e-3", "5e-3", "1e-2", "5e-2", "1e-1", "5e-1")
 
-# Curve → its optimizer, its depth, and its rates: of the paper's ten that bear it, and what lies
+# Curve → its optimizer, its depth, and its rates: of the paper's ten that are stable, and what lies
 # between, those that are best at some horizon. Depth's sharpness goes on growing: what is best
 # early diverges in the end. Rates in one group are trained together, those that diverge early
 # apart: a sweep whose runs have all diverged takes no more time.

@@ -188,7 +188,7 @@ def _cells(
 
     Args:
         p: The loss's exponent.
-        methods: Those that the sweep has; of several with one optimizer, settings tell them apart.
+        methods: Those that the sweep has; of several with one optimizer, settings distinguish them.
         results: The sweep's.
     """
     found: dict[tuple[float, str, int], Cell] = {}

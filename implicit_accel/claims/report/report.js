@@ -6,7 +6,7 @@
 
   function copy(button) {
     const said = button.textContent;
-    const tell = (words) => {
+    const show = (words) => {
       button.textContent = words;
       setTimeout(() => { button.textContent = said; }, 1500);
     };
@@ -24,7 +24,7 @@
     const written = navigator.clipboard
       ? navigator.clipboard.writeText(button.dataset.copy).catch(select)
       : select();
-    written.then(() => tell("Copied"), () => tell("Copy by hand"));
+    written.then(() => show("Copied"), () => show("Copy by hand"));
   }
 
   for (const button of document.querySelectorAll("[data-copy]")) {
@@ -115,7 +115,7 @@
   }));
   form.querySelector("[data-csv]").addEventListener("click", (event) => {
     const link = document.createElement("a");
-    // The mark at the start tells spreadsheets that the text is Unicode.
+    // By the mark at the start spreadsheets see that the text is Unicode.
     link.href = URL.createObjectURL(new Blob(["\ufeff", csv()], { type: "text/csv" }));
     link.download = event.target.dataset.csv;
     link.click();

@@ -49,7 +49,7 @@ def load_abalone(
     cache_dir: Path | str | None = None,
     progress: fetch.Progress | None = None,
 ) -> Dataset:
-    """Loads Abalone (UCI 1): rings, which tell the age, from sex and seven measures.
+    """Loads Abalone (UCI 1): rings, which show the age, from sex and seven measures.
 
     Licence: CC BY 4.0; cite W. Nash et al., Abalone, UCI Machine Learning Repository (1994).
 
@@ -58,7 +58,7 @@ def load_abalone(
         url: Address of the official zip archive, used where no folder has the file;
             None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
-        progress: Told how far a download is.
+        progress: Called with the bytes received and all of them.
 
     Returns:
         Features (4177, 10): sex one-hot (F, I, M), three lengths and four weights, in the file's

@@ -99,7 +99,7 @@ def load_gas(
         url: Address of the official zip archive, used where no folder has the files;
             None for no download.
         cache_dir: Folder that keeps a download; by default the user's cache.
-        progress: Told how far a download is.
+        progress: Called with the bytes received and all of them.
 
     Returns:
         Features (n, 128): 16 sensors with 8 features each. Target (n, 1): concentration in ppmv.

@@ -105,7 +105,7 @@ def _loadings(rng: np.random.Generator, eigenvalues: np.ndarray) -> np.ndarray:
     loadings = np.linalg.qr(rng.standard_normal((d, d)))[0] * np.sqrt(eigenvalues)
     for _ in range(d - 1):
         # The shortest row gets unit length at the longest one's cost; the lengths' squares sum to
-        # d, so each step settles a row for good and the last step settles two.
+        # d, so each step fixes a row for good and the last step fixes two.
         squares = np.einsum("ij,ij->i", loadings, loadings)
         short, long = int(np.argmin(squares)), int(np.argmax(squares))
         below, above = 1 - squares[short], squares[long] - 1
