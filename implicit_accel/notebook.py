@@ -109,6 +109,7 @@ class Accessor:
         *,
         best_by: str = "stable",
         baseline: Mapping[str, object] | None = None,
+        size: str = "screen",
     ) -> Figure:
         """One of a sweep's figures, see `plotting`.
 
@@ -116,6 +117,7 @@ class Accessor:
             what: One of `PLOTS`, or the name of something that was recorded along the runs.
             best_by: What makes a learning rate the best, where the figure depends on it.
             baseline: Of ``speed_up``: what models are compared with, see `summarise`.
+            size: ``screen``, or ``page`` or ``column`` for a paper, see `plotting.fitted`.
 
         Returns:
             A matplotlib figure, which a notebook shows.
@@ -140,7 +142,7 @@ class Accessor:
             makers[name] = functools.partial(plotting.plot_observable, name=name, best_by=best_by)
         if what not in makers:
             raise UserError(f"{what!r} has no figure: choose from {', '.join(makers)}")
-        figure = makers[what](runs)
+        figure = plotting.fitted(makers[what](runs), size)
         # Notebooks show figures of matplotlib.pyplot by themselves, others by this method.
         setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010
         return figure

@@ -16,7 +16,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from implicit_accel.errors import UserError
@@ -844,6 +846,51 @@ def plot_curves(
     return figure
 
 
+SIZES: Mapping[str, float] = {"screen": 0.0, "page": 6.8, "column": 3.4}
+"""Widths of figures in inches: as they are drawn, and those of a paper's page and column."""
+
+# A panel's height over its width, and sizes of text in a paper, in points.
+_PANEL_RATIO = 0.72
+_PAPER_TEXT = 8.0
+
+
+def fitted(figure: Figure, size: str) -> Figure:
+    """A figure of panels, fitted to a paper: without its title, panels below each other if narrow.
+
+    Args:
+        figure: From one of this module's functions, with a title above its panels; it is changed.
+        size: One of `SIZES`.
+
+    Returns:
+        The same figure.
+
+    Raises:
+        UserError: If there is no such size.
+    """
+    if size not in SIZES:
+        raise UserError(f"size {size!r}: choose from {', '.join(SIZES)}")
+    width = SIZES[size]
+    if not width:
+        return figure
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    for ax in figure.axes:
+        if ax not in panels:
+            ax.remove()
+    columns = 1 if size == "column" else min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    grid = GridSpec(rows, columns, figure=figure)
+    for ax, place in zip(panels, grid, strict=False):  # pyright: ignore[reportArgumentType]
+        ax.set_subplotspec(place)
+    figure.set_size_inches(width, rows * _PANEL_RATIO * width / columns)
+    figure.suptitle("").set_in_layout(False)
+    for text in figure.findobj(Text):
+        if isinstance(text, Text):
+            text.set_fontsize(min(text.get_fontsize(), _PAPER_TEXT))
+    for ax in panels:
+        ax.tick_params(labelsize=_PAPER_TEXT - 1)
+    return figure
+
+
 def save_figures(
     results: xr.Dataset,
     folder: Path,
@@ -852,6 +899,7 @@ def save_figures(
     baseline: Mapping[str, object] | None = None,
     formats: tuple[str, ...] = FORMATS,
     predicted: Predicted | None = None,
+    size: str = "screen",
 ) -> list[Path]:
     """Draws every figure into a folder, as bitmap and vector graphics; returns their paths.
 
@@ -863,9 +911,10 @@ def save_figures(
             with, that figure is left out, except of linear networks.
         formats: Of the files.
         predicted: Excess losses to draw beside those measured.
+        size: One of `SIZES`, see `fitted`.
 
     Raises:
-        UserError: As `summarise`.
+        UserError: As `summarise`, or if there is no such size.
     """
     figures = {
         "excess_loss": plot_excess_loss(results, best_by=best_by, predicted=predicted),
@@ -880,7 +929,8 @@ def save_figures(
             reference=functools.partial(threshold, name) if name in STABILITY_OF else None,
             reference_label="stability threshold",
         )  # fmt: skip
-    return write_figures(figures, folder, formats)
+    sized = {name: fitted(figure, size) for name, figure in figures.items()}
+    return write_figures(sized, folder, formats)
 
 
 def write_figures(

@@ -1,5 +1,6 @@
 """What the figures show, read back from matplotlib's own objects."""
 
+import itertools
 import warnings
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from marks import param
 from matplotlib.axes import Axes
 from test_statistics import AXES, INF, NAN, general, made
 
-from implicit_accel import UserError, summarise
+from implicit_accel import UserError, plotting, summarise
 from implicit_accel.plotting import (
     plot_excess_loss,
     plot_learning_rates,
@@ -322,3 +323,34 @@ def test_many_seeds_are_a_band():
     assert not [line for line in ax.get_lines() if line.get_linewidth() == 0.5]
     (ax,) = plot_observable(made([[[5, 6]]], [[[0.1, 0.1]]], depths=[1]), "loss").axes
     assert "depth 1, $\\eta$ = 1" in lines(ax)
+
+
+@pytest.mark.parametrize(("size", "width", "rows"), [("column", 3.4, 4), ("page", 6.8, 2)])
+def test_figures_fit_a_paper(size, width, rows):
+    """Every panel is inside, none over another, and nothing is written above them."""
+    figure = plotting.Figure(figsize=(13, 7), layout="constrained")
+    plotting.FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3).ravel()
+    for number, ax in enumerate(axes):
+        ax.plot([1, 2], [1, 3], label=f"line {number}")
+        ax.set(xlabel="step", ylabel="loss", title=f"panel {number}", xscale="log")
+        ax.legend()
+        ax.set_visible(number < 4)
+    figure.suptitle("A title that is long enough for two lines of a narrow figure")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = plotting.fitted(figure, size)
+        found.canvas.draw()
+    assert found.get_size_inches()[0] == width
+    boxes = [ax.get_position() for ax in found.axes]
+    assert len(boxes) == 4
+    assert len({round(box.y0, 3) for box in boxes}) == rows
+    for a, b in itertools.combinations(boxes, 2):
+        assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+    assert found.get_suptitle() == ""
+    for ax in found.axes:
+        assert ax.get_tightbbox().x1 <= found.bbox.x1 + 1
+        assert ax.title.get_fontsize() <= 8
+    assert plotting.fitted(figure, "screen") is figure
+    with pytest.raises(UserError, match="choose from screen, page, column"):
+        plotting.fitted(figure, "poster")

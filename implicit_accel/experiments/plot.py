@@ -4,6 +4,7 @@ In the run's own folder it writes summary.csv as well, so that all files there f
 
 python -m experiments.plot --run outputs/gas_like
 python -m experiments.plot --run outputs/gas_like --formats svg --best_by final
+python -m experiments.plot --run outputs/gas_like --size column --figures_dir paper
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ _FIGURES = flags.DEFINE_string(
 )
 _FORMATS = cli.define_formats()
 _BEST_BY = cli.define_best_by()
-_GROUPS.add("Flags", _RUN, _FIGURES, _FORMATS, _BEST_BY)
+_SIZE = flags.DEFINE_enum(
+    "size", "screen", ("screen", "page", "column"),
+    "page and column are for a paper: 6.8 and 3.4 inches wide, without titles.",
+)  # fmt: skip
+_GROUPS.add("Flags", _RUN, _FIGURES, _FORMATS, _SIZE, _BEST_BY)
 
 
 def main() -> None:
@@ -69,7 +74,9 @@ def main() -> None:
         own.path.mkdir(parents=True, exist_ok=True)
         with own.locked():
             own.announce(planned)
-            paths = save_figures(results, figures, best_by=_BEST_BY.value, formats=formats)
+            paths = save_figures(
+                results, figures, best_by=_BEST_BY.value, formats=formats, size=_SIZE.value
+            )
             command = command_of(folder)
             write_page(results, page, command=command, figures=paths, best_by=_BEST_BY.value)
             made = [*paths, page]
