@@ -349,8 +349,9 @@ def test_figures_fit_a_paper(size, width, rows):
         assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
     assert found.get_suptitle() == ""
     for ax in found.axes:
-        assert ax.get_tightbbox().x1 <= found.bbox.x1 + 1
-        assert ax.title.get_fontsize() <= 8
+        box: Any = ax.get_tightbbox()
+        assert box.x1 <= found.bbox.x1 + 1
+        assert float(ax.title.get_fontsize()) <= 8
     assert plotting.fitted(figure, "screen") is figure
     with pytest.raises(UserError, match="choose from screen, page, column"):
         plotting.fitted(figure, "poster")
