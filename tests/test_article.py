@@ -36,7 +36,7 @@ from implicit_accel.claims.findings import (
     save_finding,
     save_findings,
 )
-from implicit_accel.claims.report.article.fill import check, fill
+from implicit_accel.claims.report.article.fill import check, figures_of, fill
 from implicit_accel.claims.report.article.typeset import (
     PAGES_FILE,
     TEXT_FILE,
@@ -388,3 +388,11 @@ def test_the_program_says_what_is_missing(folder, tmp_path):
         missing, f"no finding on {', '.join(left_out)}", f"--claims {','.join(left_out)}"
     )
     assert not (tmp_path / "article").exists()
+
+
+def test_published_findings_have_pictures_in_place_of_drawings():
+    published = Path(__file__).parents[1] / "docs" / "reproduction"
+    _, entries = load_entries(published, load_collection().claims)
+    found = {entry.claim.id: figures_of(entry) for entry in entries}
+    assert {path.suffix for paths in found.values() for path in paths} == {".png"}
+    assert [path.stem for path in found["P0"]][:1] == ["loss"]

@@ -1,6 +1,6 @@
 """Writes a replication article (PDF) from the findings of a reproduction.
 
-    python -m experiments.article
+    python -m experiments.article --reproduction docs/reproduction
     python -m experiments.article --reproduction outputs/reproduction-paper
     python -m experiments.article --sources outputs/article
 
@@ -33,7 +33,8 @@ _GROUPS = cli.FlagGroups()
 _REPRODUCTION = flags.DEFINE_string(
     "reproduction",
     "outputs/reproduction",
-    "Folder of a reproduction of all claims, at a scale that has verdicts (not smoke).",
+    "Folder of a reproduction of all claims, at a scale that has verdicts (not smoke). In a clone, "
+    "docs/reproduction is the published one.",
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "outputs/article", "Where the article goes.")
 _SOURCES = flags.DEFINE_string(

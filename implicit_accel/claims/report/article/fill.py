@@ -128,20 +128,24 @@ def _claim(entry: Entry) -> dict[str, Any]:
         "caveats": [_text(caveat) for caveat in finding.caveats],
         "parts": [_part(judged) for judged in finding.verdict.parts],
         "figures": [
-            [f"{claim.id}/{path.stem}.pdf", _text(finding.captions[path.stem])]
+            [f"{claim.id}/{path.name}", _text(finding.captions[path.stem])]
             for path in figures_of(entry)
         ],
     }
 
 
 def figures_of(entry: Entry) -> list[Path]:
-    """The drawings of a claim that an article shows: those with a caption of their own."""
-    drawings = [path.with_suffix(".pdf") for path in entry.figures]
-    return [
-        path
-        for path in drawings
-        if path.stem in entry.finding.captions and path.is_file() and not path.is_symlink()
-    ]
+    """The figures of a claim that an article shows: those with a caption of their own.
+
+    They are drawings where there are some, and pictures in a folder of published findings.
+    """
+    found = []
+    for figure in entry.figures:
+        for path in (figure.with_suffix(".pdf"), figure):
+            if figure.stem in entry.finding.captions and path.is_file() and not path.is_symlink():
+                found.append(path)
+                break
+    return found
 
 
 def _part(judged: Judged) -> dict[str, Any]:
