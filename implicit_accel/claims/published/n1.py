@@ -25,7 +25,7 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.linear.losses import Loss
 
 SPEED_UP = "speed-up at stable rates"
-BATCHES = Scaled((32,), (8, 32, 128, 512), (8, 32, 128, 512))
+BATCHES = Scaled((32,), (8, 32, 128), (8, 32, 128, 512))
 CHOSEN = 32
 FIRST_TOUCH = "first to the target"
 SHARES = {"target 30 %": 0.3, "target 6 %": 0.06}
