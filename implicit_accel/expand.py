@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from implicit_accel.errors import UserError
@@ -89,15 +90,19 @@ def matching_paths(params: Any, where: Where) -> tuple[str, ...]:
     Raises:
         UserError: If the expression is none, or nothing matches; the message lists the paths.
     """
-    leaves = [(path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    tree: Any = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_product)
+    leaves = [(path_of(keys), leaf) for keys, leaf in tree]
     if callable(where):
-        found = tuple(path for path, leaf in leaves if where(path, leaf))
+        try:
+            found = tuple(path for path, leaf in leaves if where(path, leaf))
+        except TypeError as error:
+            raise UserError(f"where: the function must take (path, leaf) ({error})") from None
     else:
         try:
             pattern = re.compile(where)
+            found = tuple(path for path, _ in leaves if pattern.fullmatch(path))
         except (re.error, TypeError) as error:
             raise UserError(f"where {where!r}: not a regular expression ({error})") from None
-        found = tuple(path for path, _ in leaves if pattern.fullmatch(path))
     if not found:
         shown = ", ".join(path for path, _ in leaves[:_MOST_LISTED])
         more = len(leaves) - _MOST_LISTED
@@ -169,7 +174,8 @@ def expand(
         layout: ``io`` where output channels are the last axis and input channels the one before
             (Flax, Haiku), ``oi`` where they are the first two (Equinox, PyTorch).
         keep_base: Whether the leaf stays as a base to which the product is added, which then starts
-            at zero: the last factor is zero, the others are Gaussian (Hu et al. 2022, "LoRA").
+            at zero: the last factor is zero, the others are Gaussian (Hu et al. 2022, "LoRA"),
+            whatever ``init`` is.
 
     Returns:
         The pytree with `Product` in place of these leaves.
@@ -190,11 +196,14 @@ def expand(
             return leaf
         form = _form(name, leaf, kernel, layout)
         shared = form.startswith("pointwise")
-        matrices = _to_matrices(jnp.asarray(leaf), form)
+        own: Any = jnp.asarray(leaf)
+        # Decompositions and squares need single precision.
+        matrices = _to_matrices(own.astype(jnp.promote_types(own.dtype, jnp.float32)), form)
         factors = _factors(name, matrices, settings, keys[name], shared=shared)
+        factors = tuple(F.astype(own.dtype) for F in factors)
         return Product(factors, leaf if keep_base else None, tuple(leaf.shape), form)
 
-    return jax.tree_util.tree_map_with_path(replaced, params)
+    return jax.tree_util.tree_map_with_path(replaced, params, is_leaf=is_product)
 
 
 @dataclass(frozen=True)
@@ -228,8 +237,12 @@ def _check(
         raise UserError(f"width {width!r}: it must be a whole number >= 1")
     if std is not None and not (isinstance(std, int | float) and 0 < std < math.inf):
         raise UserError(f"std {std!r}: it must be a number above 0")
-    if std is not None and init != "gaussian":
-        raise UserError(f"std is of init gaussian, not of {init}")
+    if std is not None and (init != "gaussian" or keep_base):
+        raise UserError(f"std is of init gaussian, not of {'keep_base' if keep_base else init}")
+    if key is not None and not (
+        isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    ):
+        raise UserError(f"key {key!r}: give one that jax.random.key makes, like jax.random.key(0)")
     if kernel == "pointwise" and depth < 3:
         raise UserError("pointwise kernels have depth 3 or more: 1 x 1, k x k and 1 x 1")
     is_random = init in ("gaussian", "product") or keep_base
@@ -239,6 +252,8 @@ def _check(
 
 def _form(name: str, leaf: Any, kernel: str, layout: str) -> str:
     """How a leaf is cut: ``matrix``, or the kernel's way and its layout."""
+    if is_product(leaf):
+        raise UserError(f"{name} is a product already; collapse the parameters first")
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or leaf.ndim < 2:
         shape = getattr(leaf, "shape", type(leaf).__name__)
@@ -282,6 +297,13 @@ def _factors(
     """
     a, b = leaf.shape[-2:]
     width = settings.width or min(a, b)
+    scaled_to_leaf = settings.init != "identity" and not settings.std and not settings.keep_base
+    # While a program is traced, the values are not known.
+    if scaled_to_leaf and not isinstance(leaf, Tracer) and not np.any(leaf):
+        raise UserError(
+            f"{name} is zero, and so would be the factors, which never move; give init identity, "
+            "gaussian with a std, or keep_base"
+        )
     if settings.keep_base or settings.init in ("gaussian", "product"):
         assert key is not None
         return _random(leaf, settings, width, key, shared=shared)
@@ -417,9 +439,10 @@ def factorisations(params: Any) -> tuple[Factorisation, ...]:
         imbalance = math.nan
         if all(F.ndim == 2 for F in factors):
             gaps = [np.linalg.norm(A.T @ A - B @ B.T) for A, B in itertools.pairwise(factors)]
-            imbalance = max(gaps) / max(np.linalg.norm(F) ** 2 for F in factors)
+            largest = max(np.linalg.norm(F) ** 2 for F in factors)
+            imbalance = max(gaps) / largest if largest > 0 else 0.0
         s = np.linalg.svd(functools.reduce(np.matmul, factors), compute_uv=False)
-        with np.errstate(invalid="ignore"):
-            ranks = s.sum(axis=-1) ** 2 / (s**2).sum(axis=-1)
+        squares = (s**2).sum(axis=-1)
+        ranks = np.where(squares > 0, s.sum(axis=-1) ** 2 / np.where(squares > 0, squares, 1), 0)
         found.append(Factorisation(path_of(keys), float(imbalance), float(np.max(ranks))))
     return tuple(found)

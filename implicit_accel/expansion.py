@@ -83,6 +83,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.depths or len(set(self.depths)) < len(self.depths):
             raise UserError(f"depths {self.depths!r}: give one or more, each once")
+        if not all(isinstance(d, int) and not isinstance(d, bool) and d >= 2 for d in self.depths):
+            raise UserError(f"depths {self.depths!r}: give whole numbers of factors, 2 or more")
 
     @property
     def expanded(self) -> dict[str, int]:
@@ -97,7 +99,8 @@ class Settings:
             text = f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
             found[f"layer's rate × {text}"] = Control(factor=factor)
         if self.init in _CHANGES_THE_FUNCTION:
-            found[FROM_PRODUCT] = Control(is_product=True)
+            for name, depth in self.expanded.items():
+                found[f"{FROM_PRODUCT} of {name}"] = Control(product_depth=depth)
         return found
 
 
@@ -108,12 +111,13 @@ class Control:
     Attributes:
         warmup: Steps over which the learning rate rises linearly; 1 for none.
         factor: Of the chosen layers' learning rate.
-        is_product: Whether the chosen layers start at the product of the expanded ones' factors.
+        product_depth: The chosen layers start at the product of so many fresh factors; 0 if they
+            start as they are.
     """
 
     warmup: int = 1
     factor: float = 1.0
-    is_product: bool = False
+    product_depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Answer:
     def sentences(self) -> str:
         """The answer in words."""
         over = f"{self.variant}, {self.optimizer}: "
+        if any(math.isnan(i.value) for i in self.speed_up):
+            return f"{over}undecided. The original does not reach the target at a stable rate."
         counts = f"{_spelled(self.speed_up)} the original's speed in steps"
         words = {
             "gain": f"gain. It has {counts}, and every control needs more steps.",
@@ -229,9 +235,9 @@ def expand_report(
         layout: Of kernels.
         batch_size: Rows in a mini-batch; the full batch by default.
         num_seeds: Seeds for each half of the rows; six or more have confidence intervals.
-        target: The loss to reach (the excess loss where the task knows its optimum). By default
-            the original's median at half of the steps, at the learning rate with its lowest last
-            loss: each half of the rows then has its own.
+        target: The loss to reach (without halves, the excess loss if the task knows its optimum).
+            By default the original's median at half of the steps, at the learning rate with its
+            lowest last loss: each half of the rows then has its own.
         halves: Whether rows are split; otherwise all of them are trained on twice, by other seeds.
         tolerance: Of the search for learning rates.
         folder: Keeps the runs: the same call goes on with what is there.
@@ -245,13 +251,22 @@ def expand_report(
         UserError: If an argument is not allowed, nothing matches ``where``, or the original's loss
             does not fall, so that there is no target.
     """
+    if not isinstance(task, LossTask):
+        raise UserError(f"task: give what from_loss makes, not {type(task).__name__}")
+    if not isinstance(depths, Sequence):
+        raise UserError(f"depths {depths!r}: give one or more, like (2, 3)")
     settings = Settings(where, tuple(depths), init, width, kernel, layout)
-    if not isinstance(num_seeds, int) or num_seeds < 1:
-        raise UserError(f"num_seeds {num_seeds!r}: it must be a whole number >= 1")
+    for name, value in (("num_seeds", num_seeds), ("num_steps", num_steps)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} {value!r}: it must be a whole number >= 1")
+    auto(tolerance=tolerance)
     named = [o if isinstance(o, Optimizer) else Optimizer(o) for o in optimizers]
+    if not named or len({o.name for o in named}) < len(named):
+        raise UserError("optimizers: give one or more, each name once")
     paths = _check_expansion(task, settings)
-    rows, answers, all_runs, timings = [], [], {}, {}
+    rows, answers, all_runs = [], [], {}
     for optimizer in named:
+        timings: dict[str, float] = {}
         parts = list(_parts(task, num_seeds, halves=halves))
         compared = []
         for number, (part, seeds) in enumerate(parts):
@@ -267,7 +282,7 @@ def expand_report(
             if not timings:
                 timings = experiment.costs(goal)
             for name, row in _rows(results, compared[-1]).items():
-                cost = timings.get(name, 1.0)
+                cost = 1.0 if name == ORIGINAL else timings.get(name, math.nan)
                 first = {"optimizer": optimizer.name, "half": number + 1, "variant": name}
                 rows.append({**first, "target": goal, **row, "cost": cost})
         answers += _conclude(optimizer.name, settings, num_steps, compared, timings)
@@ -276,22 +291,15 @@ def expand_report(
 
 
 def _check_expansion(task: LossTask, settings: Settings) -> tuple[str, ...]:
-    """The leaves that match, after trying every depth on the shapes of the parameters."""
-
-    def initial() -> Any:
-        hp = {"variant": ORIGINAL, "learning_rate": 1.0, "seed": 0}
-        return call(task.init, key=jax.random.key(0), seed=0, hp=hp)
-
+    """The leaves that match, after trying every depth on some initial parameters."""
+    hp = {"variant": ORIGINAL, "learning_rate": 1.0, "seed": 0}
     try:
-        params = initial() if task.initialises_on_host else jax.eval_shape(initial)
+        params = call(task.init, key=jax.random.key(0), seed=0, hp=hp)
     except KeyError as error:
         raise UserError(f"{task.name}: init reads hp[{error}], which no axis has here") from None
     paths = matching_paths(params, settings.where)
     for depth in settings.depths:
-        made = jax.tree.map(
-            lambda a: a if not hasattr(a, "shape") else np.zeros(a.shape, a.dtype), params
-        )
-        _expanded(made, settings, depth, jax.random.key(0))
+        _expanded(params, settings, depth, jax.random.key(0))
     return paths
 
 
@@ -316,7 +324,8 @@ def _parts(task: LossTask, num_seeds: int, *, halves: bool) -> Iterator[tuple[Lo
         own = np.sort(order[number::2]), np.sort(order[1 - number :: 2])
         data, other = (jax.tree.map(lambda a, r=r: a[r], task.data) for r in own)
         held_out = other if task.held_out is None else task.held_out
-        yield replace(task, data=data, held_out=held_out), seeds
+        # Half of the rows have another optimum, which is not known: losses are not excess losses.
+        yield replace(task, data=data, held_out=held_out, optimum=None), seeds
 
 
 @dataclass(frozen=True)
@@ -416,11 +425,12 @@ def variant_task(task: LossTask, settings: Settings, num_steps: int) -> LossTask
     def init(**given: Any) -> Any:
         params = call(task.init, **given)
         variant = given["hp"]["variant"]
-        if variant not in depths and not controls.get(variant, Control()).is_product:
+        depth = depths.get(variant) or controls.get(variant, Control()).product_depth
+        if not depth:
             return params
         key = jax.random.key(given["seed"]) if "seed" in given else given["key"]
         key = jax.random.fold_in(key, 0x657870)  # apart from what the model itself draws
-        made = _expanded(params, settings, depths.get(variant, settings.depths[0]), key)
+        made = _expanded(params, settings, depth, key)
         return made if variant in depths else collapse(made)
 
     def loss(params: Any, batch: Any, **given: Any) -> Any:
@@ -488,6 +498,7 @@ def _speed_ups(results: xr.Dataset) -> Callable[[str, str], Interval]:
     is_stable = trained(results) & ~lost.any(axis=2)
     reaches = is_stable & np.isfinite(steps).all(axis=2)
     is_safe = np.where(reaches.any(axis=1, keepdims=True), reaches, is_stable)
+    is_reached: Any = (np.isfinite(np.median(steps, axis=2)) & is_stable).any(axis=1)
     sides = [
         model_runs(
             results["learning_rate"].values[safe], steps[m, safe], lost[m, safe],
@@ -498,9 +509,12 @@ def _speed_ups(results: xr.Dataset) -> Callable[[str, str], Interval]:
 
     def found(base: str, variant: str) -> Interval:
         pair = [sides[names.index(name)] for name in (base, variant)]
-        if not all(len(side.rates) for side in pair):
+        first, second = (is_reached[names.index(name)] for name in (base, variant))
+        if not first or not all(len(side.rates) for side in pair):
             return Interval(math.nan, math.nan, math.nan, math.nan)
-        return of_speed_up(*pair).at()
+        over = of_speed_up(*pair).at()
+        # A variant that does not get there has an upper bound.
+        return over if second else Interval(0.0, 0.0, over.high, over.confidence)
 
     return found
 

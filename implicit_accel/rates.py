@@ -316,12 +316,24 @@ def _curves(runs: xr.Dataset, best_by: str) -> list[_Curve]:
             raise UserError("a model has no learning rates yet: begin with coarse_rates")
         # Also where no rate is usable one of them is called the best. Without a figure there the
         # search turns to smaller rates instead of refining around it.
-        counts = np.where(is_usable[m, own], figures[m, own], np.inf)
+        counts = _above_zero(np.where(is_usable[m, own], figures[m, own], np.inf))
         with np.errstate(divide="ignore"):
             logs = np.log(np.maximum(counts, np.finfo(float).tiny))
         position = int(np.flatnonzero(own == best[m])[0]) if best[m] >= 0 else -1
         curves.append(_Curve(rates[own], logs, position, 1.0 if by_steps[m] else 0.0))
     return curves
+
+
+# Of the range of a model's figures: what the lowest becomes where some are negative.
+_LOWEST = 0.05
+
+
+def _above_zero(figures: np.ndarray) -> np.ndarray:
+    """Figures of which logarithms exist: losses without a known optimum may be negative."""
+    finite = figures[np.isfinite(figures)]
+    if not len(finite) or finite.min() >= 0:
+        return figures
+    return figures - finite.min() + _LOWEST * (np.ptp(finite) or 1.0)
 
 
 def _figures(runs: xr.Dataset, best_by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel.errors import DataError, UserError
+from implicit_accel.fields import finite
 from implicit_accel.files import is_printable, load_json, parse_json
 from implicit_accel.netcdf import load_netcdf, save_netcdf
 
@@ -327,7 +328,8 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
 
     Raises:
         DataError: If it was not recorded; the message lists what was.
-        UserError: If the target is not a number, or is the best value.
+        UserError: If the target is not a number or is the best value, the metric passes the best
+            value, or all runs are at the target from the start.
     """
     recorded = [
         str(name) for name, v in runs.data_vars.items() if v.dims[-1:] == ("observation_step",)
@@ -336,16 +338,27 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
         raise DataError(
             f"metric {metric!r} was not recorded; there is {', '.join(recorded) or 'none'}"
         )
-    if not (math.isfinite(target) and math.isfinite(best)) or target == best:
+    ends = finite(target), finite(best)
+    if None in ends or ends[0] == ends[1]:
         raise UserError(f"target {target!r}, best {best!r}: give two different numbers")
-    distance = abs(runs[metric].astype(float) - best)
+    values = runs[metric].astype(float)
+    # Values are in training's precision, and so is the target: 0.9 is no number of float32.
+    slack = 1e-6 * max(abs(target), abs(best))
+    if ((values - best) * np.sign(target - best) < -slack).any():
+        raise UserError(f"metric {metric!r} passes {best:g}: give the best possible value as best")
+    distance, goal = abs(values - best), abs(target - best) + slack
+    dims = distance.dims[:-1]
+    was_trained = runs["excess_loss"].isel(step=0, drop=True).notnull().transpose(*dims)
     # Losses are inf from a divergence on; other quantities are NaN there.
-    distance = distance.where(np.isfinite(distance), np.inf)
-    goal = abs(target - best)
+    distance = distance.where(np.isfinite(distance) | ~was_trained, np.inf)
     steps = runs["observation_step"].values
     below = (distance <= goal).values
+    if steps[0] == 0 and below[..., 0][was_trained.values].all():
+        raise UserError(
+            f"metric {metric!r}: all runs are at the target {target:g} before training; is "
+            f"{best:g} the best possible value?"
+        )
     reached = np.where(below.any(axis=-1), steps[below.argmax(axis=-1)].astype(float), np.inf)
-    dims = distance.dims[:-1]
     found = runs.drop_dims(["step", "batch_step"], errors="ignore").drop_vars(
         "step", errors="ignore"
     )

@@ -144,7 +144,8 @@ def final_params(
 
     Args:
         task: As in `sweep`; so are the optimizer, the batch size and the precision.
-        at: The run: a value for each axis. What was `static` there is ``static(value)`` here.
+        at: The run: a value for each axis. What was `static` there is ``static(value)`` here, and
+            what was a fraction is one: 1.0 on an axis that has 0.5 as well.
         optimizer: Makes the optax transformation.
         num_steps: T.
         batch_size: Rows in a mini-batch.
@@ -155,8 +156,11 @@ def final_params(
         trained.
 
     Raises:
-        UserError: If something that was asked for is not allowed, or several values are given.
+        UserError: If something that was asked for is not allowed, several values are given, or the
+            run diverges.
     """
+    if not isinstance(at, Mapping):
+        raise UserError(f"at {at!r}: give a value for each axis by name, like {{'seed': 0}}")
     axes = {
         name: value if isinstance(value, static) else (value,)
         for name, value in at.items()
@@ -170,10 +174,12 @@ def final_params(
     )  # fmt: skip
     (added,) = experiment.rounds_after(())
     (group,) = experiment.plan_round(added, jax.default_backend()).groups
-    ((_, params),) = train_groups(
+    ((result, params),) = train_groups(
         [group], num_steps=experiment.num_steps, recording=experiment.recording,
         precision=precision, devices=jax.local_devices()[:1],
     )  # fmt: skip
+    if result.divergence_step[0] >= 0:
+        raise UserError(f"the run diverges at step {result.divergence_step[0]}: it has no end")
     trained = jax.tree.map(lambda a: np.asarray(a[0]), params)
     bound = group.program.task
     assert isinstance(bound, BoundTask)

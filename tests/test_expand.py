@@ -281,3 +281,30 @@ def test_six_models_compute_what_they_did_through_training(name):
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, found)
     assert jax.tree.structure(collapse(params)) == jax.tree.structure(plain)
     assert jax.tree.map(np.shape, collapse(params)) == jax.tree.map(np.shape, plain)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("init", ["balanced", "gaussian", "product"])
+def test_low_precision_is_computed_in_single(dtype, init):
+    leaf = (300 * np.random.default_rng(0).standard_normal((6, 6))).astype(jnp.dtype(dtype))
+    made = expand({"w": jnp.asarray(leaf)}, "w", init=init, key=KEY)
+    assert {F.dtype for F in made["w"].factors} == {jnp.dtype(dtype)}
+    back = np.asarray(collapse(made)["w"], float)
+    assert np.isfinite(back).all()
+    if init == "balanced":
+        np.testing.assert_allclose(back, leaf.astype(float), rtol=0.1, atol=20)
+
+
+def test_what_would_never_move_or_is_expanded_already_is_refused():
+    with pytest.raises(ia.UserError, match="w is zero"):
+        expand({"w": np.zeros((3, 2), np.float32)}, "w")
+    once = expand({"w": np.ones((3, 2), np.float32)}, "w")
+    with pytest.raises(ia.UserError, match="a product already"):
+        expand(once, "w")
+    bad: Any = 0
+    with pytest.raises(ia.UserError, match="like jax.random.key"):
+        expand({"w": np.ones((3, 2), np.float32)}, "w", init="gaussian", key=bad)
+    with pytest.raises(ia.UserError, match="not a regular expression"):
+        expand({"w": np.ones((3, 2), np.float32)}, b"w")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ia.UserError, match=r"must take \(path, leaf\)"):
+        expand({"w": np.ones((3, 2), np.float32)}, lambda _: True)  # pyright: ignore[reportArgumentType]

@@ -78,10 +78,10 @@ def test_variants_start_where_they_should(task, init):
     assert isinstance(deep["last"], jax.Array)
     if init in ("balanced", "identity"):
         assert float(varied.loss(deep, batch)) == pytest.approx(original, rel=1e-5)
-        assert FROM_PRODUCT not in settings.controls(100)
+        assert not any(FROM_PRODUCT in name for name in settings.controls(100))
     else:
         # The control is the original's structure, at the product's weights.
-        control = start(varied, FROM_PRODUCT)
+        control = start(varied, f"{FROM_PRODUCT} of depth 2")
         np.testing.assert_array_equal(control["first"], ia.collapse(deep)["first"])
         assert float(varied.loss(control, batch)) != pytest.approx(original, rel=1e-5)
 
@@ -246,3 +246,39 @@ def test_the_command_answers_and_refuses(tmp_path):
         assert bad.returncode == 2
         assert message in bad.stderr
         assert len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_models_with_functions_in_them_are_reported(rng):
+    eqx: Any = pytest.importorskip("equinox")
+    X = rng.standard_normal((16, 3)).astype(np.float32)
+
+    def loss(model, batch):
+        return jnp.mean((jax.vmap(model)(batch)[:, 0] - batch.sum(axis=1)) ** 2)
+
+    task = ia.from_loss(
+        loss, init=lambda key: eqx.nn.MLP(3, 1, 4, 1, key=key), data=X, optimum=0.0, name="module"
+    )
+    report = ia.expand_report(
+        task, r"layers\.0\.weight", num_steps=10, num_seeds=1, tolerance=0.5, target=1e-9
+    )
+    assert report.paths == ("layers.0.weight",)
+    # The target is out of reach: that is no answer.
+    (answer,) = report.answers
+    assert answer.verdict == "undecided"
+    assert "does not reach the target" in answer.sentences
+    controls = [r for r in report.table.to_dict("records") if "warm-up" in str(r["variant"])]
+    assert all(math.isnan(float(r["cost"])) for r in controls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizers": ()}, "give one or more"), ({"optimizers": ("sgd", "sgd")}, "each name once"),
+        ({"num_steps": "20"}, "num_steps"), ({"depths": 3}, "depths"), ({"depths": (1,)}, "2 or more"),
+        ({"tolerance": "x"}, "tolerance"), ({"task": None}, "from_loss"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_explained(task, arguments, message):
+    given: Any = {"task": task, "where": "first", "num_steps": 5} | arguments
+    with pytest.raises(ia.UserError, match=message):
+        ia.expand_report(**given)

@@ -492,3 +492,21 @@ def test_rates_of_any_task_are_searched_for(tmp_path):
 def test_a_search_of_another_kind_is_refused(arguments, message):
     with pytest.raises(ia.UserError, match=message):
         ia.auto(**arguments)
+
+
+def test_negative_losses_are_searched_like_positive_ones():
+    """Losses without a known optimum: an offset changes neither the best rate nor the search."""
+    found = []
+    for offset in (0.0, -1.0):
+        task = ia.from_loss(
+            lambda w, curvatures, offset=offset: 0.5 * jnp.sum(curvatures * w**2) + offset,
+            init=lambda key: jax.random.normal(key, (4,)), data=np.geomspace(0.1, 1, 4),
+        )  # fmt: skip
+        runs = ia.sweep(
+            task, axes={"learning_rate": ia.auto("final", 0.1, first=(0.01, 0.1)), "seed": (0, 1)},
+            optimizer=ia.Optimizer("sgd"), num_steps=20, precision="float64",
+        )  # fmt: skip
+        found.append(float(ia.summarise(runs, best_by="final")["best_learning_rate"][0]))
+    # By the contraction |1 − ηλ| of the largest and smallest curvature the best is 2/1.1 or a bit
+    # lower.
+    assert all(1.2 < rate < 2 for rate in found)

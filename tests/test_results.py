@@ -3,7 +3,9 @@ import os
 
 import h5netcdf
 import h5py
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 from hypothesis import given
@@ -339,3 +341,27 @@ def test_another_metric_takes_the_place_of_the_loss():
         ia.judged_by(runs, "loss", target=1)
     with pytest.raises(ia.UserError, match="two different numbers"):
         ia.judged_by(runs, "accuracy", target=1.0, best=1.0)
+
+
+def test_a_metric_that_is_at_its_target_counts_in_training_s_precision():
+    task = ia.from_loss(
+        lambda w, _: jnp.sum(w**2), init=lambda: jnp.ones(2), data=np.zeros(4), held_out=np.ones(2)
+    )
+    runs = ia.sweep(
+        task, axes={"learning_rate": ia.auto(first=(0.1, 0.2)), "scale": ia.static(1.0, 9.0)},
+        optimizer=lambda hp: optax.sgd(hp["learning_rate"] / hp["scale"]), num_steps=12,
+        target=0.5, record={"accuracy": lambda p: jnp.where(p.step < 5, 0.1, jnp.float32(0.9))},
+        record_every=1,
+    )  # fmt: skip
+    judged = ia.judged_by(runs, "accuracy", target=0.9, best=1.0)
+    was_trained = ~np.isnan(runs.excess_loss.values[..., 0])
+    assert not was_trained.all()
+    assert (judged.steps_to_target.values[was_trained] == 5).all()
+    # What was not trained stays so.
+    np.testing.assert_array_equal(~np.isnan(judged.excess_loss.values[..., 0]), was_trained)
+    with pytest.raises(ia.UserError, match="is 0 the best possible value"):
+        ia.judged_by(runs, "accuracy", target=0.95)
+    with pytest.raises(ia.UserError, match="passes 0.5"):
+        ia.judged_by(runs, "accuracy", target=0.2, best=0.5)
+    with pytest.raises(ia.UserError, match="two different numbers"):
+        ia.judged_by(runs, "accuracy", target="0.9")  # pyright: ignore[reportArgumentType]

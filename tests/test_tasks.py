@@ -504,3 +504,12 @@ def test_parameters_are_of_one_run():
     np.testing.assert_allclose(found, np.full(4, 0.5**3))
     with pytest.raises(ia.UserError, match="size has several values"):
         ia.final_params(task, {"size": ia.static(4, 5), "learning_rate": 0.25}, **settings)
+
+
+def test_a_run_that_diverges_has_no_final_parameters():
+    task = ia.from_loss(lambda p, _: jnp.sum(p**2), init=lambda: jnp.ones(2), data=np.zeros(1))
+    with pytest.raises(ia.UserError, match="the run diverges at step"):
+        ia.final_params(task, {"learning_rate": 5.0}, optimizer=ia.Optimizer("sgd"), num_steps=50)
+    bad: Any = None
+    with pytest.raises(ia.UserError, match="a value for each axis"):
+        ia.final_params(task, bad, optimizer=ia.Optimizer("sgd"), num_steps=5)
