@@ -302,7 +302,7 @@ def test_what_would_never_move_or_is_expanded_already_is_refused():
     with pytest.raises(ia.UserError, match="a product already"):
         expand(once, "w")
     bad: Any = 0
-    with pytest.raises(ia.UserError, match="like jax.random.key"):
+    with pytest.raises(ia.UserError, match="give one that jax"):
         expand({"w": np.ones((3, 2), np.float32)}, "w", init="gaussian", key=bad)
     with pytest.raises(ia.UserError, match="not a regular expression"):
         expand({"w": np.ones((3, 2), np.float32)}, b"w")  # pyright: ignore[reportArgumentType]

@@ -273,11 +273,15 @@ def test_models_with_functions_in_them_are_reported(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizers": ()}, "give one or more"), ({"optimizers": ("sgd", "sgd")}, "each name once"),
-        ({"num_steps": "20"}, "num_steps"), ({"depths": 3}, "depths"), ({"depths": (1,)}, "2 or more"),
-        ({"tolerance": "x"}, "tolerance"), ({"task": None}, "from_loss"),
+        ({"optimizers": ()}, "give one or more"),
+        ({"optimizers": ("sgd", "sgd")}, "each name once"),
+        ({"num_steps": "20"}, "num_steps"),
+        ({"depths": 3}, "depths"),
+        ({"depths": (1,)}, "2 or more"),
+        ({"tolerance": "x"}, "tolerance"),
+        ({"task": None}, "from_loss"),
     ],
-)  # fmt: skip
+)
 def test_arguments_of_another_kind_are_explained(task, arguments, message):
     given: Any = {"task": task, "where": "first", "num_steps": 5} | arguments
     with pytest.raises(ia.UserError, match=message):

@@ -506,7 +506,7 @@ def test_negative_losses_are_searched_like_positive_ones():
             task, axes={"learning_rate": ia.auto("final", 0.1, first=(0.01, 0.1)), "seed": (0, 1)},
             optimizer=ia.Optimizer("sgd"), num_steps=20, precision="float64",
         )  # fmt: skip
-        found.append(float(ia.summarise(runs, best_by="final")["best_learning_rate"][0]))
+        found += ia.summarise(runs, best_by="final")["best_learning_rate"].tolist()
     # By the contraction |1 − ηλ| of the largest and smallest curvature the best is 2/1.1 or a bit
     # lower.
     assert all(1.2 < rate < 2 for rate in found)

@@ -361,7 +361,7 @@ def test_a_metric_that_is_at_its_target_counts_in_training_s_precision():
     np.testing.assert_array_equal(~np.isnan(judged.excess_loss.values[..., 0]), was_trained)
     with pytest.raises(ia.UserError, match="is 0 the best possible value"):
         ia.judged_by(runs, "accuracy", target=0.95)
-    with pytest.raises(ia.UserError, match="passes 0.5"):
+    with pytest.raises(ia.UserError, match=r"passes 0\.5"):
         ia.judged_by(runs, "accuracy", target=0.2, best=0.5)
     with pytest.raises(ia.UserError, match="two different numbers"):
         ia.judged_by(runs, "accuracy", target="0.9")  # pyright: ignore[reportArgumentType]
