@@ -59,19 +59,23 @@ def test_a_network_is_the_product_of_its_layers(rng):
 @settings(max_examples=examples(10), deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(2, 6))
 def test_shampoo_without_memory_makes_singular_values_one(seed, rows, columns):
-    """With L = G Gᵀ and R = Gᵀ G the update is U Vᵀ of the gradient's G = U S Vᵀ."""
+    """With L = G Gᵀ and R = Gᵀ G the update is U Vᵀ of the gradient's G = U S Vᵀ.
+
+    For well-conditioned gradients: the ridge shrinks what is small.
+    """
     with jax.enable_x64(True):
-        G = np.random.default_rng(seed).standard_normal((rows, columns))
-        transformation = m1.scale_by_shampoo(decay=0.0, eps=1e-30)
+        rng = np.random.default_rng(seed)
+        U, _, Vt = np.linalg.svd(rng.standard_normal((rows, columns)), full_matrices=False)
+        G = U * rng.uniform(0.1, 10, len(Vt)) @ Vt
+        transformation = m1.scale_by_shampoo(decay=0.0, ridge=1e-12)
         update, _ = transformation.update(jnp.asarray(G), transformation.init(jnp.asarray(G)))
-        U, _, Vt = np.linalg.svd(G, full_matrices=False)
         np.testing.assert_allclose(np.asarray(update), U @ Vt, atol=1e-5)
 
 
 def test_shampoo_follows_its_averages():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        transformation = m1.scale_by_shampoo(decay=0.7, eps=1e-30)
+        transformation = m1.scale_by_shampoo(decay=0.7, ridge=0.0)
         state = transformation.init(jnp.zeros((3, 3)))
         L, R = np.zeros((3, 3)), np.zeros((3, 3))
         G = update = np.zeros((3, 3))

@@ -46,7 +46,29 @@ class ShampooState(NamedTuple):
     right: Any
 
 
-def scale_by_shampoo(decay: float = 0.9, eps: float = 1e-12) -> optax.GradientTransformation:
+def inverse_fourth_root(A: jax.Array, ridge: float) -> jax.Array:
+    """``(A + ridge ‖A‖ I)^(−1/4)`` of a positive semi-definite matrix, by products alone.
+
+    The coupled Newton iteration of Guo & Higham 2006, "A Schur–Newton method for the matrix pth
+    root and its inverse": X ← X T, M ← T⁴ M with T = (5 I − M)/4, from M = z A, X = z^(1/4) I with
+    z = 5/(2 ‖A‖). Small eigenvalues of M grow 2.4-fold in each of the 30 steps. Batched
+    decompositions inside a compiled program may never end on CPUs.
+    """
+    unit = jnp.eye(len(A), dtype=A.dtype)
+    norm = jnp.maximum(jnp.trace(A), jnp.finfo(A.dtype).tiny)
+    z = 2.5 / ((1 + ridge * len(A)) * norm)
+
+    def step(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        X, M = state
+        T = (5 * unit - M) / 4
+        square = T @ T
+        return X @ T, square @ square @ M
+
+    X, _ = jax.lax.fori_loop(0, 30, step, (unit, z * (A + ridge * norm * unit)))
+    return X * z**0.25
+
+
+def scale_by_shampoo(decay: float = 0.9, ridge: float = 1e-5) -> optax.GradientTransformation:
     """``L^(−1/4) G R^(−1/4)`` with moving averages L of G Gᵀ and R of Gᵀ G.
 
     Source: Gupta, Koren & Singer 2018, "Shampoo: Preconditioned Stochastic Tensor Optimization",
@@ -59,10 +81,7 @@ def scale_by_shampoo(decay: float = 0.9, eps: float = 1e-12) -> optax.GradientTr
             jax.tree.map(lambda W: jnp.zeros((W.shape[1],) * 2, W.dtype), params),
         )
 
-    def root(A: jax.Array) -> jax.Array:
-        values, vectors = jnp.linalg.eigh(A)
-        scale = jnp.maximum(values, eps) ** -0.25
-        return (vectors * scale) @ vectors.T
+    root = functools.partial(inverse_fourth_root, ridge=ridge)
 
     def update(gradients: Any, state: ShampooState, params: Any = None) -> tuple[Any, ShampooState]:
         del params
@@ -106,11 +125,11 @@ def make_task(mask: np.ndarray, solution: np.ndarray, name: str) -> ia.LossTask:
     The loss is half the sum of ``(W − M)²`` over these entries, over that of ``M²``: ½ at zero.
     """
 
-    def init(key: jax.Array, hp: Mapping[str, Any]) -> list[jax.Array]:
+    # On the host: batched decompositions inside a compiled program may never end on CPUs.
+    def init(seed: int, hp: Mapping[str, Any]) -> list[np.ndarray]:
         depth = hp["depth"]
-        keys = jax.random.split(key, depth)
-        orthogonal = [jax.random.orthogonal(own, SIZE) for own in keys]
-        return [INITIAL ** (1 / depth) * Q for Q in orthogonal]
+        drawn = np.random.default_rng(seed).standard_normal((depth, SIZE, SIZE))
+        return [(INITIAL ** (1 / depth) * np.linalg.qr(A)[0]).astype(np.float32) for A in drawn]
 
     def loss(layers: list[jax.Array], batch: Any) -> jax.Array:
         rows, seen, truth = batch
@@ -144,7 +163,7 @@ def run(context: Context) -> Found:
                     "depth": ia.static(*context.pick((1, 2), DEPTHS, DEPTHS)),
                     "learning_rate": [
                         float(f"{r:.4g}")
-                        for r in np.geomspace(3e-4, 3, context.pick(5, 49, 121))
+                        for r in np.geomspace(3e-3, 3, context.pick(5, 25, 61))
                     ],
                     "seed": range(context.pick(2, 6, 20)),
                 },
