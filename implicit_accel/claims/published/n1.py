@@ -25,8 +25,8 @@ from implicit_accel.data.problems import Problem
 from implicit_accel.linear.losses import Loss
 
 SPEED_UP = "speed-up at stable rates"
-BATCHES = Scaled((32,), (8, 32, 128), (8, 32, 128, 512))
-CHOSEN = 32
+BATCHES = Scaled((128,), (8, 32, 128), (8, 32, 128, 512))
+CHOSEN = 128
 FIRST_TOUCH = "first to the target"
 SHARES = {"target 30 %": 0.3, "target 6 %": 0.06}
 CHOICES = (AS_CHOSEN, *SHARES, FIRST_TOUCH)
@@ -77,6 +77,7 @@ CLAIM = Claim(
     is_changed=True,
     run=run,
     choices=("problem", "choice", "batch"),
+    condition="the data are Ethanol's, and a batch has 128 rows",
     measures=(
         Measure(SPEED_UP, speed_up, {"batch": BATCHES, "choice": CHOICES}),
     ),
