@@ -92,12 +92,12 @@ def everything() -> list[Entry]:
     ]  # fmt: skip
 
 
-def test_an_answer_six_questions_five_figures_and_every_number_from_a_finding():
+def test_an_answer_seven_questions_five_figures_and_every_number_from_a_finding():
     chapters = chapters_of(everything(), STORY)
     assert chapters[0].heading == ANSWER
-    assert len(chapters) == 7
-    # When, how much, why, the students, what is not shown.
-    assert len(chapters[0].paragraphs) == 5
+    assert len(chapters) == 8
+    # How much, why, and what it depends on.
+    assert len(chapters[0].paragraphs) == 3
     assert [c.figure.stem for c in chapters if c.figure] == [
         "speed_up", "curves", "stations", "taken_apart", "training_loss",
     ]  # fmt: skip
