@@ -69,7 +69,7 @@ def runs_of(context: Context, name: str, X: np.ndarray, y: np.ndarray) -> Runs:
         for std in (0.01, 0.1) if classes == 2 else (0.01,):
             runs[classes, std] = train(
                 context, fit, rates=rates, init_std=std, num_seeds=context.pick(2, 6, 20),
-                num_steps=context.pick(200, 6000, 20_000),
+                num_steps=context.pick(200, 6000 if classes == 2 else 2000, 20_000),
             )  # fmt: skip
     return runs
 

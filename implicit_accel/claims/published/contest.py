@@ -73,6 +73,9 @@ def contest(context: Context, problem: Problem, depth: int) -> dict[str, Any]:
     ):  # fmt: skip
         config, initial = (network, None) if method == NETWORK else (base, starts)
         config = replace(config, learning_rates=rates[near], optimizers=(optimizer,))
+        if method == LINE_SEARCH:  # a step costs some twenty times as much, and few are needed
+            longest = context.pick(100, 2000, 20_000)
+            config = replace(config, num_steps=min(config.num_steps, longest))
         results = context.sweep(problem, config, initial=initial)
         excess = results["excess_loss"].values[0]
         found[method] = reached(level, results["step"].values, excess, np.array(rates[near]))
