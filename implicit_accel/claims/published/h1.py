@@ -128,8 +128,9 @@ CLAIM = Claim(
     ),
     plots={
         "choices": Choices(
-            RATIO, title="Held-out loss of depth 2 over one layer's, by choice",
-            xlabel="held-out loss over one layer's",
+            RATIO, title="Held-out loss of depth 2 over one layer's on ℓ4, by choice",
+            xlabel="held-out loss over one layer's", at={"p": 4, "depth": 2},
+            sides=("lower", "higher"),
         ),
     },
     minutes=8.0,

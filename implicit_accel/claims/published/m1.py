@@ -244,6 +244,7 @@ def draw(runs: dict[str, xr.Dataset]) -> Figure:
                 )  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel="singular value", title=method)
         ax.set_xticks(SINGULAR_VALUES, [f"{s:g}" for s in SINGULAR_VALUES])
+        ax.xaxis.set_minor_formatter(lambda *_: "")
     axes[0, 0].set_ylabel("steps to 90 % of it")
     if axes[0, 0].get_legend_handles_labels()[0]:
         axes[0, 0].legend(frameon=False, fontsize=8)
