@@ -165,7 +165,7 @@ def run(context: Context) -> Found:
                         float(f"{r:.4g}")
                         for r in np.geomspace(3e-3, 3, context.pick(5, 25, 61))
                     ],
-                    "seed": range(context.pick(2, 6, 20)),
+                    "seed": range(context.pick(2, 8, 20)),
                 },
                 optimizer=functools.partial(optimizer_of, method),
                 num_steps=context.pick(200, 2000, 20_000),
