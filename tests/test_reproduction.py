@@ -37,7 +37,8 @@ from implicit_accel.theory.balance import balancedness
 IDS = [
     *("P0", "P1", "P2", "P3a", "P3b", "P4a", "P4b", "P5a", "P5b", "P6", "P7", "P8"),
     *("F1", "F2", "F3", "F4", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "R1"),
-    *(f"T{number}" for number in range(1, 13)),
+    *("C1", "N1", "M1", "H1"),
+    *(f"T{number}" for number in range(1, 14) if number != 10),
 ]
 
 
