@@ -227,7 +227,7 @@ def expand_report(
         task: The model and its data, see `from_loss`.
         where: Which leaves of the parameters to expand, see `expand`.
         num_steps: T of every run.
-        optimizers: Names of optimizers, or `Optimizer`s.
+        optimizers: Names of optimizers, or instances of `Optimizer`.
         depths: Numbers of factors.
         init: The initial factors, see `expand`; so are width, kernel and layout.
         width: Between factors.
