@@ -50,14 +50,12 @@ def _row(name: str, answer: Answer) -> dict[str, str]:
     labels = {optimizer.name: label for label, optimizer in OPTIMIZERS.items()}
     over = [f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]" for i in answer.speed_up]
     instead = [f"{i.value:.2f}" for i in answer.instead_speed_up]
+    removed_by = f", removed by {answer.removed_by}" if answer.removed_by else ""
     return {
-        "model": name,
-        "optimizer": labels[answer.optimizer],
+        "model": f"{name}, {labels[answer.optimizer]}",
         "variant": answer.variant,
-        "verdict": answer.verdict,
-        "speed-up, first half": over[0],
-        "speed-up, second half": over[1],
-        "removed by": answer.removed_by or "-",
+        "verdict": answer.verdict + removed_by,
+        "speed-up on each half": " and ".join(over),
         "best control": f"{answer.instead}: {' and '.join(instead)}×",
         "time of a step": f"{answer.cost:.2f}×",
     }
