@@ -49,12 +49,12 @@ class Product:
         form: How the leaf is cut into matrices, see `expand`.
     """
 
-    factors: tuple[Float[jax.Array, ...], ...]
-    base: Float[jax.Array, ...] | None
+    factors: tuple[Float[jax.Array, " ..."], ...]
+    base: Float[jax.Array, " ..."] | None
     shape: tuple[int, ...]
     form: str
 
-    def collapse(self) -> Float[jax.Array, ...]:
+    def collapse(self) -> Float[jax.Array, " ..."]:
         """The leaf: the product, and the base if there is one."""
         product = functools.reduce(jnp.matmul, self.factors)
         leaf = _from_matrices(product, self.shape, self.form)
@@ -215,6 +215,14 @@ class _Settings:
     keep_base: bool
 
 
+def _is_key(key: Any) -> bool:
+    """Whether it is one of JAX's keys, of either kind."""
+    if not isinstance(key, jax.Array):
+        return False
+    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return is_typed or (key.dtype == jnp.uint32 and key.shape == (2,))
+
+
 def _check(
     depth: Any,
     init: str,
@@ -239,9 +247,7 @@ def _check(
         raise UserError(f"std {std!r}: it must be a number above 0")
     if std is not None and (init != "gaussian" or keep_base):
         raise UserError(f"std is of init gaussian, not of {'keep_base' if keep_base else init}")
-    if key is not None and not (
-        isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    ):
+    if key is not None and not _is_key(key):
         raise UserError(f"key {key!r}: give one that jax.random.key makes, like jax.random.key(0)")
     if kernel == "pointwise" and depth < 3:
         raise UserError("pointwise kernels have depth 3 or more: 1 x 1, k x k and 1 x 1")

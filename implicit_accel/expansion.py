@@ -168,7 +168,12 @@ class Answer:
 
 
 def _spelled(found: Sequence[Interval]) -> str:
-    return " and ".join(f"{i.value:.2f}× [{i.low:.2f}, {i.high:.2f}]" for i in found)
+    return " and ".join(
+        f"at least {i.low:.2f}×" if i.value == math.inf
+        else f"at most {i.high:.2f}×" if i.value == 0
+        else f"{i.value:.2f}× [{i.low:.2f}, {i.high:.2f}]"
+        for i in found
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -489,6 +494,9 @@ def scale_where(where: Where, factor: float) -> optax.GradientTransformation:
 def _speed_ups(results: xr.Dataset) -> Callable[[str, str], Interval]:
     """The speed-up of a variant over another, by name.
 
+    It is 0 or infinite, with a bound, where only one of them reaches the target, and NaN where
+    neither does.
+
     Compared are learning rates at which every seed is stable and reaches the target, or stable
     ones where there is none such. A resample of few seeds would otherwise choose rates at which
     the others diverge, and that would decide the interval.
@@ -510,11 +518,13 @@ def _speed_ups(results: xr.Dataset) -> Callable[[str, str], Interval]:
     def found(base: str, variant: str) -> Interval:
         pair = [sides[names.index(name)] for name in (base, variant)]
         first, second = (is_reached[names.index(name)] for name in (base, variant))
-        if not first or not all(len(side.rates) for side in pair):
+        if not (first or second) or not all(len(side.rates) for side in pair):
             return Interval(math.nan, math.nan, math.nan, math.nan)
         over = of_speed_up(*pair).at()
-        # A variant that does not get there has an upper bound.
-        return over if second else Interval(0.0, 0.0, over.high, over.confidence)
+        # One that does not get there needs more than all steps, so that there is a bound alone.
+        if not second:
+            return Interval(0.0, 0.0, over.high, over.confidence)
+        return over if first else Interval(math.inf, over.low, math.inf, over.confidence)
 
     return found
 
@@ -554,7 +564,11 @@ def _conclude(
         own = tuple(f(ORIGINAL, variant) for f in compared)
         # The control that comes closest, or is ahead: by it a gain is judged.
         rivals = {name: tuple(f(name, variant) for f in compared) for name in controls}
-        closest = min(controls, key=lambda name: min(_known(i.low) for i in rivals[name]))
+        # One that is not known has no stable run, or reaches the target no more than the variant.
+        closest = min(
+            controls,
+            key=lambda name: min(math.inf if math.isnan(i.low) else i.low for i in rivals[name]),
+        )
         verdict, removed_by = verdict_of(own, rivals[closest]), ""
         if verdict == "none" and all(i.low > 1 for i in own):
             removed_by = closest

@@ -159,6 +159,41 @@ def test_a_control_that_is_as_fast_removes_a_gain():
     assert answer.verdict == "slower"
 
 
+def test_a_control_that_never_gets_there_removes_no_gain(task):
+    """Planted steps, in results of real runs: what does not reach the target decides nothing."""
+    report = ia.expand_report(
+        task, "first", num_steps=60, num_seeds=2, tolerance=0.5, target=0.5, halves=False
+    )
+    settings, results = Settings("first"), report.runs["sgd", 1]
+    controls = list(settings.controls(60))
+    names = results["variant"].values.tolist()
+
+    def answer_of(**planted):
+        steps = dict.fromkeys(names, 20.0) | {"depth 2": 5.0, controls[0]: math.inf}
+        steps |= {name.replace("_", " "): value for name, value in planted.items()}
+        shape = results["steps_to_target"].shape
+        every = np.broadcast_to(np.array([steps[n] for n in names])[:, None, None], shape)
+        own = results.assign(steps_to_target=(results["steps_to_target"].dims, every))
+        found = expansion._speed_ups(own)
+        return expansion._conclude("sgd", settings, 60, [found] * 2, {})[0]
+
+    answer = answer_of()
+    assert answer.verdict == "gain"
+    assert [i.value for i in answer.speed_up] == [4, 4]
+    # Nor does the original in its 60 steps, which bound its speed.
+    answer = answer_of(original=math.inf)
+    assert answer.verdict == "gain"
+    assert all(i.value == math.inf and i.low > 1 for i in answer.speed_up)
+    assert "at least" in answer.sentences
+    answer = answer_of(depth_2=math.inf)
+    assert answer.verdict == "slower"
+    assert "at most" in answer.sentences
+    # Nothing is known if neither does.
+    answer = answer_of(original=math.inf, depth_2=math.inf)
+    assert answer.verdict == "undecided"
+    assert "does not reach" in answer.sentences
+
+
 def test_a_report_s_steps_are_those_of_runs_by_hand(task, tmp_path):
     make = partial(
         ia.expand_report, task, "first", num_steps=60, num_seeds=2, tolerance=0.5, target=0.5,

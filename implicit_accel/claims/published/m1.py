@@ -51,8 +51,7 @@ def inverse_fourth_root(A: jax.Array, ridge: float) -> jax.Array:
 
     The coupled Newton iteration of Guo & Higham 2006, "A Schur–Newton method for the matrix pth
     root and its inverse": X ← X T, M ← T⁴ M with T = (5 I − M)/4, from M = z A, X = z^(1/4) I with
-    z = 5/(2 ‖A‖). Small eigenvalues of M grow 2.4-fold in each of the 30 steps. Batched
-    decompositions inside a compiled program may never end on CPUs.
+    z = 5/(2 ‖A‖). Small eigenvalues of M grow 2.4-fold in each of the 30 steps.
     """
     unit = jnp.eye(len(A), dtype=A.dtype)
     norm = jnp.maximum(jnp.trace(A), jnp.finfo(A.dtype).tiny)
@@ -125,7 +124,7 @@ def make_task(mask: np.ndarray, solution: np.ndarray, name: str) -> ia.LossTask:
     The loss is half the sum of ``(W − M)²`` over these entries, over that of ``M²``: ½ at zero.
     """
 
-    # On the host: batched decompositions inside a compiled program may never end on CPUs.
+    # On the host: with these matrices drawn in it, the compiled grid did not end on CPUs.
     def init(seed: int, hp: Mapping[str, Any]) -> list[np.ndarray]:
         depth = hp["depth"]
         drawn = np.random.default_rng(seed).standard_normal((depth, SIZE, SIZE))
