@@ -8,11 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from implicit_accel.expansion import ORIGINAL, ExpandReport
-from implicit_accel.plotting import COLOURS
+from implicit_accel.plotting import COLOURS, few_ticks
 from implicit_accel.results import trained
 from implicit_accel.statistics import valid_steps
 
-_STEPS = tuple(factor * 10**power for power in range(7) for factor in (1, 2, 5))
 _TICKS = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 _HALF_COLOURS = (COLOURS[0], COLOURS[4])
 
@@ -22,7 +21,7 @@ def plot_expansion(report: ExpandReport, *, title: str | None = None) -> Figure:
 
     On the left are median steps to the target against the learning rate, of the original, of the
     expanded variants and, in grey, of the controls, on the first half of the rows. On the right are
-    speed-ups over the original with their intervals, on both halves.
+    speed-ups over the original with their intervals, on both halves; an arrow is a bound.
 
     Args:
         report: From `expand_report`.
@@ -63,10 +62,8 @@ def _draw_rates(ax: Axes, report: ExpandReport, optimizer: str) -> None:
         label = name if name in colours else "controls" if m == len(names) - 1 else None
         ax.plot(rates[own], medians[m, own], ".-", markersize=4, label=label, **style)
     ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="steps to the target")
-    low, high = ax.get_ylim()
-    few = [x for x in _STEPS if low <= x <= high]
-    ax.set_yticks(few, [f"{x:,}" for x in few])
-    ax.yaxis.set_minor_formatter(lambda *_: "")
+    few_ticks(ax.xaxis)
+    few_ticks(ax.yaxis)
     ax.set_title(optimizer, fontsize=9)
     ax.legend(fontsize=7, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -80,11 +77,16 @@ def _draw_speed_ups(ax: Axes, report: ExpandReport, optimizer: str) -> None:
         for place, name in enumerate(names):
             value, low, high = (float(own[name][c]) for c in ("speed_up", "low", "high"))
             y = place + (0.14 if half == 2 else -0.14)
-            if not (np.isfinite(value) and value > 0):
+            if np.isnan(value):
                 continue
-            ax.plot([max(low, 1e-3), high], [y, y], color=colour, linewidth=1.2)
             label = f"half {half} of the rows" if place == 0 else None
-            ax.plot([value], [y], "o", color=colour, markersize=3.5, label=label)
+            # An arrow at the bound, where only one of the two reaches the target.
+            at, marker = (
+                (low, ">") if value == np.inf else (high, "<") if value == 0 else (value, "o")
+            )
+            ax.plot([at], [y], marker, color=colour, markersize=3.5, label=label)
+            if marker == "o":
+                ax.plot([max(low, 1e-3), high], [y, y], color=colour, linewidth=1.2)
     ax.axvline(1, color="0.4", linewidth=0.8)
     ax.set_yticks(range(len(names)), names, fontsize=7.5)
     ax.set_ylim(len(names) - 0.5, -0.5)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -224,20 +225,20 @@ def _log_axes(ax: Axes, x: np.ndarray) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     if x.max() < 80 * x.min():  # Matplotlib's own would label every tick, one over the other
-        few_ticks(ax)
+        few_ticks(ax.xaxis)
 
 
-def few_ticks(ax: Axes) -> None:
-    """Plain numbers on a logarithmic x-axis, as many as have room."""
-    low, high = ax.get_xlim()
+def few_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, as many as have room."""
+    low, high = axis.get_view_interval()
     if high < 2 * low:  # as good as linear
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     elif high < 8 * low:  # powers of ten would leave a tick or none
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     else:
-        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_major_locator(LogLocator(subs=(1,) if high > 80 * low else (1, 2, 5)))
+    axis.set_major_formatter(lambda x, _: f"{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

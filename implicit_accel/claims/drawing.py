@@ -176,7 +176,7 @@ def draw_dots(
     ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(xlabel)
-    few_ticks(ax)
+    few_ticks(ax.xaxis)
 
 
 def draw_ratios(
@@ -212,4 +212,4 @@ def draw_ratios(
         ax.annotate(words, (1, -0.8), xytext=(shift, 0), textcoords="offset points", fontsize=8,
                     ha=side, va="center", color="0.3")  # fmt: skip
     ax.set_xlabel(xlabel)
-    few_ticks(ax)
+    few_ticks(ax.xaxis)

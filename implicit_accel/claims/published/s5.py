@@ -107,7 +107,7 @@ def draw(name: str, runs: Mapping[str, xr.Dataset]) -> Figure:
     ends = [end for ax in figure.axes for end in ax.get_xlim()]
     for ax in figure.axes:
         ax.set_xlim(min(ends), max(ends))
-        few_ticks(ax)
+        few_ticks(ax.xaxis)
     return figure
 
 
