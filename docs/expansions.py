@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from implicit_accel import Optimizer, expand_report, progress_bar
-from implicit_accel.expansion import Answer
+from implicit_accel.expansion import Answer, in_words
 from implicit_accel.expansion_plots import plot_expansion
 from implicit_accel.plotting import write_figures
 from implicit_accel.user_module import run_file
@@ -48,14 +48,13 @@ def main() -> None:
 
 def _row(name: str, answer: Answer) -> dict[str, str]:
     labels = {optimizer.name: label for label, optimizer in OPTIMIZERS.items()}
-    over = [f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]" for i in answer.speed_up]
     instead = [f"{i.value:.2f}" for i in answer.instead_speed_up]
     removed_by = f", removed by {answer.removed_by}" if answer.removed_by else ""
     return {
         "model": f"{name}, {labels[answer.optimizer]}",
         "variant": answer.variant,
         "verdict": answer.verdict + removed_by,
-        "speed-up on each half": " and ".join(over),
+        "speed-up on each half": in_words(answer.speed_up),
         "best control": f"{answer.instead}: {' and '.join(instead)}×",
         "time of a step": f"{answer.cost:.2f}×",
     }

@@ -150,7 +150,7 @@ class Answer:
         over = f"{self.variant}, {self.optimizer}: "
         if any(math.isnan(i.value) for i in self.speed_up):
             return f"{over}undecided. The original does not reach the target at a stable rate."
-        counts = f"{_spelled(self.speed_up)} the original's speed in steps"
+        counts = f"{in_words(self.speed_up)} the original's speed in steps"
         words = {
             "gain": f"gain. It has {counts}, and every control needs more steps.",
             "slower": f"slower. It has {counts}.",
@@ -162,12 +162,13 @@ class Answer:
         if all(i.low > 1 for i in self.instead_speed_up):
             words += (
                 f" Instead: {self.instead}, without further parameters, "
-                f"{_spelled(self.instead_speed_up)}."
+                f"{in_words(self.instead_speed_up)}."
             )
         return f"{over}{words} A step takes {self.cost:.2f}× the time."
 
 
-def _spelled(found: Sequence[Interval]) -> str:
+def in_words(found: Sequence[Interval]) -> str:
+    """Speed-ups on the halves of the rows, or bounds where only one variant reaches the target."""
     return " and ".join(
         f"at least {i.low:.2f}×" if i.value == math.inf
         else f"at most {i.high:.2f}×" if i.value == 0
