@@ -3,8 +3,8 @@
 A layer as a product of matrices can train faster than the layer alone for reasons that have simpler
 recipes: a warm-up of the learning rate, or a learning rate of the layer's own. So the original
 gets these too, each at its own best learning rate, and a gain is called one only if no control
-needs as few steps. Rows are split into two halves, each of which is trained on by seeds of its own,
-and held out for the other: a gain must be there in both.
+needs as few steps, and if it is left at equal time. Rows are split into two halves, each of which
+is trained on by seeds of its own, and held out for the other: a gain must be there in both.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import xarray as xr
 from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import UserError
 from implicit_accel.expand import Where, collapse, expand, matching_paths, path_of
+from implicit_accel.files import load_json, save_json
 from implicit_accel.intervals import Interval, of_speed_up
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.rates import auto
@@ -48,6 +49,9 @@ FACTORS = (1 / 16, 1 / 4, 4.0, 16.0)
 """Of the chosen layers' own learning rates, among the controls."""
 WARMUPS = (0.005, 0.02, 0.1)
 """Lengths of warm-ups among the controls, as shares of the steps."""
+
+EQUAL_TIME = "equal time"
+"""The control of gains in steps that their steps' cost undoes."""
 
 EQUIVALENT = 1.1
 """Within this factor in steps two variants count as equal."""
@@ -128,11 +132,11 @@ class Answer:
         optimizer: Its name.
         variant: The expanded variant.
         verdict: ``gain``, ``none``, ``slower`` or ``undecided``.
-        removed_by: The control that needs as few steps, where there is one.
+        removed_by: The control that needs as few steps, where there is one, or `EQUAL_TIME`.
         instead: The control with the fewest steps.
         speed_up: Of the variant over the original, half by half of the rows.
         instead_speed_up: Of that control over the original.
-        cost: Seconds of a step over the original's.
+        cost: Seconds of a step over the original's; NaN where it was not measured.
     """
 
     optimizer: str
@@ -143,6 +147,14 @@ class Answer:
     speed_up: tuple[Interval, ...]
     instead_speed_up: tuple[Interval, ...]
     cost: float
+
+    @property
+    def speed_up_in_time(self) -> tuple[Interval, ...]:
+        """The speed-up in seconds of training: in steps, over the cost of a step."""
+        return tuple(
+            Interval(i.value / self.cost, i.low / self.cost, i.high / self.cost, i.confidence)
+            for i in self.speed_up
+        )
 
     @property
     def sentences(self) -> str:
@@ -158,13 +170,16 @@ class Answer:
             "none": f"none. It has {counts}",
         }[self.verdict]
         if self.verdict == "none":
-            words += f"; {self.removed_by} needs as few steps." if self.removed_by else "."
+            words += {
+                "": ".", EQUAL_TIME: ", and no control needs as few, but at equal time it is lost."
+            }.get(self.removed_by, f"; {self.removed_by} needs as few steps.")  # fmt: skip
         if all(i.low > 1 for i in self.instead_speed_up):
             words += (
                 f" Instead: {self.instead}, without further parameters, "
                 f"{in_words(self.instead_speed_up)}."
             )
-        return f"{over}{words} A step takes {self.cost:.2f}× the time."
+        time = f"A step takes {self.cost:.2f}× the time: {in_words(self.speed_up_in_time)} in time."
+        return f"{over}{words} {time}"
 
 
 def in_words(found: Sequence[Interval]) -> str:
@@ -246,7 +261,7 @@ def expand_report(
             lowest last loss: each half of the rows then has its own.
         halves: Whether rows are split; otherwise all of them are trained on twice, by other seeds.
         tolerance: Of the search for learning rates.
-        folder: Keeps the runs: the same call goes on with what is there.
+        folder: Keeps the runs, and what a step costs: the same call goes on with what is there.
         progress: Called with the name of what is about to be trained; returns a progress callback
             for it. `progress_bar` does.
 
@@ -377,7 +392,22 @@ class _Experiment:
         return by_model(self._search("variants", names, auto("stable", self.tolerance), target))
 
     def costs(self, target: float) -> dict[str, float]:
-        """Seconds of a step of each expanded variant over the original's, one after the other."""
+        """Seconds of a step of each expanded variant over the original's; kept in the folder.
+
+        Raises:
+            UserError: If what the folder keeps is damaged.
+        """
+        if self.folder is None:
+            return self._measured_costs(target)
+        path = self.folder / "costs.json"
+        kept = _load_costs(path) if path.exists() else {}
+        if not kept.keys() >= self.settings.expanded.keys():
+            kept |= self._measured_costs(target)
+            save_json(kept, path)
+        return kept
+
+    def _measured_costs(self, target: float) -> dict[str, float]:
+        """The variants are timed in turn, so that a busy machine slows all of them."""
         names = (ORIGINAL, *self.settings.expanded)
         steps = min(self.num_steps, 20)
         seconds = dict.fromkeys(names, math.nan)
@@ -422,6 +452,19 @@ class _Experiment:
             num_steps=self.num_steps if num_steps is None else num_steps,
             batch_size=self.batch_size, target=target,
         )  # fmt: skip
+
+
+def _load_costs(path: Path) -> dict[str, float]:
+    try:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; remove it, and steps are timed again") from None
+    is_read = isinstance(content, dict) and all(
+        type(cost) is float and 0 < cost < math.inf for cost in content.values()
+    )
+    if not is_read:
+        raise UserError(f"{path}: not the costs of steps; remove it, and they are timed again")
+    return content
 
 
 def variant_task(task: LossTask, settings: Settings, num_steps: int) -> LossTask:
@@ -573,10 +616,13 @@ def _conclude(
         verdict, removed_by = verdict_of(own, rivals[closest]), ""
         if verdict == "none" and all(i.low > 1 for i in own):
             removed_by = closest
+        cost = costs.get(variant, math.nan)
+        if verdict == "gain" and any(i.low <= cost for i in own):
+            verdict, removed_by = "none", EQUAL_TIME
         answers.append(
             Answer(
                 optimizer, variant, verdict, removed_by, fastest, own, over[fastest],
-                costs.get(variant, math.nan),
+                cost,
             )
         )  # fmt: skip
     return answers

@@ -5,7 +5,7 @@ All functions take results of any axes, see `implicit_accel.results.by_model`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -213,13 +213,20 @@ def ratio_of_medians(
     if size < 2:
         return Interval(value, np.nan, np.nan, np.nan)
     if size < MIN_SEEDS:
-        pairs = ratio(baseline[:, None], values[None, :]).ravel()
-        # The ratio of two infinities may be any: as 0 and as inf it widens both ends.
-        ends = [np.where(np.isnan(pairs), end, pairs) for end in (0, np.inf)]
-        return Bootstrap(value, np.concatenate(ends), size).at()
+        return Bootstrap(value, _of_pairs(baseline, values, ratio), size).at()
     rng = np.random.default_rng(0)
     draws = [x[rng.integers(len(x), size=(_RESAMPLES, len(x)))] for x in (baseline, values)]
     return Bootstrap(value, ratio(*(np.median(d, axis=1) for d in draws)), size).at()
+
+
+def _of_pairs(
+    baseline: np.ndarray, values: np.ndarray, ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The ratios of all pairs, for their range."""
+    with np.errstate(invalid="ignore"):
+        pairs = ratio(baseline[:, None], values[None, :]).ravel()
+    # The ratio of two infinities may be any: as 0 and as inf it widens both ends.
+    return np.concatenate([np.where(np.isnan(pairs), end, pairs) for end in (0, np.inf)])
 
 
 def model_runs(
@@ -284,9 +291,10 @@ def summarise(
         * ``speed_up``, the baseline's steps to the target over the model's, with ``_low``,
           ``_high``, the ends of its 95 % interval, which includes the uncertainty from the choice
           of the rates and from the grid's resolution (`intervals.of_speed_up`); with fewer than
-          `intervals.MIN_SEEDS` seeds the range of the ratios of pairs. With ``best_by="final"`` it
-          is replaced by ``final_ratio``, the baseline's final excess loss over the model's, whose
-          interval takes the rates as given. Above 1 is better; NaN without a baseline;
+          `intervals.MIN_SEEDS` seeds the range of the ratios of pairs of seeds, on the grid of
+          learning rates and on its halves. With ``best_by="final"`` it is replaced by
+          ``final_ratio``, the baseline's final excess loss over the model's, whose interval takes
+          the rates as given. Above 1 is better; NaN without a baseline;
         * ``first_touch_speed_up``, only with ``best_by="stable"``: the same ratio with
           ``best_by="target"``, whose runs may diverge after the target;
         * ``baseline``, the label of the model compared with; empty without one;
@@ -439,16 +447,17 @@ def speed_up(
 
     Returns:
         The ratio of the medians over seeds at these rates. Its interval includes the uncertainty
-        from the choice of the rates and from the grid's resolution (`intervals.of_speed_up`); with
-        fewer than `intervals.MIN_SEEDS` seeds, or where the ratio is a bound, it is that of
-        `ratio_of_medians`.
+        from the choice of the rates and from the grid's resolution (`intervals.of_speed_up`). With
+        fewer than `intervals.MIN_SEEDS` seeds it is the range of the ratios of pairs of seeds, each
+        model on its grid of learning rates, or on every second rate of it. Where the ratio is a
+        bound, it is that of `ratio_of_medians`.
     """
     pair = [base, m]
     runs = runs.isel(model=pair)
     steps = valid_steps(runs, stable=best_by == "stable")
     # Runs whose initial loss is at the target take 0 steps, which count as one.
     at_rates = ratio_of_medians(*at_best(best[pair], steps), least=1)
-    if not 0 < at_rates.value < np.inf or steps.shape[2] < MIN_SEEDS:
+    if not 0 < at_rates.value < np.inf or steps.shape[2] < 2:
         return at_rates
     rates, diverged = runs["learning_rate"].values, counts_as_diverged(runs, best_by)
     num_steps = float(runs.attrs["num_steps"])
@@ -456,6 +465,13 @@ def speed_up(
         model_runs(rates[tried], steps[i, tried], diverged[i, tried], num_steps)
         for i, tried in enumerate(trained(runs))
     )
+    if steps.shape[2] < MIN_SEEDS:
+        chosen = np.maximum(at_best(best[pair], steps), 1)
+        over_grids = (
+            np.concatenate([own, *_at_halves(model)])
+            for own, model in zip(chosen, (base_runs, runs_of_model), strict=True)
+        )
+        return Bootstrap(at_rates.value, _of_pairs(*over_grids, np.divide), steps.shape[2]).at()
     interval = of_speed_up(base_runs, runs_of_model).at()
     # The table's value is the plain ratio, the interval's the cross-fitted one.
     return replace(
@@ -464,6 +480,17 @@ def speed_up(
         low=min(interval.low, at_rates.value),
         high=max(interval.high, at_rates.value),
     )
+
+
+def _at_halves(model: ModelRuns) -> list[Float[np.ndarray, " seed"]]:
+    """Steps at the best of every second learning rate; nothing where rates are few.
+
+    Steps change by the grid's spacing where the best rate is next to an unstable one, which no
+    spread over seeds shows.
+    """
+    if len(model.rates) < MIN_SEEDS:
+        return []
+    return [model.half(parity).steps_at_best_rate for parity in (0, 1)]
 
 
 def _of_model(values: xr.DataArray, m: int, rate: int) -> float:

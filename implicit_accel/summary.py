@@ -22,6 +22,7 @@ def columns(table: pd.DataFrame) -> list[str]:
     """Headings of the `cells` of a table from `summarise`; some have two lines."""
     base, loss = _baseline_words(table), _loss_words(table)
     later = bool((table["num_diverged_later"] > 0).any())
+    spread = "(range)" if _is_range(table) else "[95 % interval]"
     compared = (
         f"final {loss} of {base}\nover the model's " if compares_final(table)
         else f"speed-up over {base}\n"
@@ -31,7 +32,7 @@ def columns(table: pd.DataFrame) -> list[str]:
         "best learning rate",
         f"final {loss}\n[quartiles]",
         "steps to target\n[quartiles]",
-        f"{compared}{'(range over seeds)' if _is_range(table) else '[95 % interval]'}",
+        f"{compared}{spread}",
         _counted_words(table) + (" before\n(after) the target" if later else ""),
         "diverged\nat all rates",
     ]
@@ -99,7 +100,10 @@ def _rule(table: pd.DataFrame) -> str:
     rule = str(table["best_by"].iloc[0])
     if not any(_has_target(table.iloc[m]) for m in range(len(table))):
         rule = "final"
-    return f"Best learning rate: {BEST_BY_WORDS.get(rule, rule)}. "
+    words = BEST_BY_WORDS.get(rule, rule)
+    if rule == "stable":  # with more steps, rates next to the edge of divergence drop out
+        words += f" (at or below it at step {int(table['num_steps'].iloc[0]):,})"
+    return f"Best learning rate: {words}. "
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
@@ -107,6 +111,9 @@ def _notes(table: pd.DataFrame) -> list[str]:
     notes = []
     if evaluated := table.attrs.get("evaluated"):
         notes.append(f"Losses are evaluated {evaluated}.")
+    is_compared = any(baseline for baseline in table["baseline"])
+    if _is_range(table) and int(table["num_seeds"].iloc[0]) > 1 and is_compared:
+        notes.append(f"Ranges are over {ranged(table)}.")
     if set(table["grid_edge"]) != {""}:
         notes.append("* at the edge of the grid of learning rates: widen it.")
     if any(_is_past_edge(table.iloc[m]) for m in range(len(table))):
@@ -181,6 +188,17 @@ def _is_range(table: pd.DataFrame) -> bool:
     return int(table["num_seeds"].iloc[0]) < MIN_SEEDS
 
 
+def ranged(table: pd.DataFrame, seeds: str = "seeds") -> str:
+    """What the ranges of comparisons are over, see `statistics.speed_up`.
+
+    Args:
+        table: From `summarise`.
+        seeds: What seeds are called.
+    """
+    has_halves = bool((table["num_runs"] >= MIN_SEEDS * table["num_seeds"]).any())
+    return f"{seeds} and half grids" if has_halves and not compares_final(table) else seeds
+
+
 def _interval(table: pd.DataFrame, m: int) -> tuple[float, float]:
     """The ends of the interval of a model's comparison with its baseline."""
     compared = "final_ratio" if compares_final(table) else "speed_up"
@@ -251,7 +269,7 @@ def _no_help(model: str, other: str) -> str:
 def _interval_words(table: pd.DataFrame, ends: str) -> str:
     """The ends of an interval with its kind: ``95 % interval 3.1 to 3.9``."""
     if _is_range(table):
-        return f"{ends} over {table['num_seeds'].iloc[0]} seeds"
+        return f"{ends} over {ranged(table, f'{int(table.num_seeds.iloc[0])} seeds')}"
     return f"95 % interval {ends}"
 
 

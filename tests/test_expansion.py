@@ -154,6 +154,13 @@ def test_a_control_that_is_as_fast_removes_a_gain():
     (answer,) = expansion._conclude("sgd", settings, 1000, [compared] * 2, {})
     assert answer.verdict == "gain"
     assert "every control needs more steps" in answer.sentences
+    # A step that costs more than the gain in steps is worth undoes it.
+    (answer,) = expansion._conclude("sgd", settings, 1000, [compared] * 2, {"depth 2": 1.9})
+    assert answer.verdict == "gain"
+    assert answer.speed_up_in_time[0].value == pytest.approx(2 / 1.9)
+    (answer,) = expansion._conclude("sgd", settings, 1000, [compared] * 2, {"depth 2": 2.5})
+    assert (answer.verdict, answer.removed_by) == ("none", expansion.EQUAL_TIME)
+    assert "0.80×" in answer.sentences
     steps["depth 2"] = 200.0
     (answer,) = expansion._conclude("sgd", settings, 1000, [compared] * 2, {})
     assert answer.verdict == "slower"
@@ -228,10 +235,10 @@ def test_a_report_s_steps_are_those_of_runs_by_hand(task, tmp_path):
             weights = jax.tree.map(lambda w, g: w - rate * g, weights, slope)
     assert steps == np.median(reached)
     assert np.isfinite(row["held_out_loss"])
-    again = make()
-    pd.testing.assert_frame_equal(
-        again.table.drop(columns="cost"), report.table.drop(columns="cost")
-    )
+    pd.testing.assert_frame_equal(make().table, report.table)  # with the costs, which are kept
+    (tmp_path / "sgd-half1" / "costs.json").write_text('{"depth 2": "fast"}')
+    with pytest.raises(ia.UserError, match="costs of steps; remove it"):
+        make()
     assert len(plot_expansion(report, title="small").axes) == 2
 
 

@@ -382,6 +382,23 @@ def test_few_seeds_have_a_range_and_no_percentage():
     )
 
 
+def test_a_range_of_few_seeds_holds_the_other_half_of_the_grid():
+    """Steps are 1000 over the rate up to the largest stable one, which the grid meets or misses."""
+    rates = 2.0 ** np.arange(8)
+
+    def at_edge(last):
+        return np.where(rates <= rates[last], 1000 / rates, INF)[:, None] * np.ones((8, 3))
+
+    steps = np.stack([at_edge(4), at_edge(5)])
+    row = summarise(made(steps, np.ones(steps.shape))).loc[1]
+    # The best rates are in different halves: on one half the deeper model loses its best rate,
+    # on the other the single layer does.
+    ends = row[["speed_up_low", "speed_up", "speed_up_high"]].tolist()
+    np.testing.assert_allclose(ends, [1, 2, 4], rtol=0.01)
+    (sentence,) = answers(summarise(made(steps, np.ones(steps.shape))))
+    assert "(−75 % to +0 % over 3 seeds and half grids)" in sentence
+
+
 @pytest.mark.parametrize(
     ("base", "own", "words"),
     [

@@ -178,7 +178,9 @@ class _Runs:
             "num_seeds": int(runs.sizes["seed"]),
             "best_by": self.best_by,
             # Of the speed-ups.
-            "interval": "95 %" if runs.sizes["seed"] >= MIN_SEEDS else "range over seeds",
+            "interval": "95 %"
+            if runs.sizes["seed"] >= MIN_SEEDS
+            else f"range over {summary.ranged(self.table)}",
             "axes": self._axes(),
             "models": [
                 {"label": label, "baseline": base, "rates": cells.tolist()}
