@@ -553,7 +553,9 @@ def read_user_sweep(arguments: dict[str, Any]) -> None:
 
 def make_axis(rng: Random) -> str:
     name = rng.choice(["", "width_scale=", "seed=", "x1 = ", "a b="])
-    form = rng.choice(["#:#", "log:#:#:#", "log:1e-3:1:#", "true:False", "tanh:relu", "log:linear"])
+    form = rng.choice(
+        ["#:#", "log:#:#:#", "log:1e-3:1:#", "true:False", "tanh:relu", "log:linear", "static:#:#"]
+    )
     while "#" in form and rng.random() < 0.9:
         form = form.replace("#", digits(rng), 1)
     return name + (form if name and rng.random() < 0.5 else text("=", ":", "log", "x", form)(rng))
@@ -563,6 +565,8 @@ def read_axis_flag(item: str) -> None:
     name, found = parse_axis(item)
     assert name.isidentifier()
     parts = item.partition("=")[2].split(":")
+    if isinstance(found, ia.static):
+        found, parts = found.values, parts[1:]
     is_range = parts[0].strip() == "log" and isinstance(found[0], float)
     assert len(found) == (int(parts[-1]) if is_range else len(parts))
     kinds = {"word" if type(v) is str else "truth" if type(v) is bool else "number" for v in found}

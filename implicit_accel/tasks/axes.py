@@ -84,8 +84,8 @@ def _columns(runs: Any) -> dict[str, Any]:
         if len(set(runs.columns)) < len(runs.columns):
             raise UserError("together: two columns of the data frame have one name")
         return {name: list(runs[name]) for name in runs.columns}
-    is_list = isinstance(runs, Sequence) and not isinstance(runs, str)
-    if not is_list or not all(isinstance(run, Mapping) and run for run in runs) or not runs:
+    is_list = isinstance(runs, list | tuple) and len(runs) > 0
+    if not is_list or not all(isinstance(run, Mapping) and run for run in runs):
         raise UserError(
             "together: give a list of configurations, like [{'learning_rate': 0.1}], or a data "
             "frame with a column per hyper-parameter"
