@@ -532,7 +532,8 @@ def read_user_sweep(arguments: dict[str, Any]) -> None:
     def init(key: Any, hp: Any) -> Any:  # noqa: ARG001
         scale: Any = hp.get("width_scale", 1.0)
         hp.get("activation")
-        factor: Any = 1.0 if isinstance(scale, str) else scale
+        is_number = isinstance(scale, int | float) and abs(scale) < 1e9
+        factor: Any = scale if is_number or isinstance(scale, jax.Array) else 1.0
         return {"w": factor * np.ones(2, np.float32)}
 
     def optimizer(hp: Any) -> Any:

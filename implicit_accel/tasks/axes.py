@@ -77,6 +77,10 @@ class together:  # noqa: N801 - reads like a function where it is used
             )
         self.values: dict[str, Any] = values if runs is None else _columns(runs)
 
+    def __repr__(self) -> str:
+        """The values by name."""
+        return f"together({', '.join(f'{name}={v!r}' for name, v in self.values.items())})"
+
 
 def _columns(runs: Any) -> dict[str, Any]:
     """The values of each hyper-parameter in a list of configurations, or in a data frame."""
@@ -84,19 +88,19 @@ def _columns(runs: Any) -> dict[str, Any]:
         if len(set(runs.columns)) < len(runs.columns):
             raise UserError("together: two columns of the data frame have one name")
         return {name: list(runs[name]) for name in runs.columns}
-    is_list = isinstance(runs, list | tuple) and len(runs) > 0
-    if not is_list or not all(isinstance(run, Mapping) and run for run in runs):
+    rows: list[Any] = list(runs) if isinstance(runs, list | tuple) else []
+    if not rows or not all(isinstance(row, Mapping) and row for row in rows):
         raise UserError(
             "together: give a list of configurations, like [{'learning_rate': 0.1}], or a data "
             "frame with a column per hyper-parameter"
         )
-    for number, run in enumerate(runs):
-        if run.keys() != runs[0].keys():
+    for number, row in enumerate(rows):
+        if row.keys() != rows[0].keys():
             raise UserError(
-                f"together: configuration {number} has {_listed(run)}, and 0 has "
-                f"{_listed(runs[0])}; give all the same hyper-parameters"
+                f"together: configuration {number} has {_listed(row)}, and 0 has "
+                f"{_listed(rows[0])}; give all the same hyper-parameters"
             )
-    return {name: _column(name, [run[name] for run in runs]) for name in runs[0]}
+    return {name: _column(name, [row[name] for row in rows]) for name in rows[0]}
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -573,8 +573,9 @@ class TaskSweep(Experiment):
             raise UserError(
                 "a function needs the value of a number that is traced (as a shape, a count, in a "
                 f"branch). Numbers along {', '.join(free) or 'no axis'} are traced: mark the axis "
-                "as ia.static(…), which makes a program for each value; of parameters and data use "
-                f"jnp.where or jax.lax.cond instead ({str(error).partition('.')[0]})"
+                "as ia.static(…), in the shell by width=static:8:16, which makes a program for each "
+                "value; of parameters and data use jnp.where or jax.lax.cond instead "
+                f"({str(error).partition('.')[0]})"
             ) from error
 
     def _watched(self, group: Group, aux: tuple[str, ...]) -> tuple[Mapping[str, Observable], ...]:
