@@ -45,7 +45,8 @@ from implicit_accel.rates import auto
 from implicit_accel.results import judged_by, select
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import final_params, run, run_sweep, sweep
-from implicit_accel.tasks.axes import static
+from implicit_accel.tasks.axes import static, together
+from implicit_accel.tasks.draws import log_uniform, random, uniform
 from implicit_accel.tasks.loss_task import LossTask, from_loss, run_key
 from implicit_accel.theory.predict import predict
 
@@ -93,6 +94,7 @@ __all__ = [
     "load_gas",
     "load_mnist",
     "load_run",
+    "log_uniform",
     "make_problem",
     "mnist_like",
     "observables",
@@ -100,6 +102,7 @@ __all__ = [
     "predict",
     "problem_from_frame",
     "progress_bar",
+    "random",
     "run",
     "run_key",
     "run_sweep",
@@ -113,8 +116,10 @@ __all__ = [
     "to_latex",
     "to_rliable",
     "to_tidy",
+    "together",
     "train",
     "train_classifiers",
+    "uniform",
     "use_cpu_devices",
     "weight_penalty",
 ]

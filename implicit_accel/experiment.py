@@ -195,7 +195,8 @@ class Functions:
         programs: Digests of the programs, by what they are of (``loss``, ``init``, ``optimizer``,
             ``record``) and for which fixed hyper-parameters; a run may be given more.
         written: Digests of the Python functions' content by what they are of, empty where it cannot
-            be read. They decide where versions of JAX differ.
+            be read, and those of values behind labels by axis and label. They decide where versions
+            of JAX differ.
         initial: Digests of the initial parameters that ``init`` returned on the host, by the values
             that it was given; a run may be given more.
     """
@@ -236,6 +237,14 @@ class Functions:
                     f"{name}: JAX {self.jax} compiled the one there, here it is {wanted.jax}, and "
                     "its code is not the same (or cannot be read, or another Python compiled it)"
                 )
+        if self.jax != wanted.jax:
+            # Values behind labels; a run may be given more of them.
+            further = (self.written.keys() & wanted.written.keys()) - self.programs.keys()
+            found += [
+                f"{name}: its code is not the same, or cannot be read"
+                for name in sorted(further - wanted.programs.keys())
+                if not self.written[name] or self.written[name] != wanted.written[name]
+            ]
         if other := _other_initial(self.initial, wanted.initial):
             found.append(f"init: returns other initial parameters than there, for {_show(other)}")
         return found

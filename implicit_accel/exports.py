@@ -14,7 +14,7 @@ import xarray as xr
 from implicit_accel.comparison import common_labels
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path
-from implicit_accel.results import RUN, by_model, model_coordinates, model_labels, trained
+from implicit_accel.results import OWN_RATE, RUN, by_model, model_coordinates, model_labels, trained
 from implicit_accel.statistics import at_best, best_learning_rates, summarise, valid_steps
 
 # What a row of a tidy table is, and the dimension that it has beside a run's.
@@ -66,6 +66,9 @@ def to_tidy(runs: xr.Dataset, what: str = "runs") -> pd.DataFrame:
     values[_TRAINED] = RUN[:2], trained(runs)
     table = values.to_dataframe(dim_order=list(dims)).reset_index()
     table["model"] = labels[table["model"].to_numpy()]
+    if OWN_RATE in coordinates:
+        coordinates.remove(OWN_RATE)
+        table["learning_rate"] = table[OWN_RATE]
     columns = ["model", *coordinates, *dims[1:], *names]
     return table.loc[table[_TRAINED], columns].reset_index(drop=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from implicit_accel.errors import UserError
 from implicit_accel.figure_files import COMPARISON_FIGURES, SWEEP_FIGURES
-from implicit_accel.results import QUANTITIES, RUN, STEPS
+from implicit_accel.results import OWN_RATE, QUANTITIES, RUN, STEPS
 
 _ENDS = ("", "_low", "_high")
 _QUARTILES = ("", "_q25", "_q75")
@@ -24,7 +24,7 @@ SUMMARY_COLUMNS = (
 
 RESERVED = frozenset({
     *QUANTITIES, *RUN, *STEPS, *SUMMARY_COLUMNS, *SWEEP_FIGURES, *COMPARISON_FIGURES,
-    "dataset", "trained",
+    "dataset", "trained", OWN_RATE,
 })  # fmt: skip
 """Names that are taken. ``learning_rate`` and ``seed`` are axes with a meaning of their own."""
 

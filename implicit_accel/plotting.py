@@ -25,6 +25,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.results import (
+    OWN_RATE,
     STEPS,
     by_model,
     coordinate_label,
@@ -107,13 +108,32 @@ def plain_labels(labels: Iterable[str]) -> dict[str, str]:
 def _line_labels(results: xr.Dataset) -> list[str]:
     """What legends call each model."""
     if not _is_linear(results):
-        return list(map(plain, model_labels(results)))
+        return list(map(plain, model_labels(results, _determining(results))))
     labels = []
     for depth, hidden in zip(results["depth"].values, results["hidden_widths"].values, strict=True):
         widths = set(str(hidden).split("x"))
         width = widths.pop() if len(widths) == 1 else hidden
         labels.append("depth 1" if depth == 1 else f"depth {depth}, width {width}")
     return labels
+
+
+def _determining(results: xr.Dataset) -> list[str]:
+    """What models differ in, without what follows from one coordinate before it.
+
+    A configuration's number stands for its hyper-parameters, for which legends have no room.
+    """
+    names = varying(results)
+    values = {name: list(map(str, results[name].values.tolist())) for name in names}
+
+    def follows(name: str, other: str) -> bool:
+        pairs = set(zip(values[other], values[name], strict=True))
+        return len(pairs) == len(set(values[other]))
+
+    kept: list[str] = []
+    for name in names:
+        if not any(follows(name, other) for other in kept):
+            kept.append(name)
+    return kept
 
 
 def _figure(
@@ -183,9 +203,13 @@ def _style(colour: int, line: int = 0) -> dict[str, Any]:
     }
 
 
+# A legend of more entries would leave no room for the curves.
+_MOST_LABELLED = 27
+
+
 def _legend(ax: Axes) -> None:
     handles, _ = ax.get_legend_handles_labels()
-    if handles:
+    if 0 < len(handles) <= _MOST_LABELLED:
         ax.legend(
             fontsize=7.5, framealpha=0.85, edgecolor="none", borderpad=0.2,
             ncols=1 + len(handles) // 9,
@@ -405,12 +429,13 @@ def _draw_against_rates(
 
     A model's label ends with ``without`` if its median has no value at any rate.
     """
-    rates, tried, styles = _rates(results), trained(results), _styles(results, models)
+    tried, styles = trained(results), _styles(results, models)
+    rates_of = [_rates(results, m) for m in range(len(tried))]
     best, fine = best_learning_rates(results, best_by), usable(results, best_by)
     labels = _line_labels(results)
-    seen = np.zeros(len(rates), bool)
+    seen = np.zeros(tried.shape[1], bool)
     for m, style in zip(models, styles, strict=True):
-        own, label = rates[tried[m]], labels[m]
+        own, label = rates_of[m][tried[m]], labels[m]
         curves = values[m][tried[m]].T
         middle = np.median(curves, axis=0)
         known = np.isfinite(middle)
@@ -423,22 +448,24 @@ def _draw_against_rates(
             seen[best[m]] = True
             height = np.median(values[m, best[m]])
             if np.isfinite(height):
-                ax.plot(rates[best[m]], height, color=style["color"], **_RING)
+                ax.plot(rates_of[m][best[m]], height, color=style["color"], **_RING)
     shown = np.flatnonzero(seen)
     # One rate more on both sides: where a line ends is seen only if there is something beyond.
-    ends = (max(shown[0] - 1, 0), shown[-1] + 2) if len(shown) else (0, len(rates))
-    _log_axes(ax, rates[slice(*ends)])
+    ends = (max(shown[0] - 1, 0), shown[-1] + 2) if len(shown) else (0, len(seen))
+    _log_axes(ax, np.concatenate([rates_of[m][slice(*ends)] for m in models]))
     ax.set_xlabel(r"learning rate $\eta$")
     on_edge = {"clip_on": False, "transform": ax.get_xaxis_transform()}
     for position, (m, style) in enumerate(zip(models, styles, strict=True)):
         height = 1.0 - 0.035 * position
         if best[m] >= 0 and not np.isfinite(np.median(values[m, best[m]])):
-            (ring,) = ax.plot(rates[best[m]], height, color=style["color"], **_RING, **on_edge)
+            (ring,) = ax.plot(
+                rates_of[m][best[m]], height, color=style["color"], **_RING, **on_edge
+            )
             ring.set_in_layout(False)
-        bad = np.zeros(len(rates), bool)
+        bad = np.zeros(len(seen), bool)
         bad[slice(*ends)] = (tried[m] & ~fine[m])[slice(*ends)]
         (crosses,) = ax.plot(
-            rates[bad], np.full(bad.sum(), height), "x", markersize=3.5,
+            rates_of[m][bad], np.full(bad.sum(), height), "x", markersize=3.5,
             color=style["color"], **on_edge,
         )  # fmt: skip
         # Unclipped and perhaps empty, it would confuse the layout.
@@ -463,8 +490,10 @@ def _draw_spread(ax: Axes, x: np.ndarray, curves: np.ndarray, style: Mapping[str
     ax.fill_between(x, low, np.minimum(high, 1e300), alpha=0.2, linewidth=0, color=style["color"])
 
 
-def _rates(results: xr.Dataset) -> np.ndarray:
-    """Learning rates as places on an axis: one that is not known is at 1."""
+def _rates(results: xr.Dataset, m: int) -> np.ndarray:
+    """A model's learning rates as places on an axis: one that is not known is at 1."""
+    if OWN_RATE in results.coords:
+        return results[OWN_RATE].values[[m]]
     return np.nan_to_num(results["learning_rate"].values, nan=1.0)
 
 

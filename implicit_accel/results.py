@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import xarray as xr
 
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.fields import finite
-from implicit_accel.files import is_printable, load_json, parse_json
+from implicit_accel.files import is_printable, load_json, parse_json, printable
 from implicit_accel.netcdf import load_netcdf, save_netcdf
 
 FORMAT = "implicit_accel sweep 3"
@@ -41,6 +41,10 @@ RESULTS_SEAL = "results_sha256"
 
 # A model's runs, in results by model.
 RUN = ("model", "learning_rate", "seed")
+
+# In results by model: the learning rate of each model where rates vary along another axis, together
+# with other hyper-parameters.
+OWN_RATE = "own_learning_rate"
 
 # Dimensions that are no axes: steps at which every loss is recorded, those, perhaps fewer, at which
 # something else was observed, and those at which the loss of a mini-batch was kept.
@@ -203,8 +207,9 @@ def by_model(runs: xr.Dataset) -> xr.Dataset:
     Returns:
         The same results. All axes but ``learning_rate`` and ``seed`` are stacked in ``model``, the
         last one fastest, and become coordinates along it; where one of these two is no axis, its
-        dimension has length 1 (a rate of NaN: unknown). What is declared for some of the axes
-        (``optimum``, ``target`` …) is there for every model.
+        dimension has length 1 (a rate of NaN: unknown). Learning rates along another axis, of
+        configurations, are the coordinate ``own_learning_rate`` of the models. What is declared for
+        some of the axes (``optimum``, ``target`` …) is there for every model.
     """
     axes = axes_of(runs)
     if axes == RUN:
@@ -215,13 +220,19 @@ def by_model(runs: xr.Dataset) -> xr.Dataset:
         str(name): _stack(variable.variable, sizes, each_run=_is_per_run(str(name)))
         for name, variable in runs.data_vars.items()
     }
+    own_rate = "learning_rate" in runs.coords and {*runs["learning_rate"].dims} <= {*stacked}
+    own_rate = own_rate and runs["learning_rate"].ndim > 0
+    known = {*runs.coords} - ({"learning_rate"} if own_rate else set())
     coordinates: dict[str, Any] = {
-        name: (name, np.atleast_1d(runs[name].values if name in runs.coords else missing))
+        name: (name, np.atleast_1d(runs[name].values if name in known else missing))
         for name, missing in (("learning_rate", np.nan), ("seed", 0))
     }
     # An axis may do without a coordinate, and may have others along it.
     for name in dict.fromkeys((*stacked, *map(str, runs.coords))):
         coordinate = runs[name].variable
+        if name == "learning_rate" and own_rate:
+            coordinates[OWN_RATE] = _stack(coordinate, sizes, each_run=False)
+            continue
         if name in STEPS or not (coordinate.dims or name in coordinates):
             coordinates[name] = coordinate
         elif name == "model" and name not in runs.coords:
@@ -279,7 +290,8 @@ def matching(runs: xr.Dataset, coordinates: Mapping[str, object]) -> np.ndarray:
     runs = by_model(runs)
     names = model_coordinates(runs)
     chosen = np.ones(runs.sizes["model"], bool)
-    for name, value in coordinates.items():
+    for given, value in coordinates.items():
+        name = OWN_RATE if given == "learning_rate" and OWN_RATE in names else given
         if name not in names:
             raise DataError(f"{name!r} is no model coordinate: {', '.join(names)}")
         values = runs[name].values.tolist()
@@ -373,7 +385,9 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
 
 
 # What labels call a coordinate, if not by its name.
-_WORDS = {"hidden_widths": "width", "init_std": "std", "weight_decay": "decay"}
+_WORDS = {
+    "hidden_widths": "width", "init_std": "std", "weight_decay": "decay", OWN_RATE: "learning rate",
+}  # fmt: skip
 
 # Digits that distinguish any two double-precision numbers; labels have six where these suffice.
 _ALL_DIGITS = 17
@@ -706,6 +720,7 @@ def invalid(
     num_steps = runs.attrs.get("num_steps")
     if not isinstance(num_steps, int | np.integer) or num_steps < 1:
         return "no number of steps"
+    along: list[str] = []
     if axes is None:
         named = _named_axes(runs)
         if named is None:
@@ -714,11 +729,22 @@ def invalid(
         for reason in (_invalid_axis(runs, axis) for axis in axes):
             if reason:
                 return reason
+        # Hyper-parameters which vary together along an axis.
+        along = [
+            str(n)
+            for n, c in runs.coords.items()
+            if n not in axes and c.dims in [(axis,) for axis in axes]
+        ]
+        for reason in (_invalid_along(runs, name) for name in along):
+            if reason:
+                return reason
     for quantity in declared.values():
+        if quantity.name == "learning_rate" and quantity.name in along:
+            quantity = replace(quantity, dims=tuple(map(str, runs["learning_rate"].dims)))
         if reason := _invalid_quantity(runs, quantity, axes):
             return reason
     for name, coordinate in runs.coords.items():
-        if coordinate.dims and name not in declared and name not in axes:
+        if coordinate.dims and name not in declared and name not in (*axes, *along):
             return f"{name} is no coordinate of these runs"
     for name, variable in runs.data_vars.items():
         over = [axes, *((*axes, step) for step in STEPS)]
@@ -736,15 +762,25 @@ def invalid(
 def _invalid_axis(runs: xr.Dataset, axis: str) -> str:
     if axis not in runs.coords or runs[axis].dims != (axis,):
         return f"no coordinate along {axis}"
+    if reason := _invalid_values(runs, axis):
+        return reason
     values = runs[axis].values
-    if not values.size or values.dtype.kind not in "iufOU":
-        return f"{axis} holds neither numbers nor text"
-    if values.dtype.kind in "OU":
-        if not all(map(is_printable, values)):
-            return f"{axis} holds what is no text"
-    elif not np.isfinite(values).all():
-        return f"{axis} holds numbers that are out of range"
     return f"{axis} holds values twice" if len(set(values.tolist())) < len(values) else ""
+
+
+def _invalid_values(runs: xr.Dataset, name: str) -> str:
+    values = runs[name].values
+    if not values.size or values.dtype.kind not in "iufOU":
+        return f"{name} holds neither numbers nor text"
+    if values.dtype.kind in "OU":
+        return "" if all(map(is_printable, values)) else f"{name} holds what is no text"
+    return "" if np.isfinite(values).all() else f"{name} holds numbers that are out of range"
+
+
+def _invalid_along(runs: xr.Dataset, name: str) -> str:
+    if not name.isidentifier() or name in (OWN_RATE, "model", "seed"):
+        return f"{printable(name)} is no hyper-parameter"
+    return _invalid_values(runs, name)
 
 
 def _invalid_quantity(runs: xr.Dataset, quantity: Quantity, axes: tuple[str, ...]) -> str:

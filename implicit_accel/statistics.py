@@ -24,7 +24,14 @@ from implicit_accel.intervals import (
     of_share,
     of_speed_up,
 )
-from implicit_accel.results import by_model, matching, model_coordinates, model_labels, trained
+from implicit_accel.results import (
+    OWN_RATE,
+    by_model,
+    matching,
+    model_coordinates,
+    model_labels,
+    trained,
+)
 from implicit_accel.stability import is_past_edge
 
 BEST_BY = ("stable", "target", "final")
@@ -332,9 +339,11 @@ def summarise(
     rows = []
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
-        row["best_learning_rate"] = rates[b] if b >= 0 else np.nan
+        rate = row.pop(OWN_RATE, rates[b])
+        row["best_learning_rate"] = rate if b >= 0 else np.nan
         row["grid_edge"] = _edge(int(b), rates, np.flatnonzero(tried[m]))
-        past = None if b < 0 else is_past_edge(runs.isel(model=m, learning_rate=b), best_by=best_by)
+        at = runs.isel(model=m, learning_rate=b).assign_coords(learning_rate=rate)
+        past = None if b < 0 else is_past_edge(at, best_by=best_by)
         row["past_edge"] = pd.NA if past is None else past
         row["best_by"] = best_by
         row.update(_divergence(counted[m], diverged[m], int(b)))

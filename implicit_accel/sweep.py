@@ -35,7 +35,7 @@ from implicit_accel.rates import auto
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining
-from implicit_accel.tasks.axes import static
+from implicit_accel.tasks.axes import static, together
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
 from implicit_accel.tasks.loss_task import BoundTask, LossTask
 
@@ -54,7 +54,7 @@ _CHECKPOINT_EVERY = Field(
 def sweep(
     task: LossTask,
     *,
-    axes: Mapping[str, Iterable[Any] | static | auto],
+    axes: Mapping[str, Iterable[Any] | static | together | auto],
     optimizer: MakeOptimizer,
     num_steps: int,
     batch_size: int | None = None,
@@ -74,8 +74,11 @@ def sweep(
         axes: The grid: values by name. ``seed`` decides initial parameters, mini-batches and
             randomness; where it is missing it is 0. Numbers are traced: they change neither the
             program nor the number of compilations. Text, and what `static` marks, is fixed in a
-            program of its own for every value, all in the same compiled call. Learning rates may be
-            `auto`: then each combination of the other axes gets rates that are searched for.
+            program of its own for every value, all in the same compiled call. Static values may be
+            anything; a dictionary of values is static too, and its keys are their labels in
+            results. `together` and `random` make an axis along which several hyper-parameters vary
+            at once. Learning rates may be `auto`: then each combination of the other axes gets
+            rates that are searched for.
         optimizer: A function that makes an optax transformation from the hyper-parameters (the
             values along the axes by name), and from ``key``, a JAX key of the run's own, if it
             takes that; an `Optimizer`; or, where no axis is for it, a transformation.
@@ -144,8 +147,9 @@ def final_params(
 
     Args:
         task: As in `sweep`; so are the optimizer, the batch size and the precision.
-        at: The run: a value for each axis. What was `static` there is ``static(value)`` here, and
-            what was a fraction is one: 1.0 on an axis that has 0.5 as well.
+        at: The run: a value for each hyper-parameter. What was `static` there is ``static(value)``
+            here, what had a label has it, ``{label: value}``, and what was a fraction is one: 1.0
+            on an axis that has 0.5 as well.
         optimizer: Makes the optax transformation.
         num_steps: T.
         batch_size: Rows in a mini-batch.
@@ -162,10 +166,10 @@ def final_params(
     if not isinstance(at, Mapping):
         raise UserError(f"at {at!r}: give a value for each axis by name, like {{'seed': 0}}")
     axes = {
-        name: value if isinstance(value, static) else (value,)
+        name: value if isinstance(value, static | Mapping) else (value,)
         for name, value in at.items()
     }  # fmt: skip
-    several = [n for n, v in axes.items() if isinstance(v, static) and len(v.values) != 1]
+    several = [n for n, v in axes.items() if len(v.values if isinstance(v, static) else v) != 1]
     if several:
         raise UserError(f"at: {several[0]} has several values; give the run's own")
     experiment = TaskSweep(

@@ -532,7 +532,8 @@ def read_user_sweep(arguments: dict[str, Any]) -> None:
     def init(key: Any, hp: Any) -> Any:  # noqa: ARG001
         scale: Any = hp.get("width_scale", 1.0)
         hp.get("activation")
-        factor: Any = 1.0 if isinstance(scale, str) else scale
+        is_number = isinstance(scale, int | float) and abs(scale) < 1e9
+        factor: Any = scale if is_number or isinstance(scale, jax.Array) else 1.0
         return {"w": factor * np.ones(2, np.float32)}
 
     def optimizer(hp: Any) -> Any:
@@ -553,7 +554,9 @@ def read_user_sweep(arguments: dict[str, Any]) -> None:
 
 def make_axis(rng: Random) -> str:
     name = rng.choice(["", "width_scale=", "seed=", "x1 = ", "a b="])
-    form = rng.choice(["#:#", "log:#:#:#", "log:1e-3:1:#", "true:False", "tanh:relu", "log:linear"])
+    form = rng.choice(
+        ["#:#", "log:#:#:#", "log:1e-3:1:#", "true:False", "tanh:relu", "log:linear", "static:#:#"]
+    )
     while "#" in form and rng.random() < 0.9:
         form = form.replace("#", digits(rng), 1)
     return name + (form if name and rng.random() < 0.5 else text("=", ":", "log", "x", form)(rng))
@@ -563,6 +566,8 @@ def read_axis_flag(item: str) -> None:
     name, found = parse_axis(item)
     assert name.isidentifier()
     parts = item.partition("=")[2].split(":")
+    if isinstance(found, ia.static):
+        found, parts = found.values, parts[1:]
     is_range = parts[0].strip() == "log" and isinstance(found[0], float)
     assert len(found) == (int(parts[-1]) if is_range else len(parts))
     kinds = {"word" if type(v) is str else "truth" if type(v) is bool else "number" for v in found}

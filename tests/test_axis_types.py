@@ -169,14 +169,14 @@ def test_large_whole_numbers_as_fractions():
 
 
 def test_the_rule_of_types():
-    axes, fixed = read_axes(
+    read = read_axes(
         {"learning_rate": [1, 2], "a": [1, 2.5], "b": [1, 2], "c": ("x",), "d": ia.static(3, 2.5),
          "e": [True, False], "f": np.arange(2), "g": jnp.arange(2.0), "seed": range(2)}
     )  # fmt: skip
-    kinds = {name: [type(v) for v in values] for name, values in axes.items()}
+    kinds = {name: [type(v) for v in values] for name, values in read.axes.items()}
     assert kinds == {
         "learning_rate": [float, float], "a": [float, float], "b": [int, int], "c": [str],
         "d": [int, float], "e": [bool, bool], "f": [int, int], "g": [float, float],
         "seed": [int, int],
     }  # fmt: skip
-    assert fixed == {"c", "d"}
+    assert read.static == {"c", "d"}

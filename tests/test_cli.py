@@ -14,6 +14,7 @@ from marks import param
 from programs import REPOSITORY, expect_usage_error, run
 from test_statistics import AXES, general, made
 
+import implicit_accel as ia
 from implicit_accel import UserError, load_run, summarise
 from implicit_accel.experiments import cli
 from implicit_accel.experiments.user_task import parse_axis
@@ -63,6 +64,20 @@ def test_bad_sizes_are_refused(text):
         ("flag=FALSE", "flag", (False,)),
         ("act=tanh:relu", "act", ("tanh", "relu")),
         ("scale=log:linear", "scale", ("log", "linear")),
+        ("w=static:8:16", "w", ia.static(8, 16)),
+        ("w= static : 8", "w", ia.static(8)),
+        ("w=static:8:0.5", "w", ia.static(8, 0.5)),
+        ("w=static:log:1:4:3", "w", ia.static(1.0, 2.0, 4.0)),
+        ("w=static:true:False", "w", ia.static(True, False)),
+        ("w=static", "w", ("static",)),
+        ("w=static:moving", "w", ("static", "moving")),
+        ("w=log:static", "w", ("log", "static")),
+        ("w=static:8:relu", None, "no mixture"),
+        ("w=static:true:8", None, "no mixture"),
+        ("w=8:static:16", None, "no mixture"),
+        ("w=static:inf", None, "inf is not a finite number"),
+        ("w=static:log:1:2", None, "log"),
+        ("w=static:", None, "write name=value:value"),
         ("hidden=64x32:8", None, "no mixture"),
         ("hidden=64x32:8x8", "hidden", ("64x32", "8x8")),
         ("x=1:tanh", None, "no mixture"),
@@ -94,7 +109,8 @@ def test_axes_are_read(text, name, values):
         return
     found = parse_axis(text)
     assert found == (name, values)
-    assert [type(value) for value in found[1]] == [type(value) for value in values]
+    listed = [v.values if isinstance(v, ia.static) else v for v in (found[1], values)]
+    assert [type(value) for value in listed[0]] == [type(value) for value in listed[1]]
 
 
 @pytest.mark.parametrize(

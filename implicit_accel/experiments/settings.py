@@ -156,7 +156,8 @@ AXES = flags.DEFINE_multi_string(
     [],
     "Further axes of a task's grid, their values separated by colons: "
     "width_scale=0.5:1:2,activation=tanh:relu. Values are numbers, log:low:high:count, true and "
-    "false, or words. Numbers change no program, words do. It may be given several times.",
+    "false, or words. Numbers change no program, words do, and so do numbers after static, "
+    "which may shape arrays: width=static:8:16. It may be given several times.",
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "A task's mini-batches; all rows unless given."

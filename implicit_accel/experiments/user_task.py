@@ -13,6 +13,7 @@ from typing import Any
 
 from implicit_accel.errors import UserError
 from implicit_accel.linear.config import parse_learning_rates
+from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.user_module import run_file
 
@@ -62,12 +63,13 @@ def attribute(module: ModuleType, name: str, flag: str) -> Any:
 Value = bool | int | float | str
 
 
-def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
+def parse_axis(text: str) -> tuple[str, tuple[Value, ...] | static]:
     """Reads an axis: ``width_scale=0.5:1:2``, ``scale=log:0.1:10:5`` or ``activation=tanh:relu``.
 
     ``log:low:high:count`` means the same as in ``--learning_rates``. ``true`` and ``false``, in
     any case, are truth values. Digits alone are a whole number; with a point or an exponent they
-    are a fraction. Everything else is a word.
+    are a fraction. Everything else is a word. ``width=static:8:16`` are numbers (or truth values,
+    or a log range) that have a program each, as `static` marks them; words have that anyway.
 
     Returns:
         The name, and values that are all numbers, all truth values or all words.
@@ -83,10 +85,18 @@ def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
         raise UserError(
             f"--axes {text!r}: {name!r} is no name; write letters, digits and _, like width_scale"
         )
+    # An axis may have the words static and relu.
+    if parts[0] == "static" and not all(map(_is_pure_word, parts)):
+        return name, static(*_values(text, parts[1:]))
+    return name, _values(text, parts)
+
+
+def _values(text: str, parts: list[str]) -> tuple[Value, ...]:
+    """The values of an axis, given as ``text``, from its parts."""
     # An axis may have the words log and linear.
     if parts[0] == "log" and not all(map(_is_word, parts)):
         try:
-            return name, parse_learning_rates([":".join(parts)], one="value")
+            return parse_learning_rates([":".join(parts)], one="value")
         except UserError as error:
             raise UserError(f"--axes {text!r}: {error}") from None
     values = tuple(_value(text, part) for part in parts)
@@ -95,7 +105,12 @@ def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
             raise UserError(
                 f"--axes {text!r}: write numbers, or words, or true and false, but no mixture"
             )
-    return name, values
+    return values
+
+
+def _is_pure_word(text: str) -> bool:
+    """Whether this can be nothing but a word."""
+    return _is_word(text) and text.lower() not in ("true", "false")
 
 
 def _is_word(text: str) -> bool:

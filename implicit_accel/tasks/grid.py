@@ -31,12 +31,19 @@ from implicit_accel.engine.chunks import (
 from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
 from implicit_accel.engine.step import Hyper, Program, Values, observe, train_step
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import SEEDS, Axes, Experiment, Functions, Identity, Plan
+from implicit_accel.experiment import RATES, SEEDS, Axes, Experiment, Functions, Identity, Plan
 from implicit_accel.names import check_recorded_names
 from implicit_accel.observables import Observable, Point
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.results import FORMAT, QUANTITIES, STEPS
-from implicit_accel.tasks.axes import check_axes_precision, read_axes
+from implicit_accel.tasks.axes import (
+    Column,
+    check_axes_precision,
+    fixed_parts,
+    hyper_parameters,
+    places_of,
+    read_axes,
+)
 from implicit_accel.tasks.loss_task import (
     BoundTask,
     LossTask,
@@ -98,7 +105,9 @@ class TaskSweep(Experiment):
         if not isinstance(task, LossTask):
             raise UserError(f"task: give what from_loss makes, not {type(task).__name__}")
         self.task, self.precision, self.num_steps = task, precision, num_steps
-        given, self._static = read_axes(axes)
+        read = read_axes(axes)
+        given, self._static = read.axes, read.static
+        self._behind, self._together = read.behind, read.together
         # The results' dimensions; inside, a run always has a seed.
         self._names = tuple(given)
         self._axes = given if SEEDS in given else given | {SEEDS: (0,)}
@@ -145,8 +154,9 @@ class TaskSweep(Experiment):
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
         self.task.check_precision(self.precision)
-        check_axes_precision(self._axes, self._static, self.precision)
-        check_recorded_names("record", self._observables, self._axes)
+        distinct = {name: column.distinct for name, column in self._columns.items()}
+        check_axes_precision(distinct, self._static, self.precision)
+        check_recorded_names("record", self._observables, {*self._axes, *self._columns})
         kept = sum(map(len, self.recording.all)) * self.num_runs
         if kept > _MOST_RECORDS:
             raise UserError(
@@ -158,6 +168,11 @@ class TaskSweep(Experiment):
     def axes(self) -> Axes:
         """See `Experiment.axes`."""
         return self._axes
+
+    @property
+    def _columns(self) -> dict[str, Column]:
+        """The hyper-parameters along the axes."""
+        return hyper_parameters(self._axes, self._together)
 
     @property
     def is_stochastic(self) -> bool:
@@ -310,6 +325,11 @@ class TaskSweep(Experiment):
             "trainable": self.task.trainable,
         } | {f"record {name}": f for name, f in self._observables.items()}
 
+        parts |= {
+            f"{name} {label}": value
+            for name, values in self._behind.items() for label, value in values.items()
+        }  # fmt: skip
+
         def digest(value: Any) -> str:
             try:
                 return content_digest(value)
@@ -330,16 +350,24 @@ class TaskSweep(Experiment):
         every loss that decides it is kept.
         """
         other = copy.copy(self)
-        new = [n for n, v in self._axes.items() if n not in stored.axes and len(v) == 1]
-        old = [n for n, v in stored.axes.items() if n not in self._axes and len(v) == 1]
+        # A number that is traced there stays so: its program reads it, and is another.
+        was_static = {*stored.settings.get("static", ())}
+        new = [
+            n for n, v in self._axes.items()
+            if n not in stored.axes and len(v) == 1 and n not in self._together
+        ]  # fmt: skip
+        # Text that is no static axis's is a configuration.
+        old = [
+            n for n, v in stored.axes.items()
+            if n not in self._axes and len(v) == 1
+            and (n in was_static or not isinstance(v[0], str))
+        ]  # fmt: skip
         other._constants = {name: self._axes[name][0] for name in new}
         kept = {n: v for n, v in self._axes.items() if n not in new}
         kept |= {name: stored.axes[name] for name in old}
         # In the order of the run in the folder, in which its parts are numbered.
         order = [n for n in stored.axes if n in kept]
         other._axes = {n: kept[n] for n in dict.fromkeys((*order, *kept))}
-        # A number that is traced there stays so: its program reads it, and is another.
-        was_static = {*stored.settings.get("static", ())}
         other._static = self._static - {*new} | ({*old} & was_static)
         other._hidden = tuple(old)
         if self._keeps_every_loss and stored.settings.get("target") != self._target:
@@ -368,10 +396,10 @@ class TaskSweep(Experiment):
 
     def _fixed_values(self, axes: Axes) -> list[dict[str, Any]]:
         """Every combination of values that a program is made for."""
-        names = [name for name in axes if name in self._static]
+        parts = fixed_parts(axes, self._static, self._together)
         return [
-            dict(zip(names, values, strict=True))
-            for values in itertools.product(*(axes[name] for name in names))
+            {name: value for part in chosen for name, value in part.items()}
+            for chosen in itertools.product(*parts)
         ]
 
     def plan(self, axes: Axes, *, platform: str, planned_steps: int) -> Plan:  # noqa: ARG002
@@ -379,20 +407,29 @@ class TaskSweep(Experiment):
         groups, places = [], []
         shape = [len(values) for values in axes.values()]
         numbers_of = np.arange(math.prod(shape)).reshape(shape)
+        columns = hyper_parameters(axes, self._together)
         for fixed in self._fixed_values(axes):
-            index = tuple(
-                axes[name].index(fixed[name]) if name in fixed else slice(None) for name in axes
-            )
+            index = [places_of(name, columns, fixed) for name in axes]
             groups.append(self._group(axes, fixed, platform))
-            places.append(numbers_of[index].reshape(-1))
+            places.append(numbers_of[np.ix_(*index)].reshape(-1))
         return Plan(axes, tuple(groups), tuple(places))
 
     def _group(self, axes: Axes, fixed: dict[str, Any], platform: str) -> Group:
-        free = {name: values for name, values in axes.items() if name not in fixed}
+        columns = hyper_parameters(axes, self._together)
+        free = {
+            name: tuple(values[i] for i in places_of(name, columns, fixed))
+            for name, values in axes.items() if name not in fixed
+        }  # fmt: skip
         num_runs = math.prod(len(values) for values in free.values())
-        everything = fixed | self._constants
-        runs = _Runs(self.task, free, everything, None if self.is_stochastic else self._target,
-                     self._reads)  # fmt: skip
+        everything = {
+            name: self._behind.get(name, {}).get(value, value)
+            for name, value in (fixed | self._constants).items() if name not in self._hidden
+        }  # fmt: skip
+        traced = hyper_parameters(free, self._together)
+        runs = _Runs(
+            self.task, free, {n: c for n, c in traced.items() if n not in fixed}, everything,
+            None if self.is_stochastic else self._target, self._reads,
+        )  # fmt: skip
         with self._explained():
             trained, rest = runs.structure()
         mask = _read_mask(self.task.trainable, trained)
@@ -464,8 +501,9 @@ class TaskSweep(Experiment):
                         f"loss: what it returns beside the loss must be named scalars: {name!r}"
                     )
             check_recorded_names(
-                "what the loss returns beside the loss,", found, {*self._axes, *self._observables}
-            )
+                "what the loss returns beside the loss,", found,
+                {*self._axes, *self._columns, *self._observables},
+            )  # fmt: skip
 
             def step(state: Any, hyper: Hyper, data: Any, rows: Any, t: Any) -> Any:
                 return (
@@ -496,13 +534,15 @@ class TaskSweep(Experiment):
 
     def _check_reads(self) -> None:
         """Makes sure that every axis is read by something, once all programs have been traced."""
-        if len(self._aux) < math.prod(len(self._axes[n]) for n in self._static if n in self._axes):
+        if len(self._aux) < len(self._fixed_values(self._axes)):
             return
         reads = set(self._reads)
         takes = arguments_of(self.task.init).keys() & {"key", "seed"}
         if takes or self.is_stochastic or self._takes_key:
             reads.add(SEEDS)
-        unread = [n for n in self._names if n not in reads and n not in self._hidden]
+        given = [n for n in self._names if n not in self._together]
+        given += [n for n, column in self._columns.items() if column.axis in self._together]
+        unread = [n for n in given if n not in reads and n not in self._hidden]
         if not unread:
             return
         name = unread[0]
@@ -529,12 +569,13 @@ class TaskSweep(Experiment):
             is_traced = "concrete value" in words or ("unhashable" in words and "Tracer" in words)
             if not isinstance(error, _NOT_TRACEABLE) and not is_traced:
                 raise
-            free = [n for n in self._axes if n not in self._static and n != SEEDS]
+            free = [n for n in self._columns if n not in self._static and n != SEEDS]
             raise UserError(
                 "a function needs the value of a number that is traced (as a shape, a count, in a "
                 f"branch). Numbers along {', '.join(free) or 'no axis'} are traced: mark the axis "
-                "as ia.static(…), which makes a program for each value; of parameters and data use "
-                f"jnp.where or jax.lax.cond instead ({str(error).partition('.')[0]})"
+                "as ia.static(…), in the shell by width=static:8:16, which makes a program for each "
+                "value; of parameters and data use jnp.where or jax.lax.cond instead "
+                f"({str(error).partition('.')[0]})"
             ) from error
 
     def _watched(self, group: Group, aux: tuple[str, ...]) -> tuple[Mapping[str, Observable], ...]:
@@ -569,7 +610,7 @@ class TaskSweep(Experiment):
 
     def _maker(self, optimizer: MakeOptimizer) -> Callable[[Values], optax.GradientTransformation]:
         if isinstance(optimizer, Optimizer):
-            if "learning_rate" not in self._axes:
+            if RATES not in self._columns:
                 raise UserError(f"optimizer {optimizer.name} needs an axis learning_rate")
 
             def named(values: Values) -> optax.GradientTransformation:
@@ -648,7 +689,8 @@ class TaskSweep(Experiment):
                 }  # fmt: skip
                 labelled[shown] = ((*names, dim), a, about)
         for name in names:
-            a = np.array(self._axes[name])
+            values_along = self._axes[name]
+            a = np.array(range(len(values_along)) if name in self._together else values_along)
             labelled[name] = (name, a.astype(int) if a.dtype.kind == "b" else a)
         attributes = {
             "format": FORMAT,
@@ -676,8 +718,17 @@ class TaskSweep(Experiment):
         absent = [n for n in (SEEDS, *self._hidden) if n in results.dims and n not in self._names]
         results = results.isel(dict.fromkeys(absent, 0), drop=True)
         rest = [d for d in STEPS if d in results.dims]
-        results = results.transpose(*self._names, *rest)
+        results = results.transpose(*self._names, *rest).assign_coords(self._configurations())
         return results.assign_attrs(axes=json.dumps(self._names))
+
+    def _configurations(self) -> dict[str, Any]:
+        """Coordinates along the axes of configurations: their numbers and hyper-parameters."""
+        found: dict[str, Any] = {n: range(len(self._axes[n])) for n in self._together}
+        for name, column in self._columns.items():
+            if column.axis in self._together:
+                a = np.array(column.values)
+                found[name] = (column.axis, a.astype(int) if a.dtype.kind == "b" else a)
+        return found
 
     def _retargeted(self, results: xr.Dataset) -> xr.Dataset:
         """Results with the steps to the own target, where these can be had of the losses."""
@@ -739,10 +790,20 @@ def _check_target(target: Any, task: LossTask) -> None:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Initial parameters and hyper-parameters of a group's runs, numbered along its free axes."""
+    """Initial parameters and hyper-parameters of a group's runs, numbered along its free axes.
+
+    Attributes:
+        task: What is trained.
+        free: The axes.
+        columns: The traced hyper-parameters along them.
+        fixed: The other hyper-parameters.
+        target: Excess loss, or None.
+        reads: Where the names of the hyper-parameters that are read are noted.
+    """
 
     task: LossTask
     free: Axes
+    columns: dict[str, Column]
     fixed: dict[str, Any]
     target: float | None
     reads: set[str]
@@ -751,7 +812,7 @@ class _Runs:
         # Without a free axis there is one run, along none.
         sizes = [len(values) for values in self.free.values()] or [1]
         at = dict(zip(self.free, np.unravel_index(numbers_, sizes), strict=False))
-        values = {name: _numbers(name, self.free[name])[at[name]] for name in self.free}
+        values = self._at(at)
         goal = -math.inf if self.target is None else self.target
         hyper = Hyper(
             values, np.full(len(numbers_), goal, float), at[SEEDS].astype(np.int32)
@@ -776,6 +837,13 @@ class _Runs:
             )
         return jax.tree.map(lambda *a: np.stack(a)[inverse.reshape(-1)], *drawn), hyper
 
+    def _at(self, places: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The traced hyper-parameters at places along the axes, the first of all others."""
+        return {
+            name: _numbers(name, column.values)[places.get(column.axis, 0)]
+            for name, column in self.columns.items()
+        }
+
     @property
     def _init_reads(self) -> set[str]:
         """The axes by which initial parameters on the host may differ."""
@@ -783,7 +851,7 @@ class _Runs:
 
     def _draw(self, places: Mapping[str, int]) -> Any:
         """What ``init`` returns on the host at some places of the axes, the first of all others."""
-        hp = {n: _numbers(n, v)[places.get(n, 0)].item() for n, v in self.free.items()}
+        hp = {n: value.item() for n, value in self._at(places).items()}
         named = Named({**self.fixed, **hp}, self.reads)
         # What JAX draws must not depend on training's precision; NumPy's numbers do not.
         with jax.enable_x64(False):
@@ -816,7 +884,7 @@ class _Runs:
         if self.task.initialises_on_host:
             trained, rest = split(self._draw({}))
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), trained), rest
-        values = {n: _numbers(n, self.free[n])[0] for n in self.free}
+        values = self._at({})
         found: list[Any] = []
 
         def start(hp: dict[str, Any]) -> Any:
@@ -827,7 +895,7 @@ class _Runs:
         trained = jax.eval_shape(start, values)
         self.reads.update(reads)
         # Initial parameters are computed in single precision, whatever training's is.
-        read = {n: v for n, v in self.free.items() if n in reads}
+        read = {n: column.distinct for n, column in self.columns.items() if n in reads}
         check_axes_precision(read, frozenset(), "float32", "the single precision of init")
         rest = found[0]
         if not _leaves_held(rest):
@@ -839,10 +907,7 @@ class _Runs:
         """The arrays of a traced ``init`` that are not trained: the same ones for every run."""
         sizes = [len(values) for values in self.free.values()] or [1]
         at = np.unravel_index(np.arange(math.prod(sizes)), sizes)
-        values = {
-            name: _numbers(name, self.free[name])[places]
-            for name, places in zip(self.free, at, strict=False)
-        }
+        values = self._at(dict(zip(self.free, at, strict=False)))
 
         def held(hp: dict[str, Any]) -> list[Any]:
             return _leaves_held(split(initial(self.task, {**self.fixed, **hp}, self.reads))[1])

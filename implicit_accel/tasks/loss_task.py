@@ -250,6 +250,24 @@ def _names(parameters: Sequence[inspect.Parameter]) -> str:
     return f"({', '.join(p.name for p in parameters)})"
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A value in the structure of a pytree, which JAX compares and hashes, whatever it is."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Held) or type(self.value) is not type(other.value):
+            return False
+        try:
+            return self.value is other.value or bool(self.value == other.value)
+        except (TypeError, ValueError):  # arrays in a dictionary
+            return False
+
+    def __hash__(self) -> int:
+        return hash(type(self.value))
+
+
 @jax.tree_util.register_pytree_node_class
 class Named(Mapping[str, Any]):
     """Hyper-parameters by name; it notes which are read, and says what a missing one needs.
@@ -292,14 +310,14 @@ class Named(Mapping[str, Any]):
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """For functions that JAX compiles: arrays, and all else; all of them count as read."""
         traced = {name: self[name] for name in self._values if _is_array(self[name])}
-        fixed = tuple((n, v) for n, v in self._values.items() if n not in traced)
+        fixed = tuple((n, _Held(v)) for n, v in self._values.items() if n not in traced)
         return tuple(traced.values()), (tuple(traced), fixed)
 
     @classmethod
     def tree_unflatten(cls, names: tuple[Any, ...], values: Sequence[Any]) -> Named:
         """The inverse of `tree_flatten`."""
         traced, fixed = names
-        return cls(dict(zip(traced, values, strict=True)) | dict(fixed))
+        return cls(dict(zip(traced, values, strict=True)) | {n: held.value for n, held in fixed})
 
 
 def call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
