@@ -25,6 +25,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from implicit_accel.errors import UserError
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.results import (
+    ALONG,
     OWN_RATE,
     STEPS,
     by_model,
@@ -118,22 +119,12 @@ def _line_labels(results: xr.Dataset) -> list[str]:
 
 
 def _determining(results: xr.Dataset) -> list[str]:
-    """What models differ in, without what follows from one coordinate before it.
+    """What models differ in, less the hyper-parameters of configurations.
 
-    A configuration's number stands for its hyper-parameters, for which legends have no room.
+    A configuration's number stands for these, for which legends have no room.
     """
     names = varying(results)
-    values = {name: list(map(str, results[name].values.tolist())) for name in names}
-
-    def follows(name: str, other: str) -> bool:
-        pairs = set(zip(values[other], values[name], strict=True))
-        return len(pairs) == len(set(values[other]))
-
-    kept: list[str] = []
-    for name in names:
-        if not any(follows(name, other) for other in kept):
-            kept.append(name)
-    return kept
+    return [name for name in names if results[name].attrs.get(ALONG) not in names]
 
 
 def _figure(

@@ -42,6 +42,9 @@ RESULTS_SEAL = "results_sha256"
 # A model's runs, in results by model.
 RUN = ("model", "learning_rate", "seed")
 
+# Attribute of a hyper-parameter that varies with others along an axis: the axis.
+ALONG = "along"
+
 # In results by model: the learning rate of each model where rates vary along another axis, together
 # with other hyper-parameters.
 OWN_RATE = "own_learning_rate"

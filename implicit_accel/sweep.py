@@ -125,6 +125,10 @@ def sweep(
             largest_block=largest_block,
         )
 
+    if not isinstance(axes, Mapping):
+        raise UserError(
+            "axes: give values by name, like {'learning_rate': [0.1], 'seed': range(3)}"
+        )
     found = axes.get(RATES)
     if isinstance(found, auto):
         return run_searched(grid_of, found, **options)[0]

@@ -467,6 +467,11 @@ def test_configurations_that_are_refused(make, words):
         read_axes({"c": make(), "other": [0.5]})
 
 
+def test_configurations_are_an_axis_with_a_name():
+    with pytest.raises(ia.UserError, match="axes: give values by name"):
+        train(shifted, ia.together(learning_rate=[0.1], shift=[1.0]))
+
+
 def test_what_no_function_reads_is_refused():
     with pytest.raises(ia.UserError, match="axis nothing: nothing reads it"):
         train(shifted, {"c": ia.together(learning_rate=[0.1], shift=[1.0], nothing=[2.0])})

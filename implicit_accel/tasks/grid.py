@@ -35,7 +35,7 @@ from implicit_accel.experiment import RATES, SEEDS, Axes, Experiment, Functions,
 from implicit_accel.names import check_recorded_names
 from implicit_accel.observables import Observable, Point
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import FORMAT, QUANTITIES, STEPS
+from implicit_accel.results import ALONG, FORMAT, QUANTITIES, STEPS
 from implicit_accel.tasks.axes import (
     Column,
     check_axes_precision,
@@ -573,7 +573,7 @@ class TaskSweep(Experiment):
             raise UserError(
                 "a function needs the value of a number that is traced (as a shape, a count, in a "
                 f"branch). Numbers along {', '.join(free) or 'no axis'} are traced: mark the axis "
-                "as ia.static(…), in the shell by width=static:8:16, which makes a program for each "
+                "as ia.static(…), in the shell name=static:8:16, which makes a program for each "
                 "value; of parameters and data use jnp.where or jax.lax.cond instead "
                 f"({str(error).partition('.')[0]})"
             ) from error
@@ -727,7 +727,8 @@ class TaskSweep(Experiment):
         for name, column in self._columns.items():
             if column.axis in self._together:
                 a = np.array(column.values)
-                found[name] = (column.axis, a.astype(int) if a.dtype.kind == "b" else a)
+                a = a.astype(int) if a.dtype.kind == "b" else a
+                found[name] = (column.axis, a, {ALONG: column.axis})
         return found
 
     def _retargeted(self, results: xr.Dataset) -> xr.Dataset:
