@@ -448,7 +448,10 @@ def variant_task(task: LossTask, settings: Settings, num_steps: int) -> LossTask
 
     own = "seed" if task.initialises_on_host else "key"
     _declare(init, (own, "hp"))
-    _declare(loss, tuple(arguments_of(task.loss)))
+    offered = ("hp", "key", "train")
+    taken = arguments_of(task.loss).items()
+    # An argument with a default that nothing gives stays at it.
+    _declare(loss, [n for n, p in taken if n in offered or p.default is inspect.Parameter.empty])
     return replace(task, init=init, loss=loss)
 
 

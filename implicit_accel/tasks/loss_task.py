@@ -32,6 +32,7 @@ from implicit_accel.tasks.state import (
     is_same_leaf,
     join_state,
     split_state,
+    traced_without_mesh,
 )
 
 # A stream of random numbers each, all of the run's seed. In JAX ``split(key, n)[i]`` is
@@ -481,6 +482,18 @@ class BoundTask(Task):
 
     def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, Any]:
         """The loss, and what it returns beside it: (the state's arrays, scalars), or scalars."""
+        if not self.has_state:
+            return self._number(params, batch, hp, key)
+
+        def value(params: Any, carried: Any, batch: Any, traced: Values, key: Any) -> Any:
+            given = {n: traced.get(n, a) for n, a in hp.items()}
+            return self.at(carried, train=self.train)._number(params, batch, given, key)
+
+        traced = {n: a for n, a in hp.items() if is_array(a)}
+        return traced_without_mesh(value, params, self.model_state, batch, traced, key)
+
+    def _number(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, Any]:
+        """What `_value` returns, in the trace of the caller."""
         first = (join(params, self.fixed), *((self.state,) if self.has_state else ()), batch)
         found = call(self.task.loss, *first, hp=Named(hp, self.reads), key=key, train=self.train)
         value, state, aux = self._parts(found)

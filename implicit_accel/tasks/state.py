@@ -6,12 +6,14 @@ pytree (functions, names) is fixed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from implicit_accel.content import UnidentifiedError, content_digest
 from implicit_accel.engine.step import is_key, key_of_kind
@@ -119,6 +121,19 @@ def check_returned_state(given: Any, returned: Any) -> None:
                 )
         elif _described(a) != _described(b):
             raise UserError(f"{words}: at {place} it has {_described(b)}, not {_described(a)}")
+
+
+def traced_without_mesh(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function of arrays, whose program JAX makes as if for one device.
+
+    Within the training of several devices the types of traced arrays name these, and those of
+    constants do not: `equinox.nn.State` then takes a constant for an array of another type.
+    """
+    kinds = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(*kinds)
+    found = core.jaxpr_as_fun(program)(*jax.tree.leaves(arguments))
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
 def _place(path: Any) -> str:
