@@ -1,6 +1,5 @@
 """Runs that carry a state beside their parameters: as in a plain loop, kept, and never trained."""
 
-import functools
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 3)) + np.array([5.0, -9.0, 0.0])
 y = np.sin(X[:, 0] - 5) + (X[:, 1] + 9) / 2
 TRAIN, HELD_OUT = (X[:48], y[:48]), (X[48:], y[48:])
-NUM_STEPS = 30
+NUM_STEPS = 12
 
 
 def sgd(hp):
@@ -39,54 +38,6 @@ def sweep(task, **options: Any):
     return ia.sweep(task, **(given | options))
 
 
-def in_float64(tree):
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, float) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
-
-
-@functools.cache
-def update(loss):
-    """A step of gradient descent: losses, then parameters and state after it."""
-
-    @jax.jit
-    def step(params, state, batch, train, held_out, rate):
-        def value(params):
-            return loss(params, state, batch, True)
-
-        (seen, after), slope = jax.value_and_grad(value, has_aux=True)(params)
-        losses = seen, *(loss(params, state, rows, False)[0] for rows in (train, held_out))
-        return losses, jax.tree.map(lambda w, g: w - rate * g, params, slope), after
-
-    return step
-
-
-def follow(loss, start, *, seed, rate, batch_size=None, num_steps=NUM_STEPS):
-    """A plain loop of gradient descent; ``loss(params, state, batch, train)``.
-
-    Returns:
-        The losses that training saw, those on all rows and on held-out rows, and the last
-        parameters and state.
-    """
-    with jax.enable_x64(False):
-        params, state = jax.jit(start)(stream(seed, b"init"))
-    with jax.enable_x64(True):
-        params, state = in_float64(params), in_float64(state)
-        train, held_out = (jax.tree.map(jnp.asarray, rows) for rows in (TRAIN, HELD_OUT))
-        losses = []
-        for number in range(num_steps + 1):
-            rows = np.arange(48)
-            if batch_size is not None:
-                epoch, within = divmod(number, 48 // batch_size)
-                rows = batch_order(seed, epoch, 48)[within * batch_size :][:batch_size]
-            batch = jax.tree.map(lambda a, rows=rows: a[rows], train)
-            found, moved, after = update(loss)(params, state, batch, train, held_out, rate)
-            losses.append([float(value) for value in found])
-            if number < num_steps:
-                params, state = moved, after
-    return *np.array(losses).T, params, state
-
-
 # --- batch normalisation -------------------------------------------------------------------------
 
 
@@ -94,14 +45,14 @@ def batch_norm_init(key):
     """Variables in Flax's manner: parameters, and ``batch_stats`` with a counter."""
     first, last = jax.random.split(key)
     params = {
-        "dense": {"kernel": jax.random.normal(first, (3, 6)) / 3},
+        "dense": {"kernel": jax.random.normal(first, (3, 6))},
         "norm": {"scale": jnp.ones(6), "bias": jnp.zeros(6)},
-        "head": {"kernel": jax.random.normal(last, (6,)) / 3, "bias": jnp.zeros(())},
+        "head": {"kernel": jax.random.normal(last, (6,))},
     }
     return params, {"norm": {"mean": jnp.zeros(6), "var": jnp.ones(6)}, "count": jnp.array(0)}
 
 
-def batch_norm_loss(params, state, batch, train, momentum=0.9):
+def batch_norm_loss(params, state, batch, train, momentum=0.8):
     rows, labels = batch
     hidden = rows @ params["dense"]["kernel"]
     mean, var = state["norm"]["mean"], state["norm"]["var"]
@@ -115,14 +66,53 @@ def batch_norm_loss(params, state, batch, train, momentum=0.9):
             "count": state["count"] + 1,
         }
     hidden = (hidden - mean) / jnp.sqrt(var + 1e-5)
-    hidden = jnp.tanh(hidden * params["norm"]["scale"] + params["norm"]["bias"])
-    outputs = hidden @ params["head"]["kernel"] + params["head"]["bias"]
-    return jnp.mean((outputs - labels) ** 2), state
+    hidden = hidden * params["norm"]["scale"] + params["norm"]["bias"]
+    return jnp.mean((hidden @ params["head"]["kernel"] - labels) ** 2), state
 
 
 def batch_norm(loss=batch_norm_loss, **options: Any):
     given = {"init": batch_norm_init, "data": TRAIN, "held_out": HELD_OUT, "has_state": True}
     return ia.from_loss(loss, **(given | options))
+
+
+def follow_batch_norm(seed, rate, num_steps):
+    """The network in NumPy, its gradient by hand, on mini-batches of 16 rows.
+
+    Returns:
+        Losses 0 … T: of mini-batches with their own statistics; with running statistics of all
+        rows, and of held-out rows; and of these with the initial statistics.
+    """
+    params, _ = batch_norm_init(stream(seed, b"init"))
+    W, scale, bias, v = (np.asarray(a, float) for a in (
+        params["dense"]["kernel"], params["norm"]["scale"], params["norm"]["bias"],
+        params["head"]["kernel"],
+    ))  # fmt: skip
+    mean, var, losses = np.zeros(6), np.ones(6), []
+    for step in range(num_steps + 1):
+        epoch, within = divmod(step, 3)
+        chosen = batch_order(seed, epoch, 48)[16 * within : 16 * within + 16]
+        rows, labels = TRAIN[0][chosen], TRAIN[1][chosen]
+
+        def evaluated(batch, mean, var, W=W, scale=scale, bias=bias, v=v):
+            hidden = (batch[0] @ W - mean) / np.sqrt(var + 1e-5) * scale + bias
+            return np.mean((hidden @ v - batch[1]) ** 2)
+
+        hidden = rows @ W
+        own, std = hidden.mean(axis=0), np.sqrt(hidden.var(axis=0) + 1e-5)
+        normal = (hidden - own) / std
+        errors = (normal * scale + bias) @ v - labels
+        losses.append((
+            np.mean(errors**2), evaluated(TRAIN, mean, var), evaluated(HELD_OUT, mean, var),
+            evaluated(HELD_OUT, np.zeros(6), np.ones(6)),
+        ))  # fmt: skip
+        slope = 2 / 16 * errors[:, None] * v
+        through = slope * scale
+        through = through - through.mean(axis=0) - normal * (through * normal).mean(axis=0)
+        mean, var = 0.8 * mean + 0.2 * own, 0.8 * var + 0.2 * hidden.var(axis=0)
+        v = v - rate * 2 / 16 * errors @ (normal * scale + bias)
+        W = W - rate * rows.T @ through / std
+        scale, bias = scale - rate * (slope * normal).sum(axis=0), bias - rate * slope.sum(axis=0)
+    return np.array(losses).T
 
 
 def count_of(point):
@@ -134,20 +124,14 @@ def test_batch_norm_on_mini_batches_follows_a_plain_loop():
     for rate in (0.05, 0.1):
         for seed in (0, 3):
             found = runs.sel(learning_rate=rate, seed=seed)
-            seen, on_all, held_out, params, state = follow(
-                batch_norm_loss, batch_norm_init, seed=seed, rate=rate, batch_size=16
-            )
+            seen, on_all, held_out, without = follow_batch_norm(seed, rate, NUM_STEPS)
             np.testing.assert_allclose(found["batch_loss"], seen, rtol=1e-9)
             np.testing.assert_allclose(found["loss"], on_all[found["step"].values], rtol=1e-9)
             np.testing.assert_allclose(found["held_out_loss"], held_out, rtol=1e-9)
+            # What running statistics are for.
+            assert without[-1] > 10 * held_out[-1]
     # One update of the statistics for each step, whatever was evaluated in between.
     assert (runs["count"] == runs["observation_step"]).all()
-    # What the running statistics are for: without them the network is no use on other rows.
-    assert held_out[-1] < 0.25
-    _, start = batch_norm_init(stream(3, b"init"))
-    with jax.enable_x64(True):
-        assert batch_norm_loss(params, start, HELD_OUT, False)[0] > 4 * held_out[-1]
-    assert int(state["count"]) == NUM_STEPS
 
 
 class Network(eqx.Module):
@@ -186,25 +170,19 @@ def test_an_equinox_module_with_its_own_state_follows_a_plain_loop():
 
     task = ia.from_loss(equinox_loss, init=start, data=TRAIN, held_out=HELD_OUT, has_state=True)
     runs = sweep(
-        task, batch_size=16, axes={"learning_rate": [0.01], "seed": [0, 3]}, precision="float32",
+        task, axes={"learning_rate": [0.02], "seed": [0, 3]}, precision="float32", num_steps=3,
         record={"a": statistic, "b": statistic},
     )  # fmt: skip
-    with jax.enable_x64(False):
-        rest = eqx.filter(start(stream(0, b"init"))[0], eqx.is_array, inverse=True)
-
-    def loss(arrays, state, batch, train):
-        return equinox_loss(eqx.combine(arrays, rest), state, batch, train)
-
-    def arrays(key):
-        model, state = start(key)
-        return eqx.filter(model, eqx.is_array), state
-
-    for seed in (0, 3):
-        seen, on_all, held_out, *_ = follow(loss, arrays, seed=seed, rate=0.01, batch_size=16)
-        found = runs.sel(learning_rate=0.01, seed=seed)
-        np.testing.assert_allclose(found["batch_loss"], seen, rtol=1e-3)
-        np.testing.assert_allclose(found["loss"], on_all[found["step"].values], rtol=1e-3)
-        np.testing.assert_allclose(found["held_out_loss"], held_out, rtol=1e-3)
+    train, held_out = (tuple(jnp.asarray(a, jnp.float32) for a in b) for b in (TRAIN, HELD_OUT))
+    slopes = eqx.filter_value_and_grad(equinox_loss, has_aux=True)
+    model, state = start(stream(3, b"init"))
+    found = runs.sel(learning_rate=0.02, seed=3)
+    for step in range(4):
+        expected, _ = equinox_loss(model, state, held_out, False)
+        (loss, state), slope = slopes(model, state, train, True)
+        np.testing.assert_allclose(found["loss"][step], loss, rtol=1e-4)
+        np.testing.assert_allclose(found["held_out_loss"][step], expected, rtol=1e-4)
+        model = eqx.apply_updates(model, jax.tree.map(lambda g: -0.02 * g, slope))
 
 
 # --- other states --------------------------------------------------------------------------------
@@ -250,39 +228,39 @@ def test_an_average_of_the_parameters_is_what_is_evaluated():
 
 
 def test_hidden_units_keys_and_functions_are_carried():
-    """A recurrent network that reads a long series piece by piece, with noise of its own."""
+    """A recurrent network which reads a series, one number in a step, with noise of its own."""
 
-    def start(key):
-        a, b = jax.random.split(key)
+    def init(seed):
+        a, b, key = jax.random.split(stream(seed, b"init"), 3)
         params = {"W": jax.random.normal(a, (4, 4)) / 2, "v": jax.random.normal(b, (4,)) / 2}
-        return params, {"hidden": jnp.zeros(4), "place": jnp.array(0), "key": key}
+        state = {"hidden": jnp.zeros(4), "place": jnp.array(0), "key": key, "act": jnp.tanh}
+        return params, state
 
-    def loss(params, state, batch, train, act=jnp.tanh):
+    def loss(params, state, batch, train):
         key, own = jax.random.split(state["key"])
-        hidden, errors = state["hidden"], []
-        for x in jnp.roll(batch[1], -3 * state["place"])[:3]:
-            errors.append((hidden @ params["v"] - x) ** 2)
-            noise = 0.1 * jax.random.normal(own, (4,), jnp.float32) if train else 0.0
-            hidden = act(params["W"] @ hidden + x + noise)
-        after = {"hidden": hidden, "place": state["place"] + 1, "key": key}
-        return sum(errors) / 3, after
+        noise = jax.random.normal(own, (4,), jnp.float32) / 10 if train else 0.0
+        place = state["place"] % len(batch[1])
+        inputs = params["W"] @ state["hidden"] + batch[1][place] + noise
+        hidden = state["act"](inputs)
+        after = state | {"hidden": hidden, "place": place + 1, "key": key}
+        return (hidden @ params["v"] - batch[0][place, 2]) ** 2, after
 
-    def with_function(params, state, batch, train):
-        act, arrays = state["act"], {n: a for n, a in state.items() if n != "act"}
-        value, after = loss(params, arrays, batch, train, act)
-        return value, {**after, "act": act}
-
-    def on_host(seed):
-        params, state = start(stream(seed, b"init"))
-        return params, {**state, "act": jnp.tanh}
-
-    task = ia.from_loss(with_function, init=on_host, data=TRAIN, held_out=HELD_OUT, has_state=True)
-    runs = sweep(task)
+    runs = sweep(ia.from_loss(loss, init=init, data=TRAIN, held_out=HELD_OUT, has_state=True))
     for seed in (0, 3):
-        seen, _, held_out, *_ = follow(loss, start, seed=seed, rate=0.1)
+        params, state = init(seed)
+        W, v = np.asarray(params["W"], float), np.asarray(params["v"], float)
+        hidden, key = np.zeros(4), state["key"]
         found = runs.sel(learning_rate=0.1, seed=seed)
-        np.testing.assert_allclose(found["loss"], seen, rtol=1e-9)
-        np.testing.assert_allclose(found["held_out_loss"], held_out, rtol=1e-9)
+        for step in range(NUM_STEPS + 1):
+            key, own = jax.random.split(key)
+            noise = np.asarray(jax.random.normal(own, (4,)) / 10, float)
+            on_others = np.tanh(W @ hidden + HELD_OUT[1][step]) @ v - HELD_OUT[0][step, 2]
+            after = np.tanh(W @ hidden + TRAIN[1][step] + noise)
+            error = after @ v - TRAIN[0][step, 2]
+            np.testing.assert_allclose(found["loss"][step], error**2, rtol=1e-6)
+            np.testing.assert_allclose(found["held_out_loss"][step], on_others**2, rtol=1e-6)
+            W = W - 0.1 * 2 * error * np.outer(v * (1 - after**2), hidden)
+            v, hidden = v - 0.1 * 2 * error * after, after
 
 
 def test_a_loss_without_state_knows_when_it_is_evaluated():
@@ -325,16 +303,13 @@ def test_interrupted_and_extended_runs_go_on_with_their_state(tmp_path):
     # Another way of averaging is another run; more steps are the same one.
     with pytest.raises(ia.UserError, match="loss"):
         sweep(
-            batch_norm(lambda p, s, b, train: batch_norm_loss(p, s, b, train, momentum=0.8)),
+            batch_norm(lambda p, s, b, train: batch_norm_loss(p, s, b, train, momentum=0.7)),
             **folder, **options,
         )  # fmt: skip
     more = sweep(batch_norm(), **folder, **options | {"num_steps": 1010})
-    *_, held_out, _, _ = follow(
-        batch_norm_loss, batch_norm_init, seed=3, rate=0.1, batch_size=16, num_steps=1010
-    )
-    found = more["held_out_loss"].sel(learning_rate=0.1, seed=3)
-    expected = held_out[found["observation_step"].values]
-    np.testing.assert_allclose(found[-10:], expected[-10:], rtol=1e-6)
+    found = more["held_out_loss"].sel(learning_rate=0.05, seed=3)
+    expected = follow_batch_norm(3, 0.05, 1010)[2][found["observation_step"].values]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def diverging():
@@ -380,7 +355,7 @@ def test_the_last_parameters_come_with_their_state():
 
 
 def test_expanded_models_keep_their_state():
-    settings = Settings("dense.*", (2,), "balanced", None, "dense", "io")
+    settings = Settings("dense.*", (2,), "identity", None, "dense", "io")
     expanded = variant_task(batch_norm(), settings, NUM_STEPS)
     key = stream(3, b"init")
     params, state = expanded.init(key=key, hp={"variant": "depth 2"})
