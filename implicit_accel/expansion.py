@@ -42,7 +42,7 @@ from implicit_accel.statistics import (
 from implicit_accel.sweep import Progress, run, run_searched
 from implicit_accel.tasks.axes import static
 from implicit_accel.tasks.grid import TaskSweep
-from implicit_accel.tasks.loss_task import LossTask, arguments_of, call
+from implicit_accel.tasks.loss_task import Initial, LossTask, arguments_of, call
 
 ORIGINAL, FROM_PRODUCT = "original", "original, from the product"
 FACTORS = (1 / 16, 1 / 4, 4.0, 16.0)
@@ -315,9 +315,11 @@ def _check_expansion(task: LossTask, settings: Settings) -> tuple[str, ...]:
     """The leaves that match, after trying every depth on some initial parameters."""
     hp = {"variant": ORIGINAL, "learning_rate": 1.0, "seed": 0}
     try:
-        params = call(task.init, key=jax.random.key(0), seed=0, hp=hp)
+        found = call(task.init, key=jax.random.key(0), seed=0, hp=hp)
     except KeyError as error:
         raise UserError(f"{task.name}: init reads hp[{error}], which no axis has here") from None
+    Initial.of(task, found)
+    params = found[0] if task.has_state else found
     paths = matching_paths(params, settings.where)
     for depth in settings.depths:
         _expanded(params, settings, depth, jax.random.key(0))
@@ -472,22 +474,27 @@ def variant_task(task: LossTask, settings: Settings, num_steps: int) -> LossTask
     depths, controls = settings.expanded, settings.controls(num_steps)
 
     def init(**given: Any) -> Any:
-        params = call(task.init, **given)
+        found = call(task.init, **given)
+        params, *state = found if task.has_state else (found,)
         variant = given["hp"]["variant"]
         depth = depths.get(variant) or controls.get(variant, Control()).product_depth
         if not depth:
-            return params
+            return found
         key = jax.random.key(given["seed"]) if "seed" in given else given["key"]
         key = jax.random.fold_in(key, 0x657870)  # apart from what the model itself draws
         made = _expanded(params, settings, depth, key)
-        return made if variant in depths else collapse(made)
+        made = made if variant in depths else collapse(made)
+        return (made, *state) if task.has_state else made
 
-    def loss(params: Any, batch: Any, **given: Any) -> Any:
-        return task.loss(collapse(params), batch, **given)
+    def loss(params: Any, *state_and_batch: Any, **given: Any) -> Any:
+        return task.loss(collapse(params), *state_and_batch, **given)
 
     own = "seed" if task.initialises_on_host else "key"
     _declare(init, (own, "hp"))
-    _declare(loss, tuple(arguments_of(task.loss)))
+    offered = ("hp", "key", "train")
+    taken = arguments_of(task.loss).items()
+    # An argument with a default that nothing gives stays at it.
+    _declare(loss, [n for n, p in taken if n in offered or p.default is inspect.Parameter.empty])
     return replace(task, init=init, loss=loss)
 
 

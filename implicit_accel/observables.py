@@ -49,7 +49,8 @@ class Point:
             (functions, masks, counters).
         trained: Its floating arrays alone, the same pytree with None in place of all else.
         value_and_grad: The full-batch training loss and its gradient as functions of either,
-            without randomness; the gradient may be non-zero at frozen entries.
+            evaluated with the run's state and without randomness; the gradient may be non-zero at
+            frozen entries.
         held_out_loss: Loss on held-out data as a function of the parameters; None without any.
         trainable: Pytree like ``trained`` of booleans that broadcast to each leaf (Python's,
             scalars or full arrays, also traced): False for entries that training leaves alone.
@@ -58,6 +59,7 @@ class Point:
         data: The task's arrays.
         loss_optimum: L*, 0 where it is not known.
         step: Updates so far.
+        state: The state that the run carries, as ``init`` returned it; None for tasks without.
     """
 
     parameters: Any
@@ -70,6 +72,7 @@ class Point:
     data: Any
     loss_optimum: Any
     step: Any
+    state: Any = None
 
 
 Observable = Callable[[Point], Float[jax.Array, ""]]

@@ -161,7 +161,7 @@ def final_params(
 
     Returns:
         A pytree like the one that the task's ``init`` returns, with NumPy's arrays for what is
-        trained.
+        trained; with ``has_state`` a pair (params, state) like that one.
 
     Raises:
         UserError: If something that was asked for is not allowed, several values are given, or the
@@ -188,10 +188,11 @@ def final_params(
     )  # fmt: skip
     if result.divergence_step[0] >= 0:
         raise UserError(f"the run diverges at step {result.divergence_step[0]}: it has no end")
-    trained = jax.tree.map(lambda a: np.asarray(a[0]), params)
     bound = group.program.task
     assert isinstance(bound, BoundTask)
-    return bound.model(trained)
+    trained, model_state = group.program.split(jax.tree.map(lambda a: np.asarray(a[0]), params))
+    model = bound.model(trained)
+    return (model, bound.at(model_state, train=False).state) if bound.has_state else model
 
 
 def run_searched(

@@ -34,8 +34,9 @@ class Group:
         num_runs: C.
         runs: Returns the initial parameters (None if the program makes them) and the
             hyper-parameters of some of the runs, by number: numpy arrays with a leading axis as
-            long as the argument.
-        shapes: The parameters of one run: a pytree of anything with a ``shape``.
+            long as the argument. With a state the parameters are a pair, see `Task.has_state`.
+        shapes: The parameters of one run: a pytree of anything with a ``shape``; with a state the
+            pair, whose second has ``dtype`` as well.
         operations: About how many floating-point operations a step of one run takes.
         largest_block: The most runs that are stepped together; None for no bound.
         observables: For each of the training's `Recording.observed`, what is evaluated.
@@ -63,14 +64,21 @@ class Group:
 
     def state(self, dtype: np.dtype) -> RunState:
         """Shapes and types of one run's state."""
-        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(tuple(a.shape), dtype), self.shapes)
+        params, model_state = self.program.split(self.shapes)
+        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(tuple(a.shape), dtype), params)
+        model_state = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(tuple(a.shape), cast(np.empty(0, a.dtype), dtype).dtype),
+            model_state,
+        )
         _, hyper = self.runs(np.zeros(1, int))
         hyper = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), cast(hyper, dtype)
         )
         scalar, count = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), np.int32)
-        params, opt_state = jax.eval_shape(self.program.start, params, hyper)
-        return RunState(params, opt_state, scalar, count, count)
+        params, model_state, opt_state = jax.eval_shape(
+            self.program.start, params, model_state, hyper
+        )
+        return RunState(params, opt_state, model_state, scalar, count, count)
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Names of what is recorded: at the steps, and at those of each of `observables`."""

@@ -44,12 +44,14 @@ class Evaluation(NamedTuple):
         gradient: Its gradient, with the structure of the parameters.
         excess: What is recorded and compared with the target: the loss above its optimum.
         aux: Further scalars to record, by name.
+        model_state: The state after the evaluation; () for tasks without.
     """
 
     loss: jax.Array
     gradient: Params
     excess: jax.Array
     aux: dict[str, jax.Array]
+    model_state: Any = ()
 
 
 class Task(ABC):
@@ -61,10 +63,24 @@ class Task(ABC):
     Attributes:
         is_random: Whether `evaluate` needs a key (dropout, noise).
         has_held_out: Whether there are data for `held_out_loss`.
+        has_state: Whether runs carry a state beside their parameters (running averages). Then
+            initial parameters are a pair (parameters, state) everywhere.
+        state: The state to which `at` has bound the task, as the user's pytree; None without.
     """
 
     is_random: bool = False
     has_held_out: bool = False
+    has_state: bool = False
+    state: Any = None
+
+    def at(self, model_state: Any, *, train: bool) -> Task:  # noqa: ARG002
+        """The task with a run's state, from which the functions below compute.
+
+        Args:
+            model_state: Arrays; () for tasks without state.
+            train: Whether it is a step of training; False for evaluations along the way.
+        """
+        return self
 
     @abstractmethod
     def evaluate(self, params: Params, batch: Data, hp: Values, key: Any) -> Evaluation:
@@ -79,7 +95,7 @@ class Task(ABC):
         """
 
     def init(self, hp: Values) -> Params:
-        """Initial parameters of a run; only for groups that do not provide them."""
+        """Initial parameters of a run, see `has_state`; for groups that do not provide them."""
         raise TypeError(f"{type(self).__name__} needs initial parameters: it makes none from {hp}")
 
     def take(self, data: Data, rows: jax.Array | None) -> Data:
@@ -141,6 +157,8 @@ class RunState(NamedTuple):
     Attributes:
         params: Parameters.
         opt_state: The optimizer's state.
+        model_state: What the task carries from step to step beside the parameters; () for tasks
+            without state.
         limit: Loss above which the run counts as diverged; set at step 0.
         steps_to_target: First step whose excess loss is at the target or below; −1 before that.
         divergence_step: First step whose loss is above the limit or not a number; −1 before that.
@@ -148,6 +166,7 @@ class RunState(NamedTuple):
 
     params: Params
     opt_state: Any
+    model_state: Any
     limit: Any
     steps_to_target: Any
     divergence_step: Any
@@ -196,20 +215,28 @@ class Program:
         """All hyper-parameters of a run."""
         return {**self.fixed, **hyper.values}
 
-    def start(self, params: Params, hyper: Hyper) -> tuple[Params, Any]:
-        """A run's initial parameters and optimizer state.
+    def split(self, initial: Any) -> tuple[Params, Any]:
+        """The parameters and the state that a run starts from, of what a `Group` provides."""
+        return initial if self.task.has_state else (initial, ())
+
+    def start(self, params: Params, model_state: Any, hyper: Hyper) -> tuple[Params, Any, Any]:
+        """A run's initial parameters, model state and optimizer state.
 
         Args:
             params: Initial parameters; if the program draws them, anything of their shapes and
                 types.
+            model_state: The same of the state.
             hyper: The run's configuration.
         """
         values = self.values(hyper)
         if self.initialises:
-            like = params
-            params = jax.tree.map(lambda a, b: a.astype(b.dtype), self.task.init(values), like)
+            params, model_state = jax.tree.map(
+                lambda a, b: a.astype(b.dtype),
+                self.split(self.task.init(values)), (params, model_state),
+            )  # fmt: skip
         mask = self.task.trainable(values)
-        return params, _raw_keys(self.optimizer(values).init(self.mask_frozen(mask, params)))
+        opt_state = raw_keys(self.optimizer(values).init(self.mask_frozen(mask, params)))
+        return params, model_state, opt_state
 
     def update(
         self, gradient: Params, opt_state: Any, params: Params, values: Values, **extra: Any
@@ -233,32 +260,32 @@ class Program:
             extra = {p.name: extra[p.name] for p in takes if p.name in extra}
         kinds = jax.eval_shape(optimizer.init, params)
         updates, new = optimizer.update(gradient, _typed_keys(opt_state, kinds), params, **extra)
-        return updates, _raw_keys(new)
+        return updates, raw_keys(new)
 
 
 _KEY_KINDS = ("threefry2x32", "rbg", "unsafe_rbg")
 
 
-def _is_key(a: Any) -> bool:
+def is_key(a: Any) -> bool:
+    """Whether an array is one of typed JAX keys."""
     return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
-def _raw_keys(tree: Any) -> Any:
+def raw_keys(tree: Any) -> Any:
     """Typed JAX keys as plain numbers, which can be stored like any other state."""
-    return jax.tree.map(lambda a: jax.random.key_data(a) if _is_key(a) else a, tree)
+    return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)
+
+
+def key_of_kind(kind: Any, data: Any) -> jax.Array:
+    """The key of a type, or of that of an array of keys, from its numbers."""
+    # JAX gives no name for the implementation of a type alone.
+    impl = next(n for n in _KEY_KINDS if jax.random.key(0, impl=n).dtype == kind.dtype)
+    return jax.random.wrap_key_data(data, impl=impl)
 
 
 def _typed_keys(tree: Any, kinds: Any) -> Any:
-    """The inverse of `_raw_keys`, for a state with these types."""
-
-    def one(kind: Any, a: Any) -> Any:
-        if not _is_key(kind):
-            return a
-        # JAX gives no name for the implementation of a type alone.
-        impl = next(n for n in _KEY_KINDS if jax.random.key(0, impl=n).dtype == kind.dtype)
-        return jax.random.wrap_key_data(a, impl=impl)
-
-    return jax.tree.map(one, kinds, tree)
+    """The inverse of `raw_keys`, for a state with these types."""
+    return jax.tree.map(lambda k, a: key_of_kind(k, a) if is_key(k) else a, kinds, tree)
 
 
 def train_step(
@@ -273,7 +300,7 @@ def train_step(
     """One step of one run: evaluates, records, updates.
 
     Steps count updates: the loss of step t is that after t updates, so a run of T steps has
-    losses 0 … T. At step T, and from divergence on, the parameters stay the same.
+    losses 0 … T. At step T, and from divergence on, parameters and model state stay the same.
 
     Args:
         program: Static.
@@ -288,7 +315,8 @@ def train_step(
         The state after one more update, and the values recorded at t (`Program.undefined` for a
         diverged run).
     """
-    task, values = program.task, program.values(hyper)
+    task = program.task.at(state.model_state, train=True)
+    values = program.values(hyper)
     batch = task.take(data, rows)
     key = task.key(values, step) if task.is_random else None
     now = task.evaluate(state.params, batch, values, key)
@@ -333,6 +361,7 @@ def train_step(
     state = RunState(
         params=params,
         opt_state=where_moves(opt_state, state.opt_state),
+        model_state=where_moves(now.model_state, state.model_state),
         limit=limit,
         steps_to_target=jnp.where(reaches, step, state.steps_to_target),
         divergence_step=divergence_step,
@@ -381,7 +410,8 @@ def observe(
     Raises:
         UserError: If one of them is not a single number.
     """
-    task, values = program.task, program.values(hyper)
+    task = program.task.at(state.model_state, train=False)
+    values = program.values(hyper)
 
     def value_and_grad(params: Params) -> tuple[jax.Array, Params]:
         found = task.evaluate(task.trained(params), task.take(data, None), values, None)
@@ -391,20 +421,25 @@ def observe(
         return task.held_out_loss(task.trained(params), data, values)
 
     mask = task.trainable(values)
-    point = Point(
-        parameters=task.model(state.params),
-        trained=state.params,
-        value_and_grad=value_and_grad,
-        held_out_loss=held_out_loss if task.has_held_out else None,
-        trainable=jax.tree.map(lambda _: True, state.params) if mask is None else mask,
-        opt_state=state.opt_state,
-        hyper=values,
-        data=data,
-        loss_optimum=task.optimum(data),
-        step=step,
-    )
+
+    def point() -> Point:
+        return Point(
+            parameters=task.model(state.params),
+            trained=state.params,
+            value_and_grad=value_and_grad,
+            held_out_loss=held_out_loss if task.has_held_out else None,
+            trainable=jax.tree.map(lambda _: True, state.params) if mask is None else mask,
+            opt_state=state.opt_state,
+            hyper=values,
+            data=data,
+            loss_optimum=task.optimum(data),
+            step=step,
+            state=task.state,
+        )
+
     dtype = state.limit.dtype
-    found = {name: _scalar(name, f(point), dtype) for name, f in observables.items()}
+    # A point for each: Equinox invalidates a state in place once it has been set.
+    found = {name: _scalar(name, f(point()), dtype) for name, f in observables.items()}
     running = state.divergence_step < 0
     return {
         name: jnp.where(running & ~jnp.isnan(value), value, program.undefined(name))
@@ -475,21 +510,21 @@ class _Block:
         """The states with initial parameters and optimizer states, if the ``first`` step is 0.
 
         Only what step 0 makes goes through the branch, since XLA may copy what leaves one: the
-        optimizer's state, and the parameters if the program draws them.
+        optimizer's state, and parameters and model state if the program draws them.
         """
         made_by_program = self.program.initialises
-        at_step_0 = (state.params if made_by_program else None, state.opt_state)
+        given = state.params, state.model_state
+        at_step_0 = (given if made_by_program else None, state.opt_state)
         if not jax.tree.leaves(at_step_0):
             return state
 
-        def start() -> tuple[Params | None, Any]:
-            params, opt_state = jax.vmap(self.program.start)(state.params, self.hyper)
-            return params if made_by_program else None, opt_state
+        def start() -> tuple[tuple[Params, Any] | None, Any]:
+            *made, opt_state = jax.vmap(self.program.start)(*given, self.hyper)
+            return tuple(made) if made_by_program else None, opt_state
 
-        params, opt_state = lax.cond(first == 0, start, lambda: at_step_0)
-        return state._replace(
-            params=params if made_by_program else state.params, opt_state=opt_state
-        )
+        made, opt_state = lax.cond(first == 0, start, lambda: at_step_0)
+        params, model_state = made if made_by_program else given
+        return state._replace(params=params, opt_state=opt_state, model_state=model_state)
 
     def step(self, state: RunState, step: Any, position: Any) -> tuple[RunState, Records]:
         """`train_step` of every run.

@@ -470,7 +470,7 @@ def _inputs(
     blocks, B = members.shape
     # Padding is a copy of the first run that counts as diverged before it starts.
     numbers = chunk.runs(group.num_runs)[np.maximum(members.reshape(-1), 0)]
-    params, hyper = group.runs(numbers)
+    initial, hyper = group.runs(numbers)
 
     def arrange(a: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(a.reshape(blocks, B, *a.shape[1:]))
@@ -479,17 +479,22 @@ def _inputs(
         return np.zeros((blocks, B, *leaf.shape), leaf.dtype)
 
     shapes = group.state(dtype)
-    found = [np.shape(a)[1:] for a in jax.tree.leaves(params)]
-    if params is not None and found != [leaf.shape for leaf in jax.tree.leaves(shapes.params)]:
+    like = shapes.params, shapes.model_state
+    found = [np.shape(a)[1:] for a in jax.tree.leaves(initial)]
+    if initial is not None and found != [leaf.shape for leaf in jax.tree.leaves(like)]:
         raise UserError(
             "init: the parameters' shapes differ between runs; mark the axis that decides them as "
             "ia.static(…)"
         )
+    params, model_state = (
+        jax.tree.map(zeros, like)
+        if initial is None
+        else group.program.split(jax.tree.map(arrange, cast(initial, dtype)))
+    )
     state = RunState(
-        params=jax.tree.map(zeros, shapes.params)
-        if params is None
-        else jax.tree.map(arrange, cast(params, dtype)),
+        params=params,
         opt_state=jax.tree.map(zeros, shapes.opt_state),
+        model_state=model_state,
         limit=np.zeros((blocks, B), dtype),
         steps_to_target=np.full((blocks, B), -1, np.int32),
         divergence_step=np.where(members < 0, 0, -1).astype(np.int32),
@@ -532,7 +537,8 @@ def train(
     """Trains groups to the end, in one call, see `Trainer`.
 
     Returns:
-        For each group its result and its final parameters, leading axis C.
+        For each group its result and its final parameters, leading axis C; with a state the pair
+        (parameters, state).
     """
     counts = [1] * len(groups)
     chunks = chunks_of(counts)
@@ -546,5 +552,7 @@ def train(
         # In the order of the runs.
         order = np.argsort(state.members.reshape(-1))[np.count_nonzero(state.members < 0) :]
         leaves = [leaf.reshape(-1, *leaf.shape[2:])[order] for leaf in state.leaves]
-        found.append((state.result, jax.tree.unflatten(structure, leaves).params))
+        end = jax.tree.unflatten(structure, leaves)
+        has_state = group.program.task.has_state
+        found.append((state.result, (end.params, end.model_state) if has_state else end.params))
     return found

@@ -29,7 +29,7 @@ from implicit_accel.engine.chunks import (
     precision_context,
 )
 from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
-from implicit_accel.engine.step import Hyper, Program, Values, observe, train_step
+from implicit_accel.engine.step import Hyper, Program, RunState, Values, observe, train_step
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import RATES, SEEDS, Axes, Experiment, Functions, Identity, Plan
 from implicit_accel.names import check_recorded_names
@@ -46,6 +46,7 @@ from implicit_accel.tasks.axes import (
 )
 from implicit_accel.tasks.loss_task import (
     BoundTask,
+    Initial,
     LossTask,
     Named,
     arguments_of,
@@ -54,7 +55,6 @@ from implicit_accel.tasks.loss_task import (
     initial,
     is_held,
     run_key,
-    split,
 )
 
 MakeOptimizer = (
@@ -272,24 +272,27 @@ class TaskSweep(Experiment):
             data = cast(group.data, dtype)
             size = None if group.batches is None else group.batches.batch_size
             rows = None if size is None else jax.ShapeDtypeStruct((size,), np.int32)
-            params = state.params
+            params, carried = state.params, state.model_state
 
             def everything(values: Any) -> Any:
                 return program.fixed | values
 
-            def evaluate(params: Any, data: Any, values: Any, rows: Any) -> Any:
+            def evaluate(params: Any, data: Any, values: Any, rows: Any, carried: Any) -> Any:
                 hp = everything(values)
                 key = task.key(hp, 1) if task.is_random else None
-                drawn = task.value_and_gradient(params, task.take(data, rows), hp, key)
+                trained, evaluated = (task.at(carried, train=train) for train in (True, False))
+                drawn = trained.value_and_gradient(params, task.take(data, rows), hp, key)
                 if not self.is_stochastic:
                     return drawn
-                return drawn, task.value_and_gradient(params, data["train"], hp, None)
+                return drawn, evaluated.value_and_gradient(params, data["train"], hp, None)
 
-            found["loss"] = program_digest(evaluate, params, data, values, rows)
+            def held_out(params: Any, data: Any, values: Any, carried: Any) -> Any:
+                evaluated = task.at(carried, train=False)
+                return evaluated.held_out_loss(params, data, everything(values))
+
+            found["loss"] = program_digest(evaluate, params, data, values, rows, carried)
             if task.has_held_out:
-                found["held-out loss"] = program_digest(
-                    lambda p, d, v: task.held_out_loss(p, d, everything(v)), params, data, values
-                )
+                found["held-out loss"] = program_digest(held_out, params, data, values, carried)
             # A host's is known by its values, see `Functions.initial`.
             found["init"] = content_digest(
                 program_digest(lambda v: task.init(everything(v)), values)
@@ -299,7 +302,7 @@ class TaskSweep(Experiment):
 
             def update(state: Any, hyper: Hyper, gradient: Any) -> Any:
                 # In place of the loss, which has a digest of its own.
-                return given.start(state.params, hyper)[1], given.update(
+                return given.start(state.params, state.model_state, hyper)[2], given.update(
                     gradient, state.opt_state, state.params, everything(hyper.values),
                     value=state.limit, grad=gradient,
                     value_fn=lambda p: sum(jnp.sum(a) for a in jax.tree.leaves(p)),
@@ -431,10 +434,13 @@ class TaskSweep(Experiment):
             None if self.is_stochastic else self._target, self._reads,
         )  # fmt: skip
         with self._explained():
-            trained, rest = runs.structure()
-        mask = _read_mask(self.task.trainable, trained)
-        task = BoundTask(self.task, rest, mask, self._reads)
-        num_parameters = sum(math.prod(a.shape) for a in jax.tree.leaves(trained))
+            initial = runs.structure()
+        mask = _read_mask(self.task.trainable, initial.trained)
+        task = BoundTask(self.task, initial.fixed, mask, self._reads, initial.state_fixed)
+        num_parameters, num_carried = (
+            sum(math.prod(a.shape) for a in jax.tree.leaves(tree))
+            for tree in (initial.trained, initial.model_state)
+        )
         rows = self._batch_size or self.task.num_rows
         group = Group(
             program=Program(
@@ -447,12 +453,12 @@ class TaskSweep(Experiment):
             data=self.task.arrays(),
             num_runs=num_runs,
             runs=runs,
-            shapes=trained,
+            shapes=initial.arrays,
             operations=6.0 * num_parameters * max(rows, 1),
             platform=platform,
             largest_block=self._largest_block
             or largest_block(
-                num_parameters=num_parameters,
+                num_parameters=num_parameters + num_carried,
                 num_rows=rows,
                 platform=platform,
                 itemsize=np.dtype(self.precision).itemsize,
@@ -489,12 +495,13 @@ class TaskSweep(Experiment):
             rows = None if size is None else jax.ShapeDtypeStruct((size,), np.int32)
             data = cast(group.data, dtype)
 
-            def evaluate(params: Any, data: Any, hyper: Hyper, rows: Any) -> Any:
+            def evaluate(state: RunState, data: Any, hyper: Hyper, rows: Any) -> Any:
                 hp = program.values(hyper)
                 key = task.key(hp, 0) if task.is_random else None
-                return task.evaluate(params, task.take(data, rows), hp, key).aux
+                trained = task.at(state.model_state, train=True)
+                return trained.evaluate(state.params, task.take(data, rows), hp, key).aux
 
-            found = jax.eval_shape(evaluate, state.params, data, hyper, rows)
+            found = jax.eval_shape(evaluate, state, data, hyper, rows)
             for name, a in found.items():
                 if a.shape != ():
                     raise UserError(
@@ -513,17 +520,18 @@ class TaskSweep(Experiment):
 
             jax.eval_shape(step, state, hyper, data, rows, _STEP)
             if self.is_stochastic:
-                self._trace_full(task, state.params, data, hyper, program)
+                self._trace_full(task, state, data, hyper, program)
         return tuple(found)
 
     def _trace_full(
-        self, task: BoundTask, params: Any, data: Any, hyper: Hyper, program: Program
+        self, task: BoundTask, state: RunState, data: Any, hyper: Hyper, program: Program
     ) -> None:
-        def full(params: Any, data: Any, hyper: Hyper) -> Any:
-            return task.evaluate_all(params, data, program.values(hyper))
+        def full(state: RunState, data: Any, hyper: Hyper) -> Any:
+            evaluated = task.at(state.model_state, train=False)
+            return evaluated.evaluate_all(state.params, data, program.values(hyper))
 
         try:
-            jax.eval_shape(full, params, data, hyper)
+            jax.eval_shape(full, state, data, hyper)
         except Exception as error:  # whatever the user's function raises without a key
             if not task.is_random or isinstance(error, UserError | jax.errors.JAXTypeError):
                 raise
@@ -586,7 +594,8 @@ class TaskSweep(Experiment):
             assert isinstance(task, BoundTask)
 
             def full(point: Point) -> tuple[Any, dict[str, Any]]:
-                return task.evaluate_all(point.trained, point.data, point.hyper)
+                evaluated = task.evaluated_at(point)
+                return evaluated.evaluate_all(point.trained, point.data, point.hyper)
 
             watched.append(
                 {_FULL_LOSS: lambda point: full(point)[0]}
@@ -824,12 +833,12 @@ class _Runs:
         distinct, inverse = np.unique(
             np.stack([at[n] for n in given]), axis=1, return_inverse=True
         )  # fmt: skip
-        _, rest = self.structure()
+        first = self.structure()
         drawn = []
         for place in distinct.T:
-            trained, own = split(self._draw(dict(zip(given, place, strict=True))))
-            check_same_fixed(rest, own)
-            drawn.append(trained)
+            own = self._draw(dict(zip(given, place, strict=True)))
+            check_same_fixed((first.fixed, first.state_fixed), (own.fixed, own.state_fixed))
+            drawn.append(own.arrays)
         shapes = {str(jax.tree.map(np.shape, params)) for params in drawn}
         if len(shapes) > 1:
             raise UserError(
@@ -850,13 +859,13 @@ class _Runs:
         """The axes by which initial parameters on the host may differ."""
         return set(self.free) if "hp" in arguments_of(self.task.init) else {SEEDS}
 
-    def _draw(self, places: Mapping[str, int]) -> Any:
+    def _draw(self, places: Mapping[str, int]) -> Initial:
         """What ``init`` returns on the host at some places of the axes, the first of all others."""
         hp = {n: value.item() for n, value in self._at(places).items()}
         named = Named({**self.fixed, **hp}, self.reads)
         # What JAX draws must not depend on training's precision; NumPy's numbers do not.
         with jax.enable_x64(False):
-            return call(self.task.init, seed=int(hp[SEEDS]), hp=named)
+            return Initial.of(self.task, call(self.task.init, seed=int(hp[SEEDS]), hp=named))
 
     def digests(self, fixed: Mapping[str, Any]) -> dict[str, str]:
         """Digests of all initial parameters that ``init`` returns on the host.
@@ -867,42 +876,44 @@ class _Runs:
         given = [n for n in self.free if n in self._init_reads]
         found = {}
         for places in itertools.product(*(range(len(self.free[n])) for n in given)):
-            params = self._draw(dict(zip(given, places, strict=True)))
+            arrays = self._draw(dict(zip(given, places, strict=True))).arrays
             at = {n: self.free[n][i] for n, i in zip(given, places, strict=True)}
-            trained, _ = split(params)
-            leaves = [np.asarray(a) for a in jax.tree.leaves(trained)]
-            digest = content_digest(str(jax.tree.structure(trained)), leaves)
+            leaves = [np.asarray(a) for a in jax.tree.leaves(arrays)]
+            digest = content_digest(str(jax.tree.structure(arrays)), leaves)
             found[json.dumps(at | dict(fixed), sort_keys=True)] = digest
         return found
 
-    def structure(self) -> tuple[Any, Any]:
-        """The parameters of one run, as shapes, and what of them is fixed.
+    def structure(self) -> Initial:
+        """What runs start from, arrays as shapes, and what of it is fixed.
 
         Raises:
             UserError: If what is fixed differs between runs.
         """
         reads: set[str] = set()
         if self.task.initialises_on_host:
-            trained, rest = split(self._draw({}))
-            return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), trained), rest
+            drawn = self._draw({})
+            return drawn.with_arrays(
+                jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), drawn.arrays)
+            )
         values = self._at({})
-        found: list[Any] = []
+        traced: list[Initial] = []
 
         def start(hp: dict[str, Any]) -> Any:
-            trained, rest = split(initial(self.task, {**self.fixed, **hp}, reads))
-            found.append(rest)
-            return trained
+            traced.append(Initial.of(self.task, initial(self.task, {**self.fixed, **hp}, reads)))
+            return traced[0].arrays
 
-        trained = jax.eval_shape(start, values)
+        arrays = jax.eval_shape(start, values)
         self.reads.update(reads)
         # Initial parameters are computed in single precision, whatever training's is.
         read = {n: column.distinct for n, column in self.columns.items() if n in reads}
         check_axes_precision(read, frozenset(), "float32", "the single precision of init")
-        rest = found[0]
-        if not _leaves_held(rest):
-            return trained, rest
+        found = traced[0].with_arrays(arrays)
+        if not _leaves_held(found.fixed):
+            return found
         held = iter(self._held())
-        return trained, jax.tree.map(lambda a: next(held) if is_held(a) else a, rest)
+        return found._replace(
+            fixed=jax.tree.map(lambda a: next(held) if is_held(a) else a, found.fixed)
+        )
 
     def _held(self) -> list[np.ndarray]:
         """The arrays of a traced ``init`` that are not trained: the same ones for every run."""
@@ -911,7 +922,8 @@ class _Runs:
         values = self._at(dict(zip(self.free, at, strict=False)))
 
         def held(hp: dict[str, Any]) -> list[Any]:
-            return _leaves_held(split(initial(self.task, {**self.fixed, **hp}, self.reads))[1])
+            found = initial(self.task, {**self.fixed, **hp}, self.reads)
+            return _leaves_held(Initial.of(self.task, found).fixed)
 
         with jax.enable_x64(False):
             found = jax.jit(jax.vmap(held))(cast(values, np.dtype("float32")))

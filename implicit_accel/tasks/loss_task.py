@@ -4,7 +4,8 @@
     runs = sweep(task, axes={"learning_rate": rates, "seed": range(5)}, optimizer=..., num_steps=9)
 
 Parameters are any pytree: dictionaries of arrays, Flax variables, Equinox modules. Its floating
-arrays are trained; everything else in it (functions, masks, counters) is fixed.
+arrays are trained; everything else in it (functions, masks, counters) is fixed. Running averages
+and the like are a state, which the loss returns beside its value, see `from_loss`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
-from implicit_accel.content import UnidentifiedError, content_digest
 from implicit_accel.engine.step import Evaluation, Task, Values
 from implicit_accel.errors import UserError
+from implicit_accel.observables import Point
+from implicit_accel.tasks.state import (
+    check_returned_state,
+    is_array,
+    is_floating,
+    is_same_leaf,
+    join_state,
+    split_state,
+    traced_without_mesh,
+)
 
 # A stream of random numbers each, all of the run's seed. In JAX ``split(key, n)[i]`` is
 # ``fold_in(key, i)``: numbers beyond any count keep the streams apart from each other and
@@ -64,16 +74,18 @@ def from_loss(
     reference_loss: float | None = None,
     trainable: Any = None,
     has_aux: bool = False,
+    has_state: bool = False,
     name: str = "task",
 ) -> LossTask:
     """A task from a loss of one's own.
 
     Args:
         loss: ``loss(params, batch)``, a scalar to minimise, in JAX. Further arguments are given to
-            it if it has them: ``hp``, the hyper-parameters by name, and ``key``, a JAX key for
-            randomness (dropout, noise), a function of the run's seed and the step alone. The key is
-            None where the loss is evaluated rather than trained on: then it should be without
-            randomness.
+            it if it has them: ``hp``, the hyper-parameters by name; ``key``, a JAX key for
+            randomness (dropout, noise), a function of the run's seed and the step alone; and
+            ``train``, a Python bool, True in steps of training and False where the loss is
+            evaluated: on held-out data, on all rows at the ends of epochs, for observables. In
+            evaluations the key is None: then the loss should be without randomness.
         init: Makes a run's initial parameters, in single precision whatever training's is, so that
             a seed starts alike in both. It may take ``key``, a JAX key made of the run's
             seed (`run_key`), and ``hp``; then it is traced into the program. If it takes ``seed``,
@@ -90,6 +102,12 @@ def from_loss(
         trainable: Booleans in the shape of the parameters (or of a prefix of them), False for
             what stays as it is initialised; all by default.
         has_aux: Whether the loss returns (loss, dictionary of scalars); these are recorded too.
+        has_state: Whether runs carry a state beside the parameters: batch statistics, an average of
+            the parameters, hidden units. Then ``init`` returns (params, state), and the loss is
+            ``loss(params, state, batch)``, which returns (loss, state), or with ``has_aux`` (loss,
+            (state, dictionary)). The state is any pytree. Its arrays are carried from step to step
+            and not differentiated, and no optimizer sees them; the rest of it is fixed. Structure,
+            shapes and types must stay. Floating arrays are in the precision of training.
         name: What to call it.
 
     Returns:
@@ -98,6 +116,8 @@ def from_loss(
     With mini-batches, or a loss that takes a key, the loss of a step is one draw of many. The run's
     ``loss``, its final loss and its steps to the target are then those of all rows without
     randomness, evaluated at the ends of epochs; what training saw is recorded as ``batch_loss``.
+    Evaluations use the state that the run has at that step, and what they return of it is dropped.
+    A step that does not move the parameters (the last, or a diverged run's) keeps the state too.
 
     Raises:
         UserError: If the functions take something else, the data are no rows, or whole numbers
@@ -112,6 +132,7 @@ def from_loss(
         reference_loss=None if reference_loss is None else float(reference_loss),
         trainable=trainable,
         has_aux=has_aux,
+        has_state=has_state,
         name=name,
     )
 
@@ -129,10 +150,12 @@ class LossTask:
     trainable: Any
     has_aux: bool
     name: str
+    has_state: bool = False
 
     def __post_init__(self) -> None:
-        _check_arguments("loss", self.loss, first=2, allowed=("hp", "key"))
-        _check_arguments("init", self.init, first=0, allowed=("key", "hp", "seed"))
+        first = ("params", "state", "batch") if self.has_state else ("params", "batch")
+        _check_arguments("loss", self.loss, first=first, allowed=("hp", "key", "train"))
+        _check_arguments("init", self.init, first=(), allowed=("key", "hp", "seed"))
         if {"key", "seed"} <= arguments_of(self.init).keys():
             raise UserError("init takes both key and seed: take key, to be traced, or seed")
         for what, arrays in (("data", self.data), ("held_out", self.held_out)):
@@ -224,25 +247,30 @@ def arguments_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 
 
 def _check_arguments(
-    what: str, function: Callable[..., Any], *, first: int, allowed: tuple[str, ...]
+    what: str, function: Callable[..., Any], *, first: tuple[str, ...], allowed: tuple[str, ...]
 ) -> None:
     """Makes sure that a function can be called with what there is."""
     if not callable(function):
         raise UserError(f"{what}: give a function, not {type(function).__name__}")
     parameters = list(arguments_of(function).values())
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if len(parameters) < first or any(p.kind not in plain for p in parameters[:first]):
-        raise UserError(f"{what}: it must take (params, batch) first, not {_names(parameters)}")
+    taken, others = parameters[: len(first)], parameters[len(first) :]
+    needed = f"({', '.join(first)})"
+    # The name says that an argument for the state is missing.
+    lacks_state = "state" in first and any(p.name in allowed for p in taken)
+    if len(taken) < len(first) or lacks_state or any(p.kind not in plain for p in taken):
+        raise UserError(f"{what}: it must take {needed} first, not {_names(parameters)}")
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise UserError(
             f"{what} takes * or ** arguments, which do not say what it needs: name those of "
             f"{', '.join(allowed)} that it takes, or wrap it by functools.wraps"
         )
-    for p in parameters[first:]:
+    for p in others:
         if p.name not in allowed and p.default is p.empty:
+            advice = "; with has_state=True also a state" if first == ("params", "batch") else ""
             raise UserError(
                 f"{what} takes {p.name!r}, which nothing gives it: beside "
-                f"{'(params, batch)' if first else 'nothing'} it may take {', '.join(allowed)}"
+                f"{needed if first else 'nothing'} it may take {', '.join(allowed)}{advice}"
             )
 
 
@@ -309,7 +337,7 @@ class Named(Mapping[str, Any]):
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """For functions that JAX compiles: arrays, and all else; all of them count as read."""
-        traced = {name: self[name] for name in self._values if _is_array(self[name])}
+        traced = {name: self[name] for name in self._values if is_array(self[name])}
         fixed = tuple((n, _Held(v)) for n, v in self._values.items() if n not in traced)
         return tuple(traced.values()), (tuple(traced), fixed)
 
@@ -326,17 +354,9 @@ def call(function: Callable[..., Any], *first: Any, **offered: Any) -> Any:
     return function(*first, **{name: value for name, value in offered.items() if name in has})
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
-
-
-def _is_trained(leaf: Any) -> bool:
-    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def is_held(leaf: Any) -> bool:
     """Whether a leaf of a model is an array that is not trained: a mask, a counter."""
-    return _is_array(leaf) and not _is_trained(leaf)
+    return is_array(leaf) and not is_floating(leaf)
 
 
 def split(tree: Any) -> tuple[Any, Any]:
@@ -345,12 +365,12 @@ def split(tree: Any) -> tuple[Any, Any]:
     Raises:
         UserError: If there is nothing to train, or an array is of a type that is not supported.
     """
-    trained = jax.tree.map(lambda a: a if _is_trained(a) else None, tree)
-    fixed = jax.tree.map(lambda a: None if _is_trained(a) else a, tree)
+    trained = jax.tree.map(lambda a: a if is_floating(a) else None, tree)
+    fixed = jax.tree.map(lambda a: None if is_floating(a) else a, tree)
     leaves: Any = jax.tree_util.tree_leaves_with_path(tree)
     for path, leaf in leaves:
         where = jax.tree_util.keystr(path) or "the top"
-        if _is_trained(leaf) and leaf.dtype.itemsize < 4:
+        if is_floating(leaf) and leaf.dtype.itemsize < 4:
             raise UserError(
                 f"init: the array at {where} has type {leaf.dtype}; parameters are trained in "
                 "float32 or float64: return one of these, and cast in the loss"
@@ -385,18 +405,9 @@ def check_same_fixed(fixed: Any, other: Any) -> None:
     Raises:
         UserError: If it is not: a program has one of it.
     """
-
-    def same(a: Any, b: Any) -> bool:
-        if _is_array(a) or _is_array(b):
-            return np.array_equal(a, b)
-        try:
-            return bool(a is b or a == b) or content_digest(a) == content_digest(b)
-        except (UnidentifiedError, TypeError, ValueError):
-            return False
-
     structures = jax.tree.structure(fixed), jax.tree.structure(other)
     leaves = zip(jax.tree.leaves(fixed), jax.tree.leaves(other), strict=False)
-    if structures[0] != structures[1] or not all(same(a, b) for a, b in leaves):
+    if structures[0] != structures[1] or not all(is_same_leaf(a, b) for a, b in leaves):
         raise UserError(
             "init: what is not trained (masks, counters, functions) differs between runs; it must "
             "be the same for all, or be made in the loss, or be a static axis"
@@ -421,12 +432,18 @@ class BoundTask(Task):
         fixed: What of the parameters is no floating array.
         mask: Booleans in the parameters' structure, or None.
         reads: Where the names of the hyper-parameters that are read are noted.
+        state_fixed: What of the state is no array.
+        model_state: The state's arrays, see `at`.
+        train: Whether the loss is trained on, or evaluated.
     """
 
     task: LossTask
     fixed: Any
     mask: Any
     reads: set[str] = field(default_factory=set)
+    state_fixed: Any = None
+    model_state: Any = ()
+    train: bool = True
 
     @property
     @override
@@ -440,9 +457,29 @@ class BoundTask(Task):
         """Whether the task has held-out data."""
         return self.task.held_out is not None
 
+    @property
+    @override
+    def has_state(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the task has a state."""
+        return self.task.has_state
+
+    @property
+    @override
+    def state(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The run's state, made anew: Equinox invalidates one in place once it has been set."""
+        return join_state(self.model_state, self.state_fixed) if self.has_state else None
+
+    @override
+    def at(self, model_state: Any, *, train: bool) -> BoundTask:
+        return replace(self, model_state=model_state, train=train)
+
+    def evaluated_at(self, point: Point) -> BoundTask:
+        """The task in an evaluation, with the state of a run."""
+        return self.at(split_state(point.state)[0] if self.has_state else (), train=False)
+
     @override
     def init(self, hp: Values) -> Any:
-        return split(initial(self.task, hp, self.reads))[0]
+        return Initial.of(self.task, initial(self.task, hp, self.reads)).arrays
 
     @override
     def key(self, hp: Values, step: Any) -> Any:
@@ -454,29 +491,70 @@ class BoundTask(Task):
 
     @override
     def trained(self, model: Any) -> Any:
-        return jax.tree.map(lambda a: a if _is_trained(a) else None, model)
+        return jax.tree.map(lambda a: a if is_floating(a) else None, model)
 
     @override
     def take(self, data: Any, rows: jax.Array | None) -> Any:
         train = data["train"]
         return train if rows is None else jax.tree.map(lambda a: a[rows], train)
 
-    def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, dict[str, Any]]:
-        model = join(params, self.fixed)
-        found = call(self.task.loss, model, batch, hp=Named(hp, self.reads), key=key)
-        if not self.task.has_aux:
-            found = found, {}
-        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
-            raise UserError(
-                f"loss: with has_aux it must return (loss, dictionary), not {_described(found)}"
-            )
+    def _value(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, Any]:
+        """The loss, and what it returns beside it: (the state's arrays, scalars), or scalars."""
+        if not self.has_state:
+            return self._number(params, batch, hp, key)
+
+        def value(params: Any, carried: Any, batch: Any, traced: Values, key: Any) -> Any:
+            given = {n: traced.get(n, a) for n, a in hp.items()}
+            return self.at(carried, train=self.train)._number(params, batch, given, key)
+
+        traced = {n: a for n, a in hp.items() if is_array(a)}
+        return traced_without_mesh(value, params, self.model_state, batch, traced, key)
+
+    def _number(self, params: Any, batch: Any, hp: Values, key: Any) -> tuple[Any, Any]:
+        """What `_value` returns, in the trace of the caller."""
+        first = (join(params, self.fixed), *((self.state,) if self.has_state else ()), batch)
+        found = call(self.task.loss, *first, hp=Named(hp, self.reads), key=key, train=self.train)
+        value, state, aux = self._parts(found)
         # In training's precision, whatever the loss computes in.
         dtype = jax.tree.leaves(params)[0].dtype
-        value = _scalar(found[0], "it must return one number", dtype)
-        if not jnp.issubdtype(jnp.asarray(found[0]).dtype, jnp.floating):
+        number = _scalar(value, "it must return one number", dtype)
+        if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
             raise UserError("loss: it must return a floating number, whose gradient there is")
         words = "it must return named numbers beside the loss: {!r} is one"
-        return value, {n: _scalar(a, words.format(n), dtype) for n, a in found[1].items()}
+        scalars = {n: _scalar(a, words.format(n), dtype) for n, a in aux.items()}
+        if not self.has_state:
+            return number, scalars
+        check_returned_state(self.state, state)
+        arrays = jax.tree.map(jnp.asarray, split_state(state)[0])
+        return number, (arrays, scalars)
+
+    def _parts(self, found: Any) -> tuple[Any, Any, Mapping[str, Any]]:
+        """The value, the state (None without) and the named numbers that the loss returned.
+
+        Raises:
+            UserError: If it returned something else.
+        """
+
+        def is_pair(value: Any) -> bool:
+            return isinstance(value, tuple) and len(value) == 2
+
+        has_state, has_aux = self.has_state, self.task.has_aux
+        if not (has_state or has_aux):
+            return found, None, {}
+        words = {
+            (True, False): ("has_state", "(loss, state)"),
+            (False, True): ("has_aux", "(loss, dictionary)"),
+            (True, True): ("has_state and has_aux", "(loss, (state, dictionary))"),
+        }[has_state, has_aux]
+        fits = is_pair(found) and (not (has_state and has_aux) or is_pair(found[1]))
+        if fits:
+            value, beside = found
+            state, aux = beside if has_state and has_aux else (beside, beside)
+            if not has_aux:
+                return value, state, {}
+            if isinstance(aux, Mapping):
+                return value, state, aux
+        raise UserError(f"loss: with {words[0]} it must return {words[1]}, not {_described(found)}")
 
     def value_and_gradient(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
         """((loss, what the loss returns beside it), gradient); arguments as in `Task.evaluate`."""
@@ -484,8 +562,9 @@ class BoundTask(Task):
 
     @override
     def evaluate(self, params: Any, batch: Any, hp: Values, key: Any) -> Evaluation:
-        (value, aux), gradient = self.value_and_gradient(params, batch, hp, key)
-        return Evaluation(value, gradient, value - (self.task.optimum or 0.0), aux)
+        (value, beside), gradient = self.value_and_gradient(params, batch, hp, key)
+        state, aux = beside if self.has_state else ((), beside)
+        return Evaluation(value, gradient, value - (self.task.optimum or 0.0), aux, state)
 
     @override
     def loss(self, params: Any, batch: Any, hp: Values, key: Any) -> Any:
@@ -493,8 +572,8 @@ class BoundTask(Task):
 
     def evaluate_all(self, params: Any, data: Any, hp: Values) -> tuple[Any, dict[str, Any]]:
         """The excess loss of all rows without randomness, and what comes with it."""
-        value, aux = self._value(params, data["train"], hp, None)
-        return value - (self.task.optimum or 0.0), aux
+        value, beside = self._value(params, data["train"], hp, None)
+        return value - (self.task.optimum or 0.0), beside[1] if self.has_state else beside
 
     @override
     def reference_loss(self, data: Any) -> Any:
@@ -532,11 +611,54 @@ def _scalar(value: Any, what: str, dtype: Any) -> jax.Array:
     return jnp.asarray(value).astype(dtype)
 
 
+class Initial(NamedTuple):
+    """What ``init`` returns, in parts.
+
+    Attributes:
+        trained: The parameters' floating arrays.
+        fixed: All else of the parameters.
+        model_state: The state's arrays; () without a state.
+        state_fixed: All else of the state.
+        has_state: Whether there is a state.
+    """
+
+    trained: Any
+    fixed: Any
+    model_state: Any = ()
+    state_fixed: Any = None
+    has_state: bool = False
+
+    @classmethod
+    def of(cls, task: LossTask, found: Any) -> Initial:
+        """The parts of what a task's ``init`` has returned.
+
+        Raises:
+            UserError: If it is no pair although the task has a state, or not supported.
+        """
+        if not task.has_state:
+            return cls(*split(found))
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise UserError(
+                f"init: with has_state it must return (params, state), not {_described(found)}"
+            )
+        return cls(*split(found[0]), *split_state(found[1]), has_state=True)
+
+    @property
+    def arrays(self) -> Any:
+        """What runs start from: the parameters, with a state the pair of both."""
+        return (self.trained, self.model_state) if self.has_state else self.trained
+
+    def with_arrays(self, arrays: Any) -> Initial:
+        """The same with other arrays, of the structure of `arrays`."""
+        trained, model_state = arrays if self.has_state else (arrays, ())
+        return self._replace(trained=trained, model_state=model_state)
+
+
 def initial(task: LossTask, hp: Values, reads: set[str]) -> Any:
     """What a task's traced ``init`` returns: the parameters and all else of their pytree."""
     # In single precision whatever training's is: the same seed starts alike in both.
     single = {
-        name: value.astype(np.float32) if _is_trained(value) else value
+        name: value.astype(np.float32) if is_floating(value) else value
         for name, value in hp.items()
     }
     with jax.enable_x64(False):
