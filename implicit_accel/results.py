@@ -736,7 +736,7 @@ def invalid(
         along = [
             str(n)
             for n, c in runs.coords.items()
-            if n not in axes and c.dims in [(axis,) for axis in axes]
+            if n not in axes and c.dims and c.dims == (c.attrs.get(ALONG),) and c.dims[0] in axes
         ]
         for reason in (_invalid_along(runs, name) for name in along):
             if reason:

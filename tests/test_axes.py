@@ -298,7 +298,9 @@ def check_tables(runs):
     assert names == ["configuration 0", "configuration 1", "configuration 2"]
     assert [float(line.get_xdata()[0]) for line in handles] == rates
     assert "configuration 0" in str(runs.ia.summary())
-    forged = runs.assign_coords(momentum=("configuration", [0.5, np.inf, 0.0]))
+    forged = runs.assign_coords(
+        momentum=runs["momentum"].copy(data=[0.5, np.inf, 0.0])
+    )  # fmt: skip
     assert invalid(forged) == "momentum holds numbers that are out of range"
 
 
