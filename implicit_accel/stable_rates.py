@@ -12,8 +12,8 @@ learning rate 1, so that a step is θ → θ − η u:
   (2 + 2β₁)/((1 − β₁) λ) for Adam; see `observables.stability_threshold`. On a quadratic it is the
   largest stable rate of gradient descent and momentum, exactly.
 
-Both are rates of one point. Networks survive rates many times larger, since the sharpness falls in
-the first steps (catapult: Lewkowycz et al. 2020, arXiv 2003.02218). Nor does a training at a
+Both are rates of one point. Networks survive other rates, mostly larger ones, since the sharpness
+falls in the first steps (catapult: Lewkowycz et al. 2020, arXiv 2003.02218). Nor does a training at a
 constant rate η say how far η could be raised: it moves to where the sharpness is the threshold over
 η, whatever η is (Cohen et al. 2021). So `stable_rate` tests rates by short trainings of many rates
 and seeds at once, upwards from the estimate at the start.
@@ -90,9 +90,10 @@ class StableRate:
     """The largest stable learning rate, as `stable_rate` finds it.
 
     Attributes:
-        rate: The median over seeds of ``rates``.
-        is_lower_bound: Whether ``rate`` is only a lower bound, since the largest rates that were
-            tested are stable; or, without a test, since it is the estimate at the start.
+        rate: The median over seeds of ``rates``, of two the smaller.
+        is_lower_bound: Whether ``rate`` is only a lower bound: the largest rate that was tested,
+            and stable. Without a test the rate is an estimate and bounds nothing: networks mostly
+            survive larger rates, but where the sharpness rises not even that one.
         rates: (seed,) the largest rate of the test that is stable, the next larger one not being
             so; NaN where none is. At most ``resolution`` below the first unstable one.
         resolution: The ratio of the first unstable to the largest stable rate, at the median seed;
@@ -160,7 +161,9 @@ def critical_rate(
         low, high, count = state
         return (high > _CLOSE * low) & (count < _MOST_PASSES)
 
-    def narrow(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def narrow(
+        state: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         # low does not raise the loss, 0 if no such rate is known; high does, inf if none is.
         low, high, count = state
         middle = jnp.sqrt(low) * jnp.sqrt(high)
@@ -226,7 +229,7 @@ class _Curvature:
             return point.value_and_grad(moved)[0]
 
         # The rate at which the linear model has lost all of the loss begins the search.
-        slope = optax.tree.vdot(gradient, updates)
+        slope = jnp.asarray(optax.tree.vdot(gradient, updates))
         guess = jnp.abs(loss / slope)
         guess = jnp.where(jnp.isfinite(guess) & (guess > 0), guess, one)
         rate, passes = critical_rate(along, loss, guess)
@@ -245,7 +248,7 @@ class _Curvature:
 
 
 def _threshold(optimizer: MakeOptimizer) -> tuple[dict[str, Any], float | None]:
-    """An optimizer's settings, and its stability threshold at rate 1; None where it is not known."""
+    """An optimizer's settings, and its stability threshold at rate 1; None if none is known."""
     if not isinstance(optimizer, Optimizer):
         return {}, None
     settings = dict(optimizer.settings)
@@ -293,7 +296,7 @@ def stable_rate(
             transformation, whose update must be proportional to the learning rate.
         num_steps: Steps of each training of the test. Rates that diverge later pass it. With 0
             there is no test: the rate is the Lanczos rate at the start, or the critical rate where
-            that is not known, marked as a lower bound.
+            that is not known.
         seeds: Seeds of the runs; the rate is the median over them. They are left out where the task
             reads none.
         at: Values of the task's other hyper-parameters, by name.
@@ -324,7 +327,7 @@ def stable_rate(
         at_start = lanczos if np.isfinite(lanczos).all() else critical
         rates = at_start[:, 0]
         return StableRate(
-            float(np.median(rates)), True, rates, math.nan, np.zeros(1, int), critical, lanczos,
+            float(np.median(rates)), False, rates, math.nan, np.zeros(1, int), critical, lanczos,
             np.zeros(0), np.zeros((0, len(rates)), bool), 0, cost,
         )  # fmt: skip
     test = _Test(trial, num_steps)
