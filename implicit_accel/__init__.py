@@ -43,6 +43,7 @@ from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.progress import progress_bar
 from implicit_accel.rates import auto
 from implicit_accel.results import judged_by, select
+from implicit_accel.stable_rates import StableRate, stable_rate
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import final_params, run, run_sweep, sweep
 from implicit_accel.tasks.axes import static, together
@@ -71,6 +72,7 @@ __all__ = [
     "Optimum",
     "Problem",
     "SmallCNN",
+    "StableRate",
     "Summary",
     "SweepConfig",
     "Target",
@@ -110,6 +112,7 @@ __all__ = [
     "scale_by_end_to_end",
     "scale_by_unbalanced_end_to_end",
     "select",
+    "stable_rate",
     "static",
     "summarise",
     "sweep",

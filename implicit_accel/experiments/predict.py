@@ -3,12 +3,17 @@
 python -m experiments.predict --dataset gas
 python -m experiments.predict --losses l2,l3,l4 --depths 1,2,3,4 --target 1%
 python -m experiments.predict --dataset gas --losses l4 --at 0.001,0.00418
+python -m experiments.predict --task my_model.py:task --optimizers sgd,adam
 
 Takes the flags of experiments.sweep that say what is trained, and predicts for every model the
 largest stable learning rate, the steps to the target at the best stable rate of the grid, and the
 speed-up over one layer. It integrates each network's gradient flow once, with the sharpness on the
 way. A second table has the speed-up of depth at stable rates, by a formula. With --at, rates past
 the edge of stability that oscillate have a range of steps, by the central flow.
+
+With --task, a model of your own has no such theory: printed are the largest stable learning rates
+for each optimizer, from its curvature and short trainings of --num_steps steps (100 unless given)
+with --num_seeds seeds (3 unless given). The task's file is run: name only files that you trust.
 """
 
 from __future__ import annotations
@@ -23,19 +28,23 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from implicit_accel.devices import use_cpu_devices
 from implicit_accel.errors import UserError
 from implicit_accel.executors.local import LocalExecutor
-from implicit_accel.experiments import cli, settings
+from implicit_accel.experiments import cli, compilation, settings
 from implicit_accel.experiments import executor as executors
 from implicit_accel.experiments.predictions import (
     as_text,
     predictions,
     print_predictions,
     print_speed_ups,
+    print_stable_rates,
     save_table,
     speed_up_table,
+    stable_rate_table,
 )
 from implicit_accel.linear.config import parse_learning_rates
+from implicit_accel.stable_rates import stable_rate
 from implicit_accel.theory.predict import Predictions
 from implicit_accel.theory.speed_up import is_predicted, predict_speed_up
 
@@ -50,7 +59,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "A file for the table.")
 
 def groups() -> cli.FlagGroups:
     """This program's flags."""
-    found = cli.FlagGroups({k: list(v) for k, v in settings.DECLARED_GROUPS.groups.items()})
+    declared = (settings.DECLARED_GROUPS, settings.TASK_GROUPS)
+    found = cli.FlagGroups({k: list(v) for each in declared for k, v in each.groups.items()})
     found.add("Prediction", _AT, _OUTPUT)
     executors.add_flags(found)
     return found
@@ -100,9 +110,42 @@ def print_rates(table: pd.DataFrame, console: Console) -> None:
     console.print(shown)
 
 
+def stable_rates_of_task(place: str, console: Console, log: Console) -> pd.DataFrame:
+    """Estimates the stable rates of a task, and prints them.
+
+    Args:
+        place: The value of ``--task``.
+        console: For the table.
+        log: For progress.
+
+    Raises:
+        UserError: If a flag is not allowed, or an estimate is not possible.
+    """
+    for holder in (_AT, executors.WORKERS, executors.SCHEDULER):
+        if holder.value:
+            raise UserError(f"--{holder.name} is of linear networks on a dataset: leave it out")
+    # Before the task's file is run, which may compute.
+    use_cpu_devices(None)
+    asked = settings.build_stable_rates(place)
+    compilation.keep_programs(compilation.asked_for())
+    pairs = [(name, at) for at in asked.settings for name in asked.optimizers]
+    found = []
+    with cli.progress_bar(log, "short trainings", "compiling …") as report:
+        for number, (name, at) in enumerate(pairs):
+            rate = stable_rate(asked.task, asked.optimizers[name], at=at, **asked.options)
+            found.append((name, at, rate))
+            report(number + 1, len(pairs))
+    table = stable_rate_table(found)
+    print_stable_rates(table, f"{asked.task.name}: {asked.task.num_rows:,} rows", console)
+    return table
+
+
 def main() -> None:
     """Flags, configuration, predictions, tables."""
     console, log = cli.make_console(), cli.make_console(stderr=True)
+    if settings.TASK.value is not None:
+        save(stable_rates_of_task(settings.TASK.value, console, log))
+        return
     rates = parse_learning_rates(_AT.value)
     if any(not 0 < rate < math.inf for rate in rates):
         raise UserError("--at: learning rates must be numbers above 0")
@@ -122,6 +165,15 @@ def main() -> None:
         print_speed_ups(speed_up_table(speed_ups, [m.label for m in deep]), console)
     if rates:
         print_rates(at_rates(found, rates), console)
+    save(table)
+
+
+def save(table: pd.DataFrame) -> None:
+    """Writes the table, if a file is asked for.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     if _OUTPUT.value:
         path = Path(_OUTPUT.value)
         try:

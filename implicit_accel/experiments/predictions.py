@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from implicit_accel.experiments import cli
 from implicit_accel.exports import csv_text
 from implicit_accel.files import atomic_path
 from implicit_accel.linear.sweep import LinearSweep
+from implicit_accel.stable_rates import StableRate
 from implicit_accel.theory.predict import Predictions, predict
 from implicit_accel.theory.speed_up import PredictedSpeedUp
 
@@ -127,6 +129,70 @@ def print_speed_ups(table: pd.DataFrame, console: Console) -> None:
     shown.caption = (
         "Predicted by a formula (theory/speed_up.py), medians over seeds. On l2 it is several "
         "times too low, since training past the edge of stability survives."
+    )
+    console.print(shown)
+
+
+def stable_rate_table(
+    found: Sequence[tuple[str, Mapping[str, Any], StableRate]],
+) -> pd.DataFrame:
+    """Stable rates as a table.
+
+    Args:
+        found: The optimizer's name, the further hyper-parameters, and what `stable_rate` returns.
+    """
+    rows = []
+    for optimizer, at, rate in found:
+        rows.append(
+            {
+                "optimizer": optimizer,
+                **at,
+                "critical_rate": rate.critical_at_start,
+                "lanczos_rate": rate.lanczos_at_start,
+                "stable_rate": rate.rate,
+                "is_lower_bound": rate.is_lower_bound,
+                "lowest": float(np.nanmin(rate.rates)),
+                "highest": float(np.nanmax(rate.rates)),
+                "num_seeds": len(rate.rates),
+                "num_steps": rate.num_steps,
+                "forward_passes": rate.cost.forward_passes,
+                "gradients": rate.cost.gradients,
+                "products": rate.cost.products,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def print_stable_rates(table: pd.DataFrame, title: str, console: Console) -> None:
+    """A sentence for each row of `stable_rate_table`, and the table."""
+    last = table.columns.get_loc("critical_rate")
+    axes = [str(name) for name in table.columns[1:last]]
+    shown = Table(title=title, title_justify="left", caption_justify="left")
+    names = ("critical rate\nat the start", "Lanczos rate\nat the start", "largest stable rate",
+             "range over\nseeds", "gradients")  # fmt: skip
+    for name in ("optimizer", *axes, *names):
+        shown.add_column(name, justify="left" if name == "optimizer" else "right")
+    for row in table.to_dict("records"):
+        at = [f"{name} {row[name]}" for name in axes]
+        rate = as_text(row["stable_rate"])
+        bound = "at least " if row["is_lower_bound"] else ""
+        tested = f"tested over {row['num_steps']:,} steps" if row["num_steps"] else "not tested"
+        console.print(
+            f"→ {', '.join([row['optimizer'], *at])}: stable up to a learning rate of {bound}{rate}"
+            f" ({tested}).",
+            soft_wrap=True,
+        )
+        ends = f"{as_text(row['lowest'])} to {as_text(row['highest'])}"
+        cost = row["gradients"] + 2 * row["products"]
+        shown.add_row(
+            row["optimizer"], *(str(row[name]) for name in axes), as_text(row["critical_rate"]),
+            as_text(row["lanczos_rate"]), f"{bound}{rate}", ends, f"{cost:,}",
+        )  # fmt: skip
+    shown.caption = (
+        "Stable: the loss does not blow up, and falls at least half as far as at the best rate. "
+        "Medians over seeds. At the start one step raises the loss above the critical rate; the "
+        "Lanczos rate is the optimizer's threshold over the sharpness. Longer trainings may need a "
+        "smaller rate. Gradients count a Hessian product as two."
     )
     console.print(shown)
 

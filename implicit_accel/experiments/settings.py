@@ -8,6 +8,7 @@ program's own are defined here.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -28,6 +29,7 @@ from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep, axes_of
 from implicit_accel.rates import TOLERANCE, at_own_rates, coarse_rates
 from implicit_accel.tasks.grid import TaskSweep
+from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.theory.predict import early_stable_rates
 
 GROUPS = cli.FlagGroups()
@@ -169,6 +171,8 @@ TASK_OPTIMIZER = flags.DEFINE_string(
     "place of --optimizers.",
 )
 GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
+TASK_GROUPS = cli.FlagGroups()
+TASK_GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
 
 
 def apply_quick() -> str:
@@ -386,6 +390,66 @@ def _build_task(place: str) -> Asked:
     about = {"task": {"place": place, "name": task.name, "fingerprint": task.fingerprint()}}
     described = f"{task.num_rows:,} rows"
     return Asked(experiment, task.name, task.name, described, about, search=search)
+
+
+@dataclass(frozen=True)
+class RatesAsked:
+    """Of which model and optimizers the flags ask for stable rates, see `stable_rate`.
+
+    Attributes:
+        task: The model.
+        optimizers: What to train it with, by name.
+        settings: Each combination of the further axes' values, by name.
+        options: Further arguments of `stable_rate`.
+    """
+
+    task: LossTask
+    optimizers: dict[str, Any]
+    settings: tuple[dict[str, Any], ...]
+    options: dict[str, Any]
+
+
+# Settings that have a part in a task's stable rates.
+_FOR_STABLE_RATES = (
+    "num_seeds", "first_seed", "num_steps", "optimizers", "optimizer_settings", "weight_decays",
+    "precision",
+)  # fmt: skip
+
+
+def build_stable_rates(place: str) -> RatesAsked:
+    """The stable rates that the flags ask for.
+
+    Args:
+        place: ``file.py:name``.
+
+    Raises:
+        UserError: If a flag's value is not allowed, or a flag has no part in them.
+    """
+    for name in (DATASET.name, *_HOLDERS):
+        if name not in _FOR_STABLE_RATES and flags.FLAGS[name].present:
+            raise UserError(f"--{name} has no part in the stable rates of a --task: leave it out")
+    module, task = load_task(place)
+    config, _ = _task_settings()
+    made, names = _task_optimizer(module, config)
+    by_name: dict[str, Any] = {o.name: o for o in config.optimizers}
+    axes = _task_axes(config, ())
+    del axes["learning_rate"], axes["seed"]
+    given_counts = {
+        "num_steps": config.num_steps,
+        "seeds": config.seeds,
+    }
+    present = {"num_steps": ("num_steps",), "seeds": ("num_seeds", "first_seed")}
+    options = {
+        name: value
+        for name, value in given_counts.items()
+        if any(flags.FLAGS[flag].present for flag in present[name])
+    }
+    return RatesAsked(
+        task,
+        by_name if names or TASK_OPTIMIZER.value is None else {TASK_OPTIMIZER.value: made},
+        tuple(dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())),
+        options | {"precision": config.precision, "batch_size": BATCH_SIZE.value},
+    )
 
 
 def _task_settings() -> tuple[SweepConfig, tuple[str, ...]]:
