@@ -1,10 +1,13 @@
 """What the documents say is there, is there."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 from programs import run
+
+from implicit_accel.claims.collection import load_collection
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,6 +38,36 @@ def test_the_readme_says_what_the_findings_say():
         shown = (REPOSITORY / publish.PLACES.get(name, "README.md")).read_text()
         _, block, _ = shown.split(f"<!-- {name} -->")
         assert block.strip() == text, "run python docs/publish.py"
+
+
+def test_the_claims_pages_say_what_the_findings_say():
+    publish = module_at("publish")
+    written = publish.pages(publish.TARGET)
+    there = {p.relative_to(publish.TARGET).as_posix() for p in publish.TARGET.glob("*/index.md")}
+    assert there == {*written} - {"REPORT.md"}
+    for name, text in written.items():
+        assert (publish.TARGET / name).read_text() == text, "run python docs/publish.py"
+
+
+def test_every_claim_has_a_page_that_is_titled_and_linked():
+    folder = REPOSITORY / "docs/reproduction"
+    stored = json.loads((folder / "findings.json").read_text())["findings"]
+    overview = (folder / "REPORT.md").read_text()
+    statements = {claim.id: claim.statement for claim in load_collection().claims}
+    linked = re.findall(r"^\| \[(\w+)\]\((\w+)/index\.md\) \|", overview, re.MULTILINE)
+    assert linked == [(name, name) for name in statements]
+    assert len(overview) < 80_000
+    for found in stored:
+        name = found["claim"]
+        page = (folder / name / "index.md").read_text()
+        title, _, rest = page.partition("\n")
+        words = title.removeprefix(f"# {name}: ").replace("\\", "")
+        assert statements[name].startswith(words)
+        assert len(words) > 20
+        effect = found["finding"]["verdict"]["parts"][0]["part"]["effect"]
+        assert f"{effect['value']:.3g}" in rest, name
+        shown = re.findall(r"^!\[[^]]*\]\(([^)]+)\)", rest, re.MULTILINE)
+        assert shown == found["figures"]
 
 
 def test_every_speed_up_in_the_readme_is_a_finding():
