@@ -5,9 +5,13 @@ import json
 import re
 from pathlib import Path
 
+from browser import needs_browser, visit
+from PIL import Image
 from programs import run
+from test_explorer import decaying
 
 from implicit_accel.claims.collection import load_collection
+from implicit_accel.experiments.sweep_page import write_page
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -77,6 +81,23 @@ def test_every_speed_up_in_the_readme_is_a_finding():
         before, _, after = shown.split(f"<!-- {name} -->")
         shown = before + after
     assert re.findall(r"[\d.]+×", shown) == []
+
+
+def test_the_picture_of_a_page_is_small():
+    committed = module_at("page_picture").TARGET
+    with Image.open(committed) as picture:
+        assert min(picture.size) >= 900
+    assert committed.stat().st_size < 150_000
+
+
+@needs_browser
+def test_a_page_s_picture_can_be_taken_again(tmp_path):
+    page, target = tmp_path / "report.html", tmp_path / "page.png"
+    write_page(decaying(), page, command=[], figures=[], best_by="stable")
+    module_at("page_picture").take(page, target, visit)
+    with Image.open(target) as picture:
+        assert picture.size == (1280, 1000)
+        assert len(picture.getcolors() or ()) > 10
 
 
 def test_the_reference_is_that_of_the_declarations(monkeypatch):
