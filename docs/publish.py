@@ -1,12 +1,14 @@
 """Puts results into the documents: python docs/publish.py outputs/reproduction [outputs/gas].
 
-The report, its figures and its findings go to docs/reproduction. The answer goes into README.md and
-the site's home, with five rows of results in README.md; the main comparison by its choices and the
-table of a sweep go to docs/explanation. Figures are reduced to 256 colours, which their few need.
+The report, a page for each claim, its figures and its findings go to docs/reproduction. The answer
+goes into README.md and the site's home, with five rows of results in README.md; the main comparison
+by its choices and the table of a sweep go to docs/explanation. Figures are reduced to 256 colours,
+which their few need.
+
+What is committed is enough to write the texts again: python docs/publish.py docs/reproduction.
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 from implicit_accel import load_run, summarise
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.findings import load_entries
+from implicit_accel.claims.report.render import MARKDOWN_FILE, markdown_pages
 from implicit_accel.claims.report.story import ANSWER, chapters_of, picture
 from implicit_accel.claims.report.view import choices_table
 from implicit_accel.summary import caption, cells, columns
@@ -23,7 +26,6 @@ from implicit_accel.summary import caption, cells, columns
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reproduction"
 
-_FIGURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 MAIN = "P0"
 """The claim whose comparison is shown by its choices."""
 PLACES = {
@@ -38,22 +40,50 @@ def publish(source: Path) -> None:
     """Copies what is shown of a reproduction.
 
     Args:
-        source: Its folder, with REPORT.md and findings.json.
+        source: Its folder, with REPORT.md and findings.json; of `TARGET` only the texts are
+            written again.
     """
-    report = (source / "REPORT.md").read_text()
-    shown = sorted(set(_FIGURE.findall(report)))
-    for old in TARGET.rglob("*.png"):
+    written = pages(source)
+    if source.resolve() != TARGET:
+        _publish_figures(source)
+        _publish_findings(source)
+    for old in TARGET.glob("*/index.md"):
         old.unlink()
-    for name in shown:
-        (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / name) as drawn:
-            colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        colours.save(TARGET / name, optimize=True)
-    (TARGET / "REPORT.md").write_text(report)
-    _publish_findings(source)
+    for name, text in written.items():
+        (TARGET / name).parent.mkdir(exist_ok=True)
+        (TARGET / name).write_text(text)
     for name, text in texts(source).items():
         _replace(name, text)
     _publish_outcomes(source)
+
+
+def pages(source: Path) -> dict[str, str]:
+    """The overview and a page for each claim and law, by their paths below `TARGET`.
+
+    Args:
+        source: The reproduction's folder. The paragraphs on what was run, when and on what are
+            those of its REPORT.md, above the first table.
+    """
+    claims = load_collection()
+    _, entries = load_entries(source, claims.claims)
+    above, _, _ = (source / MARKDOWN_FILE).read_text().partition("\n| ")
+    paragraphs = map(str.strip, above.split("\n\n"))
+    # Title, story and figures begin otherwise.
+    preamble = [text for text in paragraphs if text and not text.startswith(("#", "**", "!["))]
+    return markdown_pages(entries, source, title=claims.title, preamble=preamble, collection=claims)
+
+
+def _publish_figures(source: Path) -> None:
+    """Copies the figures of all claims, in place of those of an earlier report."""
+    _, entries = load_entries(source, load_collection().claims)
+    for old in TARGET.rglob("*.png"):
+        old.unlink()
+    for figure in (path for entry in entries for path in entry.figures):
+        copy = TARGET / figure.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(figure) as drawn:
+            colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        colours.save(copy, optimize=True)
 
 
 def texts(source: Path) -> dict[str, str]:
@@ -69,23 +99,27 @@ def texts(source: Path) -> dict[str, str]:
     forest, measured_by = picture(entries, claims.picture)
     shown = next(iter(forest.series.values()))
     words = "\n\n".join(_escaped(paragraph) for paragraph in answer.paragraphs)
+    links = [f"[{claim}](docs/reproduction/{claim}/index.md)" for claim in measured_by]
     return {
         "answer": words,
         "home": words,
         "rows": _table(
             ("against one layer", "its steps over the model's \\[95 %]", "claim"),
-            ((e.name, str(e), c) for e, c in zip(shown, measured_by, strict=True)),
+            (
+                (_escaped(e.name), _escaped(str(e)), link)
+                for e, link in zip(shown, links, strict=True)
+            ),
         ),
         "choices": _table(
             ("choice", "speed-up \\[95 %]"),
-            ((n, measured) for n, measured, _ in choices_table(main).to_numpy().tolist()),
+            (map(_escaped, row[:2]) for row in choices_table(main).to_numpy().tolist()),
         ),
     }
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_escaped, row))} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _publish_outcomes(source: Path) -> None:

@@ -21,7 +21,7 @@ from tests.browser import NARROW, WIDE, find_chromium
 SHOWN = (
     "index.html", "tutorials/five_minutes.html", "howto/sweeps.html", "theory.html",
     "explanation/statistics.html", "api/intervals.html", "reference.html",
-    "reproduction/REPORT.html",
+    "reproduction/REPORT.html", "reproduction/P3b/index.html",
 )  # fmt: skip
 
 

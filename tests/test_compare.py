@@ -1,15 +1,20 @@
 """Several runs side by side."""
 
+import io
 import math
 import shutil
+from base64 import b64decode
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import NARROW, WIDE, needs_browser, visit
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import read_page
+from PIL import Image
 from programs import as_module, forked
 from test_statistics import INF, NAN, general, made
 
@@ -210,8 +215,66 @@ def test_the_program_prints_draws_and_writes(folders, tmp_path):
     assert (tmp_path / "all.tex").read_text().count(r"\\") >= 5
     drawn = sorted(p.name for p in (tmp_path / "figures").iterdir())
     names = ["excess_loss", "over_first", "speed_up", "steps_to_target"]
-    assert drawn == [f"{name}.{extension}" for name in names for extension in ("pdf", "svg")]
+    figures = [f"{name}.{extension}" for name in names for extension in ("pdf", "svg")]
+    assert drawn == ["comparison.html", *figures]
     ElementTree.parse(tmp_path / "figures" / "speed_up.svg")
+
+
+# --- the page ---
+
+HOSTILE = "<img src=x onerror=alert(1)>&"
+
+
+@pytest.fixture(scope="module")
+def comparison(folders, tmp_path_factory):
+    """The page of two runs, one of which has a hostile name."""
+    place = tmp_path_factory.mktemp("page")
+    shutil.copytree(folders / "two", place / "runs" / HOSTILE)
+    result = run(
+        folders / "one", place / "runs" / HOSTILE, "--formats", "pdf", "--figures_dir", place,
+        cwd=place,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "comparison.html" in result.stdout
+    return place / "comparison.html"
+
+
+def test_the_page_has_the_tables_and_the_figures(folders, comparison):
+    text = comparison.read_text()
+    seen = read_page(text)
+    assert seen.unbalanced == []
+    assert HOSTILE in seen.text
+    assert all("onerror" not in attributes for _, attributes in seen.elements)
+    assert all("src" not in found or found["src"].startswith("data:") for _, found in seen.elements)
+    runs = {"one": ia.load_run(folders / "one"), HOSTILE: ia.load_run(folders / "two")}
+    one, two = (ia.summarise(each)["steps_to_target"][0] for each in runs.values())
+    assert f"{one / two:.3g} [" in seen.text
+    for words in ("learning_rate", "0.05, 0.1", "0.1, 0.2", "--formats pdf"):
+        assert words in seen.text
+    sizes = []
+    for address in seen.pictures:
+        with Image.open(io.BytesIO(b64decode(address.partition("base64,")[2]))) as drawn:
+            sizes.append(drawn.size)
+    assert len(sizes) == len(comparison_figures(runs, compare(runs)))
+    assert min(min(size) for size in sizes) > 150
+    captions = [found["alt"] for name, found in seen.elements if name == "img"]
+    assert captions[2] == "Each model over the same model in one"
+    assert len(text) < 2_000_000
+
+
+@needs_browser
+@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (NARROW, True)])
+def test_the_page_in_a_browser(comparison, size, dark):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with visit(comparison, size=size, dark=dark) as seen:
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        widths = "[...document.images].map((image) => image.naturalWidth)"
+        assert min(seen.page.evaluate(widths)) > 0
+        rows = seen.page.locator("table").first.locator("tbody tr")
+        assert rows.count() == 4
+        found = axe.Axe().run(seen.page).response["violations"]
+        serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+        assert serious == []
 
 
 def test_two_folders_of_one_name_are_told_apart(folders, tmp_path):

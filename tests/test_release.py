@@ -78,10 +78,12 @@ def test_there_is_one_version():
         version = tomllib.load(file)["project"]["version"]
     assert implicit_accel.__version__ == version
     assert re.search(rf"^version: {re.escape(version)}$", text("CITATION.cff"), re.MULTILINE)
-    newest = re.findall(
-        r"^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$", text("CHANGELOG.md"), re.MULTILINE
+    newest, *_ = re.findall(
+        r"^## \[(\d[^\]]*)\] - (\d{4}-\d\d-\d\d)$", text("CHANGELOG.md"), re.MULTILINE
     )
-    assert newest[0] == version
+    number, date = newest
+    assert number == version
+    assert f"\ndate-released: {date}\n" in text("CITATION.cff")
 
 
 def text(name: str) -> str:

@@ -4,14 +4,17 @@
     python -m experiments.compare outputs/gas-* --best_by final --csv all.csv --latex table.tex
 
 Models are matched by the coordinates that differ within any of the runs. What is the same within
-each run but not in all of them is listed first.
+each run but not in all of them is listed first. The folder of the figures also gets
+comparison.html, one page with tables and figures, to read in a browser.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import xarray as xr
@@ -25,15 +28,31 @@ from implicit_accel.errors import UserError
 from implicit_accel.experiments import cli
 from implicit_accel.exports import csv_text, save_text
 from implicit_accel.figure_files import COMPARISON_FIGURES, remove_figures
+from implicit_accel.files import atomic_path, printable
 from implicit_accel.latex import to_latex
 from implicit_accel.loading import load_run
 from implicit_accel.statistics import BEST_BY_WORDS, compares_final
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE_FILE = "comparison.html"
+
+_CAPTIONS = {
+    "steps_to_target": "Steps to the target: medians and quartiles over seeds",
+    "final_excess": "Final excess loss: medians and quartiles over seeds",
+    "speed_up": "How many times fewer steps than the run's own baseline",
+    "final_ratio": "How many times lower a final excess loss than the run's own baseline",
+    "over_first": "Each model over the same model in {first}",
+    "excess_loss": "Excess loss of each model at its best learning rate",
+}
+"""Of the figures on the page, by the names of `COMPARISON_FIGURES`."""
 
 _GROUPS = cli.FlagGroups()
 _FIGURES = flags.DEFINE_string(
     "figures_dir",
     "outputs/comparison",
-    "Where the figures go; those of an earlier comparison are replaced.",
+    f"Where the figures and {PAGE_FILE} go; those of an earlier comparison are replaced.",
 )
 _FORMATS = cli.define_formats()
 _CSV = flags.DEFINE_string("csv", None, "File for the whole table: a row per run and model.")
@@ -115,6 +134,8 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 def _over_first(own: pd.DataFrame, m: int) -> str:
     """How the first run and this one compare, in words where only one of them arrives."""
     value, low, high = with_ends(own, m, "over_first")
+    if math.isnan(value):
+        return "-"
     if math.isinf(value):
         return "only this one arrives"
     return "only that one arrives" if value == 0 else summary.with_interval(value, low, high)
@@ -148,6 +169,41 @@ def print_side_by_side(table: pd.DataFrame, title: str, console: Console) -> Non
     console.print(shown)
 
 
+def write_page(
+    path: Path, runs: Mapping[str, xr.Dataset], table: pd.DataFrame, figures: Mapping[str, Figure]
+) -> None:
+    """Writes the page of a comparison, atomically.
+
+    Args:
+        path: The page's.
+        runs: Results of any axes, by name.
+        table: What `compare` made of them.
+        figures: What `comparison_figures` drew of them.
+    """
+    from implicit_accel.pages.comparison import page
+
+    own = {name: of_run(table, name) for name in runs}
+    program, *words = cli.command("compare")
+    text = page(
+        side_by_side(table),
+        title="Comparison of " + (" and ".join(runs) if len(runs) < 4 else f"{len(runs)} runs"),
+        rule=f"{_title()}.",
+        differing=differences(runs) if len(runs) > 1 else None,
+        answers={name: summary.answers(each) for name, each in own.items()},
+        notes={name: summary.caption(each) for name, each in own.items()},
+        figures={_CAPTIONS[name].format(first=next(iter(runs))): f for name, f in figures.items()},
+        command=" ".join([program, *(shlex.quote(printable(word, 4096)) for word in words)]),
+    )  # fmt: skip
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _title() -> str:
+    """Of the table."""
+    rule = BEST_BY_WORDS[_BEST_BY.value]
+    return f"The runs side by side, each model at its best learning rate ({rule})"
+
+
 def main(folders: list[str]) -> None:
     """Loads, compares, prints, draws."""
     formats = cli.formats(_FORMATS)
@@ -157,9 +213,7 @@ def main(folders: list[str]) -> None:
     if len(runs) > 1:
         print_differences(differences(runs), console)
     shown = side_by_side(table)
-    rule = BEST_BY_WORDS[_BEST_BY.value]
-    title = f"The runs side by side, each model at its best learning rate ({rule})"
-    print_side_by_side(shown, title, console)
+    print_side_by_side(shown, _title(), console)
     for name in runs:
         for sentence in summary.answers(of_run(table, name)):
             console.print(f"→ {name}: {sentence}", soft_wrap=True)
@@ -167,7 +221,7 @@ def main(folders: list[str]) -> None:
     if _CSV.value:
         written.append(save_text(csv_text(table), Path(_CSV.value)))
     if _LATEX.value:
-        written.append(save_text(to_latex(shown, caption=f"{title}."), Path(_LATEX.value)))
+        written.append(save_text(to_latex(shown, caption=f"{_title()}."), Path(_LATEX.value)))
     names = ", ".join(map(str, written))
     if not formats:
         if names:
@@ -182,9 +236,11 @@ def main(folders: list[str]) -> None:
     try:
         paths = write_figures(drawn, figures, formats)
         remove_figures(figures, COMPARISON_FIGURES, keep=paths)
+        write_page(figures / PAGE_FILE, runs, table, drawn)
     except OSError as error:
         raise UserError(f"{figures}: cannot write figures there ({error.strerror})") from None
-    console.print(f"{len(paths)} figures in {figures}" + (f"; {names}" if names else ""))
+    made = f"{PAGE_FILE} and {len(paths)} figures in {figures}"
+    console.print(made + (f"; {names}" if names else ""))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def write_report(
     same = {
         "title": title, "preamble": preamble, "collection": collection, "verdicts": verdicts
     }  # fmt: skip
-    text = printable_lines(markdown(entries, folder, **same))
+    text = markdown(entries, folder, **same)
     for name, content in ((MARKDOWN_FILE, text), (PAGE_FILE, page(entries, **same))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
@@ -74,20 +74,69 @@ def markdown(
     verdicts: bool = True,
 ) -> str:
     """The report as Markdown, see `write_report`; figures by their paths below the folder."""
-    filters = {
-        "md": _text,
-        "cell": _cell,
-        "md_table": _markdown_table,
-        "below": lambda path: path.relative_to(folder).as_posix(),
-    }
-    filled = _environment(filters).get_template("report.md").render(
-        title=title, preamble=preamble, verdicts=verdicts,
+    return _overview(entries, folder, title, preamble, collection, verdicts=verdicts, split=False)
+
+
+def markdown_pages(
+    entries: Sequence[Entry],
+    folder: Path,
+    *,
+    title: str,
+    preamble: Sequence[str],
+    collection: Collection,
+) -> dict[str, str]:
+    """The report as an overview and a page for each claim and law, for a site.
+
+    Args:
+        entries: The claims, in order, at a scale that has verdicts.
+        folder: The folder that the figures' folders are in.
+        title: Of the report.
+        preamble: Paragraphs that say what was run, when and on what.
+        collection: That the claims are of.
+
+    Returns:
+        Markdown by its path below the folder: ``REPORT.md``, ``P0/index.md``, …
+    """
+    ids = {entry.claim.id for entry in entries}
+    pages = {MARKDOWN_FILE: _overview(entries, folder, title, preamble, collection, split=True)}
+    for entry in entries:
+        claim = view.claim_view(entry, collection, verdicts=True)
+        pages[f"{entry.claim.id}/index.md"] = _filled(
+            "claim_page.md", claim=claim, ids=ids, base=folder / entry.claim.id
+        )
+    return pages
+
+
+def _overview(
+    entries: Sequence[Entry],
+    folder: Path,
+    title: str,
+    preamble: Sequence[str],
+    collection: Collection,
+    *,
+    verdicts: bool = True,
+    split: bool,
+) -> str:
+    """The report's first page, with all claims below the tables unless it is split."""
+    return _filled(
+        "report.md", title=title, preamble=preamble, verdicts=verdicts, split=split, base=folder,
         columns=view.COLUMNS if verdicts else view.EFFECT_COLUMNS, law_columns=view.LAW_COLUMNS,
         story=chapters_of(entries, collection.story) if verdicts else (),
         claims=[view.claim_view(entry, collection, verdicts) for entry in entries],
         recollected=view.recollections(entries, collection), from_memory=view.FROM_MEMORY,
     )  # fmt: skip
-    return filled.rstrip() + "\n"
+
+
+def _filled(template: str, **names: object) -> str:
+    """A Markdown template, filled in; ``base`` is the folder that the text will be in."""
+    filters = {
+        "md": _text,
+        "cell": _cell,
+        "md_table": _markdown_table,
+        "below": lambda path, base: path.relative_to(base).as_posix(),
+    }
+    filled = _environment(filters).get_template(template).render(names)
+    return printable_lines(filled.rstrip() + "\n")
 
 
 def _environment(filters: dict[str, Callable[..., Any]]) -> jinja2.Environment:

@@ -180,6 +180,7 @@ def claim_view(entry: Entry, collection: Collection, verdicts: bool) -> dict[str
     return {
         "id": claim.id,
         "statement": claim.statement,
+        "title": claim.statement.partition(". ")[0].removesuffix("."),
         "is_law": claim.is_theory,
         "outcome": (LAW if claim.is_theory else str(answer)) if verdicts else "",
         "tone": TONES[outcome],
