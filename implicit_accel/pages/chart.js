@@ -133,7 +133,7 @@ window.lineChart = (() => {
           ],
         },
         ...["marks", "crosses", "dots"].map((data) => ({
-          type: "symbol", from: { data }, aria: false,
+          type: "symbol", name: `${data}_drawn`, from: { data }, aria: false,
           encode: {
             update: {
               // Crosses stand in rows above the axes.

@@ -55,6 +55,9 @@ FORMAT = "implicit_accel explorer 1"
 _RATIO = 1.005
 _LEVELS = 65_533
 
+# With more models and several rules there are fewer targets.
+_MOST_COMPARED = 12
+
 # Beyond these shares of a model's own target no other target is offered.
 _TARGETS = (1e-6, 1e4)
 
@@ -110,7 +113,8 @@ def payload(
             steps to values.
         published: Curves to show beside those of the results.
         best_by: What makes a learning rate the best, see `best_learning_rates`.
-        others: Further rules, to one of which the reader may switch.
+        others: Further rules, to one of which the reader may switch; left out where not even the
+            coarsest records stay within the budget.
         baseline: What models are compared with, see `summarise`.
         budget: Characters of JSON to stay within. Records are thinned until they do, at most to 12
             ranges of steps: results of very many models and rates may need more.
@@ -132,6 +136,8 @@ def payload(
         found = runs.payload(rung, predicted, published)
         if len(json.dumps(found)) <= budget:
             break
+    else:
+        found.pop("others", None)
     return found
 
 
@@ -176,7 +182,10 @@ class _Runs:
         diverged = np.isfinite(_values(runs, "divergence_step"))[self.places]
         known = np.isfinite(rates).all()
         own, *others = self.rules
-        further = {rule: self._by_rule(rule, rung.targets) for rule in others}
+        # Intervals at every target by every rule would take minutes for large grids.
+        is_large = bool(others) and len(self.labels) > _MOST_COMPARED
+        num_targets = min(rung.targets, 13) if is_large else rung.targets
+        further = {rule: self._by_rule(rule, num_targets) for rule in others}
         return {
             "format": FORMAT,
             "title": str(runs.attrs.get("title", "")),
@@ -196,7 +205,7 @@ class _Runs:
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
             "quantities": list(self._quantities(rung, predicted)),
             "published": [_published(curve) for curve in published],
-            **self._by_rule(own, rung.targets),
+            **self._by_rule(own, num_targets),
             **({"others": further} if further else {}),
         }
 
@@ -630,9 +639,14 @@ def assets() -> str:
     style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
     own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
     # In a function of its own, else each of its thousands of names would be the page's.
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    scripts = map(script_element, (f"(() => {{{bundle}}})();", *own))
+    scripts = map(script_element, (f"(() => {{{_vega()}}})();", *own))
     return f"<style>{style}</style>{''.join(scripts)}"
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega's scripts; bundling them takes a second."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def script_element(source: str) -> str:

@@ -90,13 +90,11 @@ def page(
     Returns:
         HTML.
     """
-    found = payload(
-        results, predicted=predicted, best_by=best_by, others=BEST_BY, budget=_BUDGET
-    )
+    found = payload(results, predicted=predicted, best_by=best_by, others=BEST_BY, budget=_BUDGET)
     title = found["title"]
     source = str(results.attrs.get("source", ""))
     summaries = {best_by: found["summary"]}
-    summaries |= {rule: other["summary"] for rule, other in found["others"].items()}
+    summaries |= {rule: other["summary"] for rule, other in found.get("others", {}).items()}
     answers = "".join(
         _by_rule(
             rule, best_by, "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
