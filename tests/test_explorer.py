@@ -16,7 +16,15 @@ from test_statistics import general, some_axes
 from implicit_accel import UserError, summarise
 from implicit_accel.errors import DataError
 from implicit_accel.pages import shell
-from implicit_accel.pages.explorer import Published, assets, explorer, payload, read_asset
+from implicit_accel.pages.explorer import (
+    Published,
+    assets,
+    effective_rate,
+    explorer,
+    has_effective_rate,
+    payload,
+    read_asset,
+)
 from implicit_accel.results import by_model, trained
 from implicit_accel.statistics import BEST_BY_WORDS
 
@@ -216,6 +224,41 @@ def test_predictions_are_beside_the_curves():
     got, steps = curves(quantity, "predicted"), np.array(quantity["steps"])
     np.testing.assert_allclose(got[0], predicted(0, 0.01, steps), rtol=0.003)
     np.testing.assert_allclose(got[6], predicted(1, 0.02, steps), rtol=0.003)
+
+
+def test_further_rules_are_as_if_each_were_the_page_s_own():
+    results = decaying(depths=(1, 2), rates=(0.02, 0.05, 0.3), seeds=2, num_steps=150)
+    found = payload(results, others=("target", "final"), budget=10**9)
+    assert set(found["others"]) == {"target", "final"}
+    for rule, part in found["others"].items():
+        alone = payload(results, best_by=rule, budget=10**9)
+        assert "others" not in alone
+        assert part == {name: alone[name] for name in ("lost", "targets", "summary")}
+    # Where nothing fits, the page's own rule is what stays.
+    least = payload(results, others=("target", "final"), budget=1)
+    assert "others" not in least
+    assert least["summary"] == found["summary"]
+
+
+def test_effective_rates_are_those_of_the_end_to_end_rule():
+    """By loops over runs and steps; only deep linear networks that gradient descent trains."""
+    results = decaying(rates=(0.02, 0.05, 0.3), seeds=1, num_steps=150)
+    shape = (3, 3, 1, 4)
+    norm = np.random.default_rng(0).uniform(0.01, 2, shape)
+    dims = ("model", "learning_rate", "seed", "observation_step")
+    recorded = results.assign(end_to_end_norm=(dims, norm)).assign_coords(
+        observation_step=[0, 1, 10, 150]
+    )
+    got = effective_rate(recorded).transpose(*dims).values
+    for m, r, s, t in itertools.product(*map(range, shape)):
+        expected = results["learning_rate"].values[r] * norm[m, r, s, t] ** (2 - 2 / (m + 1))
+        assert got[m, r, s, t] == pytest.approx(expected)
+    names = [q["name"] for q in payload(recorded)["quantities"]]
+    assert names == ["excess_loss", "end_to_end_norm", "effective_learning_rate"]
+    adam = recorded.assign_coords(optimizer=("model", ["sgd", "sgd", "adam"]))
+    for other in (adam, recorded.assign_attrs(activation="relu"), recorded.isel(model=[0]),
+                  recorded.assign_attrs(num_outputs=3)):  # fmt: skip
+        assert not has_effective_rate(other)
 
 
 @given(axes=some_axes(), seed=st.integers(0, 99), observed=st.booleans())

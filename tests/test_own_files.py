@@ -83,7 +83,16 @@ def command_on(page):
 
 
 def caption_on(page):
-    (shown,) = re.findall(r"<caption>(.*?)</caption>", page.read_text(encoding="utf-8"))
+    """The caption of the table that is shown at first: those by other rules are hidden."""
+    text = page.read_text(encoding="utf-8")
+    parts = re.split(r"<div data-rule=\"\w+\"( hidden)?>", text)
+    # Behind each part's beginning: whether it is hidden, and its content.
+    captions = {
+        hidden: re.findall(r"<caption>(.*?)</caption>", content)
+        for hidden, content in zip(parts[1::2], parts[2::2], strict=True)
+        if "<caption>" in content
+    }
+    (shown,) = captions[None]
     return html.unescape(shown)
 
 
@@ -253,7 +262,8 @@ def test_tables_of_one_run_by_two_rules_are_told_apart(results, tmp_path):
         path = tmp_path / f"{best_by}.html"
         write_page(results, path, command=[], figures=[], best_by=best_by)
         assert words in caption_on(path)
-        assert f"their own best learning rates ({words})" in path.read_text(encoding="utf-8")
+        term = f'<span data-rule="{best_by}">compares models at their own best learning rates ({words})'
+        assert term in path.read_text(encoding="utf-8")  # and is not hidden
         assert command_on(path) == ""
     assert found == {"target": 1.0, "stable": 0.1, "final": 0.01}
     # A table from before the rule was recorded names none.

@@ -13,11 +13,18 @@ from marks import param
 from test_explorer import BURST, decaying
 
 from implicit_accel import summarise
-from implicit_accel.experiments.sweep_page import command_of, write_page
+from implicit_accel.experiments.sweep_page import command_of, with_flag, write_page
 from implicit_accel.pages.explorer import Published, assets, explorer, payload
 from implicit_accel.pages.shell import document
+from implicit_accel.statistics import BEST_BY_WORDS
+from implicit_accel.summary import answers
 
 pytestmark = needs_browser
+
+# What the page calls the rules, and the rate that each finds best in `two_losses`.
+RULES = {
+    "stable": ("stable", 0.05), "target": ("first to the target", 0.1), "final": ("final loss", 0.02),
+}  # fmt: skip
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -38,6 +45,50 @@ def page(results, tmp_path_factory):
     command = ["python -m experiments.sweep", "--csv_path=my file.csv"]
     write_page(results, path, command=command, figures=[], best_by="stable")
     return path
+
+
+def two_losses() -> xr.Dataset:
+    """Two losses with depths 1 and 2, whose best learning rate depends on the rule.
+
+    Rate 0.1 is first at the target, and above it again at the end; 0.05 is the first of the others;
+    0.02 ends lower. 0.3 diverges.
+    """
+    both = []
+    for name, shift in (("l2", 1.0), ("l4", 3.0)):
+        runs = decaying(depths=(1, 2), rates=(0.005, 0.02, 0.05, 0.1, 0.3), seeds=3)
+        runs["excess_loss"].values[:, :3, :, -1] = np.array([1e-2, 1e-4, 1e-3])[:, None]
+        runs["excess_loss"].values[:, 3, :, -1] = 0.5
+        runs["excess_loss"].values[:] **= 1 / shift
+        runs["excess_loss"].values[:, 4, :, 4:] = np.inf
+        target = 0.1 ** (1 / shift)
+        both.append(
+            runs.assign(target=("model", [target] * 2), zero_loss=("model", [1 + 10 * target] * 2))
+            .assign_coords(loss_name=("model", [name] * 2))
+        )  # fmt: skip
+    found = xr.concat(
+        both, "model", data_vars="minimal", coords="minimal", combine_attrs="override"
+    )
+    norm = np.linspace(0.1, 1.0, found.sizes["step"])
+    shape = [found.sizes[d] for d in ("model", "learning_rate", "seed")]
+    return found.assign(
+        end_to_end_norm=(
+            ("model", "learning_rate", "seed", "observation_step"), np.broadcast_to(norm, (*shape, len(norm))),
+        )
+    ).assign_coords(observation_step=found["step"].values)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A page of `two_losses`, without the norm, and one with it."""
+    folder = tmp_path_factory.mktemp("both")
+    recorded = two_losses()
+    plain = recorded.drop_vars(["end_to_end_norm", "observation_step"])
+    for name, results in (("plain", plain), ("recorded", recorded)):
+        write_page(
+            results, folder / f"{name}.html", command=["python -m experiments.sweep"], figures=[],
+            best_by="stable",
+        )  # fmt: skip
+    return folder
 
 
 @contextmanager
@@ -236,6 +287,11 @@ def test_predicting_first_tells_nothing(page):
         assert seen.page.locator("p.answer").first.is_hidden()
         assert "depth 2" not in seen.page.locator(".said").inner_text()
         assert len(lines(seen)) == 1
+        # In the answers' place it says what is kept back, and how a prediction is had.
+        card = seen.page.locator(".explorer > .card")
+        assert "depth 2, depth 3" in card.inner_text()
+        assert "--predict" in card.locator("code").inner_text()
+        assert seen.page.locator("h2", has_text="Numbers").is_hidden()
         seen.page.get_by_role("button", name="Show the others").click()
         assert list(cells(seen)) == ["depth 1", "depth 2", "depth 3"]
         assert seen.page.locator("p.answer").first.is_visible()
@@ -312,13 +368,229 @@ def test_without_javascript_there_is_the_table(page, results):
     assert part.split("<noscript>")[1].count("<tr>") == 4
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_nothing_serious(page, dark):
+@pytest.mark.parametrize(
+    ("dark", "fragment"),
+    [
+        (False, ""), (True, ""), (False, "present=1"), (False, "beside=l2&view=reason&predict=1"),
+        param(True, "present=2&rule=final"), param(True, "beside=l2&view=reason&predict=1"),
+    ],
+)  # fmt: skip
+def test_axe_finds_nothing_serious(both, dark, fragment):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    with opened(page, dark=dark) as seen:
+    with opened(both / "plain.html", dark=dark, fragment=f"sweep&loss=l4&{fragment}") as seen:
         found = axe.Axe().run(seen.page).response["violations"]
         serious = [v for v in found if v["impact"] in ("serious", "critical")]
         assert [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in serious] == []
+
+
+def test_a_switch_chooses_the_rule(both):
+    results = two_losses()
+    with opened(both / "plain.html", fragment="sweep&loss=l4") as seen:
+        for rule, (words, expected) in RULES.items():
+            seen.page.get_by_role("radio", name=words, exact=True).check(force=True)
+            table = summarise(results, best_by=rule)
+            of_l4 = table[table["loss_name"] == "l4"]
+            assert of_l4["best_learning_rate"].tolist() == [expected] * 2
+            shown = cells(seen)
+            assert [numbers(row[0]) for row in shown.values()] == [[expected]] * 2
+            steps = [numbers(row[1])[0] for row in shown.values()]
+            assert steps == of_l4["steps_to_target"].tolist()
+            # Whatever names a rule names this one, and no other.
+            titles = seen.page.locator("figcaption").all_inner_texts()
+            captions = seen.page.locator("caption:visible").all_inner_texts()
+            assert len(titles) == 2
+            assert len(captions) == 1
+            for text in (*titles, *captions):
+                assert [r for r, w in BEST_BY_WORDS.items() if w in text] == [rule]
+            said = seen.page.locator("p.answer:visible").all_inner_texts()
+            assert said == answers(table)
+            command = seen.page.locator(".tools code").inner_text()
+            assert command.endswith("sweep" if rule == "stable" else f" --best_by={rule}")
+            drawn = lines(seen)
+        seen.page.wait_for_function("location.hash.includes('rule=final')")
+        address = seen.page.evaluate("location.hash")
+    with opened(both / "plain.html", fragment=address[1:]) as seen:
+        assert seen.page.get_by_role("radio", name="final loss").is_checked()
+        assert lines(seen) == drawn
+        # The arrow keys switch it, too.
+        seen.page.get_by_role("radio", name="final loss").focus()
+        seen.page.keyboard.press("ArrowLeft")
+        assert [numbers(row[0]) for row in cells(seen).values()] == [[0.1]] * 2
+
+
+def figures(seen) -> list[dict[str, float]]:
+    """Where the visible charts are."""
+    boxes = [f.bounding_box() for f in seen.page.locator(".charts figure").all()]
+    return [box for box in boxes if box is not None]
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_two_losses_stand_side_by_side(both, size):
+    page = both / "plain.html"
+    alone = {}
+    for loss in ("l2", "l4"):
+        with opened(page, size=size, fragment=f"sweep&loss={loss}") as seen:
+            alone[loss] = lines(seen)
+    with opened(page, size=size, fragment="sweep&loss=l4") as seen:
+        seen.page.get_by_label("side by side with", exact=True).select_option("l2")
+        seen.page.wait_for_function("document.querySelectorAll('.chart svg').length == 4")
+        assert [lines(seen, 0), lines(seen, 1)] == [alone["l4"], alone["l2"]]
+        one, two, *_ = figures(seen)
+        if size == WIDE:
+            assert one["y"] == two["y"]
+            assert one["x"] + one["width"] <= two["x"]
+        else:
+            assert one["x"] == two["x"]
+            assert one["y"] + one["height"] <= two["y"]
+        axes = [
+            chart.locator(".role-axis").filter(has_text=re.compile("step$")).all_text_contents()
+            for chart in seen.page.locator(".chart").all()[:2]
+        ]
+        assert axes[0] == axes[1] != []
+        names = [f"{loss}: depth {depth}" for loss in ("l4", "l2") for depth in (1, 2)]
+        assert list(cells(seen)) == names
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        seen.page.get_by_label("Loss", exact=True).select_option("l2")  # they change places
+        assert [lines(seen, 0), lines(seen, 1)] == [alone["l2"], alone["l4"]]
+        seen.page.wait_for_function("location.hash.includes('beside=l4')")
+
+
+def test_playing_ends_at_the_picture_from_before(page):
+    button = re.compile("Play|Pause|Go on")
+    with opened(page) as seen:
+        drawing = seen.page.locator(".chart svg").first
+        whole = drawing.inner_html()
+        seen.page.get_by_role("button", name=button).focus()
+        seen.page.keyboard.press("Space")
+        seen.page.wait_for_function("document.querySelector('.bar').innerText.includes('Pause')")
+        seen.page.keyboard.press("Space")
+        part = drawing.inner_html()
+        assert part != whole
+        seen.page.wait_for_timeout(150)
+        assert drawing.inner_html() == part  # paused
+        # Without motion, each press draws a piece.
+        seen.page.emulate_media(reduced_motion="reduce")
+        pictures = [part]
+        for _ in range(5):
+            seen.page.get_by_role("button", name="Go on").click()
+            pictures.append(drawing.inner_html())
+            seen.page.wait_for_timeout(50)
+            assert drawing.inner_html() == pictures[-1]
+            if pictures[-1] == whole:
+                break
+        assert pictures[-1] == whole
+        assert len(set(pictures)) == len(pictures)
+        assert seen.page.get_by_role("button", name="Play").is_visible()
+
+
+def test_one_chart_fills_the_screen(both):
+    with opened(both / "plain.html", fragment="sweep&loss=l4") as seen:
+        seen.page.get_by_role("button", name="Present").press("Enter")
+        headline = seen.page.locator(".headline")
+        said = headline.inner_text()
+        assert "With l4: " in said
+        assert "depth 2" in said
+        svg = seen.page.locator(".chart svg:visible")
+        seen.page.wait_for_function(
+            "document.querySelector('.chosen svg').getBoundingClientRect().height > 500"
+        )
+        assert svg.count() == 1
+        assert svg.bounding_box()["width"] > 0.9 * WIDE[0]
+        assert seen.page.locator(".panel").is_hidden()
+        # Nothing behind it is reached by the keyboard.
+        assert seen.page.locator("h1").evaluate("e => e.inert")
+        seen.page.wait_for_function("location.hash.includes('present=1')")
+        seen.page.get_by_role("button", name="Other chart").click()
+        assert "learning rate" in seen.page.locator("figcaption:visible").inner_text()
+        seen.page.keyboard.press("Escape")
+        assert headline.is_hidden()
+        assert seen.page.locator(".panel").is_visible()
+        assert seen.page.locator("[inert]").count() == 0
+        assert seen.page.evaluate("document.activeElement.textContent") == "Present"
+        seen.page.wait_for_function("!location.hash.includes('present')")
+    with opened(both / "plain.html", fragment="sweep&loss=l4&present=1&predict=1") as seen:
+        assert seen.page.locator(".headline").inner_text() == "What do you expect?"
+
+
+# Boxes of the labels, ticks and unstable rates' crosses of every chart.
+BOXES = """() => [...document.querySelectorAll('.chart svg')].map((svg) => {
+  const boxes = (selector) => [...svg.querySelectorAll(selector)].map((e) => e.getBoundingClientRect())
+    .filter((b) => b.width > 0).map((b) => [b.left, b.right, b.top, b.bottom]);
+  return {
+    words: [...boxes('.role-mark.mark-text text'), ...boxes('.role-axis-label text'), ...boxes('.role-axis-title text')],
+    crosses: boxes('.crosses_drawn path'),
+  };
+})"""
+
+
+def covered(boxes: list[list[float]]) -> list[tuple[int, int]]:
+    """Pairs of boxes that overlap by more than a pixel; lines of text are lower than their boxes."""
+    return [
+        (i, j)
+        for j, b in enumerate(boxes)
+        for i, a in enumerate(boxes[:j])
+        if min(a[1], b[1]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[2], b[2]) > 3
+    ]
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_no_label_covers_another(both, size):
+    with opened(both / "plain.html", size=size, fragment="sweep&loss=l4") as seen:
+        crosses = 0
+        for state in ("loss=l4", "loss=l4&rule=target", "loss=l2&rule=final", "loss=l4&beside=l2",
+                      "loss=l4&view=speed_up", "loss=l4&lr=0.3", "loss=l4&present=2"):  # fmt: skip
+            seen.page.evaluate("state => { location.hash = '#sweep&' + state }", state)
+            seen.page.wait_for_timeout(150)
+            charts = seen.page.evaluate(BOXES)
+            assert charts
+            for chart in charts:
+                assert covered(chart["words"]) == [], state
+                assert covered(chart["crosses"]) == [], state
+                crosses += len(chart["crosses"])
+        assert crosses > 10
+
+
+def test_the_reason_is_drawn_where_it_was_recorded(both):
+    """At depth 2 the rate times the norm, at depth 1 the rate alone."""
+    with opened(both / "recorded.html", fragment="sweep&loss=l4") as seen:
+        rows = [r for r in download(seen) if r["chart"] == "effective_learning_rate against step"]
+        by_depth = {depth: [r for r in rows if r["curve"] == f"depth {depth}"] for depth in (1, 2)}
+        norm = np.linspace(0.1, 1.0, len(by_depth[2]))
+        assert {r["learning_rate"] for r in rows} == {"0.05"}
+        np.testing.assert_allclose([float(r["y"]) for r in by_depth[1]], 0.05, rtol=4e-3)
+        np.testing.assert_allclose([float(r["y"]) for r in by_depth[2]], 0.05 * norm, rtol=4e-3)
+    with opened(both / "plain.html", fragment="sweep&loss=l4&view=reason") as seen:
+        card = seen.page.locator("figure .card:visible")
+        command = card.locator("code").inner_text()
+        assert command == "python -m experiments.sweep --record=end_to_end_norm"
+        assert "not recorded" in seen.page.locator("figcaption").nth(1).inner_text()
+
+
+def test_the_target_is_reset_to_the_run_s_own(both):
+    with opened(both / "plain.html", fragment="sweep&loss=l4") as seen:
+        button = seen.page.get_by_role("button", name="reset to 10 %")
+        own = lines(seen, 1)
+        assert button.get_attribute("aria-disabled") == "true"
+        slide(seen, "Target excess loss ε", 2)
+        assert lines(seen, 1) != own
+        assert button.get_attribute("aria-disabled") == "false"
+        button.click()
+        assert lines(seen, 1) == own
+
+
+def test_a_flag_is_added_to_a_command():
+    program = "python -m experiments.sweep"
+    for typed, expected in (
+        ([], ["--record=norm"]),
+        ([program, "--bias"], [program, "--bias", "--record=norm"]),
+        ([program, "--record=a"], [program, "--record=a,norm"]),
+        ([program, "-record", "a,b", "--bias"], [program, "-record", "a,b,norm", "--bias"]),
+        ([program, "--", "x"], [program, "--record=norm", "--", "x"]),
+        ([program, "--record_x=1"], [program, "--record_x=1", "--record=norm"]),
+    ):
+        assert with_flag(typed, "record", "norm") == expected
+    assert with_flag([program, "--predict"], "predict") == [program, "--predict"]
+    assert with_flag([program], "predict") == [program, "--predict"]
 
 
 def test_the_command_of_a_run_is_its_own_or_none(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 
 from implicit_accel.files import atomic_path, is_printable, load_json, printable
+from implicit_accel.pages.explorer import NORM, has_effective_rate, is_linear
 from implicit_accel.pages.sweep import page
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import CONFIG_FILE
@@ -38,17 +39,22 @@ def write_page(
         results: The sweep's.
         path: The page's.
         command: What made them: the program, as one types it, and its flags. On the page it has
-            the ``--best_by`` in use.
+            the ``--best_by`` in use, and that of another rule when the reader switches to it.
         figures: Files that were drawn of these results; PNG files among them are shown, as far as
             they are small.
-        best_by: What makes a learning rate the best.
+        best_by: What makes a learning rate the best at first.
         predicted: Predicted excess losses, if they were asked for.
     """
-    program, *flags = with_best_by(command, best_by) or [""]
-    shown = [program, *(shlex.quote(printable(flag, 4096)) for flag in flags)]
+    own = with_best_by(command, best_by)
+    commands = {rule: _typed(with_best_by(command, rule)) for rule in BEST_BY}
+    if has_effective_rate(results) and NORM not in results:
+        commands["record"] = _typed(with_flag(own, "record", NORM))
+    if is_linear(results) and predicted is None:
+        commands["predict"] = _typed(with_flag(own, "predict"))
     text = page(
         results,
-        command=" ".join(shown),
+        command=_typed(own),
+        commands=commands,
         versions={name: version(name) for name in _SOFTWARE}
         | {"Python": platform.python_version()},
         best_by=best_by,
@@ -57,6 +63,39 @@ def write_page(
     )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _typed(command: Sequence[str]) -> str:
+    """A command as one types it; empty if it is not known."""
+    program, *flags = command or [""]
+    return " ".join([program, *(shlex.quote(printable(flag, 4096)) for flag in flags)])
+
+
+def with_flag(command: Sequence[str], name: str, value: str = "") -> list[str]:
+    """A command with one more flag; to a list that it has already, the value is added.
+
+    Args:
+        command: The program and its flags; empty if it is not known, then the flag stands alone.
+        name: Of the flag.
+        value: Of the flag; empty for a switch.
+
+    Returns:
+        The command.
+    """
+    shown = list(command)
+    # Nothing behind "--" is a flag.
+    end = shown.index("--") if "--" in shown else len(shown)
+    for place, word in enumerate(shown[:end]):
+        given, equals, _ = word.partition("=")
+        if given.lstrip("-") != name or not given.startswith("-"):
+            continue
+        if value and equals:
+            shown[place] += f",{value}"
+        elif value and place + 1 < end:
+            shown[place + 1] += f",{value}"
+        return shown
+    shown.insert(end, f"--{name}={value}" if value else f"--{name}")
+    return shown
 
 
 def with_best_by(command: Sequence[str], best_by: str) -> list[str]:

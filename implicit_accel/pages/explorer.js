@@ -13,6 +13,9 @@
     target: "first to the target",
     final: "smallest final excess loss",
   };
+  const SHORT_RULES = { stable: "stable", target: "first to the target", final: "final loss" };
+  const REASON = "effective_learning_rate";
+  const PLAY_SECONDS = 8;
 
   // --- numbers ---
 
@@ -69,13 +72,19 @@
     static async of(payload) {
       const found = new Results();
       Object.assign(found, payload);
-      const { targets } = payload;
       found.diverged = await unpack(payload.diverged);
-      found.lost = await unpack(payload.lost);
       found.final = asFloats(await unpack(payload.final));
-      found.passages = await unpack(targets.steps);
-      found.bestAt = (await unpack(targets.best)).map((place) => place - 1);
-      found.speedUps = asFloats(await unpack(targets.speed_up));
+      found.byRule = {};
+      for (const [rule, part] of [[payload.best_by, payload], ...Object.entries(payload.others ?? {})]) {
+        found.byRule[rule] = {
+          best_by: rule, targets: part.targets, lost: await unpack(part.lost),
+          passages: await unpack(part.targets.steps),
+          bestAt: (await unpack(part.targets.best)).map((place) => place - 1),
+          speedUps: asFloats(await unpack(part.targets.speed_up)),
+        };
+      }
+      found.own = payload.best_by;
+      found.use(found.own);
       found.quantities = [];
       for (const quantity of payload.quantities) {
         const read = { ...quantity };
@@ -95,6 +104,11 @@
       }
       found.numPairs = pairs;
       return found;
+    }
+
+    // Chooses learning rates by a rule.
+    use(rule) {
+      return Object.assign(this, this.byRule[rule]);
     }
 
     // The number of a model's runs at a place in the grid of rates; -1 for none.
@@ -209,6 +223,9 @@
       this.section = section;
       this.key = given.key;
       this.command = given.command;
+      this.commands = given.commands ?? {};
+      this.drawn = 1; // up to which share of the steps curves are drawn
+      this.frame = null; // of the animation, while it runs
       this.given = given.results;
       this.read = new Map();
       this.started = null;
@@ -232,6 +249,10 @@
       await this.choose(0);
       new ResizeObserver(() => this.redraw()).observe(this.parts.charts);
       window.matchMedia("print").addEventListener("change", () => this.redraw());
+      window.addEventListener("resize", () => this.state.present && this.redraw());
+      document.addEventListener("keydown", (event) => {
+        if (event.key === "Escape" && this.state.present) this.present("");
+      });
     }
 
     async results(number) {
@@ -250,8 +271,9 @@
         }
       }
       return {
-        number, off, loss: loss ? loss.values[Math.max(0, loss.of[results.opens_at])] : null, rate: null, target: results.targets.first,
-        quantity: results.quantities[0].name, view: this.views(results)[0] ?? "", linear_step: false,
+        number, off, rule: results.own, beside: "", present: "",
+        loss: loss ? loss.values[Math.max(0, loss.of[results.opens_at])] : null, rate: null, target: results.targets.first,
+        quantity: results.quantities[0].name, view: this.reason(results) ? "reason" : this.views(results)[0] ?? "", linear_step: false,
         linear_loss: false, seeds: false, theory: results.quantities.some((q) => q.predicted || q.threshold),
         published: true, predict: false, revealed: false,
       };
@@ -264,7 +286,13 @@
         results.targets.factors.length > 1
           ? ["speed_up"]
           : []),
+        ...(this.reason(results) || this.commands.record ? ["reason"] : []),
       ];
+    }
+
+    // What was recorded of the effective learning rate, if it was.
+    reason(results) {
+      return results.quantities.find((q) => q.name === REASON);
     }
 
     // --- the state and its address ---
@@ -277,7 +305,10 @@
       const same = state.off.size === first.off.size && [...state.off].every((label) => first.off.has(label));
       return {
         of: state.number ? this.given[state.number][0] : "",
+        rule: changed("rule"),
         loss: changed("loss"),
+        beside: changed("beside"),
+        present: changed("present"),
         off: same ? "" : [...state.off].join("|") || "-",
         lr: state.rate === null ? "" : now.rates[state.rate],
         target: changed("target", Number(now.level(this.reference(), state.target).toPrecision(6))),
@@ -301,12 +332,15 @@
       const labels = results.axes.flatMap((axis) => axis.values);
       const loss = results.axes.find((axis) => axis.name === "loss_name");
       if (loss?.values.includes(values.loss)) state.loss = values.loss;
+      if (loss?.values.includes(values.beside) && values.beside !== state.loss) state.beside = values.beside;
+      if (values.rule in results.byRule) state.rule = values.rule;
       if (values.off) state.off = new Set(values.off.split("|").filter((label) => labels.includes(label)));
       if (results.rates !== null && Number(values.lr) > 0) {
         state.rate = nearest(results.rates, Number(values.lr));
       }
       if (results.quantities.some((q) => q.name === values.show)) state.quantity = values.show;
       if (this.views(results).includes(values.view)) state.view = values.view;
+      if (values.present === "1" || (values.present === "2" && state.view)) state.present = values.present;
       for (const name of ["linear_step", "linear_loss", "seeds", "theory", "published", "predict", "revealed"]) {
         if (values[name]) state[name] = values[name] === "1";
       }
@@ -334,22 +368,27 @@
 
     build() {
       const parts = (this.parts = {});
+      parts.bar = element("div", { class: "controls bar" });
       parts.choices = element("div", { class: "controls choices" });
       parts.sliders = element("div", { class: "controls sliders" });
       parts.toggles = element("div", { class: "controls toggles" });
+      parts.card = element("div", { class: "card", role: "note" });
+      parts.headline = element("h2", { class: "headline" });
       parts.answer = element("div", { class: "said", role: "status", "aria-live": "polite" });
-      parts.one = this.chart("against the step");
-      parts.two = this.chart("at every learning rate or target");
-      parts.charts = element("div", { class: "charts" }, parts.one.figure, parts.two.figure);
+      // Two losses have two columns.
+      parts.columns = ["", " of the other loss"].map((whose) => ({
+        one: this.chart(`against the step${whose}`), two: this.chart(`at every learning rate or target${whose}`),
+      }));
+      parts.charts = element("div", { class: "charts" });
       parts.table = element("div", {
         class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers of the curves shown",
       });
       parts.note = element("p", { class: "soft" });
       parts.message = element("span", { class: "soft", role: "status" });
-      const show = (text) => {
+      const show = (this.show = (text) => {
         parts.message.textContent = text;
         setTimeout(() => (parts.message.textContent = ""), 4000);
-      };
+      });
       const link = async () => {
         const done = await copy(location.href.split("#")[0] + pageState.hash(this.key, this.values()));
         show(done ? "link copied" : "the browser does not let a page copy");
@@ -361,18 +400,23 @@
         parts.message,
       );
       if (this.command) {
-        const copied = async () => show((await copy(this.command)) ? "command copied" : "select it to copy it");
-        parts.tools.prepend(
-          element(
-            "div", { class: "command" },
-            element("code", {}, this.command),
-            element("button", { type: "button", onclick: copied, "aria-label": "Copy the command" }, "Copy"),
-          ),
-        );
+        parts.command = this.copyable(this.command, "Copy the command");
+        parts.tools.prepend(parts.command);
       }
       this.section.append(
-        parts.charts, element("div", { class: "panel" }, parts.choices, parts.sliders, parts.toggles),
+        parts.card, parts.headline, parts.bar, parts.charts, element("div", { class: "panel" }, parts.choices, parts.sliders, parts.toggles),
         parts.answer, parts.table, parts.note, parts.tools,
+      );
+    }
+
+    // A command with a button that copies it.
+    copyable(command, name) {
+      const code = element("code", {}, command);
+      const copied = async () =>
+        this.show((await copy(code.textContent)) ? "command copied" : "select it to copy it");
+      return element(
+        "div", { class: "command" }, code,
+        element("button", { type: "button", onclick: copied, "aria-label": name }, "Copy"),
       );
     }
 
@@ -384,7 +428,8 @@
       });
       const tip = element("div", { class: "tip", role: "status", hidden: true });
       const title = element("figcaption");
-      const part = { area, tip, title, figure: element("figure", {}, title, area, tip), index: null };
+      const card = element("div", { class: "card", hidden: true });
+      const part = { area, tip, title, card, figure: element("figure", {}, title, area, card, tip), index: null };
       part.chart = lineChart(area);
       const leave = () => {
         part.index = null;
@@ -454,10 +499,122 @@
     async choose(number, state) {
       this.now = await this.results(number);
       this.state = state ?? this.first(this.now, number);
+      this.makeBar();
       this.makeChoices();
       this.makeSliders();
       this.makeToggles();
       this.redraw();
+    }
+
+    // What changes the whole picture: the rule, the losses, and how it is shown.
+    makeBar() {
+      const { parts, state, now } = this;
+      const rows = [];
+      const rules = Object.keys(SHORT_RULES).filter((rule) => rule in now.byRule);
+      if (rules.length > 1) {
+        const buttons = rules.map((rule) => {
+          const input = element("input", {
+            type: "radio", name: `${this.key}-rule`, value: rule, onchange: () => this.change({ rule }),
+          });
+          input.checked = rule === state.rule;
+          return element("label", { title: BEST_BY_WORDS[rule] }, input, element("span", {}, SHORT_RULES[rule]));
+        });
+        rows.push(element("fieldset", { class: "segments" }, element("legend", {}, "Best rates by"), ...buttons));
+      }
+      const axis = now.axes.find((a) => a.name === "loss_name");
+      if (axis) {
+        const choose = (loss) => {
+          this.change({ loss, beside: this.state.beside === loss ? this.state.loss : this.state.beside });
+          this.makeBar();
+          document.getElementById(`${this.key}-loss`).focus();
+        };
+        const others = axis.values.filter((loss) => loss !== state.loss);
+        const none = "none";
+        rows.push(
+          this.select("Loss", axis.values, state.loss, choose),
+          this.select("side by side with", [none, ...others], state.beside || none, (beside) =>
+            this.change({ beside: beside === none ? "" : beside }),
+          ),
+        );
+      }
+      parts.play = element("button", { type: "button", onclick: () => this.play() });
+      const other = (was) => (was === "1" && this.state.view ? "2" : "1");
+      parts.other = element("button", {
+        type: "button", onclick: () => this.present(other(this.state.present)),
+      }, "Other chart");
+      parts.present = element("button", {
+        type: "button", onclick: () => this.present(this.state.present ? "" : "1"),
+      });
+      parts.bar.replaceChildren(...rows, element("div", { class: "buttons" }, parts.play, parts.other, parts.present));
+    }
+
+    // --- showing it to others ---
+
+    // Shows one chart on the whole screen, or none.
+    present(present) {
+      const left = this.state.present && !present;
+      this.change({ present });
+      if (left) this.section.scrollIntoView();
+      this.parts.present.focus();
+    }
+
+    // Lets nothing but this explorer be reached while it fills the screen.
+    stage() {
+      const { state, parts } = this;
+      const staged = Boolean(state.present);
+      if (this.section.classList.contains("staged") !== staged) {
+        document.documentElement.classList.toggle("presenting", staged);
+        this.section.classList.toggle("staged", staged);
+        for (let part = this.section; part !== document.body; part = part.parentElement) {
+          for (const other of part.parentElement.children) {
+            if (other !== part) other.toggleAttribute("inert", staged);
+          }
+        }
+      }
+      const [{ one, two }] = parts.columns;
+      one.figure.classList.toggle("chosen", state.present === "1");
+      two.figure.classList.toggle("chosen", state.present === "2");
+      parts.present.textContent = staged ? "Leave (Esc)" : "Present";
+      parts.other.hidden = !(staged && state.view);
+    }
+
+    // Draws the curves along the steps, or pauses. Where the reader prefers no motion, every call
+    // draws a further piece.
+    play() {
+      if (this.frame !== null) {
+        cancelAnimationFrame(this.frame);
+        this.frame = null;
+        this.showPlay();
+        return;
+      }
+      if (this.drawn >= 1) this.drawn = 0;
+      if (window.matchMedia("(prefers-reduced-motion: reduce)").matches) {
+        this.reveal(Math.min(1, this.drawn + 1 / 5));
+        return;
+      }
+      let before = performance.now();
+      const next = (now) => {
+        this.frame = requestAnimationFrame(next);
+        this.reveal(this.drawn + Math.max(now - before, 0) / (1000 * PLAY_SECONDS));
+        before = now;
+      };
+      this.frame = requestAnimationFrame(next);
+      this.showPlay();
+    }
+
+    reveal(share) {
+      this.drawn = Math.min(share, 1);
+      if (this.drawn >= 1 && this.frame !== null) {
+        cancelAnimationFrame(this.frame);
+        this.frame = null;
+      }
+      for (const part of this.alongSteps) part.chart.reveal(this.drawn);
+      this.showPlay();
+    }
+
+    showPlay() {
+      const text = this.frame !== null ? "❚❚ Pause" : this.drawn < 1 ? "▶ Go on" : "▶ Play";
+      if (this.parts.play.textContent !== text) this.parts.play.textContent = text;
     }
 
     makeChoices() {
@@ -471,10 +628,7 @@
         );
       }
       for (const [place, axis] of now.axes.entries()) {
-        if (axis.name === "loss_name") {
-          rows.push(this.select("Loss", axis.values, state.loss, (loss) => this.change({ loss })));
-          continue;
-        }
+        if (axis.name === "loss_name") continue; // in the bar
         const boxes = axis.values.map((label, i) =>
           this.checkbox(label, () => !this.state.off.has(label), (on) => {
             this.state.off[on ? "delete" : "add"](label);
@@ -507,6 +661,7 @@
       if (now.rates !== null && now.rates.length > 1) {
         made.push(
           this.slider("Learning rate η", now.rates.length, "best rates", {
+            toggles: true,
             get: () => this.state.rate, free: () => this.middleRate(),
             set: (rate) => this.change({ rate }),
             words: () => (this.state.rate === null ? "best rate for each model" : three(now.rates[this.state.rate])),
@@ -515,11 +670,11 @@
       }
       if (now.targets.factors.length > 1) {
         made.push(
-          this.slider("Target excess loss ε", now.targets.factors.length, "reset", {
+          this.slider("Target excess loss ε", now.targets.factors.length, this.resetWords(), {
             get: () => (this.state.target === now.targets.first ? null : this.state.target),
             free: () => now.targets.first,
             set: (target) => this.change({ target: target ?? now.targets.first }),
-            words: () => this.targetWords(),
+            words: () => this.targetWords(...this.losses()),
           }),
         );
       }
@@ -534,7 +689,14 @@
       return Math.max(0, now.bestAt[base * now.targets.factors.length + this.state.target]);
     }
 
-    slider(name, length, freeName, { get, free, set, words }) {
+    // Where the target slider's button leads: to the run's own target.
+    resetWords() {
+      const { of, zero, own } = this.now.targets;
+      const shares = (own && zero ? of.map((level, m) => (100 * level) / zero[m]) : of).map(three);
+      return new Set(shares).size === 1 ? `reset to ${shares[0]}${own && zero ? " %" : ""}` : "reset";
+    }
+
+    slider(name, length, freeName, { toggles = false, get, free, set, words }) {
       const id = `${this.key}-${name.split(" ")[0].toLowerCase()}`;
       const output = element("output", { for: id });
       const input = element("input", {
@@ -542,14 +704,14 @@
         oninput: () => set(Number(input.value)),
       });
       const button = element("button", {
-        type: "button", id: `${id}-free`, onclick: () => set(get() === null ? free() : null),
+        type: "button", id: `${id}-free`, onclick: () => set(get() === null && toggles ? free() : null),
       }, freeName);
       this.outputs.push(() => {
         input.value = get() ?? free();
         input.classList.toggle("resting", get() === null);
         input.setAttribute("aria-valuetext", words());
         output.textContent = words();
-        button.setAttribute("aria-pressed", String(get() === null));
+        button.setAttribute(toggles ? "aria-pressed" : "aria-disabled", String(get() === null));
       });
       return element(
         "div", { class: "slider" },
@@ -565,7 +727,9 @@
       };
       const views = this.views(now);
       if (views.length > 1) {
-        const words = { rates: "steps to the target", speed_up: "speed-up against the target" };
+        const words = {
+          rates: "steps to the target", speed_up: "speed-up against the target", reason: "effective learning rate",
+        };
         made.push(
           this.select("Second chart", views.map((v) => words[v]), words[this.state.view], (chosen) =>
             this.change({ view: views.find((v) => words[v] === chosen) }),
@@ -585,7 +749,6 @@
       parts.reveal = element("button", {
         type: "button", class: "reveal", onclick: () => this.change({ revealed: true }),
       }, "Show the others");
-      made.push(parts.reveal);
       parts.toggles.replaceChildren(...made);
     }
 
@@ -607,9 +770,14 @@
 
     // --- what is shown ---
 
-    ofLoss(m) {
+    ofLoss(m, loss = this.state.loss) {
       const axis = this.now.axes.find((a) => a.name === "loss_name");
-      return !axis || axis.values[axis.of[m]] === this.state.loss;
+      return !axis || axis.values[axis.of[m]] === loss;
+    }
+
+    // The losses that are shown; null where there is no choice of them.
+    losses() {
+      return this.state.beside ? [this.state.loss, this.state.beside] : [this.state.loss];
     }
 
     // Whether something is kept back until the class has said what it expects.
@@ -618,16 +786,21 @@
     }
 
     // The models whose curves are drawn, by number.
-    shown() {
+    shown(loss = this.state.loss) {
+      const chosen = this.chosen(loss);
+      if (!this.waiting) return chosen;
+      const bases = chosen.filter((m) => this.now.models[m].baseline === m);
+      return bases.length ? bases : chosen.slice(0, 1);
+    }
+
+    // The models that the reader has chosen, of which some may be kept back.
+    chosen(loss) {
       const { now, state } = this;
-      const chosen = now.models.map((_, m) => m).filter(
+      return now.models.map((_, m) => m).filter(
         (m) =>
-          this.ofLoss(m) && now.models[m].rates.length > 0 &&
+          this.ofLoss(m, loss) && now.models[m].rates.length > 0 &&
           now.axes.every((axis) => axis.of[m] < 0 || !state.off.has(axis.values[axis.of[m]])),
       );
-      if (!this.waiting) return chosen;
-      const bases = chosen.filter((m) => now.models[m].baseline === m);
-      return bases.length ? bases : chosen.slice(0, 1);
     }
 
     // A model's runs that are shown: at its best rate for the target, or the nearest to the slider's.
@@ -664,13 +837,15 @@
       return BEST_BY_WORDS[this.now.best_by] ?? this.now.best_by;
     }
 
-    targetWords() {
+    targetWords(...losses) {
       const { now, state } = this;
-      const m = this.shown()[0] ?? this.reference();
-      const level = now.level(m, state.target);
-      const zero = now.targets.zero?.[m];
-      const share = zero ? ` (${three((100 * level) / zero)} % of the zero predictor’s)` : "";
-      return `${three(level)}${share}`;
+      const shown = losses.map((loss) => this.chosen(loss)[0] ?? this.reference());
+      const levels = shown.map((m) => now.level(m, state.target));
+      const shares = shown.map((m, i) => now.targets.zero && three((100 * levels[i]) / now.targets.zero[m]));
+      const share = (i) => (shares[i] ? ` (${shares[i]} % of the zero predictor’s)` : "");
+      if (losses.length === 1) return `${three(levels[0])}${share(0)}`;
+      const same = new Set(shares).size === 1;
+      return losses.map((loss, i) => `${loss} ${three(levels[i])}${same ? "" : share(i)}`).join(", ") + (same ? share(0) : "");
     }
 
     // The comparison in words: a sentence per model.
@@ -718,12 +893,12 @@
       return `${said.slice(0, -1)}: ${words}${ratio >= 1 ? " than" : " as"} ${this.label(base, [m, base])}.`;
     }
 
-    atBest(m, name) {
+    atBest(m, name, withRates = true) {
       const { now, state } = this;
       const base = now.models[m].baseline;
       const other = this.label(base, [m, base]);
       const [own, its] = [m, base].map((model) => now.rate(model, now.best(model, state.target)));
-      const at = now.rates === null || own === undefined || its === undefined ? ""
+      const at = !withRates || now.rates === null || own === undefined || its === undefined ? ""
         : `, at learning rate ${three(own)} against ${three(its)}`;
       const { value: ratio, low, high, bound } = bounded(now, m, state.target);
       if (Number.isNaN(ratio)) return `Neither ${name} nor ${other} gets there within ${count(now.num_steps)} steps.`;
@@ -739,30 +914,140 @@
 
     redraw() {
       if (!this.parts || !this.now) return;
-      const { parts, state, now } = this;
+      const { parts, state } = this;
+      const now = this.now.use(state.rule);
       document.documentElement.classList.toggle("waiting", this.waiting);
-      parts.reveal.hidden = !this.waiting;
       this.outputs.forEach((update) => update());
-      const shown = this.shown();
-      const said = this.sentences(shown);
-      const goal = `To reach an excess loss of ${this.targetWords()}:`;
-      const most = said.length > MOST_SENTENCES ? [`… and ${said.length - MOST_SENTENCES} more, in the table below`] : [];
-      parts.answer.replaceChildren(
-        element("p", {}, goal),
-        element("ul", {}, ...[...said.slice(0, MOST_SENTENCES), ...most].map((text) => element("li", {}, text))),
-      );
-      const words = `${goal} ${said.join(" ")}`;
-      this.drawOne(shown, words);
-      parts.two.figure.hidden = !state.view;
-      if (state.view === "rates") this.drawRates(shown, words);
-      if (state.view === "speed_up") this.drawSpeedUp(shown, words);
-      this.showTable(shown);
-      this.showNote(now.quantities.find((q) => q.name === state.quantity));
+      this.stage();
+      this.showRule();
+      this.showCard();
+      const shown = this.losses().map((loss) => this.shown(loss));
+      const names = this.losses().map((loss) => (loss === null ? "" : `${loss}: `));
+      this.arrange(shown.length);
+      const quantity = now.quantities.find((q) => q.name === state.quantity);
+      const texts = shown.map((models, i) => {
+        const goal = `To reach an excess loss of ${this.targetWords(this.losses()[i])}:`;
+        return { goal, said: this.sentences(models) };
+      });
+      this.showAnswer(texts, names);
+      const [loss] = this.losses();
+      const answer = this.headline(shown[0]);
+      parts.headline.textContent = loss === null || this.waiting ? capital(answer) : `With ${loss}: ${answer}`;
+      this.alongSteps = [];
+      shown.forEach((models, i) => {
+        const { one, two } = parts.columns[i];
+        const words = `${texts[i].goal} ${texts[i].said.join(" ")}`;
+        this.drawSteps(one, models, words, names[i], quantity);
+        two.figure.hidden = !state.view;
+        const reason = state.view === "reason" ? this.reason(now) : null;
+        two.card.hidden = state.view !== "reason" || Boolean(reason);
+        two.area.hidden = !two.card.hidden;
+        if (state.view === "rates") this.drawRates(two, models, words, names[i], shown.flat());
+        if (state.view === "speed_up") this.drawSpeedUp(two, models, words, names[i]);
+        if (reason) this.drawSteps(two, models, "", names[i], reason);
+        if (!two.card.hidden) this.showReasonCard(two, names[i]);
+      });
+      this.showTable(shown, names);
+      this.showNote(quantity);
+      this.showPlay();
     }
 
-    drawOne(shown, said) {
-      const { now, state, parts } = this;
-      const quantity = now.quantities.find((q) => q.name === state.quantity);
+    // Puts the figures into the grid: a column each, or two losses' next to each other.
+    arrange(count) {
+      const { charts, columns } = this.parts;
+      if (charts.dataset.losses === String(count)) return;
+      charts.dataset.losses = count;
+      const used = columns.slice(0, count);
+      charts.replaceChildren(...used.map((c) => c.one.figure), ...used.map((c) => c.two.figure));
+    }
+
+    // What the page says by the rule in use, here and around the explorer.
+    showRule() {
+      const { parts, state, now } = this;
+      if (Object.keys(now.byRule).length > 1) {
+        for (const part of document.querySelectorAll("[data-rule]")) part.hidden = part.dataset.rule !== state.rule;
+      }
+      if (parts.command) parts.command.querySelector("code").textContent = this.commands[state.rule] || this.command;
+    }
+
+    // While the class predicts: what is kept back, and how theory's prediction is had.
+    showCard() {
+      const { parts } = this;
+      parts.card.hidden = !this.waiting;
+      if (!this.waiting) return;
+      const hidden = [...new Set(this.losses().flatMap((loss) => {
+        const shown = this.shown(loss);
+        return this.chosen(loss).filter((m) => !shown.includes(m)).map((m) => this.label(m, this.chosen(loss)));
+      }))];
+      const names = hidden.length > 4 ? `${hidden.length} other models` : hidden.join(", ");
+      parts.card.replaceChildren(
+        element("strong", {}, "What do you expect?"),
+        element("p", {}, `Say it first. Kept back until then: the curves of ${names || "no model"}, their numbers and the answers.`),
+        parts.reveal,
+        ...(this.commands.predict
+          ? [element("p", {}, "Theory’s prediction is not part of this page. This command draws it as dotted curves:"),
+            this.copyable(this.commands.predict, "Copy the command for predictions")]
+          : []),
+      );
+    }
+
+    showReasonCard({ card, title }, name) {
+      title.textContent = `${name}Effective learning rate against step: not recorded`;
+      card.replaceChildren(
+        element("p", {}, "Here one would see the factor by which each network’s product of matrices is moved: η‖w‖^(2 − 2/N) at depth N. It is η for one layer; for more it grows with the product’s norm ‖w‖."),
+        element("p", {}, "This command records that norm (it trains again):"),
+        this.copyable(this.commands.record, "Copy the command that records it"),
+      );
+    }
+
+    showAnswer(texts, names) {
+      const { answer } = this.parts;
+      answer.dataset.losses = texts.length;
+      answer.replaceChildren(
+        ...texts.map(({ goal, said }, i) => {
+          const most = said.length > MOST_SENTENCES ? [`… and ${said.length - MOST_SENTENCES} more, in the table below`] : [];
+          return element(
+            "div", {},
+            element("p", {}, texts.length > 1 ? names[i] + goal : goal),
+            element("ul", {}, ...[...said.slice(0, MOST_SENTENCES), ...most].map((text) => element("li", {}, text))),
+          );
+        }),
+      );
+    }
+
+    // The answer in one sentence: of the model that is ahead of its baseline.
+    headline(shown) {
+      const { now, state } = this;
+      if (this.waiting) return "what do you expect?";
+      const compared = shown.filter((m) => now.models[m].baseline !== null && now.models[m].baseline !== m);
+      if (!compared.length) return shown.length ? this.alone(shown[0], this.label(shown[0], shown)) : "";
+      const final = now.best_by === "final" && state.rate === null;
+      const gain = (m) => {
+        if (final) return -now.finals(now.best(m, state.target))[MEDIAN];
+        if (state.rate !== null) return -this.stepsWords(this.pairOf(m)).middle;
+        return bounded(now, m, state.target).value;
+      };
+      const least = (m) => (Number.isNaN(gain(m)) ? -Infinity : gain(m));
+      const best = compared.reduce((a, b) => (least(b) > least(a) ? b : a));
+      const base = now.models[best].baseline;
+      const name = this.label(best, [...shown, base]);
+      if (!final) return state.rate === null ? this.atBest(best, name, false) : this.atRate(best, name);
+      const [own, its] = [best, base].map((m) => now.finals(now.best(m, state.target))[MEDIAN]);
+      const ratio = its / own;
+      if (!Number.isFinite(ratio)) return `${name} ends at an excess loss of ${three(own)}.`;
+      const words = ratio >= 1 ? `${three(ratio)}× lower than` : `${three(1 / ratio)}× higher than`;
+      return `${name} ends at an excess loss ${words} ${this.label(base, [best, base])}.`;
+    }
+
+    // What enlarges a chart that fills the screen.
+    enlarged(part) {
+      const chosen = part.figure.classList.contains("chosen");
+      return chosen ? { fills: true, zoom: Math.min(Math.max(window.innerWidth / 720, 1), 2.2) } : {};
+    }
+
+    drawSteps(part, shown, said, prefix, quantity) {
+      const { now, state } = this;
+      this.alongSteps.push(part);
       const { steps } = quantity;
       const isExcess = quantity.name === "excess_loss";
       const lines = [], bands = [], marks = [], rules = [], curves = [];
@@ -770,7 +1055,7 @@
         const pair = this.pairOf(m);
         if (pair < 0) continue;
         const look = this.look(m);
-        const [low, middle, high] = [0, 1, 2].map((part) => curve(quantity, "spread", part * now.numPairs + pair));
+        const [low, middle, high] = [0, 1, 2].map((which) => curve(quantity, "spread", which * now.numPairs + pair));
         const name = this.label(m, shown);
         const rate = now.rate(m, pair);
         const at = quantity.pairs === null ? pair : quantity.pairs.indexOf(pair);
@@ -819,25 +1104,28 @@
       if (isExcess) {
         for (const y of levels) rules.push({ x: null, y, colour: "var(--ink)", width: 1.3, dash: [4, 3], opacity: 0.8 });
       }
-      const heights = this.heights(quantity, shown, rules);
+      // The reason is seen where each model is at its best: its rates span decades.
+      const pairs = quantity.name === REASON ? curves.map((c) => this.pairOf(c.m)) : null;
+      const heights = this.heights(quantity, shown, rules, pairs);
       const logY = quantity.log && heights[0] > 0 && !state.linear_loss;
       const after = steps.find((step) => step > 0) ?? 1;
       const ends = [state.linear_step ? 0 : after, Math.max(steps[steps.length - 1], 2 * after)];
-      const what = isExcess ? "excess loss L − L*" : quantity.name.replaceAll("_", " ");
+      const what = isExcess ? "excess loss L − L*" : quantity.name === REASON ? "η‖w‖^(2 − 2/N)" : quantity.name.replaceAll("_", " ");
       const readings = curves.map((c) => {
         const known = c.middle.filter((y) => y !== null);
         return `${c.name} goes from ${three(known[0])} to ${three(known[known.length - 1])}` +
           (known.length < steps.length ? ", where it diverges" : "");
       });
-      parts.one.title.textContent = `${capital(quantity.words)} against step, ` +
+      part.title.textContent = `${prefix}${capital(quantity.words)} against step, ` +
         (state.rate === null ? `each model at its best learning rate (${this.rule()})`
           : `at learning rate ${three(now.rates[state.rate])}, or each model’s nearest`);
-      parts.one.grip = (at) =>
+      part.grip = (at) =>
         isExcess && now.targets.factors.length > 1 && levels.some((y) => Math.abs(at.pixels(y) - at.py) < 9)
           ? (to) => this.change({ target: nearest(now.targets.factors.map((_, t) => now.level(shown[0], t)), Math.max(to.y, 1e-300)) })
           : null;
-      parts.one.cursor = "ns-resize";
-      parts.one.chart.draw({
+      part.cursor = "ns-resize";
+      part.chart.draw({
+        ...this.enlarged(part), share: this.drawn,
         xType: state.linear_step ? "linear" : "log", yType: logY ? "log" : "linear",
         xDomain: ends, yDomain: logY ? heights : [Math.min(0, heights[0]), heights[1]],
         xTitle: "step", yTitle: what, lines, bands, marks, rules, stops: steps,
@@ -854,11 +1142,12 @@
     }
 
     // The ends of the y-axis: the same at every learning rate, so that curves move and axes do not.
-    heights(quantity, shown, rules) {
+    heights(quantity, shown, rules, pairs = null) {
       const { now } = this;
       const seen = [], starts = [];
       for (const m of shown) {
         for (let i = 0; i < now.models[m].rates.length; i++) {
+          if (pairs && !pairs.includes(now.firstPair[m] + i)) continue;
           const middle = curve(quantity, "spread", now.numPairs + now.firstPair[m] + i).filter((y) => y !== null);
           if (middle.length) starts.push(middle[0]);
           seen.push(...middle);
@@ -879,22 +1168,20 @@
       return [low - room, high + room];
     }
 
-    drawRates(shown, said) {
-      const { now, state, parts } = this;
-      const lines = [], bands = [], marks = [], rules = [], curves = [];
-      let least = Infinity;
+    drawRates(part, shown, said, prefix, everyone) {
+      const { now, state } = this;
+      const lines = [], bands = [], marks = [], crosses = [], rules = [], curves = [];
       for (const m of shown) {
         const look = this.look(m);
         const own = now.models[m].rates.map((place) => now.rates[place]);
-        const spread = [0, 1, 2].map((part) =>
-          own.map((_, i) => now.steps(now.firstPair[m] + i, part, state.target)).map((s) => (Number.isFinite(s) ? Math.max(s, 1) : null)),
+        const spread = [0, 1, 2].map((which) =>
+          own.map((_, i) => now.steps(now.firstPair[m] + i, which, state.target)).map((s) => (Number.isFinite(s) ? Math.max(s, 1) : null)),
         );
         const name = this.label(m, shown);
         const [low, middle, high] = spread;
         for (let i = 0; i < own.length; i++) {
-          least = Math.min(least, now.steps(now.firstPair[m] + i, 0, state.target));
           if (now.lost[now.firstPair[m] + i] > (MOST_DIVERGED + 1e-9) * now.num_seeds) {
-            marks.push({ x: own[i], y: 2 * now.num_steps, shape: "M-1,-1L1,1M-1,1L1,-1", size: 22, colour: look.colour, fill: null });
+            crosses.push({ x: own[i], row: shown.length - 1 - shown.indexOf(m), shape: "M-1,-1L1,1M-1,1L1,-1", size: 22, colour: look.colour, fill: null });
           }
         }
         if (now.num_seeds > 1) {
@@ -911,15 +1198,20 @@
         rules.push({ x: now.rates[state.rate], y: null, colour: "var(--ink)", width: 1.3, dash: [4, 3], opacity: 0.8 });
       }
       const crossed = now.best_by === "stable" ? "runs are unstable" : "runs diverge";
-      parts.two.title.textContent = `Steps to the target against learning rate (○ the best; × ${crossed})`;
-      parts.two.grip = () => (to) => this.change({ rate: nearest(now.rates, Math.max(to.x, 1e-300)) });
-      parts.two.cursor = "ew-resize";
-      const tried = now.rates.filter((_, place) => shown.some((m) => now.models[m].rates.includes(place)));
+      part.title.textContent = `${prefix}Steps to the target against learning rate (○ best: ${this.rule()}; × ${crossed})`;
+      part.grip = () => (to) => this.change({ rate: nearest(now.rates, Math.max(to.x, 1e-300)) });
+      part.cursor = "ew-resize";
+      // The axis of rates is that of all losses shown; steps to the target may be far apart.
+      const tried = now.rates.filter((_, place) => everyone.some((m) => now.models[m].rates.includes(place)));
+      const least = Math.min(...shown.flatMap((m) =>
+        now.models[m].rates.map((_, i) => now.steps(now.firstPair[m] + i, 0, state.target)),
+      ));
       const all = tried.length ? tried : now.rates;
-      parts.two.chart.draw({
+      part.chart.draw({
+        ...this.enlarged(part),
         xType: "log", yType: "log", xDomain: [Math.min(...all) / 1.1, Math.max(...all) * 1.1],
-        yDomain: [Math.max(Math.min(least, now.num_steps / 2), 1) / 1.2, now.num_steps * 2.4],
-        xTitle: "learning rate η", yTitle: "steps to the target", labelsAt: "start", lines, bands, marks, rules, stops: all,
+        yDomain: [Math.max(Math.min(least, now.num_steps / 2), 1) / 1.2, now.num_steps * 1.15],
+        xTitle: "learning rate η", yTitle: "steps to the target", labelsAt: "start", lines, bands, marks, crosses, rules, stops: all,
         description: `Steps to the target against learning rate. ${said}`,
         where: (i) => `learning rate ${three(all[i])}`,
         read: (i) => curves.map((c) => {
@@ -949,8 +1241,8 @@
       return { title: "target ε, multiples of each model’s own", at: factors, unit: "×" };
     }
 
-    drawSpeedUp(shown, said) {
-      const { now, state, parts } = this;
+    drawSpeedUp(part, shown, said, prefix) {
+      const { now, state } = this;
       const { title, at, unit } = this.unit(shown);
       const lines = [], bands = [], marks = [], curves = [], ends = [0.5, 2];
       for (const m of shown) {
@@ -976,10 +1268,11 @@
         { x: null, y: 1, colour: "var(--soft)", width: 1, dash: [], opacity: 1 },
         { x: at[state.target], y: null, colour: "var(--ink)", width: 1.3, dash: [4, 3], opacity: 0.8 },
       ];
-      parts.two.title.textContent = `Speed-up over the baseline against the target, each model at its best learning rate for it (${this.rule()}; △ at least, ▽ at most)`;
-      parts.two.grip = () => (to) => this.change({ target: nearest(at, Math.max(to.x, 1e-300)) });
-      parts.two.cursor = "ew-resize";
-      parts.two.chart.draw({
+      part.title.textContent = `${prefix}Speed-up over the baseline against the target, each model at its best learning rate for it (${this.rule()}; △ at least, ▽ at most)`;
+      part.grip = () => (to) => this.change({ target: nearest(at, Math.max(to.x, 1e-300)) });
+      part.cursor = "ew-resize";
+      part.chart.draw({
+        ...this.enlarged(part),
         xType: "log", yType: "log", xReverse: true,
         xDomain: [Math.min(...at) / 1.05, Math.max(...at) * 1.05],
         yDomain: [Math.min(...ends) / 1.15, Math.max(...ends) * 1.15],
@@ -998,12 +1291,13 @@
       });
     }
 
-    showTable(shown) {
+    showTable(columns, names) {
       const { now, state, parts } = this;
-      const names = ["curve", "learning rate", "steps to the target [quartiles]", "final excess loss [quartiles]", "diverged"];
-      const compared = state.rate === null && shown.some((m) => now.models[m].baseline !== null);
-      if (compared) names.splice(3, 0, `speed-up [${now.interval}]`);
-      const rows = shown.map((m) => {
+      const all = columns.flatMap((shown, i) => shown.map((m) => ({ m, shown, name: columns.length > 1 ? names[i] : "" })));
+      const heads = ["curve", "learning rate", "steps to the target [quartiles]", "final excess loss [quartiles]", "diverged"];
+      const compared = state.rate === null && all.some(({ m }) => now.models[m].baseline !== null);
+      if (compared) heads.splice(3, 0, `speed-up [${now.interval}]`);
+      const rows = all.map(({ m, shown, name }) => {
         const pair = this.pairOf(m);
         const rate = pair < 0 ? null : now.rate(m, pair);
         const [low, middle, high] = now.finals(pair);
@@ -1016,14 +1310,14 @@
         if (compared) cells.splice(2, 0, this.ratioCell(m));
         return element(
           "tr", {},
-          element("th", { scope: "row" }, swatch(this.look(m).colour, this.look(m).dash), ` ${this.label(m, shown)}`),
+          element("th", { scope: "row" }, swatch(this.look(m).colour, this.look(m).dash), ` ${name}${this.label(m, shown)}`),
           ...cells.map((text) => element("td", {}, text)),
         );
       });
       parts.table.replaceChildren(
         element(
           "table", { class: "numbers" },
-          element("thead", {}, element("tr", {}, ...names.map((n) => element("th", { scope: "col" }, n)))),
+          element("thead", {}, element("tr", {}, ...heads.map((n) => element("th", { scope: "col" }, n)))),
           element("tbody", {}, ...rows),
         ),
       );
@@ -1063,12 +1357,20 @@
     csv() {
       const { now, parts, state } = this;
       const rows = [["chart", "line", "curve", "learning_rate", "x", "y", "low", "high", "best_by"]];
-      const charts = [[`${state.quantity} against step`, parts.one]];
-      if (state.view) {
-        charts.push([state.view === "rates" ? "steps to target against learning rate" : "speed-up against target", parts.two]);
-      }
+      const second = {
+        rates: "steps to target against learning rate", speed_up: "speed-up against target", reason: `${REASON} against step`,
+      }[state.view];
+      const charts = this.losses().flatMap((loss, i) => {
+        const { one, two } = parts.columns[i];
+        const prefix = state.beside ? `${loss}: ` : "";
+        return [
+          [`${prefix}${state.quantity} against step`, one],
+          ...(second && two.card.hidden ? [[prefix + second, two]] : []),
+        ];
+      });
       for (const [name, part] of charts) {
-        const atBest = part === parts.one ? state.rate === null : state.view !== "rates";
+        const atBest = part === parts.columns[0].one || part === parts.columns[1].one || state.view === "reason"
+          ? state.rate === null : state.view !== "rates";
         for (const line of part.chart.model.lines) {
           const rule = atBest && line.line !== "published" ? now.best_by : null;
           line.points.forEach(([x, y], i) => {

@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -54,6 +54,9 @@ FORMAT = "implicit_accel explorer 1"
 # Values are rounded to this ratio, which no eye distinguishes, or coarser if they span too much.
 _RATIO = 1.005
 _LEVELS = 65_533
+
+# With more models and several rules there are fewer targets.
+_MOST_COMPARED = 12
 
 # Beyond these shares of a model's own target no other target is offered.
 _TARGETS = (1e-6, 1e4)
@@ -98,6 +101,7 @@ def payload(
     predicted: Predicted | None = None,
     published: Sequence[Published] = (),
     best_by: str = "stable",
+    others: Collection[str] = (),
     baseline: Mapping[str, object] | None = None,
     budget: int = 60_000,
 ) -> dict[str, Any]:
@@ -109,6 +113,8 @@ def payload(
             steps to values.
         published: Curves to show beside those of the results.
         best_by: What makes a learning rate the best, see `best_learning_rates`.
+        others: Further rules, to one of which the reader may switch; left out where not even the
+            coarsest records stay within the budget.
         baseline: What models are compared with, see `summarise`.
         budget: Characters of JSON to stay within. Records are thinned until they do, at most to 12
             ranges of steps: results of very many models and rates may need more.
@@ -123,12 +129,15 @@ def payload(
     """
     if not {"excess_loss", "steps_to_target", "divergence_step"} <= set(results.data_vars):
         raise DataError("no results to explore: they have no excess_loss with steps to a target")
-    runs = _Runs(by_model(results), best_by, baseline)
+    rules = dict.fromkeys((best_by, *others))
+    runs = _Runs(by_model(results), tuple(rules), baseline)
     found: dict[str, Any] = {}
     for rung in _RUNGS:
         found = runs.payload(rung, predicted, published)
         if len(json.dumps(found)) <= budget:
             break
+    else:
+        found.pop("others", None)
     return found
 
 
@@ -136,14 +145,16 @@ class _Runs:
     """Results by model, and what does not depend on how much is kept of them."""
 
     def __init__(
-        self, runs: xr.Dataset, best_by: str, baseline: Mapping[str, object] | None
+        self, runs: xr.Dataset, rules: Sequence[str], baseline: Mapping[str, object] | None
     ) -> None:
         self.runs = runs
-        self.best_by = best_by
-        self.table = summarise(runs, best_by=best_by, baseline=baseline)
+        self.rules = rules
+        self.tables = {rule: summarise(runs, best_by=rule, baseline=baseline) for rule in rules}
+        self.best = {rule: best_learning_rates(runs, rule) for rule in rules}
         self.labels = model_labels(runs)
         self.bases = [
-            self.labels.index(label) if label else None for label in self.table["baseline"]
+            self.labels.index(label) if label else None
+            for label in self.tables[rules[0]]["baseline"]
         ]
         tried = trained(runs)
         # The (model, learning rate) pairs at which there are runs.
@@ -161,7 +172,6 @@ class _Runs:
         if not self.has_target:
             start = np.where(np.isfinite(self.excess[..., 0]), self.excess[..., 0], np.nan)
             self.target = np.full(start.shape, max(float(np.nanmedian(start)), 1e-300))
-        self.best = best_learning_rates(runs, best_by)
         # Rungs share them, and they take longest.
         self.targets = functools.cache(self._targets)
 
@@ -171,12 +181,17 @@ class _Runs:
         runs, rates = self.runs, self.runs["learning_rate"].values
         diverged = np.isfinite(_values(runs, "divergence_step"))[self.places]
         known = np.isfinite(rates).all()
+        own, *others = self.rules
+        # Intervals at every target by every rule would take minutes for large grids.
+        is_large = bool(others) and len(self.labels) > _MOST_COMPARED
+        num_targets = min(rung.targets, 13) if is_large else rung.targets
+        further = {rule: self._by_rule(rule, num_targets) for rule in others}
         return {
             "format": FORMAT,
             "title": str(runs.attrs.get("title", "")),
             "num_steps": int(runs.attrs["num_steps"]),
             "num_seeds": int(runs.sizes["seed"]),
-            "best_by": self.best_by,
+            "best_by": own,
             # Of the speed-ups.
             "interval": "95 %"
             if runs.sizes["seed"] >= MIN_SEEDS
@@ -189,23 +204,32 @@ class _Runs:
             "opens_at": self._clearest_gain(),
             "rates": rates.tolist() if known else None,
             "diverged": _pack(diverged.sum(axis=-1)),
-            "lost": _pack(counts_as_diverged(runs, self.best_by)[self.places].sum(axis=-1)),
             "final": _pack_floats(np.stack(_spread(final_excess(runs)[self.places]), axis=-1)),
-            "targets": self.targets(rung.targets),
             "quantities": list(self._quantities(rung, predicted)),
             "published": [_published(curve) for curve in published],
+            **self._by_rule(own, num_targets),
+            **({"others": further} if further else {}),
+        }
+
+    def _by_rule(self, rule: str, num_targets: int) -> dict[str, Any]:
+        """What depends on the rule by which learning rates are chosen."""
+        table = self.tables[rule]
+        return {
+            "lost": _pack(counts_as_diverged(self.runs, rule)[self.places].sum(axis=-1)),
+            "targets": self.targets(num_targets, rule),
             "summary": {
-                "columns": summary.columns(self.table),
-                "rows": [summary.cells(self.table, m) for m in range(len(self.table))],
-                "caption": summary.caption(self.table),
-                "answers": summary.answers(self.table),
+                "columns": summary.columns(table),
+                "rows": [summary.cells(table, m) for m in range(len(table))],
+                "caption": summary.caption(table),
+                "answers": summary.answers(table),
             },
         }
 
     def _clearest_gain(self) -> int:
         """The number of the model with the largest speed-up whose interval lies above 1; or 0."""
-        compared = "final_ratio" if compares_final(self.table) else "speed_up"
-        values, lows = (self.table[compared + end].to_numpy(float) for end in ("", "_low"))
+        table = self.tables[self.rules[0]]
+        compared = "final_ratio" if compares_final(table) else "speed_up"
+        values, lows = (table[compared + end].to_numpy(float) for end in ("", "_low"))
         gains = np.where(np.isfinite(values) & (lows > 1), values, 0)
         return int(np.argmax(gains))
 
@@ -232,7 +256,7 @@ class _Runs:
             )
         return axes
 
-    def _targets(self, count: int) -> dict[str, Any]:
+    def _targets(self, count: int, best_by: str) -> dict[str, Any]:
         """Steps to targets, multiples of the models' own, and how models compare at each.
 
         ``steps`` holds (pair, quartile/median/quartile, target) whole numbers, twice the steps and
@@ -254,12 +278,12 @@ class _Runs:
                 found = np.where(below.any(axis=-1), records[below.argmax(axis=-1)], np.inf)
             target = factor * self.target + self.floor
             at_target = runs.assign(steps_to_target=(RUN, found), target=(RUN, target))
-            found = valid_steps(at_target, stable=self.best_by == "stable")
+            found = valid_steps(at_target, stable=best_by == "stable")
             steps.append(np.stack(_spread(found[self.places]), axis=-1))
-            by_final = self.best_by == "final"
-            chosen = self.best if by_final else best_learning_rates(at_target, self.best_by)
+            by_final = best_by == "final"
+            chosen = self.best[best_by] if by_final else best_learning_rates(at_target, best_by)
             best.append(chosen)
-            compared.append(self._compared(at_target, chosen))
+            compared.append(self._compared(at_target, chosen, best_by))
         doubled = np.round(2 * np.stack(steps, axis=-1)) + 1
         zero = runs["zero_loss"] - runs["optimum"] if "zero_loss" in runs else None
         return {
@@ -291,16 +315,16 @@ class _Runs:
         below = np.geomspace(1.0, low, count - share) if low < 1 else np.ones(1)
         return np.array([float(f"{factor:.6g}") for factor in (*above, *below[1:])])
 
-    def _compared(self, at_target: xr.Dataset, best: np.ndarray) -> np.ndarray:
+    def _compared(self, at_target: xr.Dataset, best: np.ndarray, best_by: str) -> np.ndarray:
         """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
         found = np.full((len(best), 3), np.nan)
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
-                if self.best_by == "final":  # not by steps: these rates, and no choice among them
+                if best_by == "final":  # not by steps: these rates, and no choice among them
                     steps = at_best(best, valid_steps(at_target))
                     ratio = ratio_of_medians(steps[base], steps[m], least=1)
                 else:
-                    ratio = speed_up(at_target, best, base, m, best_by=self.best_by)
+                    ratio = speed_up(at_target, best, base, m, best_by=best_by)
                 found[m] = ratio.value, ratio.low, ratio.high
         return found
 
@@ -308,6 +332,9 @@ class _Runs:
         """What is drawn against steps: the excess loss first, then whatever was recorded."""
         runs = self.runs
         names = ["excess_loss", *(n for n in ("held_out_loss",) if n in runs), *observed(runs)]
+        if has_effective_rate(runs) and NORM in names:
+            runs = runs.assign({EFFECTIVE_RATE: effective_rate(runs)})
+            names.append(EFFECTIVE_RATE)
         for name in names:
             dim = str(runs[name].dims[-1])
             values = resolved(runs) if name == "excess_loss" else runs[name].astype(float)
@@ -337,9 +364,53 @@ class _Runs:
 
     @property
     def at_best(self) -> np.ndarray:
-        """The pairs of each model at its best rate, by number; some may have none."""
+        """The pairs of each model at its best rates, one by each rule; some may have none."""
         models, rates = self.places
-        return np.flatnonzero(self.best[models] == rates)
+        chosen = [best[models] == rates for best in self.best.values()]
+        return np.flatnonzero(np.any(chosen, axis=0))
+
+
+NORM, EFFECTIVE_RATE = "end_to_end_norm", "effective_learning_rate"
+
+
+def has_effective_rate(results: xr.Dataset) -> bool:
+    """Whether the end-to-end matrices of some results have an effective learning rate.
+
+    These are deep linear networks of one output, trained by gradient descent. Other optimizers
+    scale steps by their own state, and several outputs have a matrix of rates.
+    """
+    runs = by_model(results)
+    return bool(
+        is_linear(runs)
+        and int(runs.attrs.get("num_outputs", 1)) == 1
+        and (runs["optimizer"] == "sgd").all()
+        and np.isfinite(runs["learning_rate"]).all()
+    )
+
+
+def is_linear(results: xr.Dataset) -> bool:
+    """Whether some results are of linear networks, one of them with several layers."""
+    runs = by_model(results)
+    return bool(
+        "axes" not in runs.attrs
+        and runs.attrs.get("activation", "identity") == "identity"
+        and (runs["depth"] > 1).any()
+    )
+
+
+def effective_rate(runs: xr.Dataset) -> xr.DataArray:
+    """``η ‖W_e‖^(2 − 2/N)``, by which gradient flow of balanced layers moves the end-to-end matrix.
+
+    Arora, Cohen & Hazan (2018), claim 2; for a single layer it is η. Along W_e it is N times that.
+
+    Args:
+        runs: Results by model, with recorded norms of the end-to-end matrix.
+
+    Returns:
+        The dimensions of the norm.
+    """
+    rate = runs["learning_rate"] * runs[NORM] ** (2 - 2 / runs["depth"])
+    return rate.assign_attrs(long_name="effective learning rate η‖w‖^(2 − 2/N)")
 
 
 @dataclass(frozen=True)
@@ -494,7 +565,12 @@ def _pack_floats(values: np.ndarray) -> dict[str, Any]:
 
 
 def explorer(
-    key: str, payloads: Mapping[str, dict[str, Any]], *, command: str = "", table: bool = True
+    key: str,
+    payloads: Mapping[str, dict[str, Any]],
+    *,
+    command: str = "",
+    commands: Mapping[str, str] | None = None,
+    table: bool = True,
 ) -> str:
     """A part of a page in which some results can be explored.
 
@@ -503,6 +579,8 @@ def explorer(
             _ and ., different from those of the page's other parts.
         payloads: Results by their names; of several the reader chooses one.
         command: What makes these results, for the reader to copy.
+        commands: Further ones: by a rule's name, what makes them by that rule; ``record``, what
+            makes them with the effective learning rate; ``predict``, with theory's curves.
         table: Whether readers without JavaScript are shown the summaries here.
 
     Returns:
@@ -517,7 +595,10 @@ def explorer(
         raise UserError(
             f"explorer {key}: there are no results to explore; give one payload or more"
         )
-    shown = {"key": key, "command": command, "results": [*map(list, payloads.items())]}
+    shown = {
+        "key": key, "command": command, "commands": dict(commands or {}),
+        "results": [*map(list, payloads.items())],
+    }  # fmt: skip
     tables = "".join(
         f"<h4>{_safe(name)}</h4>{summary_table(data['summary'])}" for name, data in payloads.items()
     )
@@ -560,9 +641,14 @@ def assets() -> str:
     style = f":root {{ --num-series: {len(COLOURS)}; {colours} }}\n{read_asset('explorer.css')}"
     own = map(read_asset, ("state.js", "chart.js", "explorer.js"))
     # In a function of its own, else each of its thousands of names would be the page's.
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    scripts = map(script_element, (f"(() => {{{bundle}}})();", *own))
+    scripts = map(script_element, (f"(() => {{{_vega()}}})();", *own))
     return f"<style>{style}</style>{''.join(scripts)}"
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega's scripts; bundling them takes a second."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def script_element(source: str) -> str:

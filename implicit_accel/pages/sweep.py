@@ -11,9 +11,9 @@ import xarray as xr
 
 from implicit_accel.files import open_plain
 from implicit_accel.pages import shell
-from implicit_accel.pages.explorer import assets, explorer, payload, summary_table
+from implicit_accel.pages.explorer import assets, explorer, is_linear, payload, summary_table
 from implicit_accel.plotting import Predicted
-from implicit_accel.statistics import BEST_BY_WORDS
+from implicit_accel.statistics import BEST_BY, BEST_BY_WORDS
 
 # What the page may hold of the results: beside Vega's 0.9 MB it still opens at once.
 _BUDGET = 600_000
@@ -21,12 +21,18 @@ _BUDGET = 600_000
 # Figures are part of the page as long as they are small.
 _MOST_FIGURE_BYTES = 150_000
 
+# Why depth matters, for readers to whom these networks are new.
+_INTRODUCTION = (
+    "Each network computes a linear map: at depth N, a product of N matrices. Gradient descent moves "
+    "this product slowly while it is small and faster as it grows, so depth changes the path."
+)
+
 _HOW_TO_READ = (
     ("Excess loss", "is the training loss less the smallest loss that there is, L − L*."),
     (
         "Best rates",
-        "compares models at their own best learning rates ({rule}). With the slider, each curve "
-        "uses the nearest trained rate.",
+        "compares models at their own best learning rates ({rule}). The buttons above the charts "
+        "choose the rule. With the slider, each curve uses the nearest trained rate.",
     ),
     (
         "Speed-up",
@@ -44,6 +50,15 @@ _HOW_TO_READ = (
         "hides all but the baseline, and the answers, until the class has said what it expects.",
     ),
     (
+        "Effective learning rate",
+        "is η‖w‖^(2 − 2/N), by which gradient descent moves the product w of N matrices: the second "
+        "chart, where the norm ‖w‖ was recorded.",
+    ),
+    (
+        "Play, Present",
+        "draw the curves along the steps, and fill the screen with one chart; Escape leaves it.",
+    ),
+    (
         "Reading values",
         "Move the pointer over a chart, or choose the chart and press the arrow keys.",
     ),
@@ -54,6 +69,7 @@ def page(
     results: xr.Dataset,
     *,
     command: str,
+    commands: Mapping[str, str] | None = None,
     versions: Mapping[str, str],
     best_by: str = "stable",
     predicted: Predicted | None = None,
@@ -64,30 +80,47 @@ def page(
     Args:
         results: Results of any axes.
         command: What made them, for the reader to copy.
+        commands: Further ones, see `explorer.explorer`.
         versions: Of the software: its names and their versions.
-        best_by: What makes a learning rate the best, see `best_learning_rates`.
+        best_by: What makes a learning rate the best at first, see `best_learning_rates`; the
+            reader may switch to another rule.
         predicted: What a model's excess loss is predicted to be, see `explorer.payload`.
         figures: PNG files to show below, as far as they are small.
 
     Returns:
         HTML.
     """
-    found = payload(results, predicted=predicted, best_by=best_by, budget=_BUDGET)
-    summary = found["summary"]
+    found = payload(results, predicted=predicted, best_by=best_by, others=BEST_BY, budget=_BUDGET)
     title = found["title"]
     source = str(results.attrs.get("source", ""))
-    answers = "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
-    rule = BEST_BY_WORDS[best_by]
-    terms = "".join(
-        f"<dt>{_safe(a)}</dt><dd>{_safe(b.format(rule=rule))}</dd>" for a, b in _HOW_TO_READ
+    summaries = {best_by: found["summary"]}
+    summaries |= {rule: other["summary"] for rule, other in found.get("others", {}).items()}
+    answers = "".join(
+        _by_rule(
+            rule, best_by, "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
+        )
+        for rule, summary in summaries.items()
     )
+    tables = "".join(
+        _by_rule(rule, best_by, summary_table(summary)) for rule, summary in summaries.items()
+    )
+    terms = "".join(
+        f"<dt>{_safe(a)}</dt><dd>"
+        + ("".join(
+            _by_rule(rule, best_by, _safe(b.format(rule=BEST_BY_WORDS[rule])), "span")
+            for rule in summaries
+        ) if "{rule}" in b else _safe(b))
+        + "</dd>"
+        for a, b in _HOW_TO_READ
+    )  # fmt: skip
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     drawn = [drawn for figure in figures if (drawn := _figure(figure))]
     body = (
-        f"<h1>{_safe(title)}</h1>{answers}"
-        + explorer("sweep", {title: found}, command=command, table=False)
-        + "<h2>Numbers</h2>"
-        f'<div class="answer-table answer">{summary_table(summary)}</div>'
+        f"<h1>{_safe(title)}</h1>"
+        + (f'<p class="soft intro">{_safe(_INTRODUCTION)}</p>' if is_linear(results) else "")
+        + answers
+        + explorer("sweep", {title: found}, command=command, commands=commands, table=False)
+        + f'<div class="answer-table answer"><h2>Numbers</h2>{tables}</div>'
         + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
         + f"<details><summary>How to read it</summary><dl>{terms}</dl></details>"
         + (
@@ -100,6 +133,12 @@ def page(
         f'<p class="soft">Made with {_safe(software)}.</p>'
     )
     return shell.document(title, body, assets=assets())
+
+
+def _by_rule(rule: str, shown: str, content: str, tag: str = "div") -> str:
+    """A part of the page for one rule; the explorer shows that of the rule in use."""
+    hidden = "" if rule == shown else " hidden"
+    return f'<{tag} data-rule="{_safe(rule)}"{hidden}>{content}</{tag}>'
 
 
 def _figure(path: Path) -> str:
