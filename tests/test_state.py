@@ -120,7 +120,10 @@ def count_of(point):
 
 
 def test_batch_norm_on_mini_batches_follows_a_plain_loop():
-    runs = sweep(batch_norm(), batch_size=16, record={"count": count_of})
+    runs = sweep(
+        batch_norm(), batch_size=16,
+        record={"count": count_of, "through": lambda point: point.value_and_grad(point.trained)[0]},
+    )  # fmt: skip
     for rate in (0.05, 0.1):
         for seed in (0, 3):
             found = runs.sel(learning_rate=rate, seed=seed)
@@ -128,6 +131,7 @@ def test_batch_norm_on_mini_batches_follows_a_plain_loop():
             np.testing.assert_allclose(found["batch_loss"], seen, rtol=1e-9)
             np.testing.assert_allclose(found["loss"], on_all[found["step"].values], rtol=1e-9)
             np.testing.assert_allclose(found["held_out_loss"], held_out, rtol=1e-9)
+            np.testing.assert_allclose(found["through"], on_all, rtol=1e-9)
             # What running statistics are for.
             assert without[-1] > 10 * held_out[-1]
     # One update of the statistics for each step, whatever was evaluated in between.
@@ -310,6 +314,20 @@ def test_interrupted_and_extended_runs_go_on_with_their_state(tmp_path):
     found = more["held_out_loss"].sel(learning_rate=0.05, seed=3)
     expected = follow_batch_norm(3, 0.05, 1010)[2][found["observation_step"].values]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.nightly
+def test_states_travel_to_the_workers_of_a_cluster():
+    distributed: Any = pytest.importorskip("distributed")
+    # A worker that is a thread of this process; it would count all memory here as its own.
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", memory_limit=0
+    )
+    with cluster, distributed.Client(cluster) as client:
+        there = sweep(batch_norm(), batch_size=16, client=client)
+    here = sweep(batch_norm(), batch_size=16)
+    for name in here.variables:
+        assert there[name].values.tobytes() == here[name].values.tobytes(), name
 
 
 def diverging():

@@ -116,8 +116,9 @@ def from_loss(
     With mini-batches, or a loss that takes a key, the loss of a step is one draw of many. The run's
     ``loss``, its final loss and its steps to the target are then those of all rows without
     randomness, evaluated at the ends of epochs; what training saw is recorded as ``batch_loss``.
-    Evaluations use the state that the run has at that step, and what they return of it is dropped.
-    A step that does not move the parameters (the last, or a diverged run's) keeps the state too.
+    Otherwise ``loss`` is what training saw, also if the loss depends on ``train``. Evaluations use
+    the state that the run has at that step, and what they return of it is dropped. A step that does
+    not move the parameters (the last, or a diverged run's) keeps the state too.
 
     Raises:
         UserError: If the functions take something else, the data are no rows, or whole numbers
