@@ -13,10 +13,10 @@ learning rate 1, so that a step is θ → θ − η u:
   largest stable rate of gradient descent and momentum, exactly.
 
 Both are rates of one point. Networks survive other rates, mostly larger ones, since the sharpness
-falls in the first steps (catapult: Lewkowycz et al. 2020, arXiv 2003.02218). Nor does a training at a
-constant rate η say how far η could be raised: it moves to where the sharpness is the threshold over
-η, whatever η is (Cohen et al. 2021). So `stable_rate` tests rates by short trainings of many rates
-and seeds at once, upwards from the estimate at the start.
+falls in the first steps (catapult: Lewkowycz et al. 2020, arXiv 2003.02218). Nor does a training at
+a constant rate η say how far η could be raised: it moves to where the sharpness is the threshold
+over η, whatever η is (Cohen et al. 2021). So `stable_rate` tests rates by short trainings of many
+rates and seeds at once, upwards from the estimate at the start.
 """
 
 from __future__ import annotations
