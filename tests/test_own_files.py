@@ -262,8 +262,9 @@ def test_tables_of_one_run_by_two_rules_are_told_apart(results, tmp_path):
         path = tmp_path / f"{best_by}.html"
         write_page(results, path, command=[], figures=[], best_by=best_by)
         assert words in caption_on(path)
-        term = f'<span data-rule="{best_by}">compares models at their own best learning rates ({words})'
-        assert term in path.read_text(encoding="utf-8")  # and is not hidden
+        term = f"compares models at their own best learning rates ({words})"
+        # It is shown, and those of other rules are hidden.
+        assert f'<span data-rule="{best_by}">{term}' in path.read_text(encoding="utf-8")
         assert command_on(path) == ""
     assert found == {"target": 1.0, "stable": 0.1, "final": 0.01}
     # A table from before the rule was recorded names none.

@@ -66,7 +66,6 @@ window.lineChart = (() => {
       signals: [
         { name: "xDomain", value: model.xDomain },
         { name: "yDomain", value: model.yDomain },
-        { name: "revealed", value: width }, // the curves' width, in pixels
       ],
       data: ["bands", "lines", "rules", "marks", "crosses", "labels", "cursor", "dots"].map((name) => ({
         name, values: [],
@@ -84,6 +83,16 @@ window.lineChart = (() => {
           type: "group", clip: true,
           encode: { update: { width: { value: width }, height: { value: height } } },
           marks: [
+            parted("bands", {
+              type: "area",
+              encode: {
+                update: {
+                  x: field("x", "x"), y: field("low", "y"), y2: field("high", "y"),
+                  fill: field("colour"), fillOpacity: { value: 0.2 },
+                  defined: { signal: "isValid(datum.low)" },
+                },
+              },
+            }),
             {
               type: "rule", from: { data: "rules" }, aria: false,
               encode: {
@@ -96,31 +105,6 @@ window.lineChart = (() => {
                 },
               },
             },
-            {
-              type: "rule", from: { data: "cursor" }, aria: false,
-              encode: {
-                update: {
-                  x: field("x", "x"), y: { value: 0 }, y2: { value: height },
-                  stroke: { value: "var(--soft)" }, strokeWidth: { value: 1 },
-                },
-              },
-            },
-          ],
-        },
-        {
-          type: "group", clip: true,
-          encode: { update: { width: { signal: "revealed" }, height: { value: height } } },
-          marks: [
-            parted("bands", {
-              type: "area",
-              encode: {
-                update: {
-                  x: field("x", "x"), y: field("low", "y"), y2: field("high", "y"),
-                  fill: field("colour"), fillOpacity: { value: 0.2 },
-                  defined: { signal: "isValid(datum.low)" },
-                },
-              },
-            }),
             parted("lines", {
               type: "line",
               encode: {
@@ -130,6 +114,15 @@ window.lineChart = (() => {
                 },
               },
             }),
+            {
+              type: "rule", from: { data: "cursor" }, aria: false,
+              encode: {
+                update: {
+                  x: field("x", "x"), y: { value: 0 }, y2: { value: height },
+                  stroke: { value: "var(--soft)" }, strokeWidth: { value: 1 },
+                },
+              },
+            },
           ],
         },
         ...["marks", "crosses", "dots"].map((data) => ({
@@ -249,7 +242,7 @@ window.lineChart = (() => {
       const beside = model.labelsAt === "start" ? 0 : Math.max(0, ...texts);
       const right = Math.min(beside + 14 * zoom, outer * 0.3);
       const padding = {
-        left: 58 * zoom, right: Math.ceil(right), top: 12 + CROSS_ROW * zoom * crossRows(), bottom: 46 * zoom,
+        left: 66 * zoom, right: Math.ceil(right), top: 12 + CROSS_ROW * zoom * crossRows(), bottom: 46 * zoom,
       };
       const width = Math.max(120, outer - padding.left - padding.right);
       // A chart that fills the screen is as high as its container.
@@ -330,14 +323,13 @@ window.lineChart = (() => {
         size = measure();
       }
       view.description(model.description);
-      view.data("bands", rows(model.bands, ["x", "low", "high"]));
-      view.data("lines", rows(model.lines, ["x", "y"]));
+      curves();
       view.data("rules", model.rules);
       view.data("marks", marks());
       view.data("crosses", model.crosses.map((cross) => ({ ...cross, py: -4 - CROSS_ROW * size.zoom * (cross.row + 0.5) })));
       view.data("labels", []);
       point(null);
-      view.signal("revealed", size.width).run();
+      view.run();
       view.data("labels", labels()).run();
       shown = 1;
       reveal(model.share);
@@ -348,9 +340,16 @@ window.lineChart = (() => {
       if (view === null || (share >= 1 && shown >= 1)) return;
       shown = share;
       const until = share < 1 ? view.scale("x").invert(share * size.width) : Infinity;
-      view.signal("revealed", Math.max(share * size.width, 0.01));
+      curves(until);
       view.data("marks", marks().filter((mark) => mark.x <= until));
       view.data("labels", labels(until)).run();
+    }
+
+    // The lines and bands up to a place on the x-axis.
+    function curves(until = Infinity) {
+      const cut = (shapes) => shapes.map((shape) => ({ ...shape, points: shape.points.filter(([x]) => x <= until) }));
+      view.data("bands", rows(cut(model.bands), ["x", "low", "high"]));
+      view.data("lines", rows(cut(model.lines), ["x", "y"]));
     }
 
     // What has left the chart is marked at its edge.

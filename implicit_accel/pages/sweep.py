@@ -23,8 +23,8 @@ _MOST_FIGURE_BYTES = 150_000
 
 # Why depth matters, for readers to whom these networks are new.
 _INTRODUCTION = (
-    "Each network computes a linear map: at depth N, a product of N matrices. Gradient descent moves "
-    "this product slowly while it is small and faster as it grows, so depth changes the path."
+    "Each network computes a linear map: at depth N, a product of N matrices. Gradient descent "
+    "moves this product slowly while it is small and faster as it grows, so depth changes the path."
 )
 
 _HOW_TO_READ = (
@@ -51,8 +51,8 @@ _HOW_TO_READ = (
     ),
     (
         "Effective learning rate",
-        "is η‖w‖^(2 − 2/N), by which gradient descent moves the product w of N matrices: the second "
-        "chart, where the norm ‖w‖ was recorded.",
+        "is η‖w‖^(2 − 2/N), by which gradient descent moves the product w of N matrices: the "
+        "second chart, where the norm ‖w‖ was recorded.",
     ),
     (
         "Play, Present",
