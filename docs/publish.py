@@ -44,7 +44,7 @@ def publish(source: Path) -> None:
             written again.
     """
     written = pages(source)
-    if source.resolve() != TARGET:
+    if source.resolve() != TARGET.resolve():
         _publish_figures(source)
         _publish_findings(source)
     for old in TARGET.glob("*/index.md"):

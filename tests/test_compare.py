@@ -13,6 +13,7 @@ import pytest
 from browser import NARROW, WIDE, needs_browser, visit
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import param
 from pages import read_page
 from PIL import Image
 from programs import as_module, forked
@@ -263,7 +264,7 @@ def test_the_page_has_the_tables_and_the_figures(folders, comparison):
 
 
 @needs_browser
-@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (NARROW, True)])
+@pytest.mark.parametrize(("size", "dark"), [param(WIDE, False), (NARROW, True)])
 def test_the_page_in_a_browser(comparison, size, dark):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     with visit(comparison, size=size, dark=dark) as seen:
