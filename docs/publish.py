@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from implicit_accel import load_run, summarise
 from implicit_accel.claims.collection import load_collection
@@ -46,14 +47,27 @@ def publish(source: Path) -> None:
         old.unlink()
     for name in shown:
         (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / name) as drawn:
-            colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        colours.save(TARGET / name, optimize=True)
+        reduce_colours(source / name, TARGET / name)
     (TARGET / "REPORT.md").write_text(report)
     _publish_findings(source)
     for name, text in texts(source).items():
         _replace(name, text)
     _publish_outcomes(source)
+
+
+def reduce_colours(source: Path, target: Path) -> None:
+    """Copies a bitmap with 256 colours, and with what is noted in it, see `figure_files.structure`.
+
+    Args:
+        source: A PNG file.
+        target: Where the copy goes.
+    """
+    noted = PngInfo()
+    with Image.open(source) as drawn:
+        colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        if "Description" in drawn.info:
+            noted.add_itxt("Description", drawn.info["Description"])
+    colours.save(target, optimize=True, pnginfo=noted)
 
 
 def texts(source: Path) -> dict[str, str]:

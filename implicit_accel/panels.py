@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 from typing_extensions import TypeVar
 
@@ -132,6 +132,8 @@ def compose(
     usual = title is True and size == "screen"
     shown = heading if usual else title if isinstance(title, str) else ""
     if shown:
+        if isinstance(title, str) and size != "screen" and "$" not in shown:
+            shown = textwrap.fill(shown, int(_width(size) / _CHARACTER))
         # The names in the usual title are text; in one that is given, a formula may be wanted.
         math_off = {"parse_math": False, "usetex": False} if usual and is_text else {}
         figure.suptitle(shown, fontsize=10, **math_off)
@@ -262,11 +264,14 @@ def _columns(num_panels: int, size: Size) -> int:
 
 
 def _wrap_labels(ax: Axes, width: float) -> None:
-    """Breaks the names of rows where they would take more than a third of a panel's width."""
+    """Breaks names of rows where they would take more than a third of a panel, and long texts."""
     room = max(int(width / 3 / _CHARACTER), 8)
-    if isinstance(ax.yaxis.get_major_formatter(), FixedFormatter):
+    if isinstance(ax.yaxis.get_major_locator(), FixedLocator):
         names = [label.get_text() for label in ax.get_yticklabels()]
         ax.set_yticks(ax.get_yticks(), [textwrap.fill(name, room) for name in names])
+    for text in ax.texts:
+        if len(text.get_text()) > room and "$" not in text.get_text():
+            text.set_text(textwrap.fill(text.get_text(), int(1.5 * room)))
     for label in (ax.xaxis.label, ax.yaxis.label):
         # A formula must not be broken.
         if "$" not in label.get_text():

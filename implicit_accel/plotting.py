@@ -23,6 +23,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from implicit_accel.errors import UserError
+from implicit_accel.figure_files import png_metadata
 from implicit_accel.files import atomic_path, printable
 from implicit_accel.panels import Canvas, Panel, Size, Title, compose, heading
 from implicit_accel.results import (
@@ -31,9 +32,11 @@ from implicit_accel.results import (
     coordinate_label,
     coordinate_labels,
     first_unique,
+    layer_width,
     model_coordinates,
     model_labels,
     observed,
+    shown_values,
     trained,
     varying,
 )
@@ -149,11 +152,11 @@ def _line_labels(
         names = {*varying(results), "depth"} if x == "learning_rate" else {*varying(results)} - {x}
         return list(map(plain, model_labels(results, names)))
     labels = []
-    several = len({_width(h) for h in results["hidden_widths"].values.tolist()} - {"-"}) > 1
+    several = len({layer_width(h) for h in results["hidden_widths"].values.tolist()} - {"-"}) > 1
     colours = coordinate_labels(results, [hue])[hue] if hue in _PANEL else [""] * len(results.model)
     rows = zip(results["depth"].values, results["hidden_widths"].values, colours, strict=True)
     for depth, hidden, colour in rows:
-        width = _width(str(hidden))
+        width = layer_width(str(hidden))
         no_width = depth == 1 or x == "hidden_widths" or (x == "depth" and not several)
         words = [
             "" if x == "depth" else f"depth {depth}", "" if no_width else f"width {width}",
@@ -213,6 +216,8 @@ def _styles(results: xr.Dataset, models: list[int], options: Options) -> list[di
     first = names[:1] if options.hue is None else [options.hue]
     others = [name for name in names if name not in first]
     labels = coordinate_labels(results, [*first, *others])
+    if _is_linear(results) and "hidden_widths" in labels:  # 4 and 4x4 are one width
+        labels["hidden_widths"] = list(map(str, shown_values(results, "hidden_widths")))
 
     def ranks(names: Sequence[str], among: Sequence[int]) -> list[int]:
         rows = {m: tuple(labels[n][m] for n in names) for m in [*among, *models]}
@@ -648,7 +653,7 @@ def alike(results: xr.Dataset, models: Sequence[int], without: Sequence[str]) ->
         The models' numbers.
     """
     names = varying(results, without=without)
-    values = {name: _coordinate(results, name) for name in names}
+    values = {name: shown_values(results, name) for name in names}
     rows = {m: tuple(str(values[name][m]) for name in names) for m in models}
 
     def fit(row: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -659,22 +664,9 @@ def alike(results: xr.Dataset, models: Sequence[int], without: Sequence[str]) ->
     return [np.array([m for m in models if fit(rows[m], row)], int) for row in whole]
 
 
-def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
-    """Each model's coordinate; of hidden layers their width, if they have one."""
-    values = results[name].values.tolist()
-    return list(map(_width, values)) if name == "hidden_widths" else values
-
-
-def _width(hidden: str) -> Any:
-    """The width of all hidden layers; their widths as text, where they differ or there are none."""
-    widths = set(str(hidden).split("x"))
-    width = widths.pop() if len(widths) == 1 else hidden
-    return int(width) if str(width).isdecimal() else width
-
-
 def axis_values(results: xr.Dataset, x: str) -> tuple[list[Any], np.ndarray]:
     """A coordinate's values, numbers in ascending order, and each model's position among them."""
-    values = _coordinate(results, x)
+    values = shown_values(results, x)
     distinct = list(dict.fromkeys(values))
     if all(isinstance(value, int | float) for value in distinct):
         distinct.sort()
@@ -1327,6 +1319,7 @@ def write_figures(
             with atomic_path(path) as temporary, warnings.catch_warnings():
                 # A name may be in a script that the font lacks: boxes stand for it.
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-                figure.savefig(temporary, dpi=160, format=extension)
+                noted = png_metadata(figure) if extension == "png" else None
+                figure.savefig(temporary, dpi=160, format=extension, metadata=noted)
             paths.append(path)
     return paths

@@ -26,10 +26,10 @@ from implicit_accel.intervals import (
 )
 from implicit_accel.results import (
     by_model,
-    coordinate_labels,
     matching,
     model_coordinates,
     model_labels,
+    shown_values,
     trained,
     varying,
 )
@@ -502,8 +502,7 @@ def explained_shares(results: xr.Dataset, *, best_by: str = "stable") -> pd.Seri
     runs = by_model(results)
     steps = valid_steps(runs, stable=best_by == "stable")
     missed = ~np.isfinite(steps)
-    # By position: a coordinate that follows from others (hidden layers' widths) is none of them.
-    labels = {name: coordinate_labels(runs, [name])[name] for name in varying(runs)}
+    labels = {name: list(map(str, shown_values(runs, name))) for name in varying(runs)}
     places = {name: list(dict.fromkeys(own)) for name, own in labels.items()}
     sizes = {name: len(own) for name, own in places.items()}
     sizes |= {name: runs.sizes[name] for name in ("learning_rate", "seed")}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from implicit_accel.claims.effects import Effect
+from implicit_accel.panels import Size
 from implicit_accel.plotting import COLOURS, plot_effects
 
 # Letters in a line of an axis' title.
@@ -43,8 +44,8 @@ class Forest:
     remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remarks_are: str = ""
 
-    def figure(self) -> Figure:
-        """As a figure, for print."""
+    def figure(self, size: Size = "screen") -> Figure:
+        """As a figure, of a size as in `plotting.Options`; for a paper without its title."""
         beside = {
             id(effect): words
             for label, effects in self.series.items()
@@ -61,11 +62,12 @@ class Forest:
         ]
         return plot_effects(
             self.series,
-            title=self.title,
+            title=self.title if size == "screen" else None,
             xlabel="\n".join(lines),
             remark=lambda effect: beside.get(id(effect), ""),
             hollow=lambda effect: beside.get(id(effect), "") not in ("", common),
             hollow_is=f"not {common}",
+            size=size,
         )
 
 
