@@ -378,7 +378,7 @@ def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
     ax.set_ylim(top=3 * max(found.zero_excess + found.optimum(), _HIGHEST))
     ax.axhline(found.optimum(), color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
     # The authors' scale of the data is not known, and with it their optimum.
-    words = "optimum of our data; the authors' are scaled otherwise"
+    words = "our optimum; the authors' scaling is not known"
     ax.annotate(words, (ax.get_xlim()[0], found.optimum()), xytext=(4, 3), fontsize=7,
                 textcoords="offset points", color="0.4")  # fmt: skip
     untangle(ax)
