@@ -360,7 +360,7 @@ def plot_ratios(results: dict[str, Any]) -> Figure:
             ax.plot([r["q25"], r["q75"]], [place, place], color="black", linewidth=0.8)
             # Three digits, and thousands in full.
             text = f"{r['median']:,.0f}×" if r["median"] >= 1000 else f"{r['median']:.3g}×"
-            ax.annotate(text, (r["median"], place), xytext=(4, 0),
+            ax.annotate(text, (r["q75"], place), xytext=(4, 0),
                         textcoords="offset points", va="center", fontsize=7)  # fmt: skip
     titles = [textwrap.fill(results[name].get("title", name), 30) for name in shown]
     ax.set_yticks(range(len(shown)), titles, fontsize=7.5)
@@ -371,7 +371,7 @@ def plot_ratios(results: dict[str, Any]) -> Figure:
     ax.set_xlim(min(low, 0.9), high * 3)
     ax.set_xlabel("times faster")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7.5, frameon=False, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
     return figure
 
 
