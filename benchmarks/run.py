@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -357,9 +358,12 @@ def plot_ratios(results: dict[str, Any]) -> Figure:
         ax.barh(places, medians, 0.16, color=colour, label=CONTENDERS[letter][0])
         for place, (_, r) in zip(places, rows, strict=True):
             ax.plot([r["q25"], r["q75"]], [place, place], color="black", linewidth=0.8)
-            ax.annotate(f"{r['median']:,.3g}×", (r["median"], place), xytext=(4, 0),
+            # Three digits, and thousands in full.
+            text = f"{r['median']:,.0f}×" if r["median"] >= 1000 else f"{r['median']:.3g}×"
+            ax.annotate(text, (r["q75"], place), xytext=(4, 0),
                         textcoords="offset points", va="center", fontsize=7)  # fmt: skip
-    ax.set_yticks(range(len(shown)), list(shown))
+    titles = [textwrap.fill(results[name].get("title", name), 30) for name in shown]
+    ax.set_yticks(range(len(shown)), titles, fontsize=7.5)
     ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     ax.set_xscale("log")
     ax.axvline(1, color="0.4", linewidth=0.8)
@@ -367,7 +371,7 @@ def plot_ratios(results: dict[str, Any]) -> Figure:
     ax.set_xlim(min(low, 0.9), high * 3)
     ax.set_xlabel("times faster")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7.5, frameon=False, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
     return figure
 
 

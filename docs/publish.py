@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from implicit_accel import load_run, summarise
 from implicit_accel.claims.collection import load_collection
@@ -81,9 +82,22 @@ def _publish_figures(source: Path) -> None:
     for figure in (path for entry in entries for path in entry.figures):
         copy = TARGET / figure.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(figure) as drawn:
-            colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        colours.save(copy, optimize=True)
+        reduce_colours(figure, copy)
+
+
+def reduce_colours(source: Path, target: Path) -> None:
+    """Copies a bitmap with 256 colours, and with what is noted in it, see `figure_files.structure`.
+
+    Args:
+        source: A PNG file.
+        target: Where the copy goes.
+    """
+    noted = PngInfo()
+    with Image.open(source) as drawn:
+        colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        if "Description" in drawn.info:
+            noted.add_itxt("Description", drawn.info["Description"])
+    colours.save(target, optimize=True, pnginfo=noted)
 
 
 def texts(source: Path) -> dict[str, str]:

@@ -1,10 +1,13 @@
-"""The files of figures: which names the programs give them, and which of them are out of date."""
+"""The files of figures: their names, which of them are out of date, and what is noted in them."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from implicit_accel.files import remove_empty
 
@@ -51,3 +54,35 @@ def remove_figures(
         path.unlink(missing_ok=True)
     remove_empty(folder)
     return removed
+
+
+def structure(figure: Any) -> dict[str, list[str]]:
+    """What a figure consists of, whatever its data: labels of axes and legends, without numbers.
+
+    It is written into every bitmap: a test compares that of published ones with what is drawn now.
+
+    Args:
+        figure: Of matplotlib.
+
+    Returns:
+        The different labels along ``x`` and ``y``, and texts of all legends (``legend``), in
+        alphabetical order and with ``#`` in the place of numbers.
+    """
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    legends = [*figure.legends, *filter(None, (ax.get_legend() for ax in panels))]
+    words = {
+        "x": [ax.get_xlabel() for ax in panels],
+        "y": [ax.get_ylabel() for ax in panels],
+        "legend": [text.get_text() for legend in legends for text in legend.get_texts()],
+    }
+    return {name: sorted({*map(_numberless, texts)} - {""}) for name, texts in words.items()}
+
+
+def png_metadata(figure: Any) -> dict[str, str]:
+    """What is written into a bitmap of a figure, see `structure`."""
+    return {"Description": json.dumps(structure(figure))}
+
+
+def _numberless(text: str) -> str:
+    joined = " ".join(text.split())
+    return re.sub(r"\d+([.,]\d+)*(e[+-]?\d+)?", "#", joined)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import html
+import inspect
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
@@ -23,6 +24,8 @@ from implicit_accel.statistics import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from implicit_accel.panels import Canvas
 
 # Figures of every sweep; what was recorded along the runs has one too.
 PLOTS = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
@@ -104,54 +107,103 @@ class Accessor:
         return Summary(table, printable(str(runs.attrs["title"]), 160))
 
     def plot(
-        self,
-        what: str = "excess_loss",
-        *,
-        best_by: str = "stable",
-        baseline: Mapping[str, object] | None = None,
-        size: str = "screen",
-    ) -> Figure:
+        self, what: str = "excess_loss", *, ax: Canvas | None = None, **options: Any
+    ) -> Canvas:
         """One of a sweep's figures, see `plotting`.
 
         Args:
             what: One of `PLOTS`, or the name of something that was recorded along the runs.
-            best_by: What makes a learning rate the best, where the figure depends on it.
-            baseline: Of ``speed_up``: what models are compared with, see `summarise`.
-            size: ``screen``, or ``page`` or ``column`` for a paper, see `plotting.fitted`.
+            ax: An Axes to draw into, in the place of a new figure.
+            options: Of the function that draws it, `plotting.plot_excess_loss` and so on: ``size``,
+                ``hue``, ``title``, ``best_by``; ``x`` of ``learning_rates`` and
+                ``steps_to_target``; ``baseline`` of ``speed_up``, see `summarise`.
 
         Returns:
-            A matplotlib figure, which a notebook shows.
+            A matplotlib figure, which a notebook shows, or ``ax`` if it is given.
 
         Raises:
-            UserError: If there is no such figure, or the dataset holds no results.
+            UserError: If there is no such figure, it does not have such an option, or the dataset
+                holds no results.
         """
         # Imported here: without figures, the package does without matplotlib.
         from implicit_accel import plotting
 
         runs = self._results()
-        makers = {
-            "excess_loss": functools.partial(plotting.plot_excess_loss, best_by=best_by),
-            "learning_rates": functools.partial(plotting.plot_learning_rates, best_by=best_by),
-            "steps_to_target": functools.partial(plotting.plot_steps_to_target, best_by=best_by),
-            "speed_up": functools.partial(
-                plotting.plot_speed_up, best_by=best_by, baseline=baseline
-            ),
+        makers: dict[str, Callable[..., Any]] = {
+            "excess_loss": plotting.plot_excess_loss,
+            "learning_rates": plotting.plot_learning_rates,
+            "steps_to_target": plotting.plot_steps_to_target,
+            "speed_up": plotting.plot_speed_up,
         }
-        recorded = plotting.observed(runs)
-        for name in recorded:
-            makers[name] = functools.partial(plotting.plot_observable, name=name, best_by=best_by)
+        for name in plotting.observed(runs):
+            makers[name] = functools.partial(plotting.plot_observable, name=name)
         if what not in makers:
             raise UserError(f"{what!r} has no figure: choose from {', '.join(makers)}")
-        figure = plotting.fitted(makers[what](runs), size)
-        # Notebooks show figures of matplotlib.pyplot by themselves, others by this method.
-        setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010
-        return figure
+        return _drawn(makers[what], runs, ax, options)
+
+    def plot_heatmap(self, *, x: str, y: str, ax: Canvas | None = None, **options: Any) -> Canvas:
+        """A quantity over two axes as colours, see `grid_plots.plot_heatmap`.
+
+        Args:
+            x: ``learning_rate`` or a coordinate of the models.
+            y: Another one.
+            ax: An Axes to draw into, in the place of a new figure.
+            options: Further ones of that function: ``value``, ``best_by``, ``size``, ``title``.
+
+        Returns:
+            A matplotlib figure, which a notebook shows, or ``ax`` if it is given.
+
+        Raises:
+            UserError: As that function, or if the dataset holds no results.
+        """
+        from implicit_accel import grid_plots
+
+        options = {"x": x, "y": y, **options}
+        return _drawn(grid_plots.plot_heatmap, self._results(), ax, options)
+
+    def plot_importance(self, *, ax: Canvas | None = None, **options: Any) -> Canvas:
+        """How much of the variance of log steps each axis explains by itself.
+
+        Args:
+            ax: An Axes to draw into, in the place of a new figure.
+            options: Of `grid_plots.plot_importance`: ``best_by``, ``size``, ``title``.
+
+        Returns:
+            A matplotlib figure, which a notebook shows, or ``ax`` if it is given.
+
+        Raises:
+            UserError: As that function, or if the dataset holds no results.
+        """
+        from implicit_accel import grid_plots
+
+        return _drawn(grid_plots.plot_importance, self._results(), ax, options)
 
     def _results(self) -> xr.Dataset:
         missing = {"loss", "excess_loss", "steps_to_target", "divergence_step"} - {*self._runs}
         if missing or "title" not in self._runs.attrs:
             raise UserError("this dataset does not hold a sweep's results: ask those of run_sweep")
         return self._runs
+
+
+def _drawn(
+    draw: Callable[..., Any], runs: xr.Dataset, ax: Canvas | None, options: Mapping[str, Any]
+) -> Any:
+    """A figure that a notebook shows, or the Axes that it was drawn into."""
+    allowed = [name for name in inspect.signature(draw).parameters if name not in _GIVEN]
+    for option in options:
+        if option not in allowed:
+            raise UserError(
+                f"{option!r} is no option of this figure: choose from {', '.join(allowed)}"
+            )
+    drawn = draw(runs, ax=ax, **options)
+    if ax is None:
+        # Notebooks show figures of matplotlib.pyplot by themselves, others by this method.
+        setattr(drawn, "_repr_png_", functools.partial(_png, drawn))  # noqa: B010
+    return drawn
+
+
+# Parameters of functions that draw which are no options of the accessor's.
+_GIVEN = ("results", "name", "ax")
 
 
 def _png(figure: Figure) -> bytes:

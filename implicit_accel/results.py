@@ -428,6 +428,21 @@ def _distinct(name: str, values: Iterable[object]) -> set[Hashable]:
     return set(map(_exact, values))
 
 
+def layer_width(hidden: object) -> Any:
+    """The width of all hidden layers; their widths as text, where they differ or there are none."""
+    if not isinstance(hidden, str):
+        return hidden
+    widths = set(hidden.split("x"))
+    width = widths.pop() if len(widths) == 1 else hidden
+    return int(width) if width.isdecimal() else width
+
+
+def shown_values(runs: xr.Dataset, name: str) -> list[Any]:
+    """Each model's coordinate, of results by model; of hidden layers the `layer_width`."""
+    values = runs[name].values.tolist()
+    return list(map(layer_width, values)) if name == "hidden_widths" else values
+
+
 def _exact(value: object) -> Hashable:
     """Equal for values of one type and one representation; NaN equals itself."""
     value = value.item() if isinstance(value, np.generic) else value

@@ -30,7 +30,9 @@ from implicit_accel.results import (
     matching,
     model_coordinates,
     model_labels,
+    shown_values,
     trained,
+    varying,
 )
 from implicit_accel.stability import is_past_edge
 
@@ -500,6 +502,65 @@ def _at_halves(model: ModelRuns) -> list[Float[np.ndarray, " seed"]]:
     if len(model.rates) < MIN_SEEDS:
         return []
     return [model.half(parity).steps_at_best_rate for parity in (0, 1)]
+
+
+def explained_shares(results: xr.Dataset, *, best_by: str = "stable") -> pd.Series:
+    """The share of the variance of log steps to the target that each axis explains by itself.
+
+    For an axis a of a full grid it is the first-order index of Sobol' (1993),
+
+        S_a = Var_a(E[log T | a]) / Var(log T),
+
+    where T are the steps to the target (at least one) and E is the mean over all runs with one
+    value of a. Runs that miss the target count with their whole length, so that S_a is that of the
+    censored steps.
+
+    Args:
+        results: Results of any axes, a full grid: every combination of the values, and every model
+            at every learning rate.
+        best_by: With ``stable`` unstable runs count as missing the target.
+
+    Returns:
+        By the axes that have several values, learning rates and seeds among them; the last entry,
+        ``interactions``, is what remains to 1. Its ``attrs`` contain ``num_missed`` and
+        ``num_runs``.
+
+    Raises:
+        UserError: If the grid is not full, no axis has several values, or all runs take equally
+            many steps.
+    """
+    runs = by_model(results)
+    steps = valid_steps(runs, stable=best_by == "stable")
+    missed = ~np.isfinite(steps)
+    labels = {name: list(map(str, shown_values(runs, name))) for name in varying(runs)}
+    places = {name: list(dict.fromkeys(own)) for name, own in labels.items()}
+    sizes = {name: len(own) for name, own in places.items()}
+    sizes |= {name: runs.sizes[name] for name in ("learning_rate", "seed")}
+    full = int(np.prod([sizes[name] for name in places])) == runs.sizes["model"]
+    if not (full and trained(runs).all()):
+        raise UserError(
+            "importance needs a full grid, each model at the same learning rates: select a part "
+            "of the results that is one"
+        )
+    logs = np.log(np.maximum(np.where(missed, float(runs.attrs["num_steps"]), steps), 1))
+    grid = np.empty(tuple(sizes.values()))
+    for m in range(runs.sizes["model"]):
+        grid[tuple(places[name].index(labels[name][m]) for name in places)] = logs[m]
+    whole = grid.var()
+    axes = {name: place for place, (name, size) in enumerate(sizes.items()) if size > 1}
+    if not axes or not whole > 0:
+        raise UserError(
+            "importance: no axis has several values" if not axes else
+            "importance: all runs take equally many steps, which leaves nothing to explain"
+        )  # fmt: skip
+    shares = {
+        name: grid.mean(axis=tuple(a for a in range(grid.ndim) if a != place)).var() / whole
+        for name, place in axes.items()
+    }
+    shares["interactions"] = max(1 - sum(shares.values()), 0.0)
+    found = pd.Series(shares, dtype=float)
+    found.attrs = {"num_missed": int(missed.sum()), "num_runs": missed.size}
+    return found
 
 
 def _of_model(values: xr.DataArray, m: int, rate: int) -> float:

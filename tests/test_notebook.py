@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 from rich.console import Console
 from test_statistics import general, made
 
@@ -80,6 +81,23 @@ def test_figures_are_those_of_the_sweep_and_show_themselves(results):
     assert runs.ia.plot("sharpness").get_suptitle().startswith("Sharpness")
     with pytest.raises(UserError, match=r"choose from excess_loss, .*, sharpness"):
         runs.ia.plot("flatness")
+    with pytest.raises(
+        UserError, match=r"'colour' is no option .* choose from x, best_by, hue, size"
+    ):
+        runs.ia.plot("steps_to_target", colour="momentum")
+
+
+def test_figures_of_grids_are_asked_of_the_results():
+    runs = general({"learning_rate": (0.1, 1.0), "seed": (0, 1), "momentum": (0.5, 0.9)})
+    for figure in (
+        runs.ia.plot_heatmap(x="learning_rate", y="momentum", size="column"),
+        runs.ia.plot_importance(title=None),
+        runs.ia.plot("steps_to_target", x="momentum", hue=None),
+    ):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    ax = Figure().subplots()
+    assert runs.ia.plot("excess_loss", ax=ax, title="mine") is ax
+    assert ax.get_title() == "mine"
 
 
 def test_other_datasets_hold_no_results():

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,10 +12,17 @@ import pytest
 import xarray as xr
 from marks import param
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from test_statistics import AXES, INF, NAN, general, made
 
-from implicit_accel import UserError, plotting, summarise
+from implicit_accel import UserError, summarise
+from implicit_accel.grid_plots import plot_heatmap, plot_importance
+from implicit_accel.panels import fitted
 from implicit_accel.plotting import (
+    plot_curves,
+    plot_effects,
     plot_excess_loss,
     plot_learning_rates,
     plot_observable,
@@ -22,6 +30,7 @@ from implicit_accel.plotting import (
     plot_steps_to_target,
     save_figures,
 )
+from implicit_accel.statistics import explained_shares
 
 
 def heights(line) -> list[float]:
@@ -328,8 +337,8 @@ def test_many_seeds_are_a_band():
 @pytest.mark.parametrize(("size", "width", "rows"), [("column", 3.4, 4), ("page", 6.8, 2)])
 def test_figures_fit_a_paper(size, width, rows):
     """Every panel is inside, none over another, and nothing is written above them."""
-    figure = plotting.Figure(figsize=(13, 7), layout="constrained")
-    plotting.FigureCanvasAgg(figure)
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3).ravel()
     for number, ax in enumerate(axes):
         ax.plot([1, 2], [1, 3], label=f"line {number}")
@@ -339,7 +348,7 @@ def test_figures_fit_a_paper(size, width, rows):
     figure.suptitle("A title that is long enough for two lines of a narrow figure")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = plotting.fitted(figure, size)
+        found = fitted(figure, size)
         found.canvas.draw()
     assert found.get_size_inches()[0] == width
     boxes = [ax.get_position() for ax in found.axes]
@@ -352,6 +361,264 @@ def test_figures_fit_a_paper(size, width, rows):
         box: Any = ax.get_tightbbox()
         assert box.x1 <= found.bbox.x1 + 1
         assert float(ax.title.get_fontsize()) <= 8
-    assert plotting.fitted(figure, "screen") is figure
+    assert fitted(figure, "screen") is figure
     with pytest.raises(UserError, match="choose from screen, page, column"):
-        plotting.fitted(figure, "poster")
+        fitted(figure, "poster")
+
+
+MOMENTA = {
+    "learning_rate": (0.1, 1.0), "seed": (0, 1, 2), "momentum": (0.9, 0.5), "optimizer": ("a", "b"),
+}  # fmt: skip
+
+EFFECTS = {
+    "depth 2": [SimpleNamespace(name="a", value=2.0, low=1.0, high=3.0, note="")] * 2,
+    "depth 3": [SimpleNamespace(name="b", value=NAN, low=NAN, high=NAN, note="none")] * 2,
+}
+CURVES = {"one": {"line": (np.arange(1, 9), np.full((3, 8), 0.5))}}
+
+# Every function, with what it draws in one panel.
+PLOTS = {
+    "excess loss": lambda **o: plot_excess_loss(general(MOMENTA), **o),
+    "learning rates": lambda **o: plot_learning_rates(general(MOMENTA), **o),
+    "steps": lambda **o: plot_steps_to_target(general(MOMENTA), x="momentum", **o),
+    "speed-up": lambda **o: plot_speed_up(general(MOMENTA), baseline={"momentum": 0.5}, **o),
+    "observable": lambda **o: plot_observable(general(MOMENTA, observed=True), "sharpness", **o),
+    "heat map": lambda **o: plot_heatmap(
+        general({n: v for n, v in MOMENTA.items() if n != "optimizer"}),
+        x="learning_rate", y="momentum", **o,
+    ),
+    "importance": lambda **o: plot_importance(general(MOMENTA), **o),
+    "effects": lambda **o: plot_effects(EFFECTS, xlabel="x", **o),
+    "curves": lambda **o: plot_curves(CURVES, xlabel="x", ylabel="y", **o),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_figures_are_drawn_into_an_axes_of_a_users(name):
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplot_mosaic("AB")
+    assert PLOTS[name](ax=axes["B"], title="my words") is axes["B"]
+    assert axes["B"].get_title() == "my words"
+    assert axes["B"].has_data()
+    assert not axes["A"].has_data()
+    assert figure.get_suptitle() == ""
+    figure.canvas.draw()
+    with pytest.raises(UserError, match="size is of a new figure"):
+        PLOTS[name](ax=axes["A"], size="column")
+    with pytest.raises(UserError, match="ax is a Figure: give an Axes"):
+        PLOTS[name](ax=figure)
+
+
+@pytest.mark.parametrize("size", ["page", "column"])
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_figure_fits_a_paper(name, size):
+    figure = PLOTS[name](size=size)
+    assert figure.get_suptitle() == ""
+    width = {"page": 6.8, "column": 3.4}[size]
+    assert figure.get_size_inches()[0] == width
+    figure.canvas.draw()  # warnings are errors: of a layout that is not applied, too
+    for ax in figure.axes:
+        assert ax.get_window_extent().width > 0.4 * figure.dpi * 3.4
+
+
+@pytest.mark.parametrize("name", ["excess loss", "effects"])
+def test_a_figure_has_the_size_and_title_asked_for(name):
+    assert PLOTS[name](size=(5.0, 3.0)).get_size_inches().tolist() == [5.0, 3.0]
+    assert PLOTS[name](title="$x^2$").get_suptitle() == "$x^2$"
+    assert PLOTS[name](title="words", size="column").get_suptitle() == "words"
+    assert PLOTS[name](title=None).get_suptitle() == PLOTS[name](title=False).get_suptitle() == ""
+
+
+@pytest.mark.parametrize("size", [(1, 2, 3), (0.1, 3), ("a", 3), (NAN, 3), (3, 1e6), "poster", 7])
+def test_sizes_that_no_figure_has_are_refused(size):
+    with pytest.raises(UserError, match="screen, page, column"):
+        plot_excess_loss(general(MOMENTA), size=size)
+
+
+def test_results_of_several_panels_do_not_fit_an_axes():
+    runs = general({"loss_name": ("l2", "l4"), "seed": (0, 1)})
+    with pytest.raises(UserError, match=r"2 panels \('l2', 'l4'\), ax is one"):
+        plot_excess_loss(runs, ax=Figure().subplots())
+    # What decides the colour, or lies along the axis, has no panels.
+    (ax,) = plot_excess_loss(runs, hue="loss_name").axes
+    assert len(ax.get_legend_handles_labels()[0]) >= 2
+    assert len(plot_steps_to_target(runs, x="loss_name").axes) == 1
+
+
+@pytest.mark.parametrize("hue", ["momentum", "optimizer"])
+def test_hue_decides_the_colour(hue):
+    (ax,) = plot_learning_rates(general(MOMENTA), hue=hue).axes
+    colours = {}
+    for name, line in lines(ax).items():
+        for value in ("momentum 0.5", "momentum 0.9") if hue == "momentum" else ("a", "b"):
+            if value in name.split(", "):
+                colours.setdefault(value, set()).add(line.get_color())
+    assert [len(own) for own in colours.values()] == [1, 1]
+    assert len(set.union(*colours.values())) == 2
+    with pytest.raises(UserError, match="hue 'depth': choose from momentum, optimizer"):
+        plot_learning_rates(general(MOMENTA), hue="depth")
+
+
+def test_more_values_than_colours_have_shades():
+    runs = general({"width_scale": tuple(range(1, 13)), "seed": (0, 1)})
+    (ax,) = plot_excess_loss(runs, hue="width_scale").axes
+    named = [line for name, line in lines(ax).items() if name.startswith("width")]
+    assert len({to_hex(line.get_color()) for line in named}) == 12
+
+
+@pytest.mark.parametrize(
+    ("plot", "value"), [(plot_steps_to_target, "steps"), (plot_learning_rates, "final")]
+)
+def test_values_over_any_axis_are_those_of_the_table(plot, value):
+    """Against another axis than the learning rate, each model is at its best one."""
+    runs = general(MOMENTA, seed=3)
+    table = summarise(runs, best_by="final")
+    (ax,) = plot(runs, x="momentum", best_by="final").axes
+    assert ax.get_xlabel() == "momentum"
+    column = {"steps": "steps_to_target", "final": "final_excess"}[value]
+    for optimizer in ("a", "b"):
+        own = table[table["optimizer"] == optimizer].sort_values("momentum")
+        drawn = next(line for n, line in lines(ax).items() if n.split(":")[0] == optimizer)
+        assert np.asarray(drawn.get_xdata()).tolist() == [0.5, 0.9]
+        expected = own[column].replace(INF, NAN)
+        np.testing.assert_allclose(np.asarray(drawn.get_ydata(), float), expected)
+    with pytest.raises(UserError, match="x 'seed': choose from learning_rate, momentum"):
+        plot(runs, x="seed")
+
+
+def test_one_layer_is_on_the_lines_of_all_widths():
+    steps = np.arange(1.0, 6).reshape(5, 1, 1).repeat(3, axis=2) * 10
+    runs = made(steps, np.full((5, 1, 3), 0.05), depths=(1, 2, 2, 3, 3))
+    runs["hidden_widths"] = ("model", ["-", "4", "8", "4x4", "8x8"])
+    (ax,) = plot_steps_to_target(runs, x="depth").axes
+    drawn = {name: heights(line) for name, line in lines(ax).items() if name.startswith("width")}
+    assert drawn == {"width 4": [10, 20, 40], "width 8": [10, 30, 50]}
+
+
+def test_an_oscillating_median_is_drawn_as_its_running_median():
+    steps = np.unique(np.geomspace(1, 1e4, 300).astype(int))
+    runs = general({"seed": (0, 1, 2)}).isel(step=[0] * len(steps)).assign_coords(step=steps)
+    noisy = np.where(np.arange(len(steps)) % 2, 0.9, 0.1)
+    for curve, shown in ((noisy, "running median"), (1 / np.sqrt(steps), "depth")):
+        runs["excess_loss"] = (("seed", "step"), np.tile(curve, (3, 1)))
+        runs["divergence_step"] = runs["divergence_step"] * NAN
+        (ax,) = plot_excess_loss(runs).axes
+        (line,) = [own for n, own in lines(ax).items() if "target" not in n and n[0] != "_"]
+        name = str(line.get_label())
+        assert ("running median" in name) is (shown == "running median")
+        late = steps > 1000  # where windows hold several records
+        if shown == "running median":
+            window = [
+                np.median(curve[np.abs(np.log10(steps / step)) <= 0.05]) for step in steps[late]
+            ]
+            np.testing.assert_allclose(np.asarray(line.get_ydata())[late], window)
+        else:
+            np.testing.assert_allclose(line.get_ydata(), curve)
+
+
+def test_marks_are_explained_beside_the_lines(results):
+    ax = plot_steps_to_target(results, ax=Figure().subplots())
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["depth 1", "depth 2, width 1", "best rate", "unstable"]
+    figure = plot_steps_to_target(results)
+    (ax,) = figure.axes
+    figure.canvas.draw()
+    # Below the panel, the legend hides no line.
+    assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0 + 1
+
+
+def heat(ax: Axes) -> np.ndarray:
+    mesh: Any = ax.collections[-1]
+    return np.asarray(mesh.get_array().filled(NAN))
+
+
+def test_cells_of_a_heat_map_are_medians():
+    runs = general({**MOMENTA, "optimizer": ("a",)}, seed=5)
+    steps = runs["steps_to_target"].values[..., 0]  # (learning_rate, seed, momentum)
+    (ax,) = plot_heatmap(runs, x="learning_rate", y="momentum", best_by="target").axes
+    middle = np.median(steps, axis=1).T[::-1]  # momentum ascends: 0.5, 0.9
+    np.testing.assert_allclose(heat(ax), np.where(np.isfinite(middle), middle, NAN))
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0.5", "0.9"]
+    marked = sum(len(np.asarray(line.get_xdata())) for line in ax.get_lines())
+    assert marked == np.isinf(middle).sum()
+    (ax,) = plot_heatmap(runs, x="momentum", y="learning_rate", value="final_excess").axes
+    final = np.median(runs["excess_loss"].values[..., 0, -1], axis=1)[:, ::-1]
+    np.testing.assert_allclose(heat(ax), np.where(np.isfinite(final), final, NAN))
+
+
+def test_cells_without_a_rate_axis_are_at_the_best_rates(results):
+    (ax,) = plot_heatmap(results, x="depth", y="loss_name").axes
+    np.testing.assert_allclose(heat(ax), [[110, 60]])
+
+
+def test_a_heat_map_marks_what_has_no_number(results):
+    (ax,) = plot_heatmap(results, x="learning_rate", y="depth", best_by="target").axes
+    np.testing.assert_allclose(heat(ax), [[210, 110], [60, NAN]])
+    (cross,) = [line for line in ax.get_lines() if len(np.asarray(line.get_xdata()))]
+    assert (cross.get_marker(), cross.get_xydata().tolist()) == ("x", [[1.5, 1.5]])
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["half of the runs diverge before the target"]
+    for wrong in ({"x": "seed"}, {"y": "learning_rate"}, {"value": "speed"}):
+        with pytest.raises(UserError):
+            plot_heatmap(results, **{"x": "learning_rate", "y": "depth", **wrong})
+
+
+def test_other_axes_have_panels_with_one_scale():
+    runs = general(MOMENTA)
+    figure = plot_heatmap(runs, x="learning_rate", y="momentum")
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    limits = {(m.norm.vmin, m.norm.vmax) for ax in figure.axes for m in ax.collections[-1:]}
+    assert len(limits) == 1
+    many = general({**MOMENTA, "width_scale": tuple(range(1, 8))})
+    with pytest.raises(UserError, match="14 panels, 12 at most"):
+        plot_heatmap(many, x="learning_rate", y="momentum")
+
+
+def planted(effects: dict[str, tuple[float, ...]], interaction: float = 0.0) -> xr.Dataset:
+    """Runs whose log steps are sums of their axes' effects."""
+    runs = general({name: tuple(range(1, len(own) + 1)) for name, own in effects.items()})
+    grids = np.meshgrid(*effects.values(), indexing="ij")
+    logs = 2 + sum(grids) + interaction * grids[0] * grids[1]
+    runs["steps_to_target"] = (tuple(effects), np.exp(logs))
+    runs["divergence_step"] = runs["divergence_step"] * NAN
+    return runs
+
+
+def test_importance_of_an_additive_grid_is_each_effects_variance():
+    effects = {"learning_rate": (-1.0, 0.0, 1.0), "width_scale": (0.0, 0.5), "seed": (0.0, 0.1)}
+    shares = explained_shares(planted(effects), best_by="target")
+    whole = sum(np.var(own) for own in effects.values())
+    for name, own in effects.items():
+        assert shares[name] == pytest.approx(np.var(own) / whole)
+    assert shares["interactions"] == pytest.approx(0, abs=1e-12)
+    assert shares.attrs == {"num_missed": 0, "num_runs": 12}
+    (ax,) = plot_importance(planted(effects), best_by="target").axes
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["learning rate", "width scale", "seed", "interactions"]
+    widths = [bar.get_width() for bar in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
+    expected = [100 * np.var(effects[n]) / whole for n in ("learning_rate", "width_scale", "seed")]
+    np.testing.assert_allclose(widths, [*expected, 0], atol=1e-9)
+
+
+def test_importance_of_a_pure_interaction_is_no_axis():
+    effects = {"learning_rate": (-1.0, 1.0), "width_scale": (-1.0, 1.0)}
+    runs = planted(effects)
+    runs["steps_to_target"] = runs["steps_to_target"].dims, np.exp([[3.0, 1.0], [1.0, 3.0]])
+    shares = explained_shares(runs, best_by="target")
+    assert shares.to_dict() == pytest.approx(
+        {"width_scale": 0, "learning_rate": 0, "interactions": 1}
+    )
+
+
+def test_importance_needs_a_full_grid_and_differences():
+    runs = planted({"learning_rate": (0.0, 1.0), "width_scale": (0.0, 1.0)})
+    hole = runs.copy(deep=True)
+    hole["excess_loss"][0, 0] = NAN
+    with pytest.raises(UserError, match="full grid"):
+        plot_importance(hole)
+    runs["steps_to_target"][:] = INF
+    with pytest.raises(UserError, match="equally many steps"):
+        plot_importance(runs)
+    with pytest.raises(UserError, match="no axis has several values"):
+        plot_importance(general({}))

@@ -18,6 +18,7 @@ from implicit_accel.claims.effects import Kind, matching
 from implicit_accel.claims.forest import Forest
 from implicit_accel.errors import DataError
 from implicit_accel.exports import csv_text
+from implicit_accel.figure_files import png_metadata
 from implicit_accel.files import atomic_path, load_json, refuse_link, save_json
 
 FINDING_FILE = "finding.json"
@@ -107,7 +108,8 @@ def save_finding(claim: Claim, finding: Finding, folder: Path, scale: str, secon
         for extension in ("png", "pdf"):
             path = folder / f"{name}.{extension}"
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=_BITMAP_DPI, format=extension)
+                noted = png_metadata(figure) if extension == "png" else None
+                figure.savefig(temporary, dpi=_BITMAP_DPI, format=extension, metadata=noted)
         figures.append(folder / f"{name}.png")
     for title, table in finding.tables.items():
         with atomic_path(folder / f"{_file_name(title)}.csv") as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from implicit_accel.claims.effects import Effect
+from implicit_accel.panels import Size
 from implicit_accel.plotting import COLOURS, plot_effects
 
 # Letters in a line of an axis' title.
@@ -42,30 +44,30 @@ class Forest:
     remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remarks_are: str = ""
 
-    def figure(self) -> Figure:
-        """As a figure, for print."""
+    def figure(self, size: Size = "screen") -> Figure:
+        """As a figure, of a size as in `plotting.Options`; for a paper without its title."""
         beside = {
             id(effect): words
             for label, effects in self.series.items()
             for effect, words in zip(effects, self.remarks.get(label, ()), strict=False)
         }
-        everything = [effect for effects in self.series.values() for effect in effects]
-        keys = {
-            "pale: halves of the grid of rates": any(effect.halves for effect in everything),
-            "arrows: bounds": any(effect.bound for effect in everything),
-            f"right: {self.remarks_are}": bool(self.remarks_are),
-        }
+        # What most effects have in common: others are not comparable with them.
+        usual = Counter(filter(None, beside.values())).most_common(1)
+        common = usual[0][0] if usual else ""
         # Beside long names the axis is narrow: its title comes in lines.
         lines = [
             *textwrap.wrap(self.xlabel, _TITLE_WIDTH),
             f"{self.sides[0]} | {self.sides[1]}",
-            *textwrap.wrap("; ".join(key for key, needed in keys.items() if needed), _TITLE_WIDTH),
+            *textwrap.wrap(f"right: {self.remarks_are}" if self.remarks_are else "", _TITLE_WIDTH),
         ]
         return plot_effects(
             self.series,
-            title=self.title,
+            title=self.title if size == "screen" else None,
             xlabel="\n".join(lines),
             remark=lambda effect: beside.get(id(effect), ""),
+            hollow=lambda effect: beside.get(id(effect), "") not in ("", common),
+            hollow_is=f"not {common}",
+            size=size,
         )
 
 

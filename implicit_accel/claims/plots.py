@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from implicit_accel.claims import forest
-from implicit_accel.claims.api import AS_CHOSEN
+from implicit_accel.claims.api import AS_CHOSEN, First
 from implicit_accel.claims.drawing import colour_of, legend, make_figure
 from implicit_accel.claims.effects import (
     Coordinate,
@@ -28,8 +28,8 @@ from implicit_accel.plotting import COLOURS
 _MOST_TICKS = 8
 
 
-def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> list[Effect]:
-    """The effects of a measure at some coordinates.
+def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate | First) -> list[Effect]:
+    """The effects of a measure at some coordinates; `FIRST` is that of the first effect.
 
     Raises:
         UserError: If there are none of the measure.
@@ -39,7 +39,9 @@ def of_measure(effects: Sequence[Effect], measure: str, **at: Coordinate) -> lis
         raise UserError(
             f"a plot of {measure!r}, which is not measured; there are {', '.join(measures)}"
         )
-    return matching(effects, measure, at)
+    first = matching(effects, measure, {})[0]
+    fixed = {n: coordinate(first, n) if isinstance(v, First) else v for n, v in at.items()}
+    return matching(effects, measure, fixed)
 
 
 def coordinate(effect: Effect, name: str) -> Coordinate:
@@ -132,7 +134,7 @@ class Forest:
     title: str
     xlabel: str
     series: str = ""
-    at: Mapping[str, Coordinate] = field(default_factory=dict)
+    at: Mapping[str, Coordinate | First] = field(default_factory=dict)
     sides: tuple[str, str] = ("slower", "faster")
 
     def __call__(self, effects: Sequence[Effect]) -> forest.Forest:

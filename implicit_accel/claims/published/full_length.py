@@ -22,6 +22,7 @@ from implicit_accel.claims.drawing import (
     colour_of,
     draw_seeds,
     label_end,
+    legend,
     make_figure,
     untangle,
 )
@@ -376,7 +377,9 @@ def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
     # What diverges leaves the axes.
     ax.set_ylim(top=3 * max(found.zero_excess + found.optimum(), _HIGHEST))
     ax.axhline(found.optimum(), color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.annotate("our optimum", (ax.get_xlim()[0], found.optimum()), xytext=(4, 3), fontsize=7,
+    # The authors' scale of the data is not known, and with it their optimum.
+    words = "our optimum; the authors' scaling is not known"
+    ax.annotate(words, (ax.get_xlim()[0], found.optimum()), xytext=(4, 3), fontsize=7,
                 textcoords="offset points", color="0.4")  # fmt: skip
     untangle(ax)
     return figure
@@ -405,18 +408,19 @@ def speed_up_figure(found: FullLength, theory: pd.DataFrame) -> Figure:
     known = np.isfinite(theory["at equal rates"].to_numpy(float))
     for column, line in (("at equal rates", ":"), ("at each largest stable rate", "--")):
         x, y = (theory[name].to_numpy(float)[known] for name in ("target (%)", column))
-        left.plot(x, y, color="0.3", linewidth=1.0, linestyle=line, zorder=3)
-        if len(x):
-            label_end(left, x[-1], y[-1], f"flow, depth 2, {column}", "0.4")
+        left.plot(x, y, color="0.3", linewidth=1.0, linestyle=line, zorder=3,
+                  label=f"flow, depth 2, {column}")  # fmt: skip
     theirs = authors_speed_up(TWO, ONE)
-    right.plot([1.3 * found.num_steps], [theirs], "s", color="0.45", markersize=5)
-    label_end(right, 1.3 * found.num_steps, theirs, "the authors' own", "0.45")
+    right.plot([found.num_steps], [theirs], "s", color="0.45", markersize=5)
+    label_end(right, found.num_steps, theirs, "the authors' own", "0.45")
     _speed_up_axis(left, "speed-up over one layer   slower | faster")
     left.invert_xaxis()
     left.set_xlabel("target: excess loss left, % of the zero predictor's")
-    left.text(0.97, 0.03, "hollow: bounds, one layer is not there", transform=left.transAxes,
-              fontsize=7.5, color="0.35", ha="right")  # fmt: skip
-    _speed_up_axis(right, "times sooner at one layer's loss   later | sooner")
+    left.plot(
+        [], [], "^", color="0.35", markerfacecolor="none", label="at least: one layer misses it"
+    )
+    legend(left, loc="lower right")
+    _speed_up_axis(right, "speed-up to one layer's loss   slower | faster")
     right.set_xlabel("horizon: one layer's steps")
     for ax in (left, right):
         untangle(ax)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import xarray as xr
@@ -101,10 +102,21 @@ def _title(problem: str) -> str:
     return f"{problem}, ℓ4, every optimizer"
 
 
-def optimizer_figure(problem: str, runs: Runs) -> Forest:
-    """Every optimizer and depth against one layer by gradient descent."""
+def optimizer_figure(problem: str, runs: Runs, shown: Collection[str]) -> Forest:
+    """Some optimizers, at every depth, against one layer by gradient descent.
+
+    Args:
+        problem: Its name.
+        runs: From `optimizer_runs`.
+        shown: Labels of the optimizers.
+    """
     base = ("gradient descent", 1)
-    contestants = [(name, d) for name, run in runs.items() for d in run["depth"].values.tolist()]
+    contestants = [
+        (name, d)
+        for name in OPTIMIZERS
+        if name in shown
+        for d in runs[name]["depth"].values.tolist()
+    ]
     effects = tuple(
         replace(against(problem, runs, own, base), name=f"{own[0]}, depth {own[1]}")
         for own in contestants
@@ -112,7 +124,7 @@ def optimizer_figure(problem: str, runs: Runs) -> Forest:
     )
     return Forest(
         {"": effects},
-        title=f"ℓ4 on {problem}: every optimizer at its own best learning rate",
+        title=f"ℓ4 on {problem}: each at its own best learning rate",
         xlabel="speed-up to the target over gradient descent on one layer",
         curves=(_title(problem),) * len(effects),
     )

@@ -89,7 +89,7 @@ def run(context: Context) -> Found:
         },
         figures={
             "loss": loss_figure(found, (TWO, THREE, ADAGRAD, ADADELTA)),
-            "optimizers": optimizer_figure(name, runs),
+            "optimizers": optimizer_figure(name, runs, ("gradient descent", *RIVALS)),
         },
         curves=optimizer_curves(name, runs)
         | full_length_curves(found, (ONE, TWO, THREE, ADAGRAD, ADADELTA)),

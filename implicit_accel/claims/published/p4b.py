@@ -19,6 +19,8 @@ PAIRS = (
     *(((name, depth), (name, 1)) for name in ("momentum", "Nesterov") for depth in (2, 3)),
 )
 
+SHOWN = ("gradient descent", "momentum", "Nesterov", "Adam")
+
 
 def run(context: Context) -> Found:
     """Every optimizer at learning rates of its own."""
@@ -27,7 +29,7 @@ def run(context: Context) -> Found:
         runs={name: runs},
         effects=[against(name, runs, own, base) for own, base in PAIRS],
         facts={"lengthened": LENGTHENED},
-        figures={"optimizers": optimizer_figure(name, runs)},
+        figures={"optimizers": optimizer_figure(name, runs, SHOWN)},
         curves=optimizer_curves(name, runs),
     )
 

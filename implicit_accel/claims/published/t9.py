@@ -8,8 +8,18 @@ from functools import partial
 
 import numpy as np
 
-from implicit_accel.claims.api import Check, Claim, Context, Effect, Found, Measure, Scaled
+from implicit_accel.claims.api import (
+    FIRST,
+    Check,
+    Claim,
+    Context,
+    Effect,
+    Found,
+    Measure,
+    Scaled,
+)
 from implicit_accel.claims.estimators import resampled
+from implicit_accel.claims.plots import Forest
 from implicit_accel.claims.published.contest import (
     GD,
     METHODS,
@@ -23,7 +33,6 @@ from implicit_accel.claims.published.contest import (
 from implicit_accel.claims.published.sources import PAPER_2018
 from implicit_accel.claims.published.theory import SOURCE, theory_problems
 from implicit_accel.intervals import ModelRuns
-from implicit_accel.plotting import plot_curves
 
 DEPTHS = Scaled((2,), (2, 3), (2, 3, 4))
 
@@ -39,17 +48,7 @@ def run(context: Context) -> Found:
     runs: dict[str, dict] = {}
     for (name, depth), found in trained.items():
         runs.setdefault(name, {})[P, depth] = {method: own for method, (own, _) in found.items()}
-    figure = plot_curves(
-        {
-            f"{name}, ℓ{P:g}, depth {depth}": {
-                method: curve for method, (_, curve) in found.items()
-            }
-            for (name, depth), found in list(trained.items())[:2]
-        },
-        title="The end-to-end rule and its parts, each at its best rate",
-        xlabel="step", ylabel=r"excess loss $L - L^*$",
-    )  # fmt: skip
-    return Found(runs, figures={"taken_apart": figure})
+    return Found(runs)
 
 
 def fewest(runs: ModelRuns, seeds: np.ndarray) -> float:
@@ -84,6 +83,7 @@ def speed_up(runs: Mapping, p: float, depth: int, method: str) -> Effect:
 
 
 OVER = {"p": (P,), "depth": DEPTHS}
+OVER_GD = "speed-up over gradient descent"
 RULE_OVER_NETWORK, PARTS_OVER_RULE = "rule over network", "product of the parts over the rule"
 
 CLAIM = Claim(
@@ -98,12 +98,21 @@ CLAIM = Claim(
     measures=(
         Measure(RULE_OVER_NETWORK, partial(ratio, above=[RULE], below=[NETWORK]), OVER),
         Measure(PARTS_OVER_RULE, partial(ratio, above=[RATE, PROJECTION], below=[RULE]), OVER),
-        Measure("speed-up over gradient descent", speed_up, {**OVER, "method": METHODS}),
+        Measure(OVER_GD, speed_up, {**OVER, "method": METHODS}),
     ),
     checks=(
         Check(RULE_OVER_NETWORK, low=0.9, high=1.1, closed=True),
         Check(PARTS_OVER_RULE, low=0.9, high=1.1, closed=True),
     ),
+    plots={
+        "taken_apart": Forest(
+            OVER_GD,
+            title="The end-to-end rule and its parts on ℓ4, each at its best rate",
+            at={"problem": FIRST},
+            xlabel="speed-up over gradient descent on one layer",
+            series="depth",
+        )
+    },
     minutes=6.6,
     paper_hours=2.0,
 )
