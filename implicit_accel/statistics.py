@@ -478,11 +478,12 @@ def speed_up(
     )
     if steps.shape[2] < MIN_SEEDS:
         chosen = np.maximum(at_best(best[pair], steps), 1)
-        over_grids = (
+        of_base, of_model = (
             np.concatenate([own, *_at_halves(model)])
             for own, model in zip(chosen, (base_runs, runs_of_model), strict=True)
         )
-        return Bootstrap(at_rates.value, _of_pairs(*over_grids, np.divide), steps.shape[2]).at()
+        pairs = _of_pairs(of_base, of_model, np.divide)
+        return Bootstrap(at_rates.value, pairs, steps.shape[2]).at()
     interval = of_speed_up(base_runs, runs_of_model).at()
     # The table's value is the plain ratio, the interval's the cross-fitted one.
     return replace(
