@@ -104,7 +104,7 @@ def compose(
     Raises:
         UserError: If the panels do not fit the Axes, or there is no such size.
     """
-    _check_size(size)
+    size = _checked_size(size)
     if ax is not None:
         return _draw_into(ax, panels, size, title, grid, ylabel=ylabel, has_legend=legend > 0)
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -152,13 +152,13 @@ def heading(lines: Sequence[str], num_panels: int, name: str = "") -> str:
     return "\n".join([line for text in lines for line in textwrap.wrap(text, width)] + [name])
 
 
-def _check_size(size: Size) -> None:
+def _checked_size(size: Size) -> Size:
     if isinstance(size, str):
         if size not in SIZES:
             raise UserError(
                 f"size {size!r}: choose from {', '.join(SIZES)}, or give (width, height)"
             )
-        return
+        return size
     low, high = _LENGTHS
     try:
         lengths = [float(length) for length in size]
@@ -169,6 +169,7 @@ def _check_size(size: Size) -> None:
             f"size {size!r}: give a width and a height from {low:g} to {high:g} inches, or one of "
             f"{', '.join(SIZES)}"
         )
+    return lengths[0], lengths[1]
 
 
 def _draw_into(
@@ -224,7 +225,7 @@ def fitted(figure: Figure, size: Size) -> Figure:
     Raises:
         UserError: If there is no such size.
     """
-    _check_size(size)
+    size = _checked_size(size)
     if size != "screen":
         figure.suptitle("").set_in_layout(False)
         _fit(figure, size)
