@@ -316,7 +316,8 @@ class Context:
         folder = self.folder / run_name
 
         def train(experiment: Experiment) -> xr.Dataset:
-            return run(experiment, folder=folder, progress=self.progress, devices=self.devices)[0]
+            shown = self.progress or False
+            return run(experiment, folder=folder, progress=shown, devices=self.devices)[0]
 
         # At the smoke scale one round shows that everything works.
         results, rounds = rates.search(
@@ -429,7 +430,8 @@ class Context:
                 if kept is not None:
                     return kept
         folder = self.folder / run_name
-        results, _ = run(experiment, folder=folder, progress=self.progress, devices=self.devices)
+        shown = self.progress or False
+        results, _ = run(experiment, folder=folder, progress=shown, devices=self.devices)
         # The results are kept; checkpoints are not needed any more.
         RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)
