@@ -479,7 +479,8 @@ class Experiment(ABC):
         num_steps: T, updates per run.
         precision: ``float32`` or ``float64``.
         rates: Each model's own learning rates; None where all are trained at all of the axis.
-        keep: Which parameters are returned beside the results: ``final``, ``best``, or none.
+        keep: Which parameters are returned beside the results, ``final`` or ``best``, or None. Only
+            sweeps of tasks have some.
     """
 
     num_steps: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import importlib.util
+import time
 from typing import Self
 
 from rich.console import Console
@@ -29,7 +30,7 @@ class ProgressBar:
         before: Written before the bar until the first report; None to show none until then.
         console: Where it is shown: in the notebook's cell or on standard error by default.
         transient: Whether it disappears when it has come to rest.
-        delay: Seconds of work before it appears; it needs the ``with`` statement.
+        delay: Seconds in which reports show nothing.
     """
 
     def __init__(
@@ -43,11 +44,9 @@ class ProgressBar:
     ) -> None:
         self._what, self._before = what, before
         self._console = console or Console(stderr=True, markup=False)
-        self._transient, self._delay = transient, delay
+        self._transient = transient
+        self._shown_from = time.monotonic() + delay
         self._bar: Progress | None = None
-        # While it runs, nothing is shown yet. It shows the bar in its own thread.
-        self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
 
     def __call__(self, done: int, total: int | None) -> None:
         """Shows how far the work is.
@@ -56,7 +55,7 @@ class ProgressBar:
             done: Of what there is to do, e.g. run-steps.
             total: All of it; None if that is not known.
         """
-        if self._timer is not None:
+        if time.monotonic() < self._shown_from:
             return
         bar = self._show(self._what)
         (task,) = bar.tasks
@@ -71,19 +70,8 @@ class ProgressBar:
             _add(self._bar, what)
         return self._bar
 
-    def _appear(self) -> None:
-        """Shows the bar once the delay is over, unless the work has ended."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer = None
-                self._show(self._what if self._before is None else self._before)
-
     def stop(self) -> None:
         """Brings the bar to rest, at the latest report."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
         if self._bar is not None:
             # Of work that never began, nothing stays.
             self._bar.live.transient = self._transient or self._bar.tasks[0].total is None
@@ -91,11 +79,7 @@ class ProgressBar:
             self._bar = None
 
     def __enter__(self) -> Self:
-        if self._delay:
-            self._timer = threading.Timer(self._delay, self._appear)
-            self._timer.daemon = True
-            self._timer.start()
-        elif self._before is not None:
+        if self._before is not None:
             self._show(self._before)
         return self
 
@@ -173,12 +157,17 @@ def default_bar(console: Console | None = None) -> ProgressBar | None:
     """The bar of calls that last, which disappears at their end; None where none can be shown.
 
     Args:
-        console: Where it is shown, if that is a terminal or a notebook.
+        console: Where it is shown, if that is a terminal, or a notebook with ipywidgets.
     """
     shown = Console(stderr=True, markup=False) if console is None else console
-    if not (shown.is_terminal or shown.is_jupyter):
+    # Without ipywidgets rich warns in a notebook instead of showing anything.
+    if shown.is_jupyter:
+        can_show = importlib.util.find_spec("ipywidgets") is not None
+    else:
+        can_show = shown.is_terminal
+    if not can_show:
         return None
-    return ProgressBar(console=shown, transient=True, delay=_LASTING)
+    return ProgressBar(before=None, console=shown, transient=True, delay=_LASTING)
 
 
 def progress_bar(what: str = "training") -> ProgressBar:

@@ -35,7 +35,7 @@ from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
 from implicit_accel.executors.local import LocalExecutor
-from implicit_accel.experiment import RATES, SEEDS, AtOwnRates, Experiment, assemble
+from implicit_accel.experiment import RATES, SEEDS, Experiment, assemble
 from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
@@ -378,10 +378,6 @@ def run(
     """
     checkpoint_every = _CHECKPOINT_EVERY.value("checkpoint_every", checkpoint_every)
     limit = None if memory_limit is None else _read_memory_limit(memory_limit)
-    if experiment.keep is not None and not isinstance(
-        experiment.grid if isinstance(experiment, AtOwnRates) else experiment, TaskSweep
-    ):
-        raise UserError("keep: parameters are kept of sweeps of tasks, see from_loss")
     executor: Executor
     if client is None:
         executor = LocalExecutor(devices, limit)

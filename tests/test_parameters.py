@@ -137,7 +137,7 @@ def test_final_parameters_need_no_other_training(tmp_path):
         train(folder=tmp_path / "run", keep="final")
     assert train(folder=tmp_path / "run").identical(runs)
     place.remove_checkpoints()
-    with pytest.raises(ia.UserError, match="ia.final_params"):
+    with pytest.raises(ia.UserError, match=r"ia\.final_params"):
         train(folder=tmp_path / "run", keep="final")
 
 
