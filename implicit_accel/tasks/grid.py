@@ -372,8 +372,9 @@ class TaskSweep(Experiment):
         was_static = {*stored.settings.get("static", ())}
         other._static = self._static - {*new} | ({*old} & was_static)
         other._hidden = tuple(old)
-        is_free = self._keeps_every_loss or self._metric is not None
-        if is_free and stored.settings.get("target") != self._target:
+        if self._metric is not None:
+            other._target = other._own_target = stored.settings.get("target")
+        elif self._keeps_every_loss and stored.settings.get("target") != self._target:
             other._target = stored.settings.get("target")
         if self.keep != "best":
             # Carried along there, which rounds otherwise; here they are left alone.
