@@ -109,7 +109,8 @@ class Accessor:
     def timing(self) -> Timing:
         """What training the runs cost: seconds of compilation and of training, run-steps.
 
-        Nothing where a call trained nothing. It is known of the dataset that `sweep`, `run_sweep`
+        Of a run in a folder it is the sum over all calls, or nothing where the last call trained
+        nothing. It is known of the dataset that `sweep`, `run_sweep`
         or `run` returned, not of one made from it.
 
         Raises:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -80,7 +80,7 @@ def sweep(
     num_steps: int,
     batch_size: int | None = None,
     target: float | Metric | None = None,
-    keep: str | None = None,
+    keep: Literal["final", "best"] | None = None,
     record: Mapping[str, Observable] | Sequence[str] = (),
     records_per_decade: int = 150,
     observations_per_decade: int = 30,
@@ -388,7 +388,11 @@ def run(
 
         executor = DaskExecutor(client, checkpoint_every)
 
-    callback = default_bar() if progress is None or progress is True else progress or None
+    callback: Progress | None
+    if progress is None or progress is True:
+        callback = default_bar()
+    else:
+        callback = None if progress is False else progress
 
     def report(done: int, total: int) -> None:
         if callback is not None:

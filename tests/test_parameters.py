@@ -169,10 +169,11 @@ ACCURACY = ia.Metric("accuracy", target=0.9, best=1)
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
-def test_runs_are_judged_by_the_metric_of_the_target(batch_size):
+def test_runs_are_judged_by_the_metric_of_the_target(batch_size, tmp_path):
     options: dict[str, Any] = {
         "axes": {"learning_rate": (0.02, 0.5), "seed": range(3)}, "num_steps": 24,
         "optimizer": ia.Optimizer("sgd"), "batch_size": batch_size,
+        "records_per_decade": 150 if batch_size else 8,
     }  # fmt: skip
     plain = train(classifier(), **options)
     assert plain.accuracy.dims[-1] == "step"
@@ -192,6 +193,22 @@ def test_runs_are_judged_by_the_metric_of_the_target(batch_size):
     np.testing.assert_allclose(own, accuracy.max(axis=-1))
     judged = ia.judged_by(plain, "accuracy", target=0.9, best=1.0)
     np.testing.assert_array_equal(judged.steps_to_target, reached)
+    # A run by a target of the loss is judged without training, and extended with that target.
+    options["folder"] = tmp_path / "run"
+    stored = train(classifier(), target=0.5, **options)
+    unmoved = train(
+        classifier(), target=ACCURACY, progress=lambda *_: pytest.fail("trained"), **options
+    )
+    np.testing.assert_array_equal(unmoved.steps_to_target, reached)
+    options["axes"] = {"learning_rate": (0.02, 0.5), "seed": range(6)}
+    train(classifier(), target=ACCURACY, **options)
+    whole = train(classifier(), target=0.5, **options)
+    options |= {"axes": {"learning_rate": (0.02, 0.5), "seed": (3, 4, 5)}, "folder": None}
+    others = train(classifier(), target=0.5, **options)
+    for part in (stored, others):
+        np.testing.assert_array_equal(
+            whole.steps_to_target.sel(seed=part.seed), part.steps_to_target
+        )
 
 
 def test_rates_are_searched_for_by_the_metric_of_the_target(tmp_path):

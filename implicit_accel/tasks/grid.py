@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ class TaskSweep(Experiment):
         num_steps: int,
         batch_size: int | None = None,
         target: float | Metric | None = None,
-        keep: str | None = None,
+        keep: Literal["final", "best"] | None = None,
         record: Mapping[str, Observable] | Sequence[str] = (),
         records_per_decade: int = 150,
         observations_per_decade: int = 30,
@@ -211,7 +211,7 @@ class TaskSweep(Experiment):
             return self.loss_steps[:-1]
         # The last end of an epoch depends on T, as T does itself.
         ends = spaced_steps(self.num_steps // self._epoch_steps, self._records[0])
-        return ends[:-1] * self._epoch_steps
+        return np.unique([0, *ends[:-1]]) * self._epoch_steps
 
     @property
     def observation_steps(self) -> np.ndarray:

@@ -72,8 +72,8 @@ class Part:
     def is_like(self, other: Part) -> bool:
         """Whether both are of one shape, with the same in what is not trained."""
         mine, others = (jax.tree.map(lambda a: a.shape[1:], part.trained) for part in (self, other))
-        if mine != others:
-            return False
+        if mine != others or self.task.fixed is other.task.fixed:
+            return mine == others
         try:
             check_same_fixed(self.task.fixed, other.task.fixed)
         except UserError:
