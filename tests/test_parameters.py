@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import param
 
 import implicit_accel as ia
 from implicit_accel.files import seal
@@ -168,7 +169,7 @@ def classifier(**options: Any):
 ACCURACY = ia.Metric("accuracy", target=0.9, best=1)
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("batch_size", [param(None), 4])
 def test_runs_are_judged_by_the_metric_of_the_target(batch_size, tmp_path):
     options: dict[str, Any] = {
         "axes": {"learning_rate": (0.02, 0.5), "seed": range(3)}, "num_steps": 24,
