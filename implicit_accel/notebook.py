@@ -110,8 +110,8 @@ class Accessor:
         """What training the runs cost: seconds of compilation and of training, run-steps.
 
         Of a run in a folder it is the sum over all calls, or nothing where the last call trained
-        nothing. It is known of the dataset that `sweep`, `run_sweep`
-        or `run` returned, not of one made from it.
+        nothing. It is known of the dataset that `sweep`, `run_sweep` or `run` returned, not of one
+        made from it.
 
         Raises:
             UserError: If it is not known.
