@@ -42,7 +42,7 @@ from implicit_accel.notebook import Summary
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.progress import progress_bar
 from implicit_accel.rates import auto
-from implicit_accel.results import judged_by, select
+from implicit_accel.results import Metric, judged_by, select
 from implicit_accel.stable_rates import StableRate, stable_rate
 from implicit_accel.statistics import summarise
 from implicit_accel.sweep import final_params, run, run_sweep, sweep
@@ -68,6 +68,7 @@ __all__ = [
     "Layers",
     "Loss",
     "LossTask",
+    "Metric",
     "Optimizer",
     "Optimum",
     "Problem",

@@ -237,7 +237,7 @@ def expand_report(
     halves: bool = True,
     tolerance: float = 0.05,
     folder: str | Path | None = None,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str], Progress] | bool | None = None,
 ) -> ExpandReport:
     """Compares a model with itself, chosen layers expanded, and with simpler recipes.
 
@@ -263,7 +263,8 @@ def expand_report(
         tolerance: Of the search for learning rates.
         folder: Keeps the runs, and what a step costs: the same call goes on with what is there.
         progress: Called with the name of what is about to be trained; returns a progress callback
-            for it. `progress_bar` does.
+            for it. `progress_bar` does. By default there is a bar in a terminal or a notebook;
+            False for none.
 
     Returns:
         The report.
@@ -364,7 +365,7 @@ class _Experiment:
     tolerance: float
     half: int
     folder: Path | None
-    progress: Callable[[str], Progress] | None
+    progress: Callable[[str], Progress] | bool | None
 
     def target(self) -> float:
         """The original's median loss at half of the steps, at its best rate for the last loss.
@@ -428,7 +429,7 @@ class _Experiment:
 
     def _timed(self, variant: str, steps: int, target: float) -> float:
         grid = self._grid((variant,), (1e-6,), target, num_steps=steps)
-        timing: Timing = run(grid)[1]
+        timing: Timing = run(grid, progress=False)[1]
         return timing.train_seconds
 
     def _search(
@@ -437,9 +438,9 @@ class _Experiment:
         def grid_of(rates: tuple[float, ...]) -> TaskSweep:
             return self._grid(variants, rates, target)
 
-        report = None
-        if self.progress is not None:
-            report = self.progress(f"{self.optimizer.name}, half {self.half}: {name}")
+        report = self.progress
+        if callable(report):
+            report = report(f"{self.optimizer.name}, half {self.half}: {name}")
         folder = None if self.folder is None else self.folder / name
         return run_searched(grid_of, searched, folder=folder, progress=report)[0]
 

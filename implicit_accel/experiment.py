@@ -488,11 +488,14 @@ class Experiment(ABC):
         num_steps: T, updates per run.
         precision: ``float32`` or ``float64``.
         rates: Each model's own learning rates; None where all are trained at all of the axis.
+        keep: Which parameters are returned beside the results, ``final`` or ``best``, or None. Only
+            sweeps of tasks have some.
     """
 
     num_steps: int
     precision: str
     rates: OwnRates | None = None
+    keep: str | None = None
 
     @property
     @abstractmethod
@@ -577,6 +580,22 @@ class Experiment(ABC):
             results = results.drop_vars("observation_step", errors="ignore")
         return results.isel(places) if places else results
 
+    def judged(self, results: xr.Dataset) -> xr.Dataset:
+        """Results as they are returned, judged by the quantity that was asked for.
+
+        Args:
+            results: What `label` or `view` returned.
+
+        Raises:
+            UserError: If the quantity's values do not fit its target.
+        """
+        return results
+
+    @property
+    def result_axes(self) -> Axes:
+        """The axes of the results, which may lack some of `axes` with one value, or have more."""
+        return self.axes
+
     @property
     def num_runs(self) -> int:
         """Runs of the whole grid."""
@@ -599,7 +618,7 @@ class AtOwnRates(Experiment):
             raise ValueError("the models' own learning rates must together be the axis")
         self.grid = grid
         self.rates = rates
-        self.num_steps, self.precision = grid.num_steps, grid.precision
+        self.num_steps, self.precision, self.keep = grid.num_steps, grid.precision, grid.keep
 
     @property
     def axes(self) -> Axes:
@@ -632,6 +651,15 @@ class AtOwnRates(Experiment):
         """See `Experiment.view`."""
         return self.grid.view(results, stored)
 
+    def judged(self, results: xr.Dataset) -> xr.Dataset:
+        """See `Experiment.judged`."""
+        return self.grid.judged(results)
+
+    @property
+    def result_axes(self) -> Axes:
+        """See `Experiment.result_axes`."""
+        return self.grid.result_axes
+
     def label(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """See `Experiment.label`; losses of runs that are not trained are NaN."""
         return self.grid.label(arrays)
@@ -661,16 +689,8 @@ def assemble(
     shape = tuple(len(values) for values in axes.values())
     whole: dict[str, np.ndarray] = {}
     for plan, results in rounds:
-        # Positions in the whole grid of the round's values, −1 for those that are not in it.
-        where = [
-            np.array([_position(values, v) for v in plan.axes[name]])
-            for name, values in axes.items()
-        ]
-        sizes = [len(w) for w in where]
         for places, result in zip(plan.places, results, strict=True):
-            index = np.stack(
-                [w[i] for w, i in zip(where, np.unravel_index(places, sizes), strict=True)]
-            )
+            index = positions(axes, plan.axes, places)
             wanted = (index >= 0).all(axis=0)
             for name, a in result.arrays.items():
                 if name not in whole:
@@ -679,6 +699,24 @@ def assemble(
                     whole[name] = np.full((*shape, *a.shape[1:]), fill, a.dtype)
                 whole[name][tuple(index[:, wanted])] = a[wanted]
     return whole
+
+
+def positions(axes: Axes, own: Axes, runs: np.ndarray) -> np.ndarray:
+    """Where runs of a grid are in another grid.
+
+    Args:
+        axes: The other grid's.
+        own: The grid's, of the same names in the same order.
+        runs: (C,) numbers of its runs, counted in the order of its axes, the last one fastest.
+
+    Returns:
+        (axes, C) positions along the other grid's axes, −1 for values that it does not have.
+    """
+    where = [
+        np.array([_position(values, v) for v in own[name]]) for name, values in axes.items()
+    ]  # fmt: skip
+    at = np.unravel_index(runs, [len(w) for w in where])
+    return np.stack([w[i] for w, i in zip(where, at, strict=True)])
 
 
 def _position(values: Sequence[Any], value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Results in a notebook: ``runs.ia.summary()``, ``runs.ia.plot("speed_up")``.
+"""What can be asked of results: ``runs.ia.summary()``, ``runs.ia.plot("speed_up")``.
 
 Importing `implicit_accel` gives every xarray dataset the accessor ``ia``.
 """
@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel import summary
+from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import UserError
 from implicit_accel.files import printable
 from implicit_accel.latex import to_latex
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from implicit_accel.panels import Canvas
+    from implicit_accel.tasks.parameters import Parameters
 
 # Figures of every sweep; what was recorded along the runs has one too.
 PLOTS = ("excess_loss", "learning_rates", "steps_to_target", "speed_up")
@@ -79,6 +81,18 @@ class Summary:
         )
 
 
+def attach(
+    runs: xr.Dataset, *, timing: Timing | None = None, params: Parameters | None = None
+) -> None:
+    """Lets ``runs.ia`` say what the runs cost, and their parameters.
+
+    They are no part of the results, which are equal to the bit whatever they cost.
+    """
+    accessor: Accessor = runs.ia
+    accessor._timing = timing or accessor._timing
+    accessor._params = params or accessor._params
+
+
 @xr.register_dataset_accessor("ia")
 class Accessor:
     """What can be asked of results: ``runs.ia``.
@@ -89,6 +103,52 @@ class Accessor:
 
     def __init__(self, runs: xr.Dataset) -> None:
         self._runs = runs
+        # Of the dataset that a sweep returned, not of others made from it; see `attach`.
+        self._timing: Timing | None = None
+        self._params: Parameters | None = None
+
+    @property
+    def timing(self) -> Timing:
+        """What training the runs cost: seconds of compilation and of training, run-steps.
+
+        Of a run in a folder it is the sum over all calls, or nothing where the last call trained
+        nothing. It is known of the dataset that `sweep`, `run_sweep` or `run` returned, not of one
+        made from it.
+
+        Raises:
+            UserError: If it is not known.
+        """
+        if self._timing is None:
+            raise UserError(
+                "timing: this is not the dataset that sweep, run_sweep or run returned; ask that "
+                "one, or read timing in the folder's config.json"
+            )
+        return self._timing
+
+    def params(self, **coordinates: Any) -> Any:
+        """The parameters of the runs, where ``sweep(…, keep="final")`` or ``"best"`` kept them.
+
+        ``runs.ia.params(learning_rate=0.1, seed=0)`` are those of one run, and ``runs.ia.params()``
+        those of all. They are known of the dataset that `sweep` returned, not of one made from it.
+
+        Args:
+            coordinates: A value for some of the sweep's axes.
+
+        Returns:
+            A pytree like the one that the task's ``init`` returns, with NumPy's arrays, which have
+            the other axes of the sweep in front, in their order. NaN where a run was not trained,
+            diverged (``final``), or never had a loss (``best``).
+
+        Raises:
+            UserError: If none were kept, there is no such run, or the parameters differ in shape
+                along an axis for which no value is given.
+        """
+        if self._params is None:
+            raise UserError(
+                'params: none were kept; ask the dataset that sweep(…, keep="final") returned. '
+                "With the folder of a run that is there, this trains nothing"
+            )
+        return self._params.at(coordinates)
 
     def summary(
         self, *, best_by: str = "stable", baseline: Mapping[str, object] | None = None

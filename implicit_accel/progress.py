@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import time
 from typing import Self
 
 from rich.console import Console
@@ -28,6 +30,7 @@ class ProgressBar:
         before: Written before the bar until the first report; None to show none until then.
         console: Where it is shown: in the notebook's cell or on standard error by default.
         transient: Whether it disappears when it has come to rest.
+        delay: Seconds in which reports show nothing.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class ProgressBar:
         before: str | None = "compiling …",
         console: Console | None = None,
         transient: bool = False,
+        delay: float = 0.0,
     ) -> None:
         self._what, self._before = what, before
         self._console = console or Console(stderr=True, markup=False)
         self._transient = transient
+        self._shown_from = time.monotonic() + delay
         self._bar: Progress | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
@@ -50,6 +55,8 @@ class ProgressBar:
             done: Of what there is to do, e.g. run-steps.
             total: All of it; None if that is not known.
         """
+        if time.monotonic() < self._shown_from:
+            return
         bar = self._show(self._what)
         (task,) = bar.tasks
         bar.update(task.id, description=self._what)
@@ -140,6 +147,27 @@ def _add(bars: Progress, what: str) -> TaskID:
 def _advance(bars: Progress, task: TaskID, done: int, total: int | None) -> None:
     speed = bars.tasks[bars.task_ids.index(task)].speed
     bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+
+# Seconds after which a call shows a bar by itself.
+_LASTING = 2.0
+
+
+def default_bar(console: Console | None = None) -> ProgressBar | None:
+    """The bar of calls that last, which disappears at their end; None where none can be shown.
+
+    Args:
+        console: Where it is shown, if that is a terminal, or a notebook with ipywidgets.
+    """
+    shown = Console(stderr=True, markup=False) if console is None else console
+    # Without ipywidgets rich warns in a notebook instead of showing anything.
+    if shown.is_jupyter:
+        can_show = importlib.util.find_spec("ipywidgets") is not None
+    else:
+        can_show = shown.is_terminal
+    if not can_show:
+        return None
+    return ProgressBar(before=None, console=shown, transient=True, delay=_LASTING)
 
 
 def progress_bar(what: str = "training") -> ProgressBar:

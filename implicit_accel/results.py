@@ -332,7 +332,8 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
 
     Args:
         runs: Results of any axes.
-        metric: What was recorded along the runs: ``held_out_loss``, or an observable's name.
+        metric: What was recorded along the runs: ``held_out_loss``, an observable's name, or a name
+            of what the loss returns beside it.
         target: The value to reach.
         best: The best possible value. The metric counts by its distance from it, so that smaller is
             better for a loss, and larger for an accuracy.
@@ -347,7 +348,9 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
             value, or all runs are at the target from the start.
     """
     recorded = [
-        str(name) for name, v in runs.data_vars.items() if v.dims[-1:] == ("observation_step",)
+        str(name)
+        for name, v in runs.data_vars.items()
+        if v.dims[-1:] in (("observation_step",), ("step",)) and name not in ("loss", "excess_loss")
     ]
     if metric not in recorded:
         raise DataError(
@@ -362,11 +365,11 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
     if ((values - best) * np.sign(target - best) < -slack).any():
         raise UserError(f"metric {metric!r} passes {best:g}: give the best possible value as best")
     distance, goal = abs(values - best), abs(target - best) + slack
-    dims = distance.dims[:-1]
+    dims, along = distance.dims[:-1], distance.dims[-1]
     was_trained = runs["excess_loss"].isel(step=0, drop=True).notnull().transpose(*dims)
     # Losses are inf from a divergence on; other quantities are NaN there.
     distance = distance.where(np.isfinite(distance) | ~was_trained, np.inf)
-    steps = runs["observation_step"].values
+    steps = runs[along].values
     below = (distance <= goal).values
     if steps[0] == 0 and below[..., 0][was_trained.values].all():
         raise UserError(
@@ -374,17 +377,53 @@ def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0
             f"{best:g} the best possible value?"
         )
     reached = np.where(below.any(axis=-1), steps[below.argmax(axis=-1)].astype(float), np.inf)
-    found = runs.drop_dims(["step", "batch_step"], errors="ignore").drop_vars(
-        "step", errors="ignore"
-    )
+    found = runs.drop_dims({"step", "batch_step"} - {along}, errors="ignore")
+    # Its place is taken by the steps of the metric.
+    found = found.drop_vars({"step"} - {along}, errors="ignore")
     words = {"long_name": str(runs[metric].attrs.get("long_name", metric.replace("_", " ")))}
-    curve = distance.rename(observation_step="step").assign_coords(step=steps)
+    curve = distance.rename({along: "step"} if along != "step" else {}).assign_coords(step=steps)
     quiet = xr.zeros_like(runs["target"])
     return found.assign(
         excess_loss=curve.assign_attrs(words), loss=curve,
         steps_to_target=(dims, reached, runs["steps_to_target"].attrs),
         target=quiet + goal, optimum=quiet, resolution=quiet,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A recorded quantity by which runs are judged, with a target: the ``target`` of `sweep`.
+
+    ``Metric("accuracy", target=0.95, best=1)`` is reached at an accuracy of 0.95 or more,
+    ``Metric("held_out_loss", target=0.2, best=0)`` at a loss of 0.2 or less.
+
+    Attributes:
+        name: What was recorded along the runs, see `judged_by`.
+        target: The value to reach.
+        best: The best possible value, which decides whether more or less is better.
+
+    Raises:
+        UserError: If the two are not different finite numbers.
+    """
+
+    name: str
+    target: float
+    best: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise UserError(f"metric {self.name!r}: give the name of what is recorded")
+        for what in ("target", "best"):
+            value = finite(getattr(self, what))
+            if value is None:
+                raise UserError(f"metric {self.name}: {what} must be a finite number")
+            object.__setattr__(self, what, value)
+        if self.target == self.best:
+            raise UserError(f"metric {self.name}: target and best must differ")
+
+    def judge(self, runs: xr.Dataset) -> xr.Dataset:
+        """Results judged by the metric, see `judged_by`."""
+        return judged_by(runs, self.name, target=self.target, best=self.best)
 
 
 # What labels call a coordinate, if not by its name.

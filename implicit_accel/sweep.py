@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,7 +21,16 @@ import xarray as xr
 
 from implicit_accel import rates
 from implicit_accel.data.problems import Problem
-from implicit_accel.engine.chunks import Chunk, ChunkState, Device, Timing, chunks_of, cut, gather
+from implicit_accel.engine.chunks import (
+    Chunk,
+    ChunkState,
+    Device,
+    Group,
+    Timing,
+    chunks_of,
+    cut,
+    gather,
+)
 from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
@@ -30,14 +40,25 @@ from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.loading import load_run
+from implicit_accel.notebook import attach
 from implicit_accel.observables import Observable
+from implicit_accel.progress import default_bar
 from implicit_accel.rates import auto
+from implicit_accel.results import Metric
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.interrupt import deferred_interrupt
-from implicit_accel.store.training import StoredTraining
+from implicit_accel.store.training import StoredTraining, fits
 from implicit_accel.tasks.axes import static, together
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
 from implicit_accel.tasks.loss_task import BoundTask, LossTask
+from implicit_accel.tasks.parameters import (
+    Parameters,
+    Part,
+    check_memory,
+    part_of,
+    run_bytes,
+    wanted_places,
+)
 
 Progress = Callable[[int, int], object]
 
@@ -58,14 +79,21 @@ def sweep(
     optimizer: MakeOptimizer,
     num_steps: int,
     batch_size: int | None = None,
-    target: float | None = None,
+    target: float | Metric | None = None,
+    keep: Literal["final", "best"] | None = None,
     record: Mapping[str, Observable] | Sequence[str] = (),
     records_per_decade: int = 150,
     observations_per_decade: int = 30,
     record_every: int | Sequence[int] | None = None,
     precision: str = "float32",
     largest_block: int | None = None,
-    **options: Any,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: float = 60.0,
+    devices: Sequence[Device] | None = None,
+    memory_limit: float | str | None = None,
+    client: Any = None,
+    progress: Progress | bool | None = None,
 ) -> xr.Dataset:
     """Trains a task over the product of some axes, in one compiled program.
 
@@ -86,7 +114,14 @@ def sweep(
         batch_size: Rows in a mini-batch; the full batch by default.
         target: Excess loss at which a run has reached its target; a loss where the task's optimum
             is not known. With mini-batches or randomness the loss of all rows counts, see
-            `from_loss`.
+            `from_loss`. Or a `Metric`: the results are then judged by it, see `judged_by`, and so
+            is the search for learning rates. The folder keeps the losses too.
+        keep: Which parameters of every run ``runs.ia.params()`` returns. ``final`` are those after
+            the last step, NaN where the run diverged. With a folder they are read from it, also
+            of a run that was trained without ``keep``. ``best`` are those with the lowest ``loss``
+            among the recorded steps, or with the best value of the target's metric. Training
+            carries them along, so that the folder of a run without this does not have them. With
+            mini-batches the last end of an epoch counts only if it is step T.
         record: Observables to record along the way, by name, or names of those that
             `observables.OBSERVABLES` holds.
         records_per_decade: How many steps' losses are kept, evenly spaced on a log axis.
@@ -96,8 +131,14 @@ def sweep(
         precision: ``float32`` or ``float64``.
         largest_block: The most runs that are stepped together on a device; by default as many as
             keep their state in a core's cache, and all of them on an accelerator.
-        **options: Those of `run`: ``folder``, ``overwrite``, ``devices``, ``memory_limit``,
-            ``checkpoint_every``, ``client``, ``progress``.
+        folder: The run's own folder, which makes it safe, see `run`.
+        overwrite: Whether a run with other settings in the folder may be replaced.
+        checkpoint_every: Seconds between checkpoints.
+        devices: Devices to spread the runs over; all local ones by default.
+        memory_limit: Bytes that states and records may take, and the parameters that are kept; a
+            number or a size like ``4GiB``; no limit by default.
+        client: A Dask ``distributed.Client`` whose workers train the runs, see `run`.
+        progress: A progress callback, see `run`; False for no bar.
 
     Returns:
         Over (axes …, step) ``loss`` and ``excess_loss``, over (axes …) ``steps_to_target`` (inf:
@@ -123,6 +164,7 @@ def sweep(
             record_every=record_every,
             precision=precision,
             largest_block=largest_block,
+            keep=keep,
         )
 
     if not isinstance(axes, Mapping):
@@ -131,8 +173,14 @@ def sweep(
         )
     found = axes.get(RATES)
     if isinstance(found, auto):
-        return run_searched(grid_of, found, **options)[0]
-    return run(grid_of(None), **options)[0]
+        return run_searched(
+            grid_of, found, folder=folder, overwrite=overwrite, checkpoint_every=checkpoint_every,
+            devices=devices, memory_limit=memory_limit, client=client, progress=progress,
+        )[0]  # fmt: skip
+    return run(
+        grid_of(None), folder=folder, overwrite=overwrite, checkpoint_every=checkpoint_every,
+        devices=devices, memory_limit=memory_limit, client=client, progress=progress,
+    )[0]  # fmt: skip
 
 
 def final_params(
@@ -147,7 +195,8 @@ def final_params(
     """The parameters at the end of one run of a sweep, by training it again.
 
     A run is a function of its values alone, so that a sweep need not keep the parameters of all of
-    its runs. It is trained on one device: against a sweep on several the last digits may differ.
+    its runs; where it shall, see ``keep`` of `sweep`. It is trained on one device: against a sweep
+    on several the last digits may differ.
 
     Args:
         task: As in `sweep`; so are the optimizer, the batch size and the precision.
@@ -190,9 +239,7 @@ def final_params(
         raise UserError(f"the run diverges at step {result.divergence_step[0]}: it has no end")
     bound = group.program.task
     assert isinstance(bound, BoundTask)
-    trained, model_state = group.program.split(jax.tree.map(lambda a: np.asarray(a[0]), params))
-    model = bound.model(trained)
-    return (model, bound.at(model_state, train=False).state) if bound.has_state else model
+    return bound.whole(jax.tree.map(lambda a: np.asarray(a[0]), params))
 
 
 def run_searched(
@@ -201,7 +248,11 @@ def run_searched(
     *,
     folder: str | Path | None = None,
     overwrite: bool = False,
-    **options: Any,
+    checkpoint_every: float = 60.0,
+    devices: Sequence[Device] | None = None,
+    memory_limit: float | str | None = None,
+    client: Any = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[xr.Dataset, Timing]:
     """Trains an experiment at learning rates that are searched for, each model's own.
 
@@ -209,8 +260,12 @@ def run_searched(
         grid_of: Returns the experiment that trains all models at given rates.
         searched: The search.
         folder: As in `run`. The search goes on from the rates that the run there has.
-        overwrite: As in `run`.
-        **options: Those of `run`.
+        overwrite: As in `run`; so are the rest.
+        checkpoint_every: Seconds between checkpoints.
+        devices: Devices to spread the runs over.
+        memory_limit: Bytes that may be taken.
+        client: A Dask client.
+        progress: A progress callback, or False for no bar.
 
     Returns:
         Labelled results, NaN where a model was not trained at a rate; and what all rounds cost.
@@ -223,8 +278,11 @@ def run_searched(
         path = Path(place)
 
         def train(experiment: Experiment) -> xr.Dataset:
-            again = overwrite and not timings
-            results, timing = run(experiment, folder=path, overwrite=again, **options)
+            results, timing = run(
+                experiment, folder=path, overwrite=overwrite and not timings,
+                checkpoint_every=checkpoint_every, devices=devices, memory_limit=memory_limit,
+                client=client, progress=progress,
+            )  # fmt: skip
             timings.append(timing)
             return results
 
@@ -239,16 +297,37 @@ def run_searched(
         results, _ = rates.search(
             grid_of, train, first, best_by=searched.best_by, tolerance=searched.tolerance
         )
-    return results, Timing.total(timings)
+    # That of the last round is what all chunks cost, earlier rounds' too.
+    timing = timings[-1]
+    attach(results, timing=timing)
+    return results, timing
 
 
-def run_sweep(problem: Problem, config: SweepConfig, **options: Any) -> tuple[xr.Dataset, Timing]:
+def run_sweep(
+    problem: Problem,
+    config: SweepConfig,
+    *,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    checkpoint_every: float = 60.0,
+    devices: Sequence[Device] | None = None,
+    memory_limit: float | str | None = None,
+    client: Any = None,
+    progress: Progress | bool | None = None,
+) -> tuple[xr.Dataset, Timing]:
     """Trains a grid of deep linear networks on a problem, in one compiled program.
 
     Args:
         problem: What to fit.
         config: The grid.
-        **options: Those of `run`.
+        folder: The run's own folder, which makes it safe, see `run`.
+        overwrite: Whether a run with other settings in the folder may be replaced.
+        checkpoint_every: Seconds between checkpoints.
+        devices: Devices to spread the runs over; all local ones by default.
+        memory_limit: Bytes that states and records may take, a number or a size like ``4GiB``; no
+            limit by default.
+        client: A Dask ``distributed.Client`` whose workers train the runs, see `run`.
+        progress: A progress callback, see `run`; False for no bar.
 
     Returns:
         Labelled results, see `implicit_accel.results`, and what they cost.
@@ -256,7 +335,11 @@ def run_sweep(problem: Problem, config: SweepConfig, **options: Any) -> tuple[xr
     Raises:
         UserError: If an initialiser does not fit the hidden widths.
     """
-    return run(LinearSweep(problem, config), **options)
+    return run(
+        LinearSweep(problem, config), folder=folder, overwrite=overwrite,
+        checkpoint_every=checkpoint_every, devices=devices, memory_limit=memory_limit,
+        client=client, progress=progress,
+    )  # fmt: skip
 
 
 def run(
@@ -268,7 +351,7 @@ def run(
     devices: Sequence[Device] | None = None,
     memory_limit: float | str | None = None,
     client: Any = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[xr.Dataset, Timing]:
     """Trains an experiment.
 
@@ -283,16 +366,18 @@ def run(
             until the new one has its first checkpoint.
         checkpoint_every: Seconds between checkpoints.
         devices: Devices to spread the runs over; all local ones by default.
-        memory_limit: Bytes that states and records may take, a number or a size like ``4GiB``; no
-            limit by default.
+        memory_limit: Bytes that states and records may take, and the parameters that are kept; a
+            number or a size like ``4GiB``; no limit by default.
         client: A Dask ``distributed.Client`` whose workers train the runs, in place of this
             process's devices; the results have the bits of two or more CPU devices. It needs the
             extra ``cluster``.
         progress: Called with (run-steps done, all of them) now and then, like `progress_bar`; a
-            context manager is entered while there is training.
+            context manager is entered while there is training. By default a call that lasts shows
+            a bar in a terminal or a notebook, and nothing elsewhere; False for none.
 
     Returns:
-        Labelled results, and what they cost.
+        Labelled results, and what they cost; that is also ``runs.ia.timing``. Of an experiment with
+        `Experiment.keep`, ``runs.ia.params()`` are the parameters.
 
     Raises:
         UserError: If the folder holds something else, another process is at work there, or
@@ -310,17 +395,35 @@ def run(
 
         executor = DaskExecutor(client, checkpoint_every)
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
+    callback: Progress | None
+    if progress is None or progress is True:
+        callback = default_bar()
+    else:
+        callback = None if progress is False else progress
 
-    with progress if isinstance(progress, AbstractContextManager) else nullcontext():
+    def report(done: int, total: int) -> None:
+        if callback is not None:
+            callback(done, total)
+
+    with callback if isinstance(callback, AbstractContextManager) else nullcontext():
         if folder is None:
-            return _run_in_memory(experiment, executor, report)
-        return _run_in(
-            RunFolder(Path(folder)), experiment, executor, report, overwrite=overwrite,
-            checkpoint_every=checkpoint_every,
-        )  # fmt: skip
+            results, timing, parts = _run_in_memory(experiment, executor, report, limit)
+        else:
+            place = RunFolder(Path(folder))
+            if not overwrite and (begun := place.stored()) is not None:
+                experiment = experiment.adapted_to(begun)
+            results, timing = _run_in(
+                place, experiment, executor, report, overwrite=overwrite,
+                checkpoint_every=checkpoint_every,
+            )  # fmt: skip
+            results = experiment.judged(results)
+            parts = ()
+            if experiment.keep is not None:
+                parts = _stored_parts(place, experiment, executor.platform, limit)
+    attach(results, timing=timing)
+    if experiment.keep is not None:
+        attach(results, params=Parameters(experiment.result_axes, parts))
+    return results, timing
 
 
 def _read_memory_limit(given: float | str) -> int:
@@ -331,22 +434,75 @@ def _read_memory_limit(given: float | str) -> int:
 
 
 def _run_in_memory(
-    experiment: Experiment, executor: Executor, report: Progress
-) -> tuple[xr.Dataset, Timing]:
+    experiment: Experiment, executor: Executor, report: Progress, limit: int | None
+) -> tuple[xr.Dataset, Timing, tuple[Part, ...]]:
     (added,) = experiment.rounds_after(())
     plan = experiment.plan_round(added, executor.platform)
     counts = cut(plan.groups, experiment.num_steps, experiment.recording, experiment.precision)
     chunks = chunks_of(counts)
     states: dict[Chunk, ChunkState] = {}
+    parts: list[Part] = []
+    keeps = experiment.keep is not None
+    if keeps:
+        check_memory(
+            sum(g.num_runs * run_bytes(g, experiment.precision) for g in plan.groups), limit
+        )
     total = experiment.num_runs * experiment.num_steps
     job = Job(experiment, added, tuple(counts))
-    for update in executor.train(job, chunks, {}, keep_leaves=False):
+    for update in executor.train(job, chunks, {}, keep_leaves=keeps):
         if update.is_due:
             states |= update.states()
+            # Of the states in training only the parameters are kept, and not the optimizer's.
+            for chunk, state in states.items():
+                if state.is_finished and state.leaves:
+                    parts.append(part_of(experiment, plan, chunk, state))
+                    states[chunk] = dataclasses.replace(state, leaves=())
         report(update.done, total)
     arrays = assemble(experiment.axes, [(plan, gather(plan.groups, states))])
     timing = Timing.total(state.timing for state in states.values())
-    return experiment.label(arrays), timing
+    results = experiment.label(arrays)
+    try:
+        results = experiment.judged(results)
+    except UserError as error:  # what has been trained is not lost
+        warnings.warn(f"{error}; the results are judged by the loss", stacklevel=4)
+    return results, timing, tuple(parts)
+
+
+def _stored_parts(
+    folder: RunFolder, experiment: Experiment, platform: str, limit: int | None
+) -> tuple[Part, ...]:
+    """The parameters that an experiment keeps, from the chunks of a finished run that covers it.
+
+    Raises:
+        UserError: If they are not there, or do not fit the memory limit.
+    """
+    manifest = folder.manifest()
+    gone = UserError(
+        f"{folder.path}: the run's parameters cannot be read from its checkpoints, which are gone, "
+        "damaged or another run's: train it again (overwrite=True), or one of its runs by "
+        "ia.final_params"
+    )
+    if manifest is None or not manifest.identity.covers(experiment.identity):
+        raise gone
+    plans = [experiment.plan_round(added, platform) for added in manifest.rounds]
+    if not fits(plans, manifest.counts):
+        raise gone
+    parts: list[Part] = []
+    num_bytes = 0
+    for number, (plan, counts) in enumerate(zip(plans, manifest.counts, strict=True)):
+        for chunk in chunks_of(counts):
+            wanted = (wanted_places(experiment, plan, chunk) >= 0).all(axis=0).sum()
+            if not wanted:
+                continue
+            group: Group = plan.groups[chunk.group]
+            num_bytes += int(wanted) * run_bytes(group, experiment.precision)
+            check_memory(num_bytes, limit)
+            file = folder.chunk_file(manifest, number, chunk)
+            state = file.newest(chunk, group, experiment.precision)
+            if state is None or not state.is_finished or state.num_steps != experiment.num_steps:
+                raise gone
+            parts.append(part_of(experiment, plan, chunk, state))
+    return tuple(parts)
 
 
 def _run_in(
@@ -358,8 +514,6 @@ def _run_in(
     overwrite: bool,
     checkpoint_every: float,
 ) -> tuple[xr.Dataset, Timing]:
-    if not overwrite and (begun := folder.stored()) is not None:
-        experiment = experiment.adapted_to(begun)
     identity, stored = experiment.identity, folder.finished()
     if not overwrite and stored is not None and stored.covers(identity):
         try:

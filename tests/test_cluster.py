@@ -139,8 +139,14 @@ def test_tasks_made_of_closures(client, name):
         "optimizer": optimizer,
         "num_steps": 200,
         "batch_size": batch_size,
+        "keep": "best",
     }
-    assert_same_bits(ia.sweep(task, client=client, **options), ia.sweep(task, **options))
+    found, alone = ia.sweep(task, client=client, **options), ia.sweep(task, **options)
+    assert_same_bits(found, alone)
+    for some, others in zip(
+        jax.tree.leaves(found.ia.params()), jax.tree.leaves(alone.ia.params()), strict=True
+    ):
+        assert some.tobytes() == others.tobytes()
 
 
 def test_a_task_in_files_that_the_workers_do_not_have(client, tmp_path, monkeypatch):

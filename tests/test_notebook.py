@@ -15,7 +15,7 @@ from test_statistics import general, made
 
 import implicit_accel as ia
 from implicit_accel import UserError
-from implicit_accel.progress import ProgressBar
+from implicit_accel.progress import ProgressBar, default_bar
 from implicit_accel.statistics import summarise
 
 
@@ -152,12 +152,45 @@ def test_a_bar_rests_when_training_is_broken_off():
             raise KeyboardInterrupt
 
     shown.__class__ = Breaking
+    with pytest.raises(KeyboardInterrupt):
+        small_sweep(progress=shown)
+    assert file.getvalue().endswith("\x1b[?25h")
+
+
+def small_sweep(**options):
     config = ia.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
     rng = np.random.default_rng(0)
     problem = ia.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
-    with pytest.raises(KeyboardInterrupt):
-        ia.run_sweep(problem, config, progress=shown)
-    assert file.getvalue().endswith("\x1b[?25h")
+    return ia.run_sweep(problem, config, **options)
+
+
+def test_calls_that_last_show_a_bar_by_themselves(monkeypatch, capsys):
+    assert default_bar(Console(file=StringIO())) is None
+    file = StringIO()
+    console = Console(file=file, force_terminal=True, width=100, force_jupyter=False)
+    short = default_bar(console)
+    assert short is not None
+    with short:
+        short(1, 2)
+    assert file.getvalue() == ""
+    monkeypatch.setattr("implicit_accel.progress._LASTING", 0.0)
+    bars = []
+    monkeypatch.setattr(
+        sys.modules["implicit_accel.sweep"],
+        "default_bar",
+        lambda: bars.append(default_bar(console)) or bars[-1],
+    )
+    small_sweep(progress=False)
+    assert not bars
+    small_sweep()
+    assert len(bars) == 1
+    assert "100%" in file.getvalue()
+    assert file.getvalue().rstrip().endswith("\x1b[2K")  # the line is erased
+    # In a pipe there is none.
+    monkeypatch.undo()
+    monkeypatch.setattr("implicit_accel.progress._LASTING", 0.0)
+    small_sweep()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_cpu_devices_are_counted_before_anything_is_computed():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 from compilations import count_compilations
 from marks import param
@@ -440,10 +441,47 @@ def test_the_program_trains_a_task_out_of_a_file(tmp_path):
         (("--task", f"{EXAMPLE}:task", "--axes", "width"), ("name=value:value",)),
         (("--task", f"{EXAMPLE}:task", "--target", "10%"), ("excess loss like 1e-3",)),
         (("--batch_size", "3"), ("goes with --task",)),
+        (("--metric", "accuracy:1"), ("goes with --task",)),
+        (("--task", f"{EXAMPLE}:task", "--metric", "accuracy:1"), ("give the value to reach",)),
+        (
+            ("--task", f"{EXAMPLE}:task", "--metric", "accuracy", "--target", "0.9"),
+            ("write the name and the best possible value",),
+        ),
     ],
 )
 def test_bad_flags_for_tasks(flags, words):
     expect_usage_error(run("sweep", *flags), *words)
+
+
+@pytest.mark.nightly
+def test_a_program_s_runs_are_judged_by_a_metric(tmp_path):
+    """The accuracy is step / 10, so that its target of 0.45 is reached at step 5."""
+    (tmp_path / "made.py").write_text(
+        "import jax.numpy as jnp\nimport implicit_accel as ia\n"
+        "def init(seed):\n    return {'w': jnp.ones(2), 'n': jnp.zeros(())}\n"
+        "def loss(p, _):\n"
+        "    return jnp.sum(p['w'] ** 2) - p['n'], {'accuracy': p['n'] / 10}\n"
+        "def optimizer(hp):\n"
+        "    import optax\n"
+        "    return optax.multi_transform({'w': optax.sgd(hp['learning_rate']), "
+        "'n': optax.sgd(1.0)}, {'w': 'w', 'n': 'n'})\n"
+        "task = ia.from_loss(loss, init=init, data=jnp.zeros(3), has_aux=True)\n"
+    )
+    flags = (
+        "--task", f"{tmp_path}/made.py:task", "--task_optimizer", "optimizer", "--num_steps", "10",
+        "--learning_rates", "0.1", "--num_seeds", "1", "--output_dir", tmp_path / "run",
+        "--formats", "none", "--target", "0.45", "--metric", "accuracy:1",
+    )  # fmt: skip
+    for _ in range(2):  # trained, then read
+        result = run("sweep", *flags)
+        assert result.returncode == 0, result.stderr
+        table = pd.read_csv(tmp_path / "run" / "summary.csv")
+        assert table["steps_to_target"].tolist() == [5]
+    # The folder keeps the losses.
+    np.testing.assert_allclose(
+        ia.load_run(tmp_path / "run").loss.values.squeeze(), 2 * 0.8 ** (2.0 * np.arange(11))
+        - np.arange(11), rtol=1e-5,
+    )  # fmt: skip
 
 
 def test_a_task_that_ends_python_is_no_success(tmp_path):

@@ -30,7 +30,7 @@ from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
-from implicit_accel.results import RESULTS_FILE, by_model, load_results
+from implicit_accel.results import RESULTS_FILE, Metric, by_model, load_results
 from implicit_accel.store.folder import CHECKPOINTS_FOLDER, RunFolder
 from implicit_accel.sweep import run
 from implicit_accel.tasks.grid import TaskSweep
@@ -111,7 +111,7 @@ class Grid:
     stds: tuple[float, ...] = ()
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     num_steps: int = 0
-    target: float | None = None
+    target: float | Metric | None = None
 
 
 @dataclass
@@ -316,7 +316,8 @@ class Context:
         folder = self.folder / run_name
 
         def train(experiment: Experiment) -> xr.Dataset:
-            return run(experiment, folder=folder, progress=self.progress, devices=self.devices)[0]
+            shown = self.progress or False
+            return run(experiment, folder=folder, progress=shown, devices=self.devices)[0]
 
         # At the smoke scale one round shows that everything works.
         results, rounds = rates.search(
@@ -427,9 +428,10 @@ class Context:
             if RunFolder(folder).finished() == experiment.identity:
                 kept = self._read(folder)
                 if kept is not None:
-                    return kept
+                    return experiment.judged(kept)
         folder = self.folder / run_name
-        results, _ = run(experiment, folder=folder, progress=self.progress, devices=self.devices)
+        shown = self.progress or False
+        results, _ = run(experiment, folder=folder, progress=shown, devices=self.devices)
         # The results are kept; checkpoints are not needed any more.
         RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)

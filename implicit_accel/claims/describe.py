@@ -12,6 +12,7 @@ from implicit_accel.claims.criteria import Range
 from implicit_accel.claims.effects import Effect, Key, format_number, label
 from implicit_accel.images.task import ClassifierConfig
 from implicit_accel.linear.config import SweepConfig
+from implicit_accel.results import Metric
 
 _OPTIMIZERS = {"sgd": "gradient descent", "end_to_end": "the end-to-end rule"}
 _MOST_LISTED = 6
@@ -99,7 +100,10 @@ def _task(grid: Grid) -> str:
         else f"{name.replace('_', ' ')} {_span(values)}"
         for name, values in grid.axes.items()
     ]
-    target = [] if grid.target is None else [f"target {grid.target:g}"]
+    if isinstance(grid.target, Metric):
+        target = [f"target {grid.target.name.replace('_', ' ')} {grid.target.target:g}"]
+    else:
+        target = [] if grid.target is None else [f"target {grid.target:g}"]
     return "; ".join([grid.problem, *words, f"{grid.num_steps:,} steps", *target]) + "."
 
 

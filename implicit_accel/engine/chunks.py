@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from implicit_accel.engine.layout import MiniBatches, chunk_shape, count_chunks, efficient_block
-from implicit_accel.engine.step import Hyper, Params, Program, RunState
+from implicit_accel.engine.step import Best, Hyper, Params, Program, RunState
 from implicit_accel.observables import Observable
 
 PRECISIONS = ("float32", "float64")
@@ -78,7 +78,10 @@ class Group:
         params, model_state, opt_state = jax.eval_shape(
             self.program.start, params, model_state, hyper
         )
-        return RunState(params, opt_state, model_state, scalar, count, count)
+        start = RunState(params, opt_state, model_state, None, scalar, count, count)
+        if self.program.best_by is None:
+            return start
+        return start._replace(best=Best(scalar, self.program.kept(start)))
 
     def names(self) -> tuple[tuple[str, ...], ...]:
         """Names of what is recorded: at the steps, and at those of each of `observables`."""
@@ -103,10 +106,13 @@ class Recording:
     Attributes:
         steps: (R,) those of losses.
         observed: Those of each of a group's `Group.observables`.
+        candidates: Those among which the best parameters are chosen, beside T; None where these are
+            not kept. They must not depend on T, so that a run which goes on keeps its best.
     """
 
     steps: np.ndarray
     observed: tuple[np.ndarray, ...] = ()
+    candidates: np.ndarray | None = None
 
     @property
     def all(self) -> tuple[np.ndarray, ...]:
@@ -161,6 +167,11 @@ class Timing:
     train_seconds: float = 0
     num_chunks: int = 0
     run_steps: int = 0
+
+    @property
+    def run_steps_per_second(self) -> float:
+        """Of training, without compilation; NaN where nothing was trained."""
+        return self.run_steps / self.train_seconds if self.train_seconds else math.nan
 
     @classmethod
     def total(cls, timings: Iterable[Timing]) -> Timing:
@@ -245,6 +256,45 @@ class ChunkState:
         # The last leaf of a `RunState` is the step of divergence.
         leaves[-1] = np.where(members < 0, 0, leaves[-1]).astype(leaves[-1].dtype)
         return dataclasses.replace(self, members=members, leaves=tuple(leaves))
+
+    def in_order(self, group: Group, precision: str) -> RunState:
+        """The states in the order of the chunk's runs, numpy arrays with one leading axis."""
+        with precision_context(precision) as dtype:
+            structure = jax.tree.structure(group.state(dtype))
+        order = np.argsort(self.members.reshape(-1))[np.count_nonzero(self.members < 0) :]
+        leaves = [leaf.reshape(-1, *leaf.shape[2:])[order] for leaf in self.leaves]
+        return jax.tree.unflatten(structure, leaves)
+
+
+def best_params(state: ChunkState, group: Group, precision: str) -> Params:
+    """A finished chunk's best parameters, leading axis the runs; NaN where a run has none."""
+    best_by, states = group.program.best_by, state.in_order(group, precision)
+    assert best_by is not None
+    assert states.best is not None
+    # Step T is no candidate in training: a run that goes on may not record it.
+    last = best_by.score(state.result.records[best_by.name][:, -1])
+    is_last = last < states.best.score
+
+    def choose(final: np.ndarray, best: np.ndarray) -> np.ndarray:
+        return np.where(is_last.reshape(-1, *[1] * (final.ndim - 1)), final, best)
+
+    return jax.tree.map(choose, group.program.kept(states), states.best.kept)
+
+
+def final_params(state: ChunkState, group: Group, precision: str) -> Params:
+    """A finished chunk's final parameters, leading axis the runs; NaN where a run diverged."""
+    is_defined = state.result.divergence_step < 0
+
+    def choose(a: np.ndarray) -> np.ndarray:
+        return np.where(is_defined.reshape(-1, *[1] * (a.ndim - 1)), a, undefined(a.shape, a.dtype))
+
+    return jax.tree.map(choose, group.program.kept(state.in_order(group, precision)))
+
+
+def undefined(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """What stands for parameters that a run has not: NaN, and zeros for whole numbers."""
+    is_floating = np.issubdtype(dtype, np.floating)
+    return np.full(shape, np.nan if is_floating else 0, dtype)
 
 
 def first_step(state: ChunkState | None, num_steps: int) -> int:

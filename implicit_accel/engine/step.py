@@ -151,6 +151,35 @@ class Hyper(NamedTuple):
     order: Any
 
 
+class Best(NamedTuple):
+    """What is kept of a run at the step with the best score.
+
+    Attributes:
+        score: Smaller is better; inf before the first step that counts.
+        kept: See `Program.kept`; undefined before the first step that counts.
+    """
+
+    score: Any
+    kept: Any
+
+
+@dataclass(frozen=True)
+class BestBy:
+    """By what a run's best parameters are chosen.
+
+    Attributes:
+        name: Of a recorded quantity.
+        value: Its best possible value; None for a loss, of which less is better.
+    """
+
+    name: str
+    value: float | None = None
+
+    def score(self, recorded: Any) -> Any:
+        """The score of recorded values: the loss, or the distance from the best value."""
+        return recorded if self.value is None else abs(recorded - self.value)
+
+
 class RunState(NamedTuple):
     """A run between two steps; one row for each run.
 
@@ -159,6 +188,7 @@ class RunState(NamedTuple):
         opt_state: The optimizer's state.
         model_state: What the task carries from step to step beside the parameters; () for tasks
             without state.
+        best: The best parameters; None where they are not kept.
         limit: Loss above which the run counts as diverged; set at step 0.
         steps_to_target: First step whose excess loss is at the target or below; −1 before that.
         divergence_step: First step whose loss is above the limit or not a number; −1 before that.
@@ -167,6 +197,7 @@ class RunState(NamedTuple):
     params: Params
     opt_state: Any
     model_state: Any
+    best: Best | None
     limit: Any
     steps_to_target: Any
     divergence_step: Any
@@ -187,6 +218,7 @@ class Program:
             or frozen entries have no gradient. Then frozen entries need no masking, which saves a
             pass over the gradient.
         losses: Names, beyond `LOSSES`, of recorded quantities that are losses.
+        best_by: By what best parameters are chosen; None where they are not kept.
     """
 
     task: Task
@@ -196,6 +228,7 @@ class Program:
     aux: tuple[str, ...] = ()
     is_entrywise: bool = False
     losses: frozenset[str] = frozenset()
+    best_by: BestBy | None = None
 
     def undefined(self, name: str) -> float:
         """The value that is recorded of a quantity from a run's divergence on."""
@@ -214,6 +247,10 @@ class Program:
     def values(self, hyper: Hyper) -> dict[str, Any]:
         """All hyper-parameters of a run."""
         return {**self.fixed, **hyper.values}
+
+    def kept(self, state: RunState) -> Any:
+        """What may be kept of a run: its parameters; with a state the pair of both."""
+        return (state.params, state.model_state) if self.task.has_state else state.params
 
     def split(self, initial: Any) -> tuple[Params, Any]:
         """The parameters and the state that a run starts from, of what a `Group` provides."""
@@ -362,6 +399,7 @@ def train_step(
         params=params,
         opt_state=where_moves(opt_state, state.opt_state),
         model_state=where_moves(now.model_state, state.model_state),
+        best=state.best,
         limit=limit,
         steps_to_target=jnp.where(reaches, step, state.steps_to_target),
         divergence_step=divergence_step,
@@ -386,6 +424,8 @@ class Schedule(NamedTuple):
         record_indices: For losses, and for each watch, (S,) the row of the dispatch's records to
             which each step's values go; R (a dummy row) if they are not recorded.
         batches: For each program (orders, S, n) rows of the mini-batches; None for full batches.
+        is_candidate: (S,) whether the best parameters may be those of the step; None where they are
+            not kept.
     """
 
     first: Any
@@ -393,6 +433,7 @@ class Schedule(NamedTuple):
     num_steps: Any
     record_indices: tuple[Any, ...]
     batches: tuple[Any, ...]
+    is_candidate: Any = None
 
 
 def observe(
@@ -563,6 +604,36 @@ class _Block:
         # evaluates both sides at every step.
         return lax.cond(is_recorded, with_this_step, lambda records: records, records)
 
+    def keep_best(
+        self,
+        state: RunState,
+        kept: Any,
+        records: Records,
+        record_index: Any,
+        is_candidate: Any,
+    ) -> RunState:
+        """The states with these parameters as the best, of runs whose score they improve.
+
+        Args:
+            state: The states.
+            kept: What may be kept of the step.
+            records: Those that hold what the best is chosen by.
+            record_index: The step's row.
+            is_candidate: Whether the step counts.
+        """
+        best_by, best = self.program.best_by, state.best
+        assert best_by is not None
+        assert best is not None
+        recorded = records[best_by.name]
+        score = best_by.score(lax.dynamic_index_in_dim(recorded, record_index, keepdims=False))
+        # False where the score is undefined.
+        is_better = is_candidate & (score < best.score)
+
+        def choose(new: Any, old: Any) -> Any:
+            return jnp.where(is_better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return state._replace(best=jax.tree.map(choose, Best(score, kept), best))
+
 
 def run_block(
     block: _Block, state: RunState, schedule: Schedule
@@ -577,7 +648,7 @@ def run_block(
     Returns:
         States, and for losses and every watch the records (R, B) by name.
     """
-    empty = block.empty_records()
+    empty, best_by = block.empty_records(), block.program.best_by
 
     def one_step(position: Any, carry: Any) -> Any:
         state, (losses, *observed) = carry
@@ -592,8 +663,15 @@ def run_block(
             block.observe(watch, records, state, step, index, index < MOST_RECORDS)
             for watch, records, index in zip(block.watches, observed, indices, strict=True)
         ]
+        kept = block.program.kept(state)
         state, values = block.step(state, step, position)
-        return state, (_write(losses, values, loss_index), *observed)
+        losses = _write(losses, values, loss_index)
+        if best_by is not None:
+            kinds = zip((losses, *observed), (loss_index, *indices), strict=True)
+            records, index = next((r, i) for r, i in kinds if best_by.name in r)
+            is_candidate = lax.dynamic_index_in_dim(schedule.is_candidate, position, keepdims=False)
+            state = block.keep_best(state, kept, records, index, is_candidate)
+        return state, (losses, *observed)
 
     def train(state: RunState) -> tuple[RunState, tuple[Records, ...]]:
         state = block.initialise(state, schedule.first)

@@ -30,6 +30,7 @@ from implicit_accel.engine.chunks import (
     chunks_of,
     first_step,
     precision_context,
+    undefined,
 )
 from implicit_accel.engine.compiled import compile_once
 from implicit_accel.engine.layout import (
@@ -41,7 +42,7 @@ from implicit_accel.engine.layout import (
     segment_length,
     steps_in_dispatch,
 )
-from implicit_accel.engine.step import Hyper, Params, RunState, Schedule, run_programs
+from implicit_accel.engine.step import Best, Hyper, Params, RunState, Schedule, run_programs
 from implicit_accel.errors import UserError
 
 _AXIS = "block"
@@ -242,6 +243,9 @@ class Trainer:
                 )
                 for g in self._groups
             ),
+            is_candidate=None
+            if self._recording.candidates is None
+            else np.isin(steps, self._recording.candidates),
         )
 
 
@@ -495,6 +499,12 @@ def _inputs(
         params=params,
         opt_state=jax.tree.map(zeros, shapes.opt_state),
         model_state=model_state,
+        best=None
+        if shapes.best is None
+        else Best(
+            np.full((blocks, B), np.inf, dtype),
+            jax.tree.map(lambda leaf: undefined(zeros(leaf).shape, leaf.dtype), shapes.best.kept),
+        ),
         limit=np.zeros((blocks, B), dtype),
         steps_to_target=np.full((blocks, B), -1, np.int32),
         divergence_step=np.where(members < 0, 0, -1).astype(np.int32),
@@ -546,13 +556,6 @@ def train(
     (*_, last) = trainer.train(chunks, {})
     found = []
     for chunk, state in last.states().items():
-        group = groups[chunk.group]
-        with precision_context(options.get("precision", "float32")) as dtype:
-            structure = jax.tree.structure(group.state(dtype))
-        # In the order of the runs.
-        order = np.argsort(state.members.reshape(-1))[np.count_nonzero(state.members < 0) :]
-        leaves = [leaf.reshape(-1, *leaf.shape[2:])[order] for leaf in state.leaves]
-        end = jax.tree.unflatten(structure, leaves)
-        has_state = group.program.task.has_state
-        found.append((state.result, (end.params, end.model_state) if has_state else end.params))
+        states = state.in_order(groups[chunk.group], options.get("precision", "float32"))
+        found.append((state.result, groups[chunk.group].program.kept(states)))
     return found

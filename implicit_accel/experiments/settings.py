@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -28,6 +29,7 @@ from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep, axes_of
 from implicit_accel.rates import TOLERANCE, at_own_rates, coarse_rates
+from implicit_accel.results import Metric
 from implicit_accel.tasks.grid import TaskSweep
 from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.theory.predict import early_stable_rates
@@ -170,7 +172,13 @@ TASK_OPTIMIZER = flags.DEFINE_string(
     "A function in the task's file that makes an optax transformation of the hyper-parameters, in "
     "place of --optimizers.",
 )
-GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
+METRIC = flags.DEFINE_string(
+    "metric",
+    None,
+    "What a task's runs are judged by in place of the loss, and its best possible value: "
+    "accuracy:1, held_out_loss:0. It must be recorded; --target is then its value to reach.",
+)
+GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER, METRIC)
 TASK_GROUPS = cli.FlagGroups()
 TASK_GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
 
@@ -296,7 +304,7 @@ def build(console: Console) -> Asked:
     """
     if TASK.value is not None:
         return _build_task(TASK.value)
-    for holder in (AXES, BATCH_SIZE, TASK_OPTIMIZER):
+    for holder in (AXES, BATCH_SIZE, TASK_OPTIMIZER, METRIC):
         if flags.FLAGS[holder.name].present:
             raise UserError(f"--{holder.name} goes with --task")
     config = SweepConfig(**read(fields_of(SweepConfig), given()))
@@ -462,17 +470,30 @@ def _task_settings() -> tuple[SweepConfig, tuple[str, ...]]:
     return SweepConfig(**read(declared, given())), record
 
 
-def _task_target(config: SweepConfig) -> float | None:
-    """The target excess loss; None without the flag, since the default is a share.
+def _task_target(config: SweepConfig) -> float | Metric | None:
+    """The target excess loss, or a metric's; None without the flag: the default is a share.
 
     Raises:
-        UserError: If it is a share: of a task the zero predictor's loss is not known.
+        UserError: If it is a share: of a task the zero predictor's loss is not known. Or if a
+            metric has no target, or is not written with its best value.
     """
-    if not flags.FLAGS["target"].present:
-        return None
-    if config.target.relative:
+    is_given = flags.FLAGS["target"].present
+    if is_given and config.target.relative:
         raise UserError("--target: a task's is an excess loss like 1e-3, not a share")
-    return config.target.value
+    if METRIC.value is None:
+        return config.target.value if is_given else None
+    name, colon, best = METRIC.value.rpartition(":")
+    try:
+        value = float(best)
+    except ValueError:
+        value = math.nan
+    if not (colon and name and math.isfinite(value)):
+        raise UserError(
+            f"--metric {METRIC.value!r}: write the name and the best possible value, accuracy:1"
+        )
+    if not is_given:
+        raise UserError("--metric: give the value to reach as well, like --target 0.95")
+    return Metric(name, config.target.value, value)
 
 
 def _task_optimizer(module: ModuleType, config: SweepConfig) -> tuple[Any, tuple[str, ...]]:

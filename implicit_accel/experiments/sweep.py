@@ -261,12 +261,14 @@ def show_finished(
         made = "There are checkpoints: the results are made from them."
         console.print(f"{error}. {made}", soft_wrap=True)
         return False
-    if asked.search is not None and any(next_own_rates(results, best_by=BEST_BY.value)):
+    judge = asked.experiment().judged
+    if asked.search is not None and any(next_own_rates(judge(results), best_by=BEST_BY.value)):
         return False
     stored = folder.finished()
     if asked.search is None and stored is not None:
         wanted = asked.experiment().view(results, stored)
         if not wanted.identical(results):
+            wanted = judge(wanted)
             table = summarise(wanted, best_by=BEST_BY.value)
             print_results(table, wanted, predicted, asked.title, console)
             what = (
@@ -274,6 +276,7 @@ def show_finished(
             )
             console.print(f"\n{what.format(folder.path)}", soft_wrap=True)
             return True
+    results = judge(results)
     if not os.access(folder.path, os.W_OK):
         print_results(summarise(results, best_by=BEST_BY.value), results, predicted, asked.title,
                       console)  # fmt: skip
@@ -339,7 +342,7 @@ def search(
     def run(experiment: Experiment) -> xr.Dataset:
         title = f"round {len(trained) + 1}"
         trained.append(train(experiment, folder, executor, log, title))
-        return trained[-1].results()[0]
+        return experiment.judged(trained[-1].results()[0])
 
     first = asked.search.first(begun)
     assert first.rates is not None
@@ -393,9 +396,15 @@ def train_and_report(
     results, timing = training.results()
     command = cli.command("sweep")
     about = {"command": command, "compilations": programs.compiled} | asked.about | found
-    table, made = report_results(results, folder, predicted, command)
-    folder.finish(results, about | training.about(timing), training.identity, made=made)
-    print_results(table, results, predicted, asked.title, console)
+    about |= training.about(timing)
+    try:
+        judged = experiment.judged(results)
+    except UserError:  # the metric does not fit; what has been trained is not lost
+        folder.finish(results, about, training.identity)
+        raise
+    table, made = report_results(judged, folder, predicted, command)
+    folder.finish(results, about, training.identity, made=made)
+    print_results(table, judged, predicted, asked.title, console)
     console.print(f"\n{costs(programs, timing)}\n{where(folder)}", soft_wrap=True)
 
 

@@ -192,10 +192,6 @@ class _Runs:
             "num_steps": int(runs.attrs["num_steps"]),
             "num_seeds": int(runs.sizes["seed"]),
             "best_by": own,
-            # Of the speed-ups.
-            "interval": "95 %"
-            if runs.sizes["seed"] >= MIN_SEEDS
-            else f"range over {summary.ranged(self.table)}",
             "axes": self._axes(),
             "models": [
                 {"label": label, "baseline": base, "rates": cells.tolist()}
@@ -213,8 +209,10 @@ class _Runs:
 
     def _by_rule(self, rule: str, num_targets: int) -> dict[str, Any]:
         """What depends on the rule by which learning rates are chosen."""
-        table = self.tables[rule]
+        table, has_interval = self.tables[rule], self.runs.sizes["seed"] >= MIN_SEEDS
         return {
+            # Of the speed-ups.
+            "interval": "95 %" if has_interval else f"range over {summary.ranged(table)}",
             "lost": _pack(counts_as_diverged(self.runs, rule)[self.places].sum(axis=-1)),
             "targets": self.targets(num_targets, rule),
             "summary": {

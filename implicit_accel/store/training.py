@@ -6,7 +6,7 @@ import importlib.metadata
 import operator
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import xarray as xr
@@ -33,6 +33,15 @@ def _never() -> bool:
 
 def _silent(_: str) -> None:
     pass
+
+
+def fits(plans: Sequence[Plan], counts: Sequence[Sequence[int]]) -> bool:
+    """Whether the groups of rounds can have so many chunks each."""
+    sizes = [[group.num_runs for group in plan.groups] for plan in plans]
+    return not any(
+        len(own) != len(n) or any(map(operator.lt, own, n))
+        for own, n in zip(sizes, counts, strict=True)
+    )
 
 
 class Progress(NamedTuple):
@@ -218,11 +227,7 @@ class StoredTraining:
         for plan in plans[len(counts) :]:
             recording, steps = experiment.recording, experiment.num_steps
             counts.append(tuple(cut(plan.groups, steps, recording, experiment.precision)))
-        sizes = [[group.num_runs for group in plan.groups] for plan in plans]
-        if any(
-            len(own) != len(n) or any(map(operator.lt, own, n))
-            for own, n in zip(sizes, counts, strict=True)
-        ):
+        if not fits(plans, counts):
             raise UserError(
                 f"{self._folder.path}: its manifest.json does not fit this run; replace the run "
                 "(overwrite=True, --overwrite in the shell)"

@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ from implicit_accel.engine.chunks import (
     precision_context,
 )
 from implicit_accel.engine.layout import MiniBatches, largest_block, spaced_steps
-from implicit_accel.engine.step import Hyper, Program, RunState, Values, observe, train_step
+from implicit_accel.engine.step import BestBy, Hyper, Program, RunState, Values, observe, train_step
 from implicit_accel.errors import UserError
 from implicit_accel.experiment import RATES, SEEDS, Axes, Experiment, Functions, Identity, Plan
 from implicit_accel.names import check_recorded_names
 from implicit_accel.observables import Observable, Point
 from implicit_accel.optimizers import Optimizer
-from implicit_accel.results import ALONG, FORMAT, QUANTITIES, STEPS
+from implicit_accel.results import ALONG, FORMAT, QUANTITIES, STEPS, Metric
 from implicit_accel.tasks.axes import (
     Column,
     check_axes_precision,
@@ -56,6 +56,7 @@ from implicit_accel.tasks.loss_task import (
     is_held,
     run_key,
 )
+from implicit_accel.tasks.parameters import check_keep
 
 MakeOptimizer = (
     Callable[..., optax.GradientTransformation] | optax.GradientTransformation | Optimizer
@@ -67,6 +68,9 @@ _MOST_RECORDS = 2**31
 # Names, which no user can give, of what is evaluated on all rows beside training.
 _FULL = "full:"
 _FULL_LOSS = f"{_FULL}excess_loss"
+
+# The setting that says by what the best parameters are chosen, and what it says of the loss.
+_BEST, _LOSS = "best_params", "loss"
 
 _STEP = jax.ShapeDtypeStruct((), np.int32)
 
@@ -94,7 +98,8 @@ class TaskSweep(Experiment):
         optimizer: MakeOptimizer,
         num_steps: int,
         batch_size: int | None = None,
-        target: float | None = None,
+        target: float | Metric | None = None,
+        keep: Literal["final", "best"] | None = None,
         record: Mapping[str, Observable] | Sequence[str] = (),
         records_per_decade: int = 150,
         observations_per_decade: int = 30,
@@ -119,12 +124,19 @@ class TaskSweep(Experiment):
         self._given_optimizer = optimizer
         self._optimizer = self._maker(optimizer)
         self._batch_size, self._largest_block = batch_size, largest_block
-        self._target = self._own_target = target
+        self._metric = target if isinstance(target, Metric) else None
+        self._target = self._own_target = None if isinstance(target, Metric) else target
+        self.keep = keep
         self._records = records_per_decade, observations_per_decade
         self._record_every = record_every
         self._observables = _read_observables(record, task)
         self._aux: dict[str, tuple[str, ...]] = {}
         self._computed: Functions | None = None
+        # By what training carries each run's best parameters along; None where it does not.
+        self._best_by: BestBy | None = None
+        if keep == "best":
+            metric = self._metric
+            self._best_by = BestBy(metric.name, float(metric.best)) if metric else BestBy(_LOSS)
         self._check()
 
     def _check(self) -> None:
@@ -148,6 +160,7 @@ class TaskSweep(Experiment):
         self._batch_size = None if self._batch_size is None else int(self._batch_size)
         self._records = int(self._records[0]), int(self._records[1])
         self._record_every = _read_record_every(self._record_every, self.num_steps)
+        check_keep(self.keep)
         _check_target(self._target, self.task)
         if self._target is not None:
             self._target = self._own_target = float(self._target)
@@ -199,7 +212,21 @@ class TaskSweep(Experiment):
         """See `Experiment.recording`."""
         full = (self.loss_steps,) if self.is_stochastic else ()
         observed = (self.observation_steps,) if self._is_observed else ()
-        return Recording(spaced_steps(self.num_steps, self._records[0]), full + observed)
+        steps = spaced_steps(self.num_steps, self._records[0])
+        return Recording(steps, full + observed, self._candidates)
+
+    @property
+    def _candidates(self) -> np.ndarray | None:
+        """See `Recording.candidates`."""
+        if self._best_by is None:
+            return None
+        if self._best_by.name in {*self._observables, "held_out_loss"}:
+            return self.observation_steps[:-1]
+        if not self.is_stochastic:
+            return self.loss_steps[:-1]
+        # The last end of an epoch depends on T, as T does itself.
+        ends = spaced_steps(self.num_steps // self._epoch_steps, self._records[0])
+        return np.unique([0, *ends[:-1]]) * self._epoch_steps
 
     @property
     def observation_steps(self) -> np.ndarray:
@@ -236,6 +263,9 @@ class TaskSweep(Experiment):
             "optimum": self.task.optimum,
             "reference_loss": self.task.reference_loss,
         }
+        if self._best_by is not None:
+            by = self._best_by
+            settings[_BEST] = [by.name] if by.value is None else [by.name, by.value]
         if self._record_every is not None:
             every = self._record_every
             settings["record_every"] = every if isinstance(every, int) else list(every)
@@ -373,10 +403,24 @@ class TaskSweep(Experiment):
         other._axes = {n: kept[n] for n in dict.fromkeys((*order, *kept))}
         other._static = self._static - {*new} | ({*old} & was_static)
         other._hidden = tuple(old)
-        if self._keeps_every_loss and stored.settings.get("target") != self._target:
+        if self._metric is not None:
+            other._target = other._own_target = stored.settings.get("target")
+        elif self._keeps_every_loss and stored.settings.get("target") != self._target:
             other._target = stored.settings.get("target")
+        if self.keep != "best":
+            # Carried along there, which rounds otherwise; here they are left alone.
+            other._best_by = self._stored_best_by(stored)
         other._aux, other._computed = {}, None
         return other if not (new or old) or stored.computes(other.identity) else self
+
+    def _stored_best_by(self, stored: Identity) -> BestBy | None:
+        """By what a stored run carries its best parameters along; None if it does not."""
+        given = stored.settings.get(_BEST)
+        if not isinstance(given, list) or not 1 <= len(given) <= 2 or not isinstance(given[0], str):
+            return None
+        value = given[1] if len(given) == 2 else None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return BestBy(given[0], value) if value is None or is_number else None
 
     @property
     def _keeps_every_loss(self) -> bool:
@@ -396,6 +440,16 @@ class TaskSweep(Experiment):
             if name not in results.dims:
                 results = _expanded(results, name, values[0])
         return self._retargeted(self._renamed(super().view(results, stored)))
+
+    def judged(self, results: xr.Dataset) -> xr.Dataset:
+        """See `Experiment.judged`; by the target's metric."""
+        return results if self._metric is None else self._metric.judge(results)
+
+    @property
+    def result_axes(self) -> Axes:
+        """See `Experiment.result_axes`."""
+        found = {n: self._axes.get(n, (self._constants.get(n),)) for n in self._names}
+        return found | {n: tuple(range(len(self._axes[n]))) for n in self._together}
 
     def _fixed_values(self, axes: Axes) -> list[dict[str, Any]]:
         """Every combination of values that a program is made for."""
@@ -473,12 +527,29 @@ class TaskSweep(Experiment):
                 self._aux[key] = self._trace(group)
             self._check_reads()
         aux = self._aux[key]
+        recorded = {*aux, *self._observables} | ({"held_out_loss"} if task.has_held_out else set())
+        if self._metric is not None and self._metric.name not in recorded:
+            name, there = self._metric.name, ", ".join(sorted(recorded)) or "none"
+            raise UserError(f"target: metric {name!r} is not recorded; there is {there}")
         # Where training is stochastic, what the loss returns beside it is that of all rows as well.
-        return dataclasses.replace(
-            group,
-            program=dataclasses.replace(group.program, aux=() if self.is_stochastic else aux),
-            observables=self._watched(group, aux),
+        program = dataclasses.replace(
+            group.program,
+            aux=() if self.is_stochastic else aux,
+            best_by=self._recorded_best(aux),
         )
+        return dataclasses.replace(
+            group, program=program, observables=self._watched(group, aux)
+        )  # fmt: skip
+
+    def _recorded_best(self, aux: tuple[str, ...]) -> BestBy | None:
+        """By what the best parameters are chosen, by the name that it has among the records."""
+        by = self._best_by
+        if by is None:
+            return None
+        if by.name == _LOSS:
+            return BestBy(_FULL_LOSS if self.is_stochastic else "excess_loss")
+        is_full = self.is_stochastic and by.name in aux
+        return dataclasses.replace(by, name=f"{_FULL}{by.name}") if is_full else by
 
     def _trace(self, group: Group) -> tuple[str, ...]:
         """Traces all that training does; the names of what the loss returns beside it.
@@ -785,9 +856,10 @@ def _check_target(target: Any, task: LossTask) -> None:
     """
     if target is None:
         return
-    if isinstance(target, str):
+    if isinstance(target, str | Mapping):
         raise UserError(
-            f"target {target!r}: a task's is an excess loss like 1e-3, not a text or a share"
+            f"target {target!r}: a task's is an excess loss like 1e-3, not a text or a share; by "
+            "another quantity it is ia.Metric('accuracy', target=0.95, best=1)"
         )
     is_number = isinstance(target, int | float | np.number) and not isinstance(target, bool)
     if not (is_number and math.isfinite(target) and (target > 0 or task.optimum is None)):

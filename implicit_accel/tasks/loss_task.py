@@ -474,6 +474,13 @@ class BoundTask(Task):
     def at(self, model_state: Any, *, train: bool) -> BoundTask:
         return replace(self, model_state=model_state, train=train)
 
+    def whole(self, kept: Any) -> Any:
+        """What ``init`` returns, with what is kept of runs: the parameters, or (params, state)."""
+        if not self.has_state:
+            return self.model(kept)
+        params, model_state = kept
+        return self.model(params), self.at(model_state, train=False).state
+
     def evaluated_at(self, point: Point) -> BoundTask:
         """The task in an evaluation, with the state of a run."""
         return self.at(split_state(point.state)[0] if self.has_state else (), train=False)
