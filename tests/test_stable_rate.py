@@ -44,7 +44,7 @@ def drawn(seed):
     return (H + H.T) / 2, rng.standard_normal((2, N)).astype(np.float32).astype(float)
 
 
-@settings(max_examples=examples(3), deadline=None)
+@settings(max_examples=examples(2), deadline=None)
 @given(st.integers(0, 10**6))
 def test_gradient_descent_on_a_quadratic_has_both_rates_in_closed_form(seed):
     H, starts = drawn(seed)
@@ -105,7 +105,7 @@ def test_the_rate_is_the_largest_that_a_plain_loop_survives():
     assert found.cost.products % N == 0
 
 
-@settings(max_examples=examples(3), deadline=None)
+@settings(max_examples=examples(2), deadline=None)
 @given(st.integers(0, 10**6), st.integers(-10, 10))
 def test_a_loss_times_a_number_has_the_rate_over_it(seed, exponent):
     H, starts = drawn(seed)
