@@ -242,7 +242,7 @@ def _styles(results: xr.Dataset, models: list[int], options: Options) -> list[di
     values = dict.fromkeys(labels[first[0]])
     if options.hue is None or len(values) <= len(COLOURS):
         return looks
-    # More values than colours that can be told apart: shades, from the first value to the last.
+    # More values than distinguishable colours: shades, from the first value to the last.
     shades = colormaps["viridis"](np.linspace(0, 0.92, len(values)))
     return [{**look, "color": shades[c]} for look, c in zip(looks, colours, strict=True)]
 
