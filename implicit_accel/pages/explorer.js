@@ -376,8 +376,8 @@
       parts.headline = element("h2", { class: "headline" });
       parts.answer = element("div", { class: "said", role: "status", "aria-live": "polite" });
       // Two losses have two columns.
-      parts.columns = ["", " of the other loss"].map((whose) => ({
-        one: this.chart(`against the step${whose}`), two: this.chart(`at every learning rate or target${whose}`),
+      parts.columns = ["", " of the other loss"].map((suffix) => ({
+        one: this.chart(`against the step${suffix}`), two: this.chart(`at every learning rate or target${suffix}`),
       }));
       parts.charts = element("div", { class: "charts" });
       parts.table = element("div", {
@@ -785,7 +785,7 @@
       return this.state.predict && !this.state.revealed;
     }
 
-    // The models whose curves are drawn, by number.
+    // The models suffix curves are drawn, by number.
     shown(loss = this.state.loss) {
       const chosen = this.chosen(loss);
       if (!this.waiting) return chosen;
@@ -1168,7 +1168,7 @@
       return [low - room, high + room];
     }
 
-    drawRates(part, shown, said, prefix, everyone) {
+    drawRates(part, shown, said, prefix, allShown) {
       const { now, state } = this;
       const lines = [], bands = [], marks = [], crosses = [], rules = [], curves = [];
       for (const m of shown) {
@@ -1202,7 +1202,7 @@
       part.grip = () => (to) => this.change({ rate: nearest(now.rates, Math.max(to.x, 1e-300)) });
       part.cursor = "ew-resize";
       // The axis of rates is that of all losses shown; steps to the target may be far apart.
-      const tried = now.rates.filter((_, place) => everyone.some((m) => now.models[m].rates.includes(place)));
+      const tried = now.rates.filter((_, place) => allShown.some((m) => now.models[m].rates.includes(place)));
       const least = Math.min(...shown.flatMap((m) =>
         now.models[m].rates.map((_, i) => now.steps(now.firstPair[m] + i, 0, state.target)),
       ));
