@@ -77,7 +77,7 @@
       found.byRule = {};
       for (const [rule, part] of [[payload.best_by, payload], ...Object.entries(payload.others ?? {})]) {
         found.byRule[rule] = {
-          best_by: rule, targets: part.targets, lost: await unpack(part.lost),
+          best_by: rule, targets: part.targets, interval: part.interval, lost: await unpack(part.lost),
           passages: await unpack(part.targets.steps),
           bestAt: (await unpack(part.targets.best)).map((place) => place - 1),
           speedUps: asFloats(await unpack(part.targets.speed_up)),
