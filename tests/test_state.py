@@ -372,6 +372,36 @@ def test_the_last_parameters_come_with_their_state():
     assert state["steps"].dtype == np.float32
 
 
+@pytest.mark.parametrize("keep", ["final", "best"])
+def test_kept_parameters_come_with_their_state(keep):
+    """The target moves after six steps: the best parameters are those just before."""
+
+    def loss(params, state, batch):
+        aim = jnp.where(state["count"] < 6, 1.0, -1.0)
+        return jnp.mean(batch * (params - aim) ** 2), {"count": state["count"] + 1}
+
+    task = ia.from_loss(
+        loss,
+        init=lambda: (jnp.zeros(2), {"count": jnp.array(0)}),
+        data=np.ones((4, 1)),
+        has_state=True,
+    )
+    rates = [0.05, 0.1]
+    runs = sweep(task, axes={"configuration": ia.together(learning_rate=rates)}, keep=keep)
+    params, state = runs.ia.params()
+    for place, rate in enumerate(rates):
+        w, seen = 0.0, []
+        for step in range(NUM_STEPS + 1):
+            aim = 1 if step < 6 else -1
+            seen.append(((w - aim) ** 2, w, step))
+            w -= rate * (w - aim)  # two entries share the mean
+        _, kept, count = seen[-1] if keep == "final" else min(seen)
+        np.testing.assert_allclose(params[place], kept, rtol=1e-9)
+        assert state["count"][place] == count
+    one, _ = runs.ia.params(configuration=1)
+    np.testing.assert_array_equal(one, params[1])
+
+
 def test_expanded_models_keep_their_state():
     settings = Settings("dense.*", (2,), "identity", None, "dense", "io")
     expanded = variant_task(batch_norm(), settings, NUM_STEPS)
