@@ -233,7 +233,7 @@ def test_further_rules_are_as_if_each_were_the_page_s_own():
     for rule, part in found["others"].items():
         alone = payload(results, best_by=rule, budget=10**9)
         assert "others" not in alone
-        assert part == {name: alone[name] for name in ("lost", "targets", "summary")}
+        assert part == {name: alone[name] for name in ("interval", "lost", "targets", "summary")}
     # Where nothing fits, the page's own rule is what stays.
     least = payload(results, others=("target", "final"), budget=1)
     assert "others" not in least

@@ -206,7 +206,7 @@ def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_b
     words = " ".join(shown.stdout.split())
     assert [rule for rule, said in RULES.items() if said in words] == [best_by]
     assert set(pd.read_csv(folder / "summary.csv")["best_by"]) == {best_by}
-    assert f"Best learning rate: {RULES[best_by]}." in caption_on(page)
+    assert f"Best learning rate: {RULES[best_by]}" in caption_on(page)
     command = shlex.split(command_on(page).removeprefix("python -m "))
     chosen = [word for word in command if "best_by" in word]
     assert chosen == ([] if best_by == "stable" else [f"--best_by={best_by}"])
@@ -216,7 +216,7 @@ def test_the_rule_is_recorded_wherever_rates_are_shown(trained, tmp_path, best_b
     result = run("plot", "--run", folder, "--best_by", other, "--formats", "pdf")
     assert result.returncode == 0, result.stderr
     assert set(pd.read_csv(folder / "summary.csv")["best_by"]) == {other}
-    assert f"Best learning rate: {RULES[other]}." in caption_on(page)
+    assert f"Best learning rate: {RULES[other]}" in caption_on(page)
     assert {p.suffix for p in (folder / "figures").iterdir()} == {".pdf"}
 
 
