@@ -400,6 +400,11 @@ def run(
         callback = default_bar()
     else:
         callback = None if progress is False else progress
+        if callback is not None and not callable(callback):
+            raise UserError(
+                f"progress {progress!r}: give a function of (done, total), like progress_bar(), or "
+                "False for none"
+            )
 
     def report(done: int, total: int) -> None:
         if callback is not None:

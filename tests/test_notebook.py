@@ -182,6 +182,8 @@ def test_calls_that_last_show_a_bar_by_themselves(monkeypatch, capsys):
     )
     small_sweep(progress=False)
     assert not bars
+    with pytest.raises(ia.UserError, match="progress 3: give a function"):
+        small_sweep(progress=3)
     small_sweep()
     assert len(bars) == 1
     assert "100%" in file.getvalue()
