@@ -370,7 +370,7 @@ MOMENTA = {
     "learning_rate": (0.1, 1.0), "seed": (0, 1, 2), "momentum": (0.9, 0.5), "optimizer": ("a", "b"),
 }  # fmt: skip
 
-EFFECTS = {
+EFFECTS: Any = {
     "depth 2": [SimpleNamespace(name="a", value=2.0, low=1.0, high=3.0, note="")] * 2,
     "depth 3": [SimpleNamespace(name="b", value=NAN, low=NAN, high=NAN, note="none")] * 2,
 }
@@ -478,7 +478,8 @@ def test_values_over_any_axis_are_those_of_the_table(plot, value):
     assert ax.get_xlabel() == "momentum"
     column = {"steps": "steps_to_target", "final": "final_excess"}[value]
     for optimizer in ("a", "b"):
-        own = table[table["optimizer"] == optimizer].sort_values("momentum")
+        own: Any = table[table["optimizer"] == optimizer]
+        own = own.sort_values("momentum")
         drawn = next(line for n, line in lines(ax).items() if n.split(":")[0] == optimizer)
         assert np.asarray(drawn.get_xdata()).tolist() == [0.5, 0.9]
         expected = own[column].replace(INF, NAN)
@@ -518,7 +519,7 @@ def test_an_oscillating_median_is_drawn_as_its_running_median():
 
 
 def test_marks_are_explained_beside_the_lines(results):
-    ax = plot_steps_to_target(results, ax=Figure().subplots())
+    ax: Any = plot_steps_to_target(results, ax=Figure().subplots())
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == ["depth 1", "depth 2, width 1", "best rate", "unstable"]
     figure = plot_steps_to_target(results)
@@ -553,15 +554,17 @@ def test_cells_without_a_rate_axis_are_at_the_best_rates(results):
 
 
 def test_a_heat_map_marks_what_has_no_number(results):
+    ax: Any
     (ax,) = plot_heatmap(results, x="learning_rate", y="depth", best_by="target").axes
     np.testing.assert_allclose(heat(ax), [[210, 110], [60, NAN]])
     (cross,) = [line for line in ax.get_lines() if len(np.asarray(line.get_xdata()))]
     assert (cross.get_marker(), cross.get_xydata().tolist()) == ("x", [[1.5, 1.5]])
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["half of the runs diverge before the target"]
+    draw: Any = plot_heatmap
     for wrong in ({"x": "seed"}, {"y": "learning_rate"}, {"value": "speed"}):
         with pytest.raises(UserError):
-            plot_heatmap(results, **{"x": "learning_rate", "y": "depth", **wrong})
+            draw(results, **{"x": "learning_rate", "y": "depth", **wrong})
 
 
 def test_other_axes_have_panels_with_one_scale():
@@ -587,7 +590,7 @@ def planted(effects: dict[str, tuple[float, ...]], interaction: float = 0.0) -> 
 
 def test_importance_of_an_additive_grid_is_each_effects_variance():
     effects = {"learning_rate": (-1.0, 0.0, 1.0), "width_scale": (0.0, 0.5), "seed": (0.0, 0.1)}
-    shares = explained_shares(planted(effects), best_by="target")
+    shares: Any = explained_shares(planted(effects), best_by="target")
     whole = sum(np.var(own) for own in effects.values())
     for name, own in effects.items():
         assert shares[name] == pytest.approx(np.var(own) / whole)
@@ -597,7 +600,8 @@ def test_importance_of_an_additive_grid_is_each_effects_variance():
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["learning rate", "width scale", "seed", "interactions"]
     widths = [bar.get_width() for bar in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
-    expected = [100 * np.var(effects[n]) / whole for n in ("learning_rate", "width_scale", "seed")]
+    named = ("learning_rate", "width_scale", "seed")
+    expected = [float(100 * np.var(effects[n]) / whole) for n in named]
     np.testing.assert_allclose(widths, [*expected, 0], atol=1e-9)
 
 

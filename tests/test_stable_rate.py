@@ -1,5 +1,7 @@
 """The largest stable learning rate, held against closed forms and plain loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def quadratic(H, starts, scale=1.0, slope=None):
     )  # fmt: skip
 
 
-def estimate(task, optimizer="sgd", **options):
+def estimate(task, optimizer: Any = "sgd", **options):
     given = {"precision": "float64", "num_steps": 0, "seeds": (0, 1)}
     return ia.stable_rate(task, optimizer, **(given | options))
 
