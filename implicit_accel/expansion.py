@@ -150,7 +150,7 @@ class Answer:
 
     @property
     def speed_up_in_time(self) -> tuple[Interval, ...]:
-        """The speed-up in seconds of training: in steps, over the cost of a step."""
+        """The speed-up in seconds of training, which is that in steps over the cost of a step."""
         return tuple(
             Interval(i.value / self.cost, i.low / self.cost, i.high / self.cost, i.confidence)
             for i in self.speed_up

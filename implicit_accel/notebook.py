@@ -109,7 +109,7 @@ class Accessor:
 
     @property
     def timing(self) -> Timing:
-        """What training the runs cost: seconds of compilation and of training, run-steps.
+        """What training the runs cost, in seconds of compilation and of training, and run-steps.
 
         Of a run in a folder it is the sum over all calls, or nothing where the last call trained
         nothing. It is known of the dataset that `sweep`, `run_sweep` or `run` returned, not of one
