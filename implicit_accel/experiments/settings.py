@@ -198,14 +198,12 @@ def apply_quick() -> str:
     if TASK.value is None:
         words = f"depths {', '.join(_QUICK_DEPTHS)} of {', '.join(map(str, depths))}"
         replace("depths", list(_QUICK_DEPTHS), words)
-    replace("num_steps", _QUICK_STEPS, f"{_QUICK_STEPS:,} of {steps:,} steps")
+    fewer = f"{_QUICK_STEPS:,} of {steps:,} steps, over which more learning rates are stable"
+    replace("num_steps", _QUICK_STEPS, fewer)
     replace(FORMATS.name, ["none"], "no figures and page")
     if not left_out:
         return ""
-    return (
-        f"Quick: {'; '.join(left_out)}. The same command without --quick trains the rest; over "
-        "more steps fewer learning rates are stable."
-    )
+    return f"Quick: {'; '.join(left_out)}. The same command without --quick trains the rest."
 
 
 def given() -> dict[str, Any]:
