@@ -10,6 +10,7 @@ print(summarise(results))
 from importlib.metadata import version as _version
 
 from implicit_accel import observables
+from implicit_accel.accessor import Summary
 from implicit_accel.comparison import compare, differences
 from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.frames import problem_from_frame
@@ -38,7 +39,6 @@ from implicit_accel.linear.losses import Loss, Optimum, optimum
 from implicit_accel.linear.networks import Layers
 from implicit_accel.linear.sweep import Trajectory, train
 from implicit_accel.loading import load_run
-from implicit_accel.notebook import Summary
 from implicit_accel.optimizers import OPTIMIZERS, Optimizer
 from implicit_accel.progress import progress_bar
 from implicit_accel.rates import auto

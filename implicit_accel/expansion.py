@@ -410,7 +410,7 @@ class _Experiment:
         return kept
 
     def _measured_costs(self, target: float) -> dict[str, float]:
-        """The variants are timed in turn, so that a busy machine slows all of them."""
+        """Costs by variant, timed in turn, so that a busy machine slows all of them."""
         names = (ORIGINAL, *self.settings.expanded)
         steps = min(self.num_steps, 20)
         seconds = dict.fromkeys(names, math.nan)

@@ -581,7 +581,7 @@ class Experiment(ABC):
         return results.isel(places) if places else results
 
     def judged(self, results: xr.Dataset) -> xr.Dataset:
-        """Results as they are returned, judged by the quantity that was asked for.
+        """Results as they are returned, judged by the metric of their target.
 
         Args:
             results: What `label` or `view` returned.

@@ -281,7 +281,7 @@ def plot_importance(
     size: Size = "screen",
     title: Title = True,
 ) -> Canvas:
-    """How much of the variance of log steps to the target each axis explains by itself.
+    """How much of the variance of log steps to the target each axis alone explains.
 
     A bar for each axis a is S_a = Var_a(E[log T | a]) / Var(log T), see
     `statistics.explained_shares`; the last one is what only several axes together explain.

@@ -113,7 +113,7 @@ def plain_labels(labels: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Options:
-    """What every figure of results can be asked for.
+    """Options of every figure of results.
 
     Attributes:
         ax: An Axes to draw into, in the place of a new figure.
@@ -196,7 +196,7 @@ def _figure(
         title: Of the figure.
         draw: Draws some models.
         rule: By which rule the learning rates that are shown were chosen: below the title.
-        options: What the caller asked for.
+        options: The caller's.
         panel_size: In inches.
         is_tall: Whether panels keep their height at any width.
         are_legends_below: Whether legends are below panels on screen too.
@@ -525,19 +525,11 @@ def plot_learning_rates(
     """
     results = by_model(results)
     options = Options(ax=ax, size=size, title=title, hue=hue, x=x).checked(results)
-    final = final_excess(results)
     what = "excess loss" if _knows_optimum(results) else "loss"
-
-    def draw(ax: Axes, models: list[int]) -> None:
-        marks = _draw_against(ax, results, models, final, best_by, options)
-        _mark_resolution(ax, results, models)
-        ax.set_ylabel(f"{what} after {results.attrs['num_steps']:,} steps")
-        draw_legend(ax, marks)
-
-    words = f"Final {what} against {axis_words(x)}"
-    return _figure(
-        results, words, draw, rule=_best_words(best_by, x), options=options, are_legends_below=True
-    )
+    return _plot_against(
+        results, final_excess(results), best_by, options, name=f"Final {what}",
+        ylabel=f"{what} after {results.attrs['num_steps']:,} steps", is_loss=True,
+    )  # fmt: skip
 
 
 def plot_steps_to_target(
@@ -573,16 +565,47 @@ def plot_steps_to_target(
     results = by_model(results)
     options = Options(ax=ax, size=size, title=title, hue=hue, x=x).checked(results)
     steps = np.maximum(valid_steps(results, stable=best_by == "stable"), 1)
+    return _plot_against(
+        results, steps, best_by, options, name="Steps to target", ylabel="steps to target",
+        without=": not reached",
+    )  # fmt: skip
+
+
+def _plot_against(
+    results: xr.Dataset,
+    values: np.ndarray,
+    best_by: str,
+    options: Options,
+    *,
+    name: str,
+    ylabel: str,
+    without: str = "",
+    is_loss: bool = False,
+) -> Any:
+    """A figure of values (model, learning_rate, seed) against the axis ``options.x``.
+
+    Args:
+        results: By model.
+        values: What is drawn.
+        best_by: What makes a learning rate the best.
+        options: Of the figure.
+        name: Of the values, in the title.
+        ylabel: Beside the axis.
+        without: What ends the label of a line that has no value.
+        is_loss: Whether values are losses, below some of which the precision resolves nothing.
+    """
 
     def draw(ax: Axes, models: list[int]) -> None:
-        marks = _draw_against(ax, results, models, steps, best_by, options, without=": not reached")
-        ax.set_ylabel("steps to target")
+        marks = _draw_against(ax, results, models, values, best_by, options, without=without)
+        if is_loss:
+            _mark_resolution(ax, results, models)
+        ax.set_ylabel(ylabel)
         draw_legend(ax, marks)
 
-    words = f"Steps to target against {axis_words(x)}"
     return _figure(
-        results, words, draw, rule=_best_words(best_by, x), options=options, are_legends_below=True
-    )
+        results, f"{name} against {axis_words(options.x)}", draw,
+        rule=_best_words(best_by, options.x), options=options, are_legends_below=True,
+    )  # fmt: skip
 
 
 def axis_words(x: str) -> str:

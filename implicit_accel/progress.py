@@ -149,7 +149,7 @@ def _advance(bars: Progress, task: TaskID, done: int, total: int | None) -> None
     bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
 
 
-# Seconds after which a call shows a bar by itself.
+# Seconds after which a call shows a bar by default.
 _LASTING = 2.0
 
 

@@ -47,7 +47,7 @@ from implicit_accel.observables import (
 from implicit_accel.optimizers import Optimizer
 from implicit_accel.sweep import sweep
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
-from implicit_accel.tasks.loss_task import LossTask, arguments_of
+from implicit_accel.tasks.loss_task import LossTask
 
 # The ratio of two rates between which the critical rate is close enough, and a bound on passes.
 _CLOSE, _MOST_PASSES = 1.001, 70
@@ -387,7 +387,7 @@ class _Trial:
         }  # fmt: skip
         self._task = task
         self._axes: dict[str, Any] = {name: (value,) for name, value in at.items()}
-        if _reads_seed(task, optimizer, batch_size):
+        if self._experiment(1).reads_seed:
             self._axes[SEEDS] = seeds
         (added,) = (probe := self._experiment(1)).rounds_after(())
         program = probe.plan_round(added, jax.default_backend()).groups[0].program
@@ -449,14 +449,6 @@ class _Trial:
         """(rate, seed, step) values over the grid, whose further axes have one value each."""
         shape = (values.sizes[RATES], values.sizes.get(SEEDS, 1), -1)
         return values.transpose(RATES, ..., values.dims[-1]).values.astype(float).reshape(shape)
-
-
-def _reads_seed(task: LossTask, optimizer: MakeOptimizer, batch_size: int | None) -> bool:
-    """Whether runs of several seeds differ: otherwise a sweep takes no axis of seeds."""
-    is_made = isinstance(optimizer, Optimizer | optax.GradientTransformation)
-    takes_key = not is_made and callable(optimizer) and "key" in arguments_of(optimizer)
-    draws = arguments_of(task.init).keys() & {"key", "seed"}
-    return bool(draws or task.is_random or batch_size or takes_key)
 
 
 class _Test:

@@ -465,12 +465,15 @@ def speed_up(
     """
     pair = [base, m]
     runs = runs.isel(model=pair)
-    steps = valid_steps(runs, stable=best_by == "stable")
+    diverged = counts_as_diverged(runs, best_by)
+    steps = valid_steps(runs)
+    if best_by == "stable":  # only stable runs count, which are those that do not count as diverged
+        steps = np.where(diverged, np.inf, steps)
     # Runs whose initial loss is at the target take 0 steps, which count as one.
     at_rates = ratio_of_medians(*at_best(best[pair], steps), least=1)
     if not 0 < at_rates.value < np.inf or steps.shape[2] < 2:
         return at_rates
-    rates, diverged = runs["learning_rate"].values, counts_as_diverged(runs, best_by)
+    rates = runs["learning_rate"].values
     num_steps = float(runs.attrs["num_steps"])
     base_runs, runs_of_model = (
         model_runs(rates[tried], steps[i, tried], diverged[i, tried], num_steps)
@@ -506,7 +509,7 @@ def _at_halves(model: ModelRuns) -> list[Float[np.ndarray, " seed"]]:
 
 
 def explained_shares(results: xr.Dataset, *, best_by: str = "stable") -> pd.Series:
-    """The share of the variance of log steps to the target that each axis explains by itself.
+    """The share of the variance of log steps to the target that each axis alone explains.
 
     For an axis a of a full grid it is the first-order index of Sobol' (1993),
 

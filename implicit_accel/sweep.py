@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from implicit_accel import rates
+from implicit_accel.accessor import attach
 from implicit_accel.data.problems import Problem
 from implicit_accel.engine.chunks import (
     Chunk,
@@ -40,7 +41,6 @@ from implicit_accel.fields import Allowed, Field, parse_bytes
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.loading import load_run
-from implicit_accel.notebook import attach
 from implicit_accel.observables import Observable
 from implicit_accel.progress import default_bar
 from implicit_accel.rates import auto

@@ -15,13 +15,12 @@ from test_statistics import general, some_axes
 
 from implicit_accel import UserError, summarise
 from implicit_accel.errors import DataError
+from implicit_accel.linear.observables import effective_rate, has_effective_rate
 from implicit_accel.pages import shell
 from implicit_accel.pages.explorer import (
     Published,
     assets,
-    effective_rate,
     explorer,
-    has_effective_rate,
     payload,
     read_asset,
 )

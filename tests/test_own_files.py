@@ -18,10 +18,10 @@ from programs import expect_usage_error, run, visible
 from test_statistics import INF, NAN, made
 
 from implicit_accel import compare, summarise, to_latex
+from implicit_accel.accessor import PLOTS
 from implicit_accel.experiments.cli import _FORMATS
 from implicit_accel.experiments.sweep_page import with_best_by, write_page
 from implicit_accel.figure_files import COMPARISON_FIGURES, FIGURE_FORMATS, SWEEP_FIGURES
-from implicit_accel.notebook import PLOTS
 from implicit_accel.summary import caption
 
 FEW = [

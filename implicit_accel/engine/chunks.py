@@ -273,26 +273,27 @@ def best_params(state: ChunkState, group: Group, precision: str) -> Params:
     assert states.best is not None
     # Step T is no candidate in training: a run that goes on may not record it.
     last = best_by.score(state.result.records[best_by.name][:, -1])
-    is_last = last < states.best.score
-
-    def choose(final: np.ndarray, best: np.ndarray) -> np.ndarray:
-        return np.where(is_last.reshape(-1, *[1] * (final.ndim - 1)), final, best)
-
-    return jax.tree.map(choose, group.program.kept(states), states.best.kept)
+    return _choose(last < states.best.score, group.program.kept(states), states.best.kept)
 
 
 def final_params(state: ChunkState, group: Group, precision: str) -> Params:
     """A finished chunk's final parameters, leading axis the runs; NaN where a run diverged."""
-    is_defined = state.result.divergence_step < 0
+    kept = group.program.kept(state.in_order(group, precision))
+    nothing = jax.tree.map(lambda a: undefined(a.shape, a.dtype), kept)
+    return _choose(state.result.divergence_step < 0, kept, nothing)
 
-    def choose(a: np.ndarray) -> np.ndarray:
-        return np.where(is_defined.reshape(-1, *[1] * (a.ndim - 1)), a, undefined(a.shape, a.dtype))
 
-    return jax.tree.map(choose, group.program.kept(state.in_order(group, precision)))
+def _choose(chosen: np.ndarray, first: Params, second: Params) -> Params:
+    """The first of two trees of arrays for the chosen runs, along the leading axis."""
+
+    def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, first, second)
 
 
 def undefined(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """What stands for parameters that a run has not: NaN, and zeros for whole numbers."""
+    """What stands for missing parameters: NaN, and zeros for whole numbers."""
     is_floating = np.issubdtype(dtype, np.floating)
     return np.full(shape, np.nan if is_floating else 0, dtype)
 

@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def save(table: pd.DataFrame) -> None:
-    """Writes the table, if a file is asked for.
+    """Writes the table to the file that ``--output`` names, if any.
 
     Raises:
         UserError: If it cannot be written.

@@ -11,7 +11,7 @@ from pathlib import Path
 import xarray as xr
 
 from implicit_accel.files import atomic_path, is_printable, load_json, printable
-from implicit_accel.pages.explorer import NORM, has_effective_rate, is_linear
+from implicit_accel.linear.observables import NORM, has_effective_rate, is_deep_linear
 from implicit_accel.pages.sweep import page
 from implicit_accel.plotting import Predicted
 from implicit_accel.results import CONFIG_FILE
@@ -49,7 +49,7 @@ def write_page(
     commands = {rule: _typed(with_best_by(command, rule)) for rule in BEST_BY}
     if has_effective_rate(results) and NORM not in results:
         commands["record"] = _typed(with_flag(own, "record", NORM))
-    if is_linear(results) and predicted is None:
+    if is_deep_linear(results) and predicted is None:
         commands["predict"] = _typed(with_flag(own, "predict"))
     text = page(
         results,

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
 from implicit_accel import observables
 from implicit_accel.eigenvalues import safe_norm
 from implicit_accel.linear.networks import end_to_end
 from implicit_accel.observables import Entry, Point
+from implicit_accel.results import by_model
 from implicit_accel.theory.balance import balancedness
 
 
@@ -68,3 +71,45 @@ OBSERVABLES: dict[str, Entry] = {
     "layer_norm": Entry(layer_norm, "smallest norm of a layer's W W^T"),
     "alignment": Entry(alignment, "cosine between the end-to-end matrix and the optimum's"),
 }
+
+NORM, EFFECTIVE_RATE = "end_to_end_norm", "effective_learning_rate"
+
+
+def has_effective_rate(results: xr.Dataset) -> bool:
+    """Whether the end-to-end matrices of some results have an effective learning rate.
+
+    These are deep linear networks of one output, trained by gradient descent. Other optimizers
+    scale steps by their own state, and several outputs have a matrix of rates.
+    """
+    runs = by_model(results)
+    return bool(
+        is_deep_linear(runs)
+        and int(runs.attrs.get("num_outputs", 1)) == 1
+        and (runs["optimizer"] == "sgd").all()
+        and np.isfinite(runs["learning_rate"]).all()
+    )
+
+
+def is_deep_linear(results: xr.Dataset) -> bool:
+    """Whether results are those of linear networks, one of them with several layers."""
+    runs = by_model(results)
+    return bool(
+        "axes" not in runs.attrs
+        and runs.attrs.get("activation", "identity") == "identity"
+        and (runs["depth"] > 1).any()
+    )
+
+
+def effective_rate(runs: xr.Dataset) -> xr.DataArray:
+    """``η ‖W_e‖^(2 − 2/N)``, by which gradient flow of balanced layers moves the end-to-end matrix.
+
+    Arora, Cohen & Hazan (2018), claim 2; for a single layer it is η. Along W_e it is N times that.
+
+    Args:
+        runs: Results by model, with recorded norms of the end-to-end matrix.
+
+    Returns:
+        The dimensions of the norm.
+    """
+    rate = runs["learning_rate"] * runs[NORM] ** (2 - 2 / runs["depth"])
+    return rate.assign_attrs(long_name="effective learning rate η‖w‖^(2 − 2/N)")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_accel.pages import shell
+from implicit_accel.pages.explorer import safe
 
 # As sharp as the figures of a sweep's page, at a tenth of a megabyte each.
 _DPI = 110
@@ -47,7 +46,7 @@ def page(
         HTML; whatever comes from runs is escaped.
     """
     said = "".join(
-        f'<p class="answer"><strong>{_safe(run)}</strong>: {_safe(" ".join(sentences))}</p>'
+        f'<p class="answer"><strong>{safe(run)}</strong>: {safe(" ".join(sentences))}</p>'
         for run, sentences in answers.items()
         if sentences
     )
@@ -56,21 +55,21 @@ def page(
     groups = [list(rows_of) for _, rows_of in groupby(rows, key=lambda row: row[0])]
     models = "".join(_group(group) for group in groups)
     body = (
-        f"<h1>{_safe(title)}</h1>{said}"
+        f"<h1>{safe(title)}</h1>{said}"
         f"<h2>Models side by side</h2>{_table(shown.columns, models, rule)}"
-        + "".join(f'<p class="soft">{_safe(run)}: {_safe(text)}</p>' for run, text in notes.items())
+        + "".join(f'<p class="soft">{safe(run)}: {safe(text)}</p>' for run, text in notes.items())
         + ("" if differing is None else _differences(differing))
         + (f"<h2>Figures</h2>{''.join(map(_figure, figures.items()))}" if figures else "")
-        + f'<h2>Command</h2><pre tabindex="0">{_safe(command)}</pre>'
+        + f'<h2>Command</h2><pre tabindex="0">{safe(command)}</pre>'
     )
     return shell.document(title, body)
 
 
 def _group(rows: Sequence[Sequence[str]]) -> str:
     """The rows of one model."""
-    model = f'<th scope="rowgroup" rowspan="{len(rows)}">{_safe(rows[0][0])}</th>'
+    model = f'<th scope="rowgroup" rowspan="{len(rows)}">{safe(rows[0][0])}</th>'
     lines = [
-        f'<th scope="row">{_safe(run)}</th>' + "".join(f"<td>{_safe(cell)}</td>" for cell in cells)
+        f'<th scope="row">{safe(run)}</th>' + "".join(f"<td>{safe(cell)}</td>" for cell in cells)
         for _, run, *cells in rows
     ]
     return f"<tbody><tr>{model}{'</tr><tr>'.join(lines)}</tr></tbody>"
@@ -81,8 +80,8 @@ def _differences(differing: pd.DataFrame) -> str:
     if differing.empty:
         return f"{heading}<p>The runs' settings are the same.</p>"
     rows = "".join(
-        f'<tr><th scope="row">{_safe(setting)}</th>'
-        + "".join(f"<td>{_safe(cell)}</td>" for cell in row)
+        f'<tr><th scope="row">{safe(setting)}</th>'
+        + "".join(f"<td>{safe(cell)}</td>" for cell in row)
         + "</tr>"
         for setting, row in zip(differing.index, differing.to_numpy().tolist(), strict=True)
     )
@@ -91,10 +90,10 @@ def _differences(differing: pd.DataFrame) -> str:
 
 
 def _table(head: Sequence[object] | pd.Index, bodies: str, caption: str) -> str:
-    names = "".join(f'<th scope="col">{_safe(name)}</th>' for name in head)
+    names = "".join(f'<th scope="col">{safe(name)}</th>' for name in head)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_safe(caption)}"><table>'
-        f"<caption>{_safe(caption)}</caption><thead><tr>{names}</tr></thead>{bodies}</table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{safe(caption)}"><table>'
+        f"<caption>{safe(caption)}</caption><thead><tr>{names}</tr></thead>{bodies}</table></div>"
     )
 
 
@@ -105,12 +104,4 @@ def _figure(named: tuple[str, Figure]) -> str:
         # A name may be in a script that the font lacks: boxes stand for it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(data, format="png", dpi=_DPI)
-    address = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return (
-        f'<figure><img src="{address}" alt="{_safe(caption)}">'
-        f"<figcaption>{_safe(caption)}</figcaption></figure>"
-    )
-
-
-def _safe(value: object) -> str:
-    return html.escape(str(value))
+    return shell.picture(data.getvalue(), caption)

@@ -26,6 +26,12 @@ import xarray as xr
 from implicit_accel import summary
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.intervals import MIN_SEEDS
+from implicit_accel.linear.observables import (
+    EFFECTIVE_RATE,
+    NORM,
+    effective_rate,
+    has_effective_rate,
+)
 from implicit_accel.plotting import COLOURS, Predicted, observed
 from implicit_accel.results import (
     RUN,
@@ -368,49 +374,6 @@ class _Runs:
         return np.flatnonzero(np.any(chosen, axis=0))
 
 
-NORM, EFFECTIVE_RATE = "end_to_end_norm", "effective_learning_rate"
-
-
-def has_effective_rate(results: xr.Dataset) -> bool:
-    """Whether the end-to-end matrices of some results have an effective learning rate.
-
-    These are deep linear networks of one output, trained by gradient descent. Other optimizers
-    scale steps by their own state, and several outputs have a matrix of rates.
-    """
-    runs = by_model(results)
-    return bool(
-        is_linear(runs)
-        and int(runs.attrs.get("num_outputs", 1)) == 1
-        and (runs["optimizer"] == "sgd").all()
-        and np.isfinite(runs["learning_rate"]).all()
-    )
-
-
-def is_linear(results: xr.Dataset) -> bool:
-    """Whether some results are of linear networks, one of them with several layers."""
-    runs = by_model(results)
-    return bool(
-        "axes" not in runs.attrs
-        and runs.attrs.get("activation", "identity") == "identity"
-        and (runs["depth"] > 1).any()
-    )
-
-
-def effective_rate(runs: xr.Dataset) -> xr.DataArray:
-    """``η ‖W_e‖^(2 − 2/N)``, by which gradient flow of balanced layers moves the end-to-end matrix.
-
-    Arora, Cohen & Hazan (2018), claim 2; for a single layer it is η. Along W_e it is N times that.
-
-    Args:
-        runs: Results by model, with recorded norms of the end-to-end matrix.
-
-    Returns:
-        The dimensions of the norm.
-    """
-    rate = runs["learning_rate"] * runs[NORM] ** (2 - 2 / runs["depth"])
-    return rate.assign_attrs(long_name="effective learning rate η‖w‖^(2 − 2/N)")
-
-
 @dataclass(frozen=True)
 class _Curves:
     """Curves at the steps that are kept.
@@ -598,7 +561,7 @@ def explorer(
         "results": [*map(list, payloads.items())],
     }  # fmt: skip
     tables = "".join(
-        f"<h4>{_safe(name)}</h4>{summary_table(data['summary'])}" for name, data in payloads.items()
+        f"<h4>{safe(name)}</h4>{summary_table(data['summary'])}" for name, data in payloads.items()
     )
     return (
         f'<section class="explorer" id="{key}-explorer" aria-label="Explorer of the results">'
@@ -611,16 +574,16 @@ def explorer(
 
 def summary_table(found: Mapping[str, Any]) -> str:
     """A payload's ``summary`` as an HTML table, with its caption."""
-    head = "".join(f'<th scope="col">{_safe(name)}</th>' for name in found["columns"])
+    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in found["columns"])
     rows = "".join(
-        f'<tr><th scope="row">{_safe(row[0])}</th>'
-        + "".join(f"<td>{_safe(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row">{safe(row[0])}</th>'
+        + "".join(f"<td>{safe(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in found["rows"]
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Summary table">'
-        f'<table class="numbers"><caption>{_safe(found["caption"])}</caption>'
+        f'<table class="numbers"><caption>{safe(found["caption"])}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -659,5 +622,6 @@ def read_asset(name: str) -> str:
     return (resources.files("implicit_accel.pages") / name).read_text(encoding="utf-8")
 
 
-def _safe(value: object) -> str:
+def safe(value: object) -> str:
+    """Text for HTML, between tags or in an attribute."""
     return html.escape(str(value))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
+import base64
 
-from implicit_accel.pages.explorer import read_asset, script_element
+from implicit_accel.pages.explorer import read_asset, safe, script_element
 
 # The page requests nothing, whatever the data in it hold. Vega makes
 # functions of its own expressions.
@@ -12,6 +12,15 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data:; font-src data:; form-action 'none'; base-uri 'none'"
 )
+
+
+def picture(png: bytes, caption: str) -> str:
+    """A bitmap with its caption, embedded in the page."""
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return (
+        f'<figure><img src="{address}" alt="{safe(caption)}">'
+        f"<figcaption>{safe(caption)}</figcaption></figure>"
+    )
 
 
 def document(title: str, body: str, *, assets: str = "") -> str:
@@ -31,6 +40,6 @@ def document(title: str, body: str, *, assets: str = "") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{html.escape(title)}</title><style>{read_asset('page.css')}</style></head>"
+        f"<title>{safe(title)}</title><style>{read_asset('page.css')}</style></head>"
         f"<body><main>{body}</main>{script_element(read_asset('page.js'))}{assets}</body></html>\n"
     )

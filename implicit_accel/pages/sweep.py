@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import xarray as xr
 
 from implicit_accel.files import open_plain
+from implicit_accel.linear.observables import is_deep_linear
 from implicit_accel.pages import shell
-from implicit_accel.pages.explorer import assets, explorer, is_linear, payload, summary_table
+from implicit_accel.pages.explorer import assets, explorer, payload, safe, summary_table
 from implicit_accel.plotting import Predicted
 from implicit_accel.statistics import BEST_BY, BEST_BY_WORDS
 
@@ -97,7 +96,9 @@ def page(
     summaries |= {rule: other["summary"] for rule, other in found.get("others", {}).items()}
     answers = "".join(
         _by_rule(
-            rule, best_by, "".join(f'<p class="answer">{_safe(a)}</p>' for a in summary["answers"])
+            rule,
+            best_by,
+            "".join(f'<p class="answer">{safe(a)}</p>' for a in summary["answers"]),
         )
         for rule, summary in summaries.items()
     )
@@ -105,23 +106,23 @@ def page(
         _by_rule(rule, best_by, summary_table(summary)) for rule, summary in summaries.items()
     )
     terms = "".join(
-        f"<dt>{_safe(a)}</dt><dd>"
+        f"<dt>{safe(a)}</dt><dd>"
         + ("".join(
-            _by_rule(rule, best_by, _safe(b.format(rule=BEST_BY_WORDS[rule])), "span")
+            _by_rule(rule, best_by, safe(b.format(rule=BEST_BY_WORDS[rule])), "span")
             for rule in summaries
-        ) if "{rule}" in b else _safe(b))
+        ) if "{rule}" in b else safe(b))
         + "</dd>"
         for a, b in _HOW_TO_READ
     )  # fmt: skip
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     drawn = [drawn for figure in figures if (drawn := _figure(figure))]
     body = (
-        f"<h1>{_safe(title)}</h1>"
-        + (f'<p class="soft intro">{_safe(_INTRODUCTION)}</p>' if is_linear(results) else "")
+        f"<h1>{safe(title)}</h1>"
+        + (f'<p class="soft intro">{safe(_INTRODUCTION)}</p>' if is_deep_linear(results) else "")
         + answers
         + explorer("sweep", {title: found}, command=command, commands=commands, table=False)
         + f'<div class="answer-table answer"><h2>Numbers</h2>{tables}</div>'
-        + (f'<p class="soft">Data: {_safe(source)}</p>' if source and source != title else "")
+        + (f'<p class="soft">Data: {safe(source)}</p>' if source and source != title else "")
         + f"<details><summary>How to read it</summary><dl>{terms}</dl></details>"
         + (
             "<details><summary>Figures</summary>"
@@ -129,8 +130,8 @@ def page(
             if drawn
             else ""
         )
-        + f"<noscript><pre>{_safe(command)}</pre></noscript>"
-        f'<p class="soft">Made with {_safe(software)}.</p>'
+        + f"<noscript><pre>{safe(command)}</pre></noscript>"
+        f'<p class="soft">Made with {safe(software)}.</p>'
     )
     return shell.document(title, body, assets=assets())
 
@@ -138,22 +139,14 @@ def page(
 def _by_rule(rule: str, shown: str, content: str, tag: str = "div") -> str:
     """A part of the page for one rule; the explorer shows that of the rule in use."""
     hidden = "" if rule == shown else " hidden"
-    return f'<{tag} data-rule="{_safe(rule)}"{hidden}>{content}</{tag}>'
+    return f'<{tag} data-rule="{safe(rule)}"{hidden}>{content}</{tag}>'
 
 
 def _figure(path: Path) -> str:
     """A figure's bytes as part of the page; empty if it is a link, or too large."""
     try:
         with open_plain(path, _MOST_FIGURE_BYTES) as file:
-            data = base64.b64encode(file.read(_MOST_FIGURE_BYTES)).decode()
+            data = file.read(_MOST_FIGURE_BYTES)
     except OSError:
         return ""
-    words = path.stem.replace("_", " ").capitalize()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{_safe(words)}">'
-        f"<figcaption>{_safe(words)}</figcaption></figure>"
-    )
-
-
-def _safe(value: object) -> str:
-    return html.escape(str(value))
+    return shell.picture(data, path.stem.replace("_", " ").capitalize())

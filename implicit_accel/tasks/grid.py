@@ -616,8 +616,7 @@ class TaskSweep(Experiment):
         if len(self._aux) < len(self._fixed_values(self._axes)):
             return
         reads = set(self._reads)
-        takes = arguments_of(self.task.init).keys() & {"key", "seed"}
-        if takes or self.is_stochastic or self._takes_key:
+        if self.reads_seed:
             reads.add(SEEDS)
         given = [n for n in self._names if n not in self._together]
         given += [n for n, column in self._columns.items() if column.axis in self._together]
@@ -722,6 +721,12 @@ class TaskSweep(Experiment):
             return found
 
         return made
+
+    @property
+    def reads_seed(self) -> bool:
+        """Whether runs of several seeds differ; otherwise an axis of seeds is refused."""
+        draws = arguments_of(self.task.init).keys() & {"key", "seed"}
+        return bool(draws) or self.is_stochastic or self._takes_key
 
     @property
     def _takes_key(self) -> bool:

@@ -1,4 +1,4 @@
-"""What can be asked of results: ``runs.ia.summary()``, ``runs.ia.plot("speed_up")``.
+"""The accessor of results: ``runs.ia.summary()``, ``runs.ia.plot("speed_up")``.
 
 Importing `implicit_accel` gives every xarray dataset the accessor ``ia``.
 """
@@ -222,7 +222,7 @@ class Accessor:
         return _drawn(grid_plots.plot_heatmap, self._results(), ax, options)
 
     def plot_importance(self, *, ax: Canvas | None = None, **options: Any) -> Canvas:
-        """How much of the variance of log steps each axis explains by itself.
+        """How much of the variance of log steps each axis alone explains.
 
         Args:
             ax: An Axes to draw into, in the place of a new figure.
