@@ -32,7 +32,7 @@ def load_run(folder: str | Path) -> xr.Dataset:
     try:
         path = path / RESULTS_FILE if path.is_dir() else path
         if not path.is_file():
-            raise DataError(f"{path}: no such file; --run takes the output folder of a sweep")
+            raise DataError(f"{path}: no such file; give the output folder of a sweep")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     results = load_results(path)
