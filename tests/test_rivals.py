@@ -118,19 +118,21 @@ def test_r1_has_every_outcome(own, others, expected):
 
 def test_the_formula_is_scored_by_ratio_and_skill():
     cells = [
-        t12.Cell(4, 2, predicted, measured, 100)
+        t12.Cell(4, 2, 0.1, predicted, measured, 100)
         for predicted, measured in ((2.0, 2.0), (1.5, 1.2), (0.5, 0.5), (1.2, 0.8), (0.4, 0.0))
     ]
-    assert t12.ratio(cells, 2, t12.RESOLVED).value == pytest.approx(np.median([1, 1.25, 1, 1.5]))
+    assert t12.ratio(cells, 2, 0.1, t12.RESOLVED).value == pytest.approx(
+        np.median([1, 1.25, 1, 1.5])
+    )
     # Both gains are predicted, and two of the three others.
-    assert t12.true_skill(cells, 2, t12.RESOLVED).value == pytest.approx(1 + 2 / 3 - 1)
+    assert t12.true_skill(cells, 2, 0.1, t12.RESOLVED).value == pytest.approx(1 + 2 / 3 - 1)
     few = partial(replace, steps=19)
     # "Always slower" has no skill, however often it is right.
-    assert math.isnan(t12.ratio([*map(few, cells)], 2, t12.RESOLVED).value)
-    never = [t12.Cell(4, 2, 0.1, c.measured, 100) for c in cells]
-    assert t12.true_skill(never, 2, t12.RESOLVED).value == 0
-    assert math.isnan(t12.ratio(cells, 3, t12.RESOLVED).value)
-    assert math.isnan(t12.true_skill(cells[:2], 2, t12.RESOLVED).value)
+    assert math.isnan(t12.ratio([*map(few, cells)], 2, 0.1, t12.RESOLVED).value)
+    never = [t12.Cell(4, 2, 0.1, 0.1, c.measured, 100) for c in cells]
+    assert t12.true_skill(never, 2, 0.1, t12.RESOLVED).value == 0
+    assert math.isnan(t12.ratio(cells, 3, 0.1, t12.RESOLVED).value)
+    assert math.isnan(t12.true_skill(cells[:2], 2, 0.1, t12.RESOLVED).value)
 
 
 def test_primary_effects_are_one_each_and_laws_say_where_they_hold():

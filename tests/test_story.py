@@ -52,7 +52,7 @@ OVER_ONE_LAYER = (
 def everything() -> list[Entry]:
     common = "speed-up to the common target"
     chosen: dict[str, Any] = {"choice": "as chosen"}
-    on_grid = "a million steps, learning rates of the paper's grid"
+    on_grid = "at the horizon, learning rates of the paper's grid"
     return [
         entry("P0", measured(3.0123, STABLE, 2.9, 3.1, depth=2, **chosen),
               measured(2.0123, STABLE, 1.9, 2.1, depth=2, choice="float64")),

@@ -88,7 +88,7 @@ COLLECTION = Collection(
         Row("ℓ4, depth 2", "P0", "speed-up at stable rates", {"depth": 2, **CHOSEN}),
         Row(
             "ℓ4, depth 2, a million steps, paper's rates", "P3b", "speed-up at stable rates",
-            {"depth": 2, "choice": "a million steps, learning rates of the paper's grid"},
+            {"depth": 2, "choice": "at the horizon, learning rates of the paper's grid"},
         ),
         Row(
             "ℓ4, one layer with a warm-up", "R1", "speed-up over one layer at a constant rate",

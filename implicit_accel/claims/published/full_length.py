@@ -34,6 +34,7 @@ from implicit_accel.claims.published.authors import (
     distance,
     draw_authors,
 )
+from implicit_accel.claims.published.rivals import OPTIMIZERS, WARMUP
 from implicit_accel.claims.published.theory import crossings, flows, split
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, parse_learning_rates
@@ -57,12 +58,17 @@ _CURVES: dict[str, tuple[Optimizer, int, tuple[tuple[float, ...], ...]]] = {
     "gradient_descent_depth_3": (Optimizer("sgd"), 3, ((2e-4,), (5e-4,), (1e-3,))),
     "adagrad_depth_1": (Optimizer("adagrad"), 1, ((0.1,),)),
     "adadelta_depth_1": (Optimizer("adadelta"), 1, ((1e-2,),)),
+    # About the best stable rate of 20,000 steps, and half of it.
+    "warmup_depth_1": (OPTIMIZERS[WARMUP], 1, ((5e-3,), (1e-2,))),
 }
 
-ONE, TWO, THREE, ADAGRAD, ADADELTA = _CURVES
+ONE, TWO, THREE, ADAGRAD, ADADELTA, WARMED = _CURVES
 
-LABELS = FIGURES[FIGURE] | {THREE: "GD, depth 3"}
+LABELS = FIGURES[FIGURE] | {THREE: "GD, depth 3", WARMED: f"GD, depth 1, {WARMUP}"}
 """What curves are called in figures and sentences."""
+
+_METHODS = {ADAGRAD: "AdaGrad", ADADELTA: "AdaDelta", WARMED: WARMUP}
+"""How models are trained, where not by gradient descent at a constant rate."""
 
 RATES_CAVEAT = (
     "The full-length runs have few rates each; after a first look those that were best at no "
@@ -224,8 +230,8 @@ def to_last(
     return replace(speed_up(there, own), design=design).keyed(key)
 
 
-ON_PAPERS_GRID = "a million steps, learning rates of the paper's grid"
-EQUAL_RATES = "a million steps, both at 2e-3"
+ON_PAPERS_GRID = "at the horizon, learning rates of the paper's grid"
+EQUAL_RATES = "at the horizon, both at 2e-3"
 THEIR_FIGURE = "the authors' figure"
 
 
@@ -249,7 +255,7 @@ def full_length_curves(found: FullLength, curves: Sequence[str]) -> dict[str, Cu
         for name, read in authors_curves(FIGURE).items()
         if name in curves
     )
-    together = joined((LABELS[c].split(",")[0], found.runs[c]) for c in curves)
+    together = joined((_METHODS.get(c, "GD"), found.runs[c]) for c in curves)
     # What the authors show is the loss: where its optimum lies is not known.
     title = f"{found.name}, ℓ4, {found.num_steps:,} steps, beside the authors' losses"
     return {title: Curves(together, published=published, best_by="final")}
@@ -352,7 +358,8 @@ def style_of(curve: str) -> dict[str, Any]:
     """Colour and line style of a curve of the authors' figure, ours or theirs."""
     if curve.startswith("gradient"):
         return {"color": colour_of(_CURVES[curve][1])}
-    return {"color": COLOURS[3 if curve == ADAGRAD else 4], "linestyle": (0, (5, 2))}
+    colour = COLOURS[{ADAGRAD: 3, ADADELTA: 4, WARMED: 5}[curve]]
+    return {"color": colour, "linestyle": (0, (5, 2))}
 
 
 def loss_figure(found: FullLength, curves: Sequence[str]) -> Figure:
@@ -392,15 +399,15 @@ def _speed_up_axis(ax: Axes, label: str) -> None:
 
 
 def speed_up_figure(found: FullLength, theory: pd.DataFrame) -> Figure:
-    """S against the target and against the horizon, depths 2 and 3."""
+    """S against the target and against the horizon: depths 2 and 3, and one layer's warm-up."""
     figure, axes = make_figure(
         1, 2, title=rf"$\ell_4$ on {found.name}: depth's speed-up grows with how far one goes",
         size=(4.8, 3.9),
     )  # fmt: skip
     left, right = axes[0]
     # Bounds may coincide: one is drawn around the other.
-    for curve, size in ((TWO, 9), (THREE, 5)):
-        colour = colour_of(_CURVES[curve][1])
+    for curve, size in ((TWO, 9), (THREE, 5), (WARMED, 7)):
+        colour = style_of(curve)["color"]
         effects = {share: to_target(found, curve, ONE, share) for share in SHARES}
         _draw_effects(left, {100 * s: e for s, e in effects.items()}, LABELS[curve], colour, size)
         later = {h: to_last(found, curve, ONE, h) for h in horizons(found)}

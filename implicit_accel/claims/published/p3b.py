@@ -17,6 +17,7 @@ from implicit_accel.claims.published.full_length import (
     SHARES,
     THREE,
     TWO,
+    WARMED,
     FullLength,
     authors_speed_up,
     extrapolated,
@@ -48,7 +49,8 @@ def run(context: Context) -> Found:
     """A million steps at few rates, 20,000 at rates that are searched for, and gradient flows."""
     found, runs = full_length(context), rivals(context)
     theory = theory_table(context, found)
-    curves, earlier = (TWO, THREE), [h for h in horizons(found) if h != found.num_steps]
+    deeper, earlier = (TWO, THREE), [h for h in horizons(found) if h != found.num_steps]
+    curves = (*deeper, WARMED)
     lowest, _ = found.best(TWO)
     return Found(
         runs=runs,
@@ -58,7 +60,7 @@ def run(context: Context) -> Found:
             *(to_target(found, curve, ONE, share) for curve in curves for share in SHARES),
             *(
                 effect
-                for curve in curves
+                for curve in deeper
                 for effect in horizon_choices(found, STABLE_SPEED_UP, curve)
             ),
         ),
@@ -72,7 +74,8 @@ def run(context: Context) -> Found:
         },
         tables={"By gradient flow, depth 2": theory},
         figures={"speed_up": speed_up_figure(found, theory)},
-        curves=depth_curves(first_touches(runs), 4) | full_length_curves(found, (ONE, TWO, THREE)),
+        curves=depth_curves(first_touches(runs), 4)
+        | full_length_curves(found, (ONE, TWO, THREE, WARMED)),
     )
 
 

@@ -39,8 +39,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     LINE_SEARCH: Optimizer("line_search"),
 }
 METHODS = tuple(OPTIMIZERS)
-FEW = (CONSTANT, WARMUP, "Nesterov", "silver steps", LINE_SEARCH)
-"""Trained where all methods would take an hour: below paper scale, at other exponents than 4."""
 
 # Of exact steps along the gradient.
 SHARES_OF_STEP = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -123,7 +121,7 @@ def train(
         context: Trains.
         problem: What is fitted.
         with_choices: Whether to train what only other choices need.
-        only_l4: Whether to train on ℓ4 alone, below paper scale few methods.
+        only_l4: Whether to train on ℓ4 alone.
     """
     cells: dict[tuple[float, str, int], Cell] = {}
     bases: dict[float, SweepConfig] = {}
@@ -133,11 +131,10 @@ def train(
             losses=(Loss(p),), num_seeds=context.pick(2, 20 if p == 2 else 6, 20),
             num_steps=context.pick(300, 20_000, 200_000),
         )  # fmt: skip
-        methods = METHODS if p == 4 and not only_l4 else context.pick(FEW, FEW, METHODS)
-        searched = tuple(OPTIMIZERS[m] for m in methods if m != LINE_SEARCH)
+        searched = tuple(OPTIMIZERS[m] for m in METHODS if m != LINE_SEARCH)
         config = replace(base, depths=(1, 2), optimizers=searched)
         search = {"best_by": "stable", "tolerance": TOLERANCE}
-        cells |= _cells(p, methods, context.tuned(problem, config, **search))
+        cells |= _cells(p, METHODS, context.tuned(problem, config, **search))
         deeper = replace(base, depths=(3,))
         cells |= _cells(p, (CONSTANT,), context.tuned(problem, deeper, **search))
         line_search = replace(
