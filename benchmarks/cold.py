@@ -80,7 +80,7 @@ def ours(datasets: list[Path], num_seeds: int, folder: Path, programs: Path | No
     )
 
     def train(path: Path) -> None:
-        results, _ = run_sweep(Problem.from_arrays(*load_arrays(path)), config)
+        results = run_sweep(Problem.from_arrays(*load_arrays(path)), config)
         out = folder / path.stem
         out.mkdir()
         save_results(results, out)

@@ -203,7 +203,7 @@ def ours(workload: Workload, path: Path) -> Timed:
     )
 
     def run() -> tuple[int, float]:
-        _, timing = run_sweep(problem, config)
+        timing = run_sweep(problem, config).ia.timing
         return timing.run_steps, timing.train_seconds
 
     return run

@@ -36,7 +36,7 @@ def main() -> None:
     seconds, reached = [], np.zeros(0)
     for _ in range(1 + SWEEPS):
         began = time.perf_counter()
-        results, _ = run_sweep(problem, config)
+        results = run_sweep(problem, config)
         seconds.append(time.perf_counter() - began)
         reached = np.isfinite(results["steps_to_target"].values).mean(axis=(1, 2))
     print(json.dumps({"warm": statistics.median(seconds[1:]), "reached": reached.tolist()}))

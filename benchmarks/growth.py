@@ -36,7 +36,7 @@ def main() -> None:
         records_per_decade=case.get("records_per_decade", 20),
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    _, timing = run_sweep(problem, config, memory_limit=case.get("memory_limit"))
+    timing = run_sweep(problem, config, memory_limit=case.get("memory_limit")).ia.timing
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         json.dumps(

@@ -429,7 +429,7 @@ class _Experiment:
 
     def _timed(self, variant: str, steps: int, target: float) -> float:
         grid = self._grid((variant,), (1e-6,), target, num_steps=steps)
-        timing: Timing = run(grid, progress=False)[1]
+        timing: Timing = run(grid, progress=False).ia.timing
         return timing.train_seconds
 
     def _search(
@@ -442,7 +442,7 @@ class _Experiment:
         if callable(report):
             report = report(f"{self.optimizer.name}, half {self.half}: {name}")
         folder = None if self.folder is None else self.folder / name
-        return run_searched(grid_of, searched, folder=folder, progress=report)[0]
+        return run_searched(grid_of, searched, folder=folder, progress=report)
 
     def _grid(
         self, variants: tuple[str, ...], rates: tuple[float, ...], target: float | None,

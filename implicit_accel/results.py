@@ -324,72 +324,6 @@ def select(runs: xr.Dataset, **coordinates: object) -> xr.Dataset:
     return by_model(runs).isel(model=matching(runs, coordinates))
 
 
-def judged_by(runs: xr.Dataset, metric: str, *, target: float, best: float = 0.0) -> xr.Dataset:
-    """Results in which another recorded quantity takes the place of the excess loss.
-
-    ``judged_by(runs, "accuracy", target=0.95, best=1.0)`` counts the steps to an accuracy of 0.95,
-    and `summarise`, `compare` and the figures choose learning rates by it.
-
-    Args:
-        runs: Results of any axes.
-        metric: What was recorded along the runs: ``held_out_loss``, an observable's name, or a name
-            of what the loss returns beside it.
-        target: The value to reach.
-        best: The best possible value. The metric counts by its distance from it, so that smaller is
-            better for a loss, and larger for an accuracy.
-
-    Returns:
-        The results with ``excess_loss``, that distance, ``steps_to_target`` and ``target`` of the
-        metric, at the steps at which it was recorded: steps are as exact as the records are dense.
-
-    Raises:
-        DataError: If it was not recorded; the message lists what was.
-        UserError: If the target is not a number or is the best value, the metric passes the best
-            value, or all runs are at the target from the start.
-    """
-    recorded = [
-        str(name)
-        for name, v in runs.data_vars.items()
-        if v.dims[-1:] in (("observation_step",), ("step",)) and name not in ("loss", "excess_loss")
-    ]
-    if metric not in recorded:
-        raise DataError(
-            f"metric {metric!r} was not recorded; there is {', '.join(recorded) or 'none'}"
-        )
-    ends = finite(target), finite(best)
-    if None in ends or ends[0] == ends[1]:
-        raise UserError(f"target {target!r}, best {best!r}: give two different numbers")
-    values = runs[metric].astype(float)
-    # Values are in training's precision, and so is the target: 0.9 is no number of float32.
-    slack = 1e-6 * max(abs(target), abs(best))
-    if ((values - best) * np.sign(target - best) < -slack).any():
-        raise UserError(f"metric {metric!r} passes {best:g}: give the best possible value as best")
-    distance, goal = abs(values - best), abs(target - best) + slack
-    dims, along = distance.dims[:-1], distance.dims[-1]
-    was_trained = runs["excess_loss"].isel(step=0, drop=True).notnull().transpose(*dims)
-    # Losses are inf from a divergence on; other quantities are NaN there.
-    distance = distance.where(np.isfinite(distance) | ~was_trained, np.inf)
-    steps = runs[along].values
-    below = (distance <= goal).values
-    if steps[0] == 0 and below[..., 0][was_trained.values].all():
-        raise UserError(
-            f"metric {metric!r}: all runs are at the target {target:g} before training; is "
-            f"{best:g} the best possible value?"
-        )
-    reached = np.where(below.any(axis=-1), steps[below.argmax(axis=-1)].astype(float), np.inf)
-    found = runs.drop_dims({"step", "batch_step"} - {along}, errors="ignore")
-    # Its place is taken by the steps of the metric.
-    found = found.drop_vars({"step"} - {along}, errors="ignore")
-    words = {"long_name": str(runs[metric].attrs.get("long_name", metric.replace("_", " ")))}
-    curve = distance.rename({along: "step"} if along != "step" else {}).assign_coords(step=steps)
-    quiet = xr.zeros_like(runs["target"])
-    return found.assign(
-        excess_loss=curve.assign_attrs(words), loss=curve,
-        steps_to_target=(dims, reached, runs["steps_to_target"].attrs),
-        target=quiet + goal, optimum=quiet, resolution=quiet,
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Metric:
     """A recorded quantity by which runs are judged, with a target: the ``target`` of `sweep`.
@@ -398,9 +332,11 @@ class Metric:
     ``Metric("held_out_loss", target=0.2, best=0)`` at a loss of 0.2 or less.
 
     Attributes:
-        name: What was recorded along the runs, see `judged_by`.
+        name: What was recorded along the runs: ``held_out_loss``, an observable's name, or a name
+            of what the loss returns beside it.
         target: The value to reach.
-        best: The best possible value, which decides whether more or less is better.
+        best: The best possible value. The metric counts by its distance from it, so that smaller
+            is better for a loss, and larger for an accuracy.
 
     Raises:
         UserError: If the two are not different finite numbers.
@@ -422,8 +358,67 @@ class Metric:
             raise UserError(f"metric {self.name}: target and best must differ")
 
     def judge(self, runs: xr.Dataset) -> xr.Dataset:
-        """Results judged by the metric, see `judged_by`."""
-        return judged_by(runs, self.name, target=self.target, best=self.best)
+        """Results in which the metric takes the place of the excess loss.
+
+        `summarise`, `compare` and the figures then choose learning rates by it.
+
+        Args:
+            runs: Results of any axes.
+
+        Returns:
+            The results with ``excess_loss``, the distance from the best value, ``steps_to_target``
+            and ``target`` of the metric, at the steps at which it was recorded: steps are as exact
+            as the records are dense.
+
+        Raises:
+            DataError: If it was not recorded; the message lists what was.
+            UserError: If the metric passes the best value, or all runs are at the target from the
+                start.
+        """
+        recorded = [
+            str(name)
+            for name, v in runs.data_vars.items()
+            if v.dims[-1:] in (("observation_step",), ("step",))
+            and name not in ("loss", "excess_loss")
+        ]
+        metric = self.name
+        if metric not in recorded:
+            raise DataError(
+                f"metric {metric!r} was not recorded; there is {', '.join(recorded) or 'none'}"
+            )
+        values, target, best = runs[metric].astype(float), self.target, self.best
+        # Values are in training's precision, and so is the target: 0.9 is no number of float32.
+        slack = 1e-6 * max(abs(target), abs(best))
+        if ((values - best) * np.sign(target - best) < -slack).any():
+            raise UserError(
+                f"metric {metric!r} passes {best:g}: give the best possible value as best"
+            )
+        distance, goal = abs(values - best), abs(target - best) + slack
+        dims, along = distance.dims[:-1], distance.dims[-1]
+        was_trained = runs["excess_loss"].isel(step=0, drop=True).notnull().transpose(*dims)
+        # Losses are inf from a divergence on; other quantities are NaN there.
+        distance = distance.where(np.isfinite(distance) | ~was_trained, np.inf)
+        steps = runs[along].values
+        below = (distance <= goal).values
+        if steps[0] == 0 and below[..., 0][was_trained.values].all():
+            raise UserError(
+                f"metric {metric!r}: all runs are at the target {target:g} before training; is "
+                f"{best:g} the best possible value?"
+            )
+        reached = np.where(below.any(axis=-1), steps[below.argmax(axis=-1)].astype(float), np.inf)
+        found = runs.drop_dims({"step", "batch_step"} - {along}, errors="ignore")
+        # Its place is taken by the steps of the metric.
+        found = found.drop_vars({"step"} - {along}, errors="ignore")
+        words = {"long_name": str(runs[metric].attrs.get("long_name", metric.replace("_", " ")))}
+        curve = distance.rename({along: "step"} if along != "step" else {}).assign_coords(
+            step=steps
+        )
+        quiet = xr.zeros_like(runs["target"])
+        return found.assign(
+            excess_loss=curve.assign_attrs(words), loss=curve,
+            steps_to_target=(dims, reached, runs["steps_to_target"].attrs),
+            target=quiet + goal, optimum=quiet, resolution=quiet,
+        )  # fmt: skip
 
 
 # What labels call a coordinate, if not by its name.

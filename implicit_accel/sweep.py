@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import jax
-import numpy as np
 import xarray as xr
 
 from implicit_accel import rates
@@ -32,7 +30,6 @@ from implicit_accel.engine.chunks import (
     cut,
     gather,
 )
-from implicit_accel.engine.train import train as train_groups
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.executors import Executor, Job
 from implicit_accel.executors.local import LocalExecutor
@@ -50,7 +47,7 @@ from implicit_accel.store.interrupt import deferred_interrupt
 from implicit_accel.store.training import StoredTraining, fits
 from implicit_accel.tasks.axes import static, together
 from implicit_accel.tasks.grid import MakeOptimizer, TaskSweep
-from implicit_accel.tasks.loss_task import BoundTask, LossTask
+from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.tasks.parameters import (
     Parameters,
     Part,
@@ -114,8 +111,8 @@ def sweep(
         batch_size: Rows in a mini-batch; the full batch by default.
         target: Excess loss at which a run has reached its target; a loss where the task's optimum
             is not known. With mini-batches or randomness the loss of all rows counts, see
-            `from_loss`. Or a `Metric`: the results are then judged by it, see `judged_by`, and so
-            is the search for learning rates. The folder keeps the losses too.
+            `from_loss`. Or a `Metric`: the results are then judged by it, see `Metric.judge`, and
+            so is the search for learning rates. The folder keeps the losses too.
         keep: Which parameters of every run ``runs.ia.params()`` returns. ``final`` are those after
             the last step, NaN where the run diverged. With a folder they are read from it, also
             of a run that was trained without ``keep``. ``best`` are those with the lowest ``loss``
@@ -176,70 +173,11 @@ def sweep(
         return run_searched(
             grid_of, found, folder=folder, overwrite=overwrite, checkpoint_every=checkpoint_every,
             devices=devices, memory_limit=memory_limit, client=client, progress=progress,
-        )[0]  # fmt: skip
+        )  # fmt: skip
     return run(
         grid_of(None), folder=folder, overwrite=overwrite, checkpoint_every=checkpoint_every,
         devices=devices, memory_limit=memory_limit, client=client, progress=progress,
-    )[0]  # fmt: skip
-
-
-def final_params(
-    task: LossTask,
-    at: Mapping[str, Any],
-    *,
-    optimizer: MakeOptimizer,
-    num_steps: int,
-    batch_size: int | None = None,
-    precision: str = "float32",
-) -> Any:
-    """The parameters at the end of one run of a sweep, by training it again.
-
-    A run is a function of its values alone, so that a sweep need not keep the parameters of all of
-    its runs; where it shall, see ``keep`` of `sweep`. It is trained on one device: against a sweep
-    on several the last digits may differ.
-
-    Args:
-        task: As in `sweep`; so are the optimizer, the batch size and the precision.
-        at: The run: a value for each hyper-parameter. What was `static` there is ``static(value)``
-            here, what had a label has it, ``{label: value}``, and what was a fraction is one: 1.0
-            on an axis that has 0.5 as well.
-        optimizer: Makes the optax transformation.
-        num_steps: T.
-        batch_size: Rows in a mini-batch.
-        precision: ``float32`` or ``float64``.
-
-    Returns:
-        A pytree like the one that the task's ``init`` returns, with NumPy's arrays for what is
-        trained; with ``has_state`` a pair (params, state) like that one.
-
-    Raises:
-        UserError: If something that was asked for is not allowed, several values are given, or the
-            run diverges.
-    """
-    if not isinstance(at, Mapping):
-        raise UserError(f"at {at!r}: give a value for each axis by name, like {{'seed': 0}}")
-    axes = {
-        name: value if isinstance(value, static | Mapping) else (value,)
-        for name, value in at.items()
-    }  # fmt: skip
-    several = [n for n, v in axes.items() if len(v.values if isinstance(v, static) else v) != 1]
-    if several:
-        raise UserError(f"at: {several[0]} has several values; give the run's own")
-    experiment = TaskSweep(
-        task, axes=axes, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size,
-        precision=precision, records_per_decade=1, observations_per_decade=1,
     )  # fmt: skip
-    (added,) = experiment.rounds_after(())
-    (group,) = experiment.plan_round(added, jax.default_backend()).groups
-    ((result, params),) = train_groups(
-        [group], num_steps=experiment.num_steps, recording=experiment.recording,
-        precision=precision, devices=jax.local_devices()[:1],
-    )  # fmt: skip
-    if result.divergence_step[0] >= 0:
-        raise UserError(f"the run diverges at step {result.divergence_step[0]}: it has no end")
-    bound = group.program.task
-    assert isinstance(bound, BoundTask)
-    return bound.whole(jax.tree.map(lambda a: np.asarray(a[0]), params))
 
 
 def run_searched(
@@ -253,7 +191,7 @@ def run_searched(
     memory_limit: float | str | None = None,
     client: Any = None,
     progress: Progress | bool | None = None,
-) -> tuple[xr.Dataset, Timing]:
+) -> xr.Dataset:
     """Trains an experiment at learning rates that are searched for, each model's own.
 
     Args:
@@ -268,22 +206,24 @@ def run_searched(
         progress: A progress callback, or False for no bar.
 
     Returns:
-        Labelled results, NaN where a model was not trained at a rate; and what all rounds cost.
+        Labelled results, NaN where a model was not trained at a rate; ``runs.ia.timing`` is what
+        all rounds cost.
 
     Raises:
         UserError: As `run`.
     """
-    timings = []
+    timing: Timing | None = None
     with nullcontext(folder) if folder is not None else TemporaryDirectory() as place:
         path = Path(place)
 
         def train(experiment: Experiment) -> xr.Dataset:
-            results, timing = run(
-                experiment, folder=path, overwrite=overwrite and not timings,
+            nonlocal timing
+            results = run(
+                experiment, folder=path, overwrite=overwrite and timing is None,
                 checkpoint_every=checkpoint_every, devices=devices, memory_limit=memory_limit,
                 client=client, progress=progress,
             )  # fmt: skip
-            timings.append(timing)
+            timing = results.ia.timing
             return results
 
         grid = grid_of(searched.first)
@@ -298,9 +238,8 @@ def run_searched(
             grid_of, train, first, best_by=searched.best_by, tolerance=searched.tolerance
         )
     # That of the last round is what all chunks cost, earlier rounds' too.
-    timing = timings[-1]
     attach(results, timing=timing)
-    return results, timing
+    return results
 
 
 def run_sweep(
@@ -314,7 +253,7 @@ def run_sweep(
     memory_limit: float | str | None = None,
     client: Any = None,
     progress: Progress | bool | None = None,
-) -> tuple[xr.Dataset, Timing]:
+) -> xr.Dataset:
     """Trains a grid of deep linear networks on a problem, in one compiled program.
 
     Args:
@@ -330,7 +269,7 @@ def run_sweep(
         progress: A progress callback, see `run`; False for no bar.
 
     Returns:
-        Labelled results, see `implicit_accel.results`, and what they cost.
+        Labelled results, see `implicit_accel.results`; ``runs.ia.timing`` is what they cost.
 
     Raises:
         UserError: If an initialiser does not fit the hidden widths.
@@ -352,7 +291,7 @@ def run(
     memory_limit: float | str | None = None,
     client: Any = None,
     progress: Progress | bool | None = None,
-) -> tuple[xr.Dataset, Timing]:
+) -> xr.Dataset:
     """Trains an experiment.
 
     Args:
@@ -376,7 +315,7 @@ def run(
             a bar in a terminal or a notebook, and nothing elsewhere; False for none.
 
     Returns:
-        Labelled results, and what they cost; that is also ``runs.ia.timing``. Of an experiment with
+        Labelled results; ``runs.ia.timing`` is what they cost. Of an experiment with
         `Experiment.keep`, ``runs.ia.params()`` are the parameters.
 
     Raises:
@@ -428,7 +367,7 @@ def run(
     attach(results, timing=timing)
     if experiment.keep is not None:
         attach(results, params=Parameters(experiment.result_axes, parts))
-    return results, timing
+    return results
 
 
 def _read_memory_limit(given: float | str) -> int:
@@ -484,8 +423,7 @@ def _stored_parts(
     manifest = folder.manifest()
     gone = UserError(
         f"{folder.path}: the run's parameters cannot be read from its checkpoints, which are gone, "
-        "damaged or another run's: train it again (overwrite=True), or one of its runs by "
-        "ia.final_params"
+        "damaged or another run's: train it again (overwrite=True)"
     )
     if manifest is None or not manifest.identity.covers(experiment.identity):
         raise gone

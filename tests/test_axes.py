@@ -103,13 +103,13 @@ def test_tuples_dictionaries_and_none_are_values():
 
 
 def test_final_params_of_a_run_with_a_label():
-    at = {"bend": {"mine": lambda w: w + 1}, "learning_rate": 0.25}
+    axes = {"bend": {"mine": lambda w: w + 1}, "learning_rate": [0.25]}
     task = ia.from_loss(
         lambda p, b, hp: bend(p, hp) + 0 * b[0], init=lambda key: {"w": jnp.array(0.5)},
         data=np.ones(1),
     )  # fmt: skip
-    found = ia.final_params(task, at, optimizer=sgd, num_steps=1)
-    np.testing.assert_allclose(found["w"], 0.5 + 0.25, rtol=1e-6)
+    found = ia.sweep(task, axes=axes, optimizer=sgd, num_steps=1, keep="final").ia.params()
+    np.testing.assert_allclose(found["w"], [[0.5 + 0.25]], rtol=1e-6)
 
 
 def test_what_is_behind_a_label_is_part_of_the_run(tmp_path):

@@ -310,7 +310,7 @@ def test_predicted_and_measured_agree_in_the_summary_of_a_sweep(rng):
         depths=(1, 2), losses=(Loss(4),), inits=("identity",), learning_rates=(0.002,),
         num_seeds=3, num_steps=20_000, target=Target(0.1, relative=True),
     )  # fmt: skip
-    runs, _ = run_sweep(problem, config)
+    runs = run_sweep(problem, config)
     measured = summarise(runs)["steps_to_target"].to_numpy(float)
     found = predict(problem, config).table()["steps"].to_numpy(float)
     np.testing.assert_allclose(found, measured, rtol=0.03, atol=2)

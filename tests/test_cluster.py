@@ -76,7 +76,7 @@ CONFIG = SweepConfig(
 
 @pytest.fixture(scope="module")
 def undisturbed(problem):
-    return run_sweep(problem, CONFIG)[0]
+    return run_sweep(problem, CONFIG)
 
 
 def poll(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
@@ -117,10 +117,11 @@ def test_a_linear_sweep_has_the_bits_of_one_process(client, problem, undisturbed
     """With 0 seconds a chunk changes its worker after every segment."""
     assert bool((undisturbed["divergence_step"].notnull()).any())
     reports = []
-    results, timing = run_sweep(
+    results = run_sweep(
         problem, CONFIG, client=client, checkpoint_every=seconds,
         progress=lambda *report: reports.append(report),
     )  # fmt: skip
+    timing = results.ia.timing
     assert_same_bits(results, undisturbed)
     total = 2 * 2 * 3 * 3 * CONFIG.num_steps
     assert timing.run_steps == total
@@ -214,7 +215,7 @@ def test_a_killed_worker_changes_no_bit(client, problem, undisturbed):
             killed.append(next(iter(pids.values())))
             os.kill(killed[0], signal.SIGKILL)
 
-    results, _ = run_sweep(problem, CONFIG, client=client, checkpoint_every=0, progress=kill_once)
+    results = run_sweep(problem, CONFIG, client=client, checkpoint_every=0, progress=kill_once)
     assert_same_bits(results, undisturbed)
     assert killed
     poll(lambda: len(client.run(os.getpid)) == len(pids))
@@ -278,7 +279,7 @@ def test_a_killed_client_goes_on_and_trains_nothing_twice(
         return train(self, job, chunks, reached, **options)
 
     monkeypatch.setattr(DaskExecutor, "train", noted)
-    results, _ = run_sweep(problem, CONFIG, folder=tmp_path / "run", client=client)
+    results = run_sweep(problem, CONFIG, folder=tmp_path / "run", client=client)
     assert_same_bits(results, undisturbed)
     assert trained
     assert not set(trained) & set(stored)
@@ -402,7 +403,7 @@ def test_workers_in_one_process_train_the_same_bits(threads, problem, undisturbe
     cluster, client = threads
     cluster.scale(3)
     client.wait_for_workers(3)
-    assert_same_bits(run_sweep(problem, CONFIG, client=client)[0], undisturbed)
+    assert_same_bits(run_sweep(problem, CONFIG, client=client), undisturbed)
 
 
 def endless(folder, item, on_message):

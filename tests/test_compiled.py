@@ -66,7 +66,7 @@ def test_another_linear_grid_compiles_nothing():
 
     def train(rates, steps):
         config = ia.SweepConfig(learning_rates=rates, num_seeds=2, num_steps=steps)
-        return ia.run_sweep(problem, config)[0]
+        return ia.run_sweep(problem, config)
 
     assert count_compilations(lambda: train((0.01, 0.1), 300)) == 1
     assert count_compilations(lambda: train((0.02, 3.0), 250), forget=False) == 0

@@ -335,8 +335,10 @@ RUN = SweepConfig(depths=1, losses="l2", learning_rates="0.01,0.02", num_seeds=4
 
 @pytest.mark.parametrize("limit", ["4GiB", "1 MiB", 2**30, 1e9, np.int64(2**30), 1, "1"])
 def test_memory_limits_of_a_run(limit):
-    results, timing = ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
-    free, unlimited = ia.run_sweep(PROBLEM, RUN)
+    results = ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
+    timing = results.ia.timing
+    free = ia.run_sweep(PROBLEM, RUN)
+    unlimited = free.ia.timing
     assert results.identical(free)
     assert timing.num_chunks == unlimited.num_chunks
 
@@ -360,8 +362,8 @@ def test_bad_checkpoint_intervals_are_refused_before_training(tmp_path, seconds)
 
 @pytest.mark.parametrize("seconds", [0, 0.0, "60", np.float32(1), math.inf, 10**400])
 def test_checkpoint_intervals(tmp_path, seconds):
-    results, _ = ia.run_sweep(PROBLEM, RUN, folder=tmp_path / "run", checkpoint_every=seconds)
-    free, _ = ia.run_sweep(PROBLEM, RUN)
+    results = ia.run_sweep(PROBLEM, RUN, folder=tmp_path / "run", checkpoint_every=seconds)
+    free = ia.run_sweep(PROBLEM, RUN)
     np.testing.assert_array_equal(results["loss"], free["loss"])
 
 

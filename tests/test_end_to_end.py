@@ -332,7 +332,7 @@ def test_a_sweep_over_rates_against_a_loop(rng, N, p):
         inits=("near_zero",), init_stds=(0.3,), weight_decays=decays, learning_rates=rates,
         num_seeds=2, num_steps=80, precision="float64",
     )  # fmt: skip
-    results, _ = run_sweep(problem, config)
+    results = run_sweep(problem, config)
     start = Initialiser("near_zero", 0.3)
     for m, decay in enumerate(decays):
         for i, rate in enumerate(rates):

@@ -502,7 +502,7 @@ def test_results_that_are_no_more_are_made_from_the_checkpoints(tmp_path):
     own, other = path.read_bytes(), (tmp_path / "b" / "results.nc").read_bytes()
     for wrong in (other, own[:-1]):
         path.write_bytes(wrong)
-        results, _ = run_sweep(problem, configs["a"], folder=tmp_path / "a")
+        results = run_sweep(problem, configs["a"], folder=tmp_path / "a")
         assert results["learning_rate"].values.tolist() == [0.1]
         assert path.read_bytes() == own
     path.write_bytes(other)
@@ -709,10 +709,10 @@ def make_old(path: Path) -> None:
 
 def test_checkpoints_of_the_version_before_chunks(tmp_path):
     """A finished run is returned; what cannot go on is refused in one line, or replaced."""
-    first, _ = run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    first = run_sweep(small_problem(), CONFIG, folder=tmp_path)
     make_old(tmp_path)
     before = contents(tmp_path)
-    again, _ = run_sweep(small_problem(), CONFIG, folder=tmp_path)
+    again = run_sweep(small_problem(), CONFIG, folder=tmp_path)
     assert again.identical(first)
     longer = dataclasses.replace(CONFIG, num_steps=9)
     with pytest.raises(UserError, match="checkpoints/ are an earlier version's") as raised:
@@ -727,7 +727,7 @@ def test_checkpoints_of_the_version_before_chunks(tmp_path):
         run_sweep(small_problem(), CONFIG, folder=tmp_path)
     assert "\n" not in str(raised.value)
     assert contents(tmp_path) == before
-    replaced, _ = run_sweep(small_problem(), longer, folder=tmp_path, overwrite=True)
+    replaced = run_sweep(small_problem(), longer, folder=tmp_path, overwrite=True)
     assert replaced.sizes["step"] == 10
     assert not list((tmp_path / "checkpoints").glob("part*"))
     assert not (tmp_path / ".replaced").exists()

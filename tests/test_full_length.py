@@ -17,7 +17,7 @@ def found(rng) -> FullLength:
             depths=(depth,), losses=(Loss(4),), learning_rates=rates, num_seeds=3, num_steps=400,
             inits=("identity",), records_per_decade=10_000,
         )  # fmt: skip
-        return run_sweep(problem, config)[0]
+        return run_sweep(problem, config)
 
     return FullLength("random", problem, {ONE: runs(1, 0.0002), TWO: runs(2, 0.001, 0.002, 0.004)})
 

@@ -357,7 +357,7 @@ def test_a_linear_sweep_s_subset_is_returned_without_training(tmp_path):
                                     "learning_rates": (0.01, 0.1, 1.0)} | changed))  # fmt: skip
         seen = []
         runs = ia.run_sweep(problem, config, folder=tmp_path, progress=lambda *at: seen.append(at))
-        return runs[0], bool(seen)
+        return runs, bool(seen)
 
     whole, trained = sweep()
     assert trained

@@ -199,7 +199,7 @@ def close_runs():
             losses=(ia.Loss(2),), depths=(1, 2), init_stds=stds, learning_rates=rates,
             num_seeds=2, num_steps=200, target=ia.Target(0.1, relative=True),
         )  # fmt: skip
-        return ia.run_sweep(problem, config)[0]
+        return ia.run_sweep(problem, config)
 
     return {"both": run(STDS, (0.1,)), "one": run((STDS[1], 0.4), (0.2,))}
 

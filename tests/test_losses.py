@@ -196,7 +196,7 @@ def test_runs_of_a_large_exponent_arrive_or_diverge(rng):
     config = SweepConfig(
         depths=(1, 2), losses=(Loss(50),), learning_rates=(1e-3, 1e10), num_seeds=1, num_steps=300,
     )  # fmt: skip
-    results, _ = run_sweep(Problem.from_arrays(X, y), config)
+    results = run_sweep(Problem.from_arrays(X, y), config)
     excess = results["excess_loss"].to_numpy()
     assert not np.isnan(excess).any()
     stayed = results["divergence_step"].isnull().to_numpy()

@@ -122,11 +122,8 @@ def test_final_parameters_need_no_other_training(tmp_path):
     assert kept.identical(runs)
     in_memory = train(keep="final")
     assert in_memory.ia.params()["w"].tobytes() == kept.ia.params()["w"].tobytes()
-    alone = ia.final_params(
-        TASK, {"learning_rate": RATES[1], "seed": 1}, num_steps=30, precision="float64",
-        optimizer=lambda hp: optax.sgd(hp["learning_rate"], momentum=MOMENTUM),
-    )  # fmt: skip
-    found = in_memory.ia.params(learning_rate=RATES[1], seed=1)
+    alone = train(axes={"learning_rate": RATES[1:2], "seed": [1]}, keep="final").ia.params()
+    found = in_memory.ia.params(learning_rate=[RATES[1]], seed=[1])
     np.testing.assert_allclose(found["w"], alone["w"], rtol=1e-12)
     with pytest.raises(ia.UserError, match="best_params: None there, loss here"):
         train(folder=tmp_path / "run", keep="best")
@@ -138,7 +135,7 @@ def test_final_parameters_need_no_other_training(tmp_path):
         train(folder=tmp_path / "run", keep="final")
     assert train(folder=tmp_path / "run").identical(runs)
     place.remove_checkpoints()
-    with pytest.raises(ia.UserError, match=r"ia\.final_params"):
+    with pytest.raises(ia.UserError, match="train it again"):
         train(folder=tmp_path / "run", keep="final")
 
 
@@ -192,7 +189,7 @@ def test_runs_are_judged_by_the_metric_of_the_target(batch_size, tmp_path):
     best = runs.ia.params()
     own = np.mean((best @ X.T) * labels > 0, axis=-1)
     np.testing.assert_allclose(own, accuracy.max(axis=-1))
-    judged = ia.judged_by(plain, "accuracy", target=0.9, best=1.0)
+    judged = ia.Metric("accuracy", target=0.9, best=1).judge(plain)
     np.testing.assert_array_equal(judged.steps_to_target, reached)
     # A run by a target of the loss is judged without training, and extended with that target.
     options["folder"] = tmp_path / "run"
@@ -308,7 +305,8 @@ def test_experiments_without_parameters_of_a_user_keep_none():
     rng = np.random.default_rng(0)
     problem = ia.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
     config = ia.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
-    runs, timing = ia.run_sweep(problem, config)
+    runs = ia.run_sweep(problem, config)
+    timing = runs.ia.timing
     assert runs.ia.timing == timing
     assert timing.run_steps == 5 * runs.sizes["model"]
     with pytest.raises(ia.UserError, match="none were kept"):

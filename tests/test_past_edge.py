@@ -97,7 +97,7 @@ def test_one_layer_on_l2_has_its_edge_in_closed_form(name, seed):
         learning_rates=tuple(factor * edge for factor in factors),
         target=Target(1e-6, relative=True),
     )  # fmt: skip
-    results, _ = run_sweep(problem, config)
+    results = run_sweep(problem, config)
     for end in ("low", "high"):
         np.testing.assert_allclose(results[f"edge_rate_{end}"], edge, rtol=1e-3)
     found = [verdict(results.isel(learning_rate=[i])) for i in range(4)]
@@ -112,7 +112,7 @@ def test_the_edge_of_two_layers_is_that_of_a_trajectory_of_tiny_steps(rng, p):
         learning_rates=(1e-3,), num_steps=10_000, target=Target(0.2, relative=True),
         precision="float64",
     )  # fmt: skip
-    results, _ = run_sweep(problem, config)
+    results = run_sweep(problem, config)
     goal = float(results["target"][0] + results["optimum"][0])
     edges = []
     for seed in config.seeds:
@@ -134,7 +134,7 @@ def test_a_rate_whose_run_is_too_short_to_get_there_does_not_pass_the_edge(rng):
         depths=(3,), losses=(Loss(2),), init_stds=(0.1,), num_seeds=1, num_steps=500,
         learning_rates=(1e-3,), target=Target(0.1, relative=True), precision="float64",
     )  # fmt: skip
-    longer, _ = run_sweep(problem, config)
+    longer = run_sweep(problem, config)
     goal = float(longer["target"][0] + longer["optimum"][0])
     along = descend(start(config, problem, 0), problem, 2, fine, goal, 20_000)
     time = fine * np.arange(len(along))
@@ -143,7 +143,7 @@ def test_a_rate_whose_run_is_too_short_to_get_there_does_not_pass_the_edge(rng):
     # Of a length in which the rate at the edge comes a third of the way.
     T = int(arrival / (2 / along.max()) / 3)
     assert T >= 2
-    results, _ = run_sweep(problem, replace(config, num_steps=T))
+    results = run_sweep(problem, replace(config, num_steps=T))
     low, high = (float(results[f"edge_rate_{end}"][0]) for end in ("low", "high"))
     assert low > 1.2 * float(longer["edge_rate_low"][0])
 
@@ -171,14 +171,14 @@ def test_flags_are_those_of_gradient_descent_itself(seed, p, depth):
         learning_rates=(1e-3,), num_steps=300, precision="float64",
         target=Target(0.2, relative=True),
     )  # fmt: skip
-    probe, _ = run_sweep(problem, config)
+    probe = run_sweep(problem, config)
     low, high = (float(probe[f"edge_rate_{end}"][0]) for end in ("low", "high"))
     assume(np.isfinite(low))
     goal = float(probe["target"][0] + probe["optimum"][0])
     for rate in (0.25 * low, 0.5 * low, 1.2 * high, 2 * high):
         if np.isinf(rate):
             continue
-        results, _ = run_sweep(problem, replace(config, learning_rates=(rate,)))
+        results = run_sweep(problem, replace(config, learning_rates=(rate,)))
         along = descend(start(config, problem, seed), problem, p, rate, goal, 300)
         passes = bool((rate * along > 2).any())
         assert verdict(results) is passes
@@ -197,7 +197,7 @@ def test_what_has_no_gradient_flow_has_no_edge(rng):
             depths=(2,), losses=(Loss(2),), learning_rates=(1e-3,), num_seeds=1, num_steps=5,
             **arguments,
         )  # fmt: skip
-        results, _ = run_sweep(problem, config)
+        results = run_sweep(problem, config)
         assert np.isnan(results["edge_rate_low"].values).all()
         assert np.isnan(results["edge_rate_high"].values).all()
         assert pd.isna(summarise(results)["past_edge"]).to_numpy().all()
@@ -234,11 +234,11 @@ def test_below_the_edge_float32_and_float64_agree_to_rounding(seed, p, depth):
         depths=(depth,), losses=(Loss(p),), init_stds=(0.1,), num_seeds=2, first_seed=seed,
         learning_rates=(1e-3,), num_steps=600, target=Target(0.2, relative=True),
     )  # fmt: skip
-    edge = float(run_sweep(problem, config)[0]["edge_rate_low"][0])
+    edge = float(run_sweep(problem, config)["edge_rate_low"][0])
     assume(np.isfinite(edge))
     rates = tuple(share * edge for share in (0.2, 0.5, 0.7, 0.9))
     single, exact = (
-        run_sweep(problem, replace(config, learning_rates=rates, precision=precision))[0]
+        run_sweep(problem, replace(config, learning_rates=rates, precision=precision))
         for precision in ("float32", "float64")
     )
     stable = [i for i in range(4) if verdict(exact.isel(learning_rate=[i])) is False]
@@ -263,7 +263,7 @@ def planted() -> dict[str, xr.Dataset]:
         learning_rates=parse_learning_rates(["log:0.002:0.4:60"]),
     )  # fmt: skip
     return {
-        precision: run_sweep(problem, replace(config, precision=precision))[0]
+        precision: run_sweep(problem, replace(config, precision=precision))
         for precision in ("float32", "float64")
     }
 
@@ -420,7 +420,7 @@ def test_settings_of_optimizers_change_the_threshold(rng):
     X = rng.standard_normal((30, 2))
     X *= np.sqrt(3.4 / np.linalg.eigvalsh(X.T @ X / 30)[-1])
     problem = ia.Problem.from_arrays(X, X @ [[1.0], [1.0]])
-    results, _ = run_sweep(problem, config)
+    results = run_sweep(problem, config)
     np.testing.assert_allclose(results["sharpness"][0, 0, 0], 3.4, rtol=1e-3)
     assert verdict(results) is True
     assert verdict(results.assign_attrs(optimizer_settings="{}")) is False

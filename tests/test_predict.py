@@ -34,7 +34,7 @@ def test_steps_to_the_target_in_the_stable_region(rng, p, optimizer):
     }
     config = ia.SweepConfig(learning_rates=(edge / 40 / slower, edge / 20 / slower), **given)
     predicted = predict(problem, config)
-    runs, _ = ia.run_sweep(problem, config)
+    runs = ia.run_sweep(problem, config)
     for m, prediction in enumerate(predicted.models):
         for r, rate in enumerate(config.learning_rates):
             measured = runs["steps_to_target"].values[m, r]
@@ -56,7 +56,7 @@ def test_the_edge_is_where_one_layer_on_l2_begins_to_diverge(rng):
         )  # fmt: skip
         (prediction,) = predict(problem, config).models
         np.testing.assert_allclose(prediction.largest_rates, edge, rtol=1e-4)
-        runs, _ = ia.run_sweep(problem, config)
+        runs = ia.run_sweep(problem, config)
         diverged = np.isfinite(runs["divergence_step"].values[0])
         assert not diverged[0].any()
         assert diverged[1].all()
@@ -80,7 +80,7 @@ def test_the_table_compares_with_one_layer_and_says_what_has_no_prediction(rng):
     notes = [row["note"] for row in rows if row["note"]]
     assert len(notes) == 2
     assert all("adam: it follows no gradient flow" in note for note in notes)
-    runs, _ = ia.run_sweep(problem, config)
+    runs = ia.run_sweep(problem, config)
     beside = predicted.beside(runs)
     assert np.isfinite(beside["error"].to_numpy(float)).sum() == 2
     relu = ia.SweepConfig(depths=(2,), activation="relu", losses=(ia.Loss(2),), **CONFIG)
@@ -101,13 +101,13 @@ def test_past_the_edge_nothing_is_predicted(rng):
     past = ia.SweepConfig(
         depths=(1,), losses=(ia.Loss(4),), learning_rates=(rate,), num_seeds=2, num_steps=50
     )
-    runs, _ = ia.run_sweep(problem, past)
+    runs = ia.run_sweep(problem, past)
     (row,) = predict(problem, past).beside(runs).to_dict("records")
     expected = PAST_EDGE if math.isfinite(row["learning_rate"]) else "every run diverged"
     assert row["note"] == expected
     edge = float(np.median(prediction.largest_rates))
     grid = replace(past, learning_rates=(0.05 * edge, 1.05 * edge), num_steps=3000)
-    runs, _ = ia.run_sweep(problem, grid)
+    runs = ia.run_sweep(problem, grid)
     rows = predict(problem, grid).beside(runs).to_dict("records")
     assert [row["note"] for row in rows] == [PAST_EDGE, LARGEST_STABLE]
     assert rows[0]["learning_rate"] == 1.05 * edge
@@ -175,7 +175,7 @@ def test_what_happens_past_the_edge_is_predicted(p, share, expected):
     found = predict(problem, config)
     assert found.then(0, rate) in expected
     after = found.models[0].instability(rate)
-    runs, _ = ia.run_sweep(problem, config)
+    runs = ia.run_sweep(problem, config)
     diverged = runs["divergence_step"].values[0, 0]
     assert np.isfinite(diverged).all() == (p == 4)
     if p == 4:

@@ -342,7 +342,7 @@ def test_a_search_in_a_folder_extends_its_run(tmp_path):
 
     def train(experiment):
         asked.append(experiment.num_runs)
-        return run(experiment, folder=tmp_path)[0]
+        return run(experiment, folder=tmp_path)
 
     first = (coarse_rates(0.02), coarse_rates(0.002))
     results, rounds = search(sweep.at_learning_rates, train, first)
@@ -352,8 +352,8 @@ def test_a_search_in_a_folder_extends_its_run(tmp_path):
     rates = results["learning_rate"].values
     own = tuple(tuple(rates[row].tolist()) for row in trained(results))
     again = run(rates_module.at_own_rates(sweep.at_learning_rates, own), folder=tmp_path)
-    assert again[1].run_steps == 0
-    xr.testing.assert_identical(by_model(again[0]), by_model(results))
+    assert again.ia.timing.run_steps == 0
+    xr.testing.assert_identical(by_model(again), by_model(results))
 
 
 SMALL = [

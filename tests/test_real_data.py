@@ -35,7 +35,7 @@ QUICK = tuple(
 def speed_ups(problem, configs) -> dict[tuple[str, int], float]:
     found = {}
     for config in configs:
-        results, _ = run_sweep(problem, config, devices=jax.local_devices())
+        results = run_sweep(problem, config, devices=jax.local_devices())
         # The paper's rule; among stable runs depth 3 gains nothing on the stand-in.
         table = summarise(results, best_by="target")
         assert set(table["grid_edge"]) == {""}
@@ -77,7 +77,7 @@ def test_real_ethanol_has_the_same_signs(data_dir, stand_in, configs):
 def test_abalone_trains(data_dir):
     problem = make_problem(load_abalone(data_dir=data_dir))
     assert problem.features.shape == (4177, 10)
-    results, _ = run_sweep(
+    results = run_sweep(
         problem,
         SweepConfig(losses=(Loss(2),), learning_rates=(0.01, 0.1), num_seeds=2, num_steps=500),
     )

@@ -165,7 +165,7 @@ def test_side_by_side_is_one_after_another(context):
     assert max(done) == pytest.approx(1)
     assert len(context.trained) == len(configs)
     for config, found in zip(configs, together, strict=True):
-        alone = run_sweep(problem, config)[0]
+        alone = run_sweep(problem, config)
         assert set(found["depth"].values.tolist()) == set(config.depths)
         np.testing.assert_allclose(found["excess_loss"], alone["excess_loss"], rtol=1e-5, atol=1e-7)
     again = Context(Scale.SMOKE, context.shared / "Y", context.shared)

@@ -37,7 +37,7 @@ def results() -> xr.Dataset:
         optimizers=(Optimizer("sgd"), Optimizer("adam")), learning_rates=(0.01, 0.1, 100.0),
         num_seeds=2, num_steps=40,
     )  # fmt: skip
-    return run_sweep(random_problem(np.random.default_rng(7)), config)[0]
+    return run_sweep(random_problem(np.random.default_rng(7)), config)
 
 
 def test_everything_is_named(results):
@@ -289,7 +289,7 @@ def test_optimizers_and_losses_with_one_name_are_told_apart(tmp_path):
         optimizers=(Optimizer("momentum"), Optimizer("momentum", (("momentum", 0.5),))),
         num_steps=20, num_seeds=1, precision="float64", records_per_decade=1000,
     )  # fmt: skip
-    runs, _ = run_sweep(problem, config, folder=tmp_path)
+    runs = run_sweep(problem, config, folder=tmp_path)
     labels = model_labels(load_run(tmp_path))
     assert len(set(labels)) == 4
     for convention, factor in (("paper", 1), ("plain", 2)):
@@ -329,18 +329,16 @@ def test_another_metric_takes_the_place_of_the_loss():
          "observation_step": steps},
         {"axes": '["depth", "learning_rate", "seed"]', "num_steps": 100, "title": "planted"},
     )  # fmt: skip
-    by_accuracy = ia.judged_by(runs, "accuracy", target=0.95, best=1.0)
+    by_accuracy = ia.Metric("accuracy", target=0.95, best=1).judge(runs)
     np.testing.assert_array_equal(by_accuracy["steps_to_target"].values[0, :, 0], [10, 10, np.inf])
     # The second rate falls back below the target: the first one is the best stable one.
     assert ia.summarise(by_accuracy)["best_learning_rate"].tolist() == [0.1]
     assert ia.summarise(by_accuracy)["final_excess"].item() == pytest.approx(0.03)
-    by_loss = ia.judged_by(runs, "held_out_loss", target=0.5)
+    by_loss = ia.Metric("held_out_loss", target=0.5, best=0).judge(runs)
     np.testing.assert_array_equal(by_loss["steps_to_target"].values[0, :, 1], [100, 10, np.inf])
     assert ia.summarise(by_loss)["best_learning_rate"].tolist() == [0.2]
     with pytest.raises(ia.DataError, match="there is accuracy, held_out_loss"):
-        ia.judged_by(runs, "loss", target=1)
-    with pytest.raises(ia.UserError, match="two different numbers"):
-        ia.judged_by(runs, "accuracy", target=1.0, best=1.0)
+        ia.Metric("loss", target=1, best=0).judge(runs)
 
 
 def test_a_metric_that_is_at_its_target_counts_in_training_s_precision():
@@ -353,15 +351,13 @@ def test_a_metric_that_is_at_its_target_counts_in_training_s_precision():
         target=0.5, record={"accuracy": lambda p: jnp.where(p.step < 5, 0.1, jnp.float32(0.9))},
         record_every=1,
     )  # fmt: skip
-    judged = ia.judged_by(runs, "accuracy", target=0.9, best=1.0)
+    judged = ia.Metric("accuracy", target=0.9, best=1).judge(runs)
     was_trained = ~np.isnan(runs.excess_loss.values[..., 0])
     assert not was_trained.all()
     assert (judged.steps_to_target.values[was_trained] == 5).all()
     # What was not trained stays so.
     np.testing.assert_array_equal(~np.isnan(judged.excess_loss.values[..., 0]), was_trained)
     with pytest.raises(ia.UserError, match="is 0 the best possible value"):
-        ia.judged_by(runs, "accuracy", target=0.95)
+        ia.Metric("accuracy", target=0.95, best=0).judge(runs)
     with pytest.raises(ia.UserError, match=r"passes 0\.5"):
-        ia.judged_by(runs, "accuracy", target=0.2, best=0.5)
-    with pytest.raises(ia.UserError, match="two different numbers"):
-        ia.judged_by(runs, "accuracy", target="0.9")  # pyright: ignore[reportArgumentType]
+        ia.Metric("accuracy", target=0.2, best=0.5).judge(runs)

@@ -39,15 +39,15 @@ def test_methods_with_one_optimizer_are_told_apart(rng):
     def warmup(steps: int) -> Optimizer:
         return Optimizer("warmup", (("steps", float(steps)),))
 
-    (alone, _) = run_sweep(problem, SweepConfig(**common, optimizers=(warmup(300),)))
+    alone = run_sweep(problem, SweepConfig(**common, optimizers=(warmup(300),)))
     assert list(_cells(4, (WARMUP,), alone)) == [(4, WARMUP, 1)]
     three = SweepConfig(**common, optimizers=(Optimizer("sgd"), *map(warmup, WARMUPS)))
-    together, _ = run_sweep(problem, three)
+    together = run_sweep(problem, three)
     found = _cells(4, (CONSTANT, *WARMUPS.values()), together)
     assert len(found) == 4
     for steps, name in WARMUPS.items():
         results, number = found[4, name, 1]
-        own, _ = run_sweep(problem, SweepConfig(**common, optimizers=(warmup(steps),)))
+        own = run_sweep(problem, SweepConfig(**common, optimizers=(warmup(steps),)))
         np.testing.assert_allclose(results["excess_loss"][number], own["excess_loss"][0], rtol=2e-6)
 
 

@@ -362,9 +362,9 @@ def test_a_diverged_run_keeps_its_state():
 
 
 def test_the_last_parameters_come_with_their_state():
-    params, state = ia.final_params(
-        diverging(), {"learning_rate": 0.5, "seed": 3}, optimizer=sgd, num_steps=5
-    )
+    axes = {"learning_rate": [0.5], "seed": [3]}
+    runs = ia.sweep(diverging(), axes=axes, optimizer=sgd, num_steps=5, keep="final")
+    params, state = runs.ia.params(learning_rate=0.5, seed=3)
     w = np.asarray(jax.random.normal(stream(3, b"init"), (2,)))
     np.testing.assert_allclose(params["w"], w * 0.5**5, rtol=1e-6)
     assert state.keys() == {"steps"}

@@ -292,7 +292,7 @@ def test_an_undefined_observable_is_no_number_and_a_loss_is_infinite():
         depths=(1,), losses=(ia.Loss(2),), optimizers=(ia.Optimizer("adam"),), num_steps=5,
         learning_rates=(0.01,), num_seeds=1, record=("preconditioned_sharpness",),
     )  # fmt: skip
-    runs, _ = ia.run_sweep(problem, config)
+    runs = ia.run_sweep(problem, config)
     values = runs["preconditioned_sharpness"].values.ravel()
     # Adam's preconditioner is 0/0 before its first step.
     assert np.isnan(values[0])

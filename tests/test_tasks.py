@@ -125,7 +125,7 @@ def test_frozen_padding_does_not_reach_the_optimizer(rng):
             learning_rates=(0.01, 0.1), num_seeds=2, num_steps=50, precision="float64",
             weight_decays=(0.1,),
         )  # fmt: skip
-        results, _ = ia.run_sweep(problem, config)
+        results = ia.run_sweep(problem, config)
         losses[depths] = ia.select(results, depth=1)["excess_loss"].values
     np.testing.assert_allclose(losses[1, 2, 3], losses[(1,)], rtol=1e-12)
 
@@ -515,8 +515,9 @@ def test_the_parameters_of_a_run_are_those_of_a_loop(precision):
         "optimizer": lambda hp: optax.sgd(hp["learning_rate"], momentum=0.5), "num_steps": 20,
         "precision": precision,
     }  # fmt: skip
-    found = ia.final_params(task, {"learning_rate": 0.05, "seed": 3}, **settings)
-    runs = ia.sweep(task, axes={"learning_rate": (0.05, 0.1), "seed": (3, 4)}, **settings)
+    axes = {"learning_rate": (0.05, 0.1), "seed": (3, 4)}
+    runs = ia.sweep(task, axes=axes, keep="final", **settings)
+    found = runs.ia.params(learning_rate=0.05, seed=3)
     with jax.enable_x64(precision == "float64"):
         data = tuple(a.astype(precision) for a in (X, y))
         last = float(loss(found, data))
@@ -533,21 +534,17 @@ def test_the_parameters_of_a_run_are_those_of_a_loop(precision):
     np.testing.assert_array_equal(found["mask"], [True, False, True])
 
 
-def test_parameters_are_of_one_run():
+def test_parameters_differ_in_shape_along_static_axes():
     task = ia.from_loss(
         lambda p, _: jnp.sum(p**2), init=lambda hp: jnp.ones(hp["size"]), data=np.zeros(1)
     )
-    settings = {"optimizer": ia.Optimizer("sgd"), "num_steps": 3}
-    found = ia.final_params(task, {"size": ia.static(4), "learning_rate": 0.25}, **settings)
-    np.testing.assert_allclose(found, np.full(4, 0.5**3))
-    with pytest.raises(ia.UserError, match="size has several values"):
-        ia.final_params(task, {"size": ia.static(4, 5), "learning_rate": 0.25}, **settings)
-
-
-def test_a_run_that_diverges_has_no_final_parameters():
-    task = ia.from_loss(lambda p, _: jnp.sum(p**2), init=lambda: jnp.ones(2), data=np.zeros(1))
-    with pytest.raises(ia.UserError, match="the run diverges at step"):
-        ia.final_params(task, {"learning_rate": 5.0}, optimizer=ia.Optimizer("sgd"), num_steps=50)
-    bad: Any = None
-    with pytest.raises(ia.UserError, match="a value for each axis"):
-        ia.final_params(task, bad, optimizer=ia.Optimizer("sgd"), num_steps=5)
+    runs = ia.sweep(
+        task, axes={"size": ia.static(4, 5), "learning_rate": [0.25, 5.0]},
+        optimizer=ia.Optimizer("sgd"), num_steps=50, keep="final",
+    )  # fmt: skip
+    for size in (4, 5):
+        found = runs.ia.params(size=size)
+        np.testing.assert_allclose(found[0], np.full(size, 0.5**50))
+        assert np.isnan(found[1]).all()  # diverged
+    with pytest.raises(ia.UserError, match="differ in shape"):
+        runs.ia.params(learning_rate=0.25)

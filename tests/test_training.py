@@ -340,9 +340,9 @@ def test_a_sweep_is_the_same_by_the_form_and_by_the_rows(rng, monkeypatch):
         losses=(Loss(4),), depths=(1, 2, 3), learning_rates=(0.003, 0.03, 1.0), num_seeds=3,
         num_steps=300, precision="float64",
     )  # fmt: skip
-    form, _ = run_sweep(problem, config)
+    form = run_sweep(problem, config)
     monkeypatch.setattr(Moments, "pays", classmethod(lambda *_, **__: False))
-    rows, _ = run_sweep(problem, config)
+    rows = run_sweep(problem, config)
     assert np.isfinite(rows["divergence_step"]).any()
     for name in ("steps_to_target", "divergence_step"):
         np.testing.assert_array_equal(form[name], rows[name])
@@ -392,7 +392,7 @@ def assert_same_runs(some: dict, others: dict, *, rtol=1e-9, count=None):
 @pytest.fixture(scope="module")
 def reference_runs():
     problem = random_problem(np.random.default_rng(7))
-    return problem, run_sweep(problem, small_config())[0]
+    return problem, run_sweep(problem, small_config())
 
 
 def test_seeds_give_the_same_run_whatever_the_grid_around_them(reference_runs):
@@ -402,7 +402,7 @@ def test_seeds_give_the_same_run_whatever_the_grid_around_them(reference_runs):
         depths=(3,), losses=(Loss(4),), optimizers=(Optimizer("adam"),), inits=("near_zero",),
         learning_rates=(50.0, 0.03), num_seeds=2,
     )  # fmt: skip
-    few = runs(run_sweep(problem, part)[0])
+    few = runs(run_sweep(problem, part))
     assert_same_runs(few, whole, count=2 * 2 * 2)
 
 
@@ -420,7 +420,7 @@ def test_order_of_the_grid_does_not_matter(reference_runs, order):
         optimizers=(Optimizer("sgd"),), learning_rates=shuffled((0.01, 0.03, 50.0)),
         inits=("near_zero",),
     )  # fmt: skip
-    assert_same_runs(runs(run_sweep(problem, config)[0]), runs(results), count=2 * 3 * 3 * 3)
+    assert_same_runs(runs(run_sweep(problem, config)), runs(results), count=2 * 3 * 3 * 3)
 
 
 @pytest.mark.parametrize(
@@ -428,10 +428,11 @@ def test_order_of_the_grid_does_not_matter(reference_runs, order):
 )
 def test_devices_and_memory_change_no_bit(reference_runs, num_devices, memory_limit):
     problem, results = reference_runs
-    again, timing = run_sweep(
+    again = run_sweep(
         problem, small_config(), devices=jax.local_devices()[:num_devices],
         memory_limit=memory_limit,
     )  # fmt: skip
+    timing = again.ia.timing
     assert again.identical(results)
     # Two chunks of each of the programs, of which there is one for every loss and optimizer.
     assert timing.num_chunks == 2 * 4
@@ -445,7 +446,7 @@ def test_on_one_device_memory_changes_no_bit(reference_runs):
     limited, free = (
         run_sweep(
             problem, small_config(), devices=jax.local_devices()[:1], memory_limit=limit
-        )[0]
+        )
         for limit in (60_000, None)
     )  # fmt: skip
     assert limited.identical(free)
@@ -454,7 +455,7 @@ def test_on_one_device_memory_changes_no_bit(reference_runs):
 
 def test_a_rerun_is_bit_identical(reference_runs):
     problem, results = reference_runs
-    again, _ = run_sweep(problem, small_config())
+    again = run_sweep(problem, small_config())
     assert results.identical(again)
 
 

@@ -317,7 +317,7 @@ class Context:
 
         def train(experiment: Experiment) -> xr.Dataset:
             shown = self.progress or False
-            return run(experiment, folder=folder, progress=shown, devices=self.devices)[0]
+            return run(experiment, folder=folder, progress=shown, devices=self.devices)
 
         # At the smoke scale one round shows that everything works.
         results, rounds = rates.search(
@@ -431,7 +431,7 @@ class Context:
                     return experiment.judged(kept)
         folder = self.folder / run_name
         shown = self.progress or False
-        results, _ = run(experiment, folder=folder, progress=shown, devices=self.devices)
+        results = run(experiment, folder=folder, progress=shown, devices=self.devices)
         # The results are kept; checkpoints are not needed any more.
         RunFolder(folder).remove_checkpoints()
         self.trained.append(run_name)

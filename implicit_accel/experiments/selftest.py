@@ -84,7 +84,7 @@ def sharpness() -> float:
         losses=(ia.Loss(2),), depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=20,
         record=("sharpness",), precision="float64",
     )  # fmt: skip
-    results, _ = ia.run_sweep(problem, config, progress=False)
+    results = ia.run_sweep(problem, config, progress=False)
     return _error(results["sharpness"].values, np.linalg.eigvalsh(X.T @ X / len(X))[-1])
 
 
@@ -93,7 +93,7 @@ def storage() -> float:
     problem, _, _ = _problem()
     config = ia.SweepConfig(depths=(1, 2), learning_rates=(0.01,), num_seeds=2, num_steps=50)
     with tempfile.TemporaryDirectory() as folder:
-        trained, _ = ia.run_sweep(problem, config, folder=Path(folder) / "run", progress=False)
+        trained = ia.run_sweep(problem, config, folder=Path(folder) / "run", progress=False)
         read = ia.load_run(Path(folder) / "run")
     return 0.0 if trained.identical(read) else np.inf
 

@@ -568,7 +568,7 @@ def train_classifiers(
         data, config, learning_rates=learning_rates, stds=stds, seeds=seeds,
         largest_block=largest_block,
     )  # fmt: skip
-    return run(experiment, **options)[0]
+    return run(experiment, **options)
 
 
 _RATES = Field(
