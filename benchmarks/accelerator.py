@@ -20,9 +20,9 @@ from benchmarks import limits
 from benchmarks.contenders import ours
 from benchmarks.run import prepare_data, spread
 from benchmarks.workloads import WORKLOADS
-from implicit_accel import Initialiser, Loss, Problem, train
 from implicit_accel.experiments import cli
 from implicit_accel.files import save_json
+from implicit_accel.linear import Initialiser, Loss, Problem, train
 
 _GROUPS = cli.FlagGroups()
 _SCALE = flags.DEFINE_enum("scale", "full", ("smoke", "full"), "smoke only tries the path.")

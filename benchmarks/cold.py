@@ -65,7 +65,8 @@ def ours(datasets: list[Path], num_seeds: int, folder: Path, programs: Path | No
 
         compilation.keep_programs(str(programs))
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    from implicit_accel import Loss, Problem, SweepConfig, run_sweep, summarise
+    from implicit_accel import summarise
+    from implicit_accel.linear import Loss, Problem, SweepConfig, run_sweep
     from implicit_accel.results import save_results
 
     config = SweepConfig(

@@ -188,7 +188,8 @@ def ours(workload: Workload, path: Path) -> Timed:
     import jax
 
     jax.config.update("jax_num_cpu_devices", NUM_CORES)
-    from implicit_accel import Loss, Optimizer, Problem, SweepConfig, run_sweep
+    from implicit_accel import Optimizer
+    from implicit_accel.linear import Loss, Problem, SweepConfig, run_sweep
 
     problem = Problem.from_arrays(*load_arrays(path))
     config = SweepConfig(

@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from implicit_accel import Loss, Problem, SweepConfig, run_sweep, use_cpu_devices
+from implicit_accel import use_cpu_devices
+from implicit_accel.linear import Loss, Problem, SweepConfig, run_sweep
 from implicit_accel.linear.objectives import Moments
 
 FORMS = ("moments", "rows")

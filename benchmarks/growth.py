@@ -19,7 +19,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     import numpy as np
 
-    from implicit_accel import Loss, SweepConfig, gas_like, make_problem, run_sweep
+    from implicit_accel.linear import Loss, SweepConfig, gas_like, make_problem, run_sweep
 
     count = case["configurations"]
     num_rates = max(r for r in range(1, 101) if count % r == 0)

@@ -34,12 +34,12 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.forms import FORMS
 from benchmarks.own_models import CASES
 from benchmarks.workloads import WORKLOADS, Workload
-from implicit_accel import gas_like, load_abalone, load_gas
 from implicit_accel.data.problems import make_problem
 from implicit_accel.engine.layout import largest_block
 from implicit_accel.errors import DataError, UserError
 from implicit_accel.experiments import cli
 from implicit_accel.files import atomic_path, save_json
+from implicit_accel.linear import gas_like, load_abalone, load_gas
 
 _COLD = {"W1": 1, "W2": 30}
 _EMPTY, _WARM = "e, empty cache", "e, warm cache"

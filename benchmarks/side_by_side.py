@@ -23,6 +23,7 @@ from rich.table import Table
 
 import implicit_accel as ia
 from benchmarks.run import spread
+from implicit_accel import linear
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.executors import OnMessage
 from implicit_accel.executors.dask import DaskExecutor, local_workers
@@ -36,7 +37,7 @@ _RATES = (1e-3, 2e-3)
 
 def seconds(configs: list[SweepConfig], *, at_once: bool) -> float:
     """What the grids take, in a folder of their own as claims have one."""
-    problem = ia.make_problem(ia.gas_like())
+    problem = linear.make_problem(linear.gas_like())
     with tempfile.TemporaryDirectory() as folder:
         lab = Context(Scale.STANDARD, Path(folder) / "X", Path(folder))
         began = time.perf_counter()

@@ -129,7 +129,7 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
     return True if isinstance(member, _FIELD) else None
 
 
-_FIELD = type(implicit_accel.Layers.weights)
+_FIELD = type(implicit_accel.linear.Layers.weights)
 
 
 def _signature(

@@ -79,15 +79,15 @@ def linear(**changes: Any) -> LinearSweep:
     )
     settings: dict[str, Any] = {
         "depths": (1, 3), "hidden_widths": (2,), "init_stds": (0.3,),
-        "losses": (ia.Loss(2), ia.Loss(4)), "optimizers": (ia.Optimizer("sgd"),),
+        "losses": (ia.linear.Loss(2), ia.linear.Loss(4)), "optimizers": (ia.Optimizer("sgd"),),
         "learning_rates": rates(0.1, 1.6), "num_seeds": 3, "num_steps": 120,
     }  # fmt: skip
-    return LinearSweep(problem, ia.SweepConfig(**(settings | changes)))
+    return LinearSweep(problem, ia.linear.SweepConfig(**(settings | changes)))
 
 
 def relu() -> LinearSweep:
     return linear(
-        activation="relu", losses=(ia.Loss(4),), optimizers=(ia.Optimizer("momentum"),),
+        activation="relu", losses=(ia.linear.Loss(4),), optimizers=(ia.Optimizer("momentum"),),
         precision="float64", record=("gradient_norm",), bias=True,
         learning_rates=rates(0.01, 0.3),
     )  # fmt: skip

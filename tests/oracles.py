@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from implicit_accel import Layers, Problem
+from implicit_accel.linear import Layers, Problem
 
 
 def random_problem(rng, n=30, d=4, k=1, mean=0.0) -> Problem:

@@ -15,18 +15,7 @@ from marks import examples
 from matplotlib.figure import Figure
 from test_reproduction import context  # noqa: F401 - a fixture
 
-from implicit_accel import (
-    DataError,
-    Dataset,
-    Layers,
-    Loss,
-    Optimizer,
-    Problem,
-    Target,
-    UserError,
-    gas_like,
-    load_gas,
-)
+from implicit_accel import DataError, Optimizer, UserError
 from implicit_accel.claims.collection import with_text
 from implicit_accel.claims.evaluate import evaluate
 from implicit_accel.claims.published import figure_search, p8
@@ -59,6 +48,7 @@ from implicit_accel.claims.published.figure_search import (
     zero_loss,
 )
 from implicit_accel.claims.published.stiff import Flow, follow_l4
+from implicit_accel.linear import Dataset, Layers, Loss, Problem, Target, gas_like, load_gas
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.losses import optimum
 from implicit_accel.linear.sweep import train

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.contenders import _jax_step, ours
 from benchmarks.run import against_limits, fit_cost, spread
 from benchmarks.workloads import WORKLOADS, Workload, initial_weights
-from implicit_accel import Layers, Loss, Optimizer, Problem, train
+from implicit_accel import Optimizer
+from implicit_accel.linear import Layers, Loss, Problem, train
 
 
 def test_the_cost_model_finds_planted_constants():

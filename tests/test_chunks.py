@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import examples
 
-from implicit_accel import Loss, UserError, files
+from implicit_accel import UserError, files
 from implicit_accel.engine.chunks import Chunk
 from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.files import seal
+from implicit_accel.linear import Loss
 from implicit_accel.store.chunks import CheckpointSchedule, ChunkFile
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.store.training import StoredTraining

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from implicit_accel import Loss, SweepConfig, gas_like
 from implicit_accel.claims.api import Claim, Found
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.criteria import Direction, Judged, Size, Verdict, judge
@@ -21,6 +20,7 @@ from implicit_accel.claims.published.bands import Scan, Scans, fast_band, scan_o
 from implicit_accel.claims.published.rules import Pair, ratios
 from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import make_problem
+from implicit_accel.linear import Loss, SweepConfig, gas_like
 
 INF = math.inf
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from implicit_accel import gas_like
 from implicit_accel.claims.api import Claim, Effect, Found, Key
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.criteria import Direction, Judged, Size, judge
 from implicit_accel.claims.evaluate import judged_parts, measured
 from implicit_accel.claims.published import bursts, records, s1, s2, s3, s4, s5, student
+from implicit_accel.linear import gas_like
 
 INF = math.inf
 SEVEN = ("-", "1", "10", "64", "1x1", "10x10", "64x64")

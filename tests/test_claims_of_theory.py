@@ -13,7 +13,7 @@ from marks import examples
 from test_flow import problem_of
 from test_reproduction import context  # noqa: F401 - a fixture
 
-from implicit_accel import Loss, SweepConfig, Target, run_sweep, summarise, sweep
+from implicit_accel import summarise, sweep
 from implicit_accel.claims.estimators import share
 from implicit_accel.claims.published import (
     bursts,
@@ -37,6 +37,7 @@ from implicit_accel.claims.published.theory import (
 )
 from implicit_accel.errors import DataError
 from implicit_accel.intervals import ModelRuns
+from implicit_accel.linear import Loss, SweepConfig, Target, run_sweep
 from implicit_accel.theory.flow import Enough, Stack, follow
 from implicit_accel.theory.plateau import escape_time
 from implicit_accel.theory.predict import predict

@@ -25,13 +25,14 @@ from models import MODELS
 from programs import SMALL, expect_usage_error, run
 
 import implicit_accel as ia
-from implicit_accel import Problem, SweepConfig, run_sweep
+from implicit_accel import linear
 from implicit_accel.devices import num_cores
 from implicit_accel.engine.chunks import chunks_of
 from implicit_accel.errors import ProgramError, UserError
 from implicit_accel.executors import dask
 from implicit_accel.executors.dask import DaskExecutor, connected, local_workers, split_cores
 from implicit_accel.executors.local import LocalExecutor
+from implicit_accel.linear import Problem, SweepConfig, run_sweep
 from implicit_accel.store.folder import RunFolder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -69,8 +70,8 @@ def problem():
 
 # At the largest rate every run diverges.
 CONFIG = SweepConfig(
-    depths=(1, 2), losses=(ia.Loss(2), ia.Loss(4)), learning_rates=(0.003, 0.03, 3.0), num_seeds=3,
-    num_steps=1500,
+    depths=(1, 2), losses=(linear.Loss(2), linear.Loss(4)), learning_rates=(0.003, 0.03, 3.0),
+    num_seeds=3, num_steps=1500,
 )  # fmt: skip
 
 
@@ -228,7 +229,7 @@ import numpy as np
 from distributed import Client
 sys.path.insert(0, sys.argv[1])
 from test_cluster import CONFIG, finished_chunks
-from implicit_accel import Problem, run_sweep
+from implicit_accel.linear import Problem, run_sweep
 
 with np.load(sys.argv[3]) as arrays:
     problem = Problem.from_arrays(arrays["X"], arrays["y"])

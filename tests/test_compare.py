@@ -20,7 +20,7 @@ from programs import as_module, forked
 from test_statistics import INF, NAN, general, made
 
 import implicit_accel as ia
-from implicit_accel import UserError, compare, differences
+from implicit_accel import UserError, compare, differences, linear
 from implicit_accel.comparison import common_labels
 from implicit_accel.comparison_plots import comparison_figures
 from implicit_accel.plotting import plot_effects, plot_speed_up
@@ -191,12 +191,16 @@ def test_without_a_common_model_only_what_there_is_is_drawn():
 def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
-    problem = ia.Problem.from_arrays(rng.standard_normal((30, 3)), rng.standard_normal((30, 1)))
+    problem = linear.Problem.from_arrays(rng.standard_normal((30, 3)), rng.standard_normal((30, 1)))
     for name, rates in (("one", (0.05, 0.1)), ("two", (0.1, 0.2))):
-        config = ia.SweepConfig(
-            losses=(ia.Loss(2),), depths=(1, 2), learning_rates=rates, num_seeds=2, num_steps=60
+        config = linear.SweepConfig(
+            losses=(linear.Loss(2),),
+            depths=(1, 2),
+            learning_rates=rates,
+            num_seeds=2,
+            num_steps=60,
         )
-        ia.run_sweep(problem, config, folder=place / name)
+        linear.run_sweep(problem, config, folder=place / name)
     return place
 
 

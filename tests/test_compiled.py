@@ -11,6 +11,7 @@ from compilations import count_compilations
 from oracles import random_problem
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.engine import compiled
 from implicit_accel.engine.compiled import compile_once, forget_compiled
 
@@ -65,8 +66,8 @@ def test_another_linear_grid_compiles_nothing():
     problem = random_problem(np.random.default_rng(1), n=31)
 
     def train(rates, steps):
-        config = ia.SweepConfig(learning_rates=rates, num_seeds=2, num_steps=steps)
-        return ia.run_sweep(problem, config)
+        config = linear.SweepConfig(learning_rates=rates, num_seeds=2, num_steps=steps)
+        return linear.run_sweep(problem, config)
 
     assert count_compilations(lambda: train((0.01, 0.1), 300)) == 1
     assert count_compilations(lambda: train((0.02, 3.0), 250), forget=False) == 0

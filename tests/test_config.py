@@ -11,11 +11,11 @@ from absl.flags import ListParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import implicit_accel as ia
-from implicit_accel import Initialiser, Loss, Optimizer, SweepConfig, Target, UserError
+from implicit_accel import Optimizer, UserError, linear
 from implicit_accel.data.problems import Preparation, Problem
 from implicit_accel.engine.layout import spaced_steps
 from implicit_accel.fields import fields_of, read
+from implicit_accel.linear import Initialiser, Loss, SweepConfig, Target
 from implicit_accel.linear.config import parse_hidden_widths, parse_learning_rates
 from implicit_accel.linear.networks import layer_shapes
 from implicit_accel.linear.planning import merge_shapes, plan_groups
@@ -295,22 +295,22 @@ def test_objects_refuse_what_is_not_theirs(value, text):
 
 def test_preparations_are_read():
     assert Preparation("center", "0.25", "3") == Preparation("center", 0.25, 3)  # pyright: ignore
-    data = ia.gas_like(num_rows=140)
-    a = ia.make_problem(data, held_out_fraction=np.float32(0.25), split_seed=np.int64(3))  # pyright: ignore
-    b = ia.make_problem(data, held_out_fraction=0.25, split_seed=3)
+    data = linear.gas_like(num_rows=140)
+    a = linear.make_problem(data, held_out_fraction=np.float32(0.25), split_seed=np.int64(3))  # pyright: ignore
+    b = linear.make_problem(data, held_out_fraction=0.25, split_seed=3)
     assert a.fingerprint == b.fingerprint
     assert len(a.features) == 105
 
 
 def test_one_network_takes_the_same_spellings():
-    layers = ia.Layers((np.full((1, 2), 0.1),))
+    layers = linear.Layers((np.full((1, 2), 0.1),))
     options: dict[str, Any] = {"num_steps": 5, "precision": "float64"}
-    plain = ia.train(
+    plain = linear.train(
         PROBLEM, layers, learning_rates=(0.01, 1.0), loss=Loss(4), optimizer=Optimizer("momentum"),
         target=Target(0.5, relative=True), weight_decay=1.0, **options,
     )  # fmt: skip
     for rates in ("0.01,1", [0.01, 1], np.array([0.01, 1.0])):
-        same = ia.train(
+        same = linear.train(
             PROBLEM, layers, learning_rates=rates, loss="l4", optimizer="momentum", target="50%",
             weight_decay=1, **options,
         )  # fmt: skip
@@ -320,14 +320,14 @@ def test_one_network_takes_the_same_spellings():
                     {"learning_rates": 0}, {"weight_decay": "x"}):  # fmt: skip
         given: dict[str, Any] = {"learning_rates": 0.1} | options | changes
         with pytest.raises(UserError):
-            ia.train(PROBLEM, layers, **given)
+            linear.train(PROBLEM, layers, **given)
 
 
 def test_an_optimum_takes_a_loss_s_name():
     X, Y = PROBLEM.features, PROBLEM.targets
-    assert ia.optimum("l4", X, Y).loss == ia.optimum(Loss(4), X, Y).loss
+    assert linear.optimum("l4", X, Y).loss == linear.optimum(Loss(4), X, Y).loss
     with pytest.raises(UserError, match="loss 'four'"):
-        ia.optimum("four", X, Y)
+        linear.optimum("four", X, Y)
 
 
 RUN = SweepConfig(depths=1, losses="l2", learning_rates="0.01,0.02", num_seeds=4, num_steps=3)  # pyright: ignore
@@ -335,9 +335,9 @@ RUN = SweepConfig(depths=1, losses="l2", learning_rates="0.01,0.02", num_seeds=4
 
 @pytest.mark.parametrize("limit", ["4GiB", "1 MiB", 2**30, 1e9, np.int64(2**30), 1, "1"])
 def test_memory_limits_of_a_run(limit):
-    results = ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
+    results = linear.run_sweep(PROBLEM, RUN, memory_limit=limit)
     timing = results.ia.timing
-    free = ia.run_sweep(PROBLEM, RUN)
+    free = linear.run_sweep(PROBLEM, RUN)
     unlimited = free.ia.timing
     assert results.identical(free)
     assert timing.num_chunks == unlimited.num_chunks
@@ -349,21 +349,21 @@ def test_memory_limits_of_a_run(limit):
 )
 def test_bad_memory_limits_are_refused_before_training(limit):
     with pytest.raises(UserError, match=r"^memory_limit: .*(4GiB|at least one byte)"):
-        ia.run_sweep(PROBLEM, RUN, memory_limit=limit)
+        linear.run_sweep(PROBLEM, RUN, memory_limit=limit)
 
 
 @pytest.mark.parametrize("seconds", [math.nan, -1, -1e-9, "x", "nan", None, True, [60], 1j])
 def test_bad_checkpoint_intervals_are_refused_before_training(tmp_path, seconds):
     for folder in (None, tmp_path / "run"):
         with pytest.raises(UserError, match=r"^checkpoint_every"):
-            ia.run_sweep(PROBLEM, RUN, folder=folder, checkpoint_every=seconds)
+            linear.run_sweep(PROBLEM, RUN, folder=folder, checkpoint_every=seconds)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, "60", np.float32(1), math.inf, 10**400])
 def test_checkpoint_intervals(tmp_path, seconds):
-    results = ia.run_sweep(PROBLEM, RUN, folder=tmp_path / "run", checkpoint_every=seconds)
-    free = ia.run_sweep(PROBLEM, RUN)
+    results = linear.run_sweep(PROBLEM, RUN, folder=tmp_path / "run", checkpoint_every=seconds)
+    free = linear.run_sweep(PROBLEM, RUN)
     np.testing.assert_array_equal(results["loss"], free["loss"])
 
 

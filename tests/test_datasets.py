@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from marks import examples
 
-from implicit_accel import (
+from implicit_accel.data import download, fetch
+from implicit_accel.data.sources import abalone, csv_file, gas
+from implicit_accel.errors import DataError, UserError
+from implicit_accel.linear import (
     Dataset,
     gas_like,
     load_abalone,
@@ -26,9 +29,6 @@ from implicit_accel import (
     make_problem,
     problem_from_frame,
 )
-from implicit_accel.data import download, fetch
-from implicit_accel.data.sources import abalone, csv_file, gas
-from implicit_accel.errors import DataError, UserError
 
 REAL = os.environ.get(fetch.DATA_DIR_VARIABLE, "")
 needs_gas = pytest.mark.skipif(

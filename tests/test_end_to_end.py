@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradient_descent, loss_and_gradient, random_layers, random_problem
 
-from implicit_accel import (
+from implicit_accel import Optimizer
+from implicit_accel.linear import (
     Initialiser,
     Layers,
     Loss,
-    Optimizer,
     SweepConfig,
     run_sweep,
     scale_by_end_to_end,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from implicit_accel import SweepConfig, UserError
+from implicit_accel import UserError
 from implicit_accel.data.problems import Preparation
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.fields import (
@@ -28,6 +28,7 @@ from implicit_accel.fields import (
     with_details,
     write,
 )
+from implicit_accel.linear import SweepConfig
 
 
 def _scaled(items, factor):

@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from test_observables import hessian
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.losses import Loss
 from implicit_accel.theory import stabilised
@@ -21,7 +22,9 @@ from implicit_accel.theory.surface import make_surface
 
 def problem_of(rng, n=40, d=5, k=1, decay=0.3):
     X = rng.standard_normal((n, d)) * decay ** np.arange(d)
-    return ia.Problem.from_arrays(X, X @ rng.standard_normal((d, k)) + rng.standard_normal((n, k)))
+    return linear.Problem.from_arrays(
+        X, X @ rng.standard_normal((d, k)) + rng.standard_normal((n, k))
+    )
 
 
 def flow(problem, loss, layers, **options):
@@ -68,7 +71,7 @@ def test_a_stiff_nonlinear_flow_against_scipy(rng):
         theta = exact.sol(times).T
         W = np.einsum("ti,tij->tj", theta[:, -2:], theta[:, :-2].reshape(-1, 2, 5))
         r = W @ problem.features.T - problem.targets[:, 0]
-        expected = (r**4).mean(axis=1) / 4 - ia.optimum(loss, problem.features,
+        expected = (r**4).mean(axis=1) / 4 - linear.optimum(loss, problem.features,
                                                         problem.targets).loss  # fmt: skip
         np.testing.assert_allclose(path.excess_at(times), expected, rtol=1e-4)
 
@@ -96,10 +99,10 @@ def test_two_layers_on_whitened_features_grow_as_a_sigmoid(rng):
     """Balanced along the label's direction: s' = 2 s (σ − s), Saxe et al. 2014, equation 8."""
     X = np.linalg.qr(rng.standard_normal((50, 4)))[0] * math.sqrt(50)
     direction = np.array([0.6, 0.8, 0, 0])
-    problem = ia.Problem.from_arrays(X, 3.0 * X @ direction)
+    problem = linear.Problem.from_arrays(X, 3.0 * X @ direction)
     start = 1e-3
     root = math.sqrt(start)
-    layers = [ia.Layers((root * direction[None], np.array([[root]])))]
+    layers = [linear.Layers((root * direction[None], np.array([[root]])))]
     _, (path,) = flow(problem, Loss(2), layers, share=1e-4, tolerance=1e-7)
     times = np.linspace(0, path.time[-1], 60)
     growth = np.exp(2 * 3.0 * times)
@@ -132,9 +135,9 @@ def test_a_flow_loses_and_conserves(seed, depth, width, p, k, bias):
 def test_time_rescales_with_the_loss(rng, factor):
     """One layer and its labels times c: ℓp's gradient grows as c^(p−1), so time as c^(2−p)."""
     problem = problem_of(rng)
-    scaled = ia.Problem.from_arrays(problem.features, factor * problem.targets)
+    scaled = linear.Problem.from_arrays(problem.features, factor * problem.targets)
     layers = Initialiser("near_zero", 0.1).draw(5, (), 1, bias=False, seed=0)
-    larger = ia.Layers((factor * layers.weights[0],))
+    larger = linear.Layers((factor * layers.weights[0],))
     _, (path,) = flow(problem, Loss(4), [layers])
     _, (other,) = flow(scaled, Loss(4), [larger])
     target = 0.1 * make_surface(problem, Loss(4)).zero_excess
@@ -200,7 +203,7 @@ def test_descent_with_ever_smaller_rates_follows_the_flow(rng, p, hidden):
     edge = 2 / path.largest_sharpness(time)
     errors = []
     for rate in (edge / 8, edge / 16, edge / 32):
-        run = ia.train(
+        run = linear.train(
             problem, layers, learning_rates=[rate], num_steps=round(1.3 * time / rate) + 10,
             loss=Loss(p),
         )  # fmt: skip
@@ -217,7 +220,7 @@ def test_descent_with_ever_smaller_rates_follows_the_flow(rng, p, hidden):
 
 def test_what_cannot_move_or_go_further_is_said(rng):
     problem = problem_of(rng)
-    still = ia.Layers((np.zeros((1, 5)), np.zeros((1, 1))))
+    still = linear.Layers((np.zeros((1, 5)), np.zeros((1, 1))))
     _, (path,) = flow(problem, Loss(2), [still])
     assert (path.ended, len(path.time)) == ("stuck", 1)
     assert path.time_to(1e-3) == math.inf

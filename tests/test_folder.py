@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_statistics import general
 
-from implicit_accel import DataError, Problem, SweepConfig, UserError, load_run, run_sweep
+from implicit_accel import DataError, UserError, load_run
 from implicit_accel.engine.chunks import Chunk, chunks_of
 from implicit_accel.experiment import Experiment, Identity, Round, chosen_runs
+from implicit_accel.linear import Problem, SweepConfig, run_sweep
 from implicit_accel.results import FORMAT
 from implicit_accel.store.folder import ForeignFolderError, Manifest, RunFolder
 

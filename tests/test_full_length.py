@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_flow import problem_of
 
-from implicit_accel import Loss, SweepConfig, run_sweep
 from implicit_accel.claims.published.full_length import ONE, TWO, FullLength, to_last
+from implicit_accel.linear import Loss, SweepConfig, run_sweep
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.content import UnidentifiedError, content_digest, program_digest
 
 RNG = np.random.default_rng(0)
@@ -350,13 +351,15 @@ def test_a_subset_of_a_finished_run_is_returned_without_training(tmp_path):
 
 
 def test_a_linear_sweep_s_subset_is_returned_without_training(tmp_path):
-    problem = ia.make_problem(ia.gas_like())
+    problem = linear.make_problem(linear.gas_like())
 
     def sweep(**changed):
-        config = ia.SweepConfig(**({"num_steps": 5, "depths": (1, 2), "num_seeds": 3,
+        config = linear.SweepConfig(**({"num_steps": 5, "depths": (1, 2), "num_seeds": 3,
                                     "learning_rates": (0.01, 0.1, 1.0)} | changed))  # fmt: skip
         seen = []
-        runs = ia.run_sweep(problem, config, folder=tmp_path, progress=lambda *at: seen.append(at))
+        runs = linear.run_sweep(
+            problem, config, folder=tmp_path, progress=lambda *at: seen.append(at)
+        )
         return runs, bool(seen)
 
     whole, trained = sweep()

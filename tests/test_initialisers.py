@@ -8,7 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel import INITIALISERS, Initialiser, UserError
+from implicit_accel import UserError
+from implicit_accel.linear import INITIALISERS, Initialiser
 
 
 def kolmogorov_smirnov(values, distribution, args=()):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_statistics import NAN, general
 
 import implicit_accel as ia
-from implicit_accel import compare, differences, summarise, to_rliable, to_tidy
+from implicit_accel import compare, differences, linear, summarise, to_rliable, to_tidy
 from implicit_accel.comparison import common_labels
 from implicit_accel.comparison_plots import comparison_figures
 from implicit_accel.experiments.compare import run_names
@@ -192,14 +192,14 @@ def close_runs():
     """Two sweeps of initialisations whose standard deviations agree in six digits."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((30, 3))
-    problem = ia.Problem.from_arrays(X, X @ [[1.0], [-1.0], [0.5]])
+    problem = linear.Problem.from_arrays(X, X @ [[1.0], [-1.0], [0.5]])
 
     def run(stds, rates):
-        config = ia.SweepConfig(
-            losses=(ia.Loss(2),), depths=(1, 2), init_stds=stds, learning_rates=rates,
-            num_seeds=2, num_steps=200, target=ia.Target(0.1, relative=True),
+        config = linear.SweepConfig(
+            losses=(linear.Loss(2),), depths=(1, 2), init_stds=stds, learning_rates=rates,
+            num_seeds=2, num_steps=200, target=linear.Target(0.1, relative=True),
         )  # fmt: skip
-        return ia.run_sweep(problem, config)
+        return linear.run_sweep(problem, config)
 
     return {"both": run(STDS, (0.1,)), "one": run((STDS[1], 0.4), (0.2,))}
 

@@ -14,6 +14,7 @@ from marks import examples
 from test_flow import problem_of
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.eigenvalues import third_derivative
 from implicit_accel.theory import laws
 from implicit_accel.theory.central import central_flow, touching_steps
@@ -62,7 +63,7 @@ def test_parts_of_the_rule_are_those_of_its_formula(seed, depth, rate, projectio
     if rate:
         expected = size ** (2 - 2 / depth) * expected
     with jax.enable_x64(True):
-        rule = ia.scale_by_end_to_end(depth, rate=rate, projection=projection)
+        rule = linear.scale_by_end_to_end(depth, rate=rate, projection=projection)
         found = updated(rule, jnp.asarray(G), jnp.asarray(w))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -180,8 +181,8 @@ def test_a_target_is_touched_between_two_steps_of_the_central_flow():
 
 def test_below_the_edge_the_central_flow_is_the_gradient_flow(rng):
     problem = problem_of(rng, d=3)
-    surface = make_surface(problem, ia.Loss(4))
-    layers = [ia.Initialiser("identity", 0.1).draw(3, (2,), 1, bias=False, seed=0)]
+    surface = make_surface(problem, linear.Loss(4))
+    layers = [linear.Initialiser("identity", 0.1).draw(3, (2,), 1, bias=False, seed=0)]
     stack = Stack(layers, surface.rotation)
     (path,) = follow(stack, surface, Enough(1e-3 * surface.zero_excess, 100), tolerance=1e-6)
     rate = 0.05 / path.largest_sharpness()
@@ -198,8 +199,8 @@ def test_below_the_edge_the_central_flow_is_the_gradient_flow(rng):
 @pytest.mark.parametrize("p", [2, 3, 4])
 def test_a_traced_loss_is_the_surface_s(rng, p, bias):
     problem = problem_of(rng, d=4, k=2)
-    surface = make_surface(problem, ia.Loss(p), bias=bias)
-    layers = [ia.Initialiser("pytorch").draw(4, (3,), 2, bias=bias, seed=0)]
+    surface = make_surface(problem, linear.Loss(p), bias=bias)
+    layers = [linear.Initialiser("pytorch").draw(4, (3,), 2, bias=bias, seed=0)]
     stack = Stack(layers, surface.rotation)
     point = surface.at(stack.end_to_end(stack.initial))
     loss, theta = stack.traced(surface, stack.initial[0])
@@ -213,8 +214,8 @@ def test_a_traced_loss_is_the_surface_s(rng, p, bias):
 
 def test_a_flow_ends_where_a_sharpness_is_exceeded(rng):
     problem = problem_of(rng, d=3)
-    surface = make_surface(problem, ia.Loss(2))
-    layers = [ia.Initialiser("near_zero", 0.1).draw(3, (1,), 1, bias=False, seed=0)]
+    surface = make_surface(problem, linear.Loss(2))
+    layers = [linear.Initialiser("near_zero", 0.1).draw(3, (1,), 1, bias=False, seed=0)]
     stack = Stack(layers, surface.rotation)
     target = 1e-3 * surface.zero_excess
     (whole,) = follow(stack, surface, Enough(target, 100))
@@ -230,9 +231,9 @@ def test_a_flow_ends_where_a_sharpness_is_exceeded(rng):
 
 
 def test_a_flow_whose_plateau_outlasts_float64_s_steps_has_a_path():
-    problem = ia.Problem.from_arrays(np.eye(4) * 2, np.array([1.0, 0.5, 0.2, 0.1]))
-    surface = make_surface(problem, ia.Loss(2))
-    layers = [ia.Initialiser("near_zero", 0.01).draw(4, (1,) * 7, 1, bias=False, seed=s)
+    problem = linear.Problem.from_arrays(np.eye(4) * 2, np.array([1.0, 0.5, 0.2, 0.1]))
+    surface = make_surface(problem, linear.Loss(2))
+    layers = [linear.Initialiser("near_zero", 0.01).draw(4, (1,) * 7, 1, bias=False, seed=s)
               for s in range(6)]  # fmt: skip
     stack = Stack(layers, surface.rotation)
     paths = follow(stack, surface, Enough(0.1 * surface.zero_excess, 1))
@@ -244,10 +245,10 @@ def test_a_flow_whose_plateau_outlasts_float64_s_steps_has_a_path():
 
 def test_large_networks_are_followed_with_fewer_gradients(rng):
     problem = problem_of(rng, d=3)
-    surface = make_surface(problem, ia.Loss(2))
+    surface = make_surface(problem, linear.Loss(2))
 
     def most(width):
-        layers = [ia.Initialiser("near_zero").draw(3, (width,), 1, bias=False, seed=0)]
+        layers = [linear.Initialiser("near_zero").draw(3, (width,), 1, bias=False, seed=0)]
         return most_gradients_of(Stack(layers, surface.rotation), surface)
 
     assert most(1) == MOST_GRADIENTS

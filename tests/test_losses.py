@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import random_problem
 
-from implicit_accel import Loss, Problem, SweepConfig, UserError, optimum, run_sweep
+from implicit_accel import UserError
+from implicit_accel.linear import Loss, Problem, SweepConfig, optimum, run_sweep
 from implicit_accel.linear.sweep import LinearSweep
 
 EXPONENTS = [2, 2.5, 3, 4, 5, 6]

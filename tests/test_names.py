@@ -95,3 +95,15 @@ def test_any_name_is_allowed_or_refused_in_a_line(name):
         else:
             with pytest.raises(ia.UserError, match=r"give it another|must be a name"):
                 check([name])
+
+
+@pytest.mark.parametrize("space", [ia.linear, ia.images], ids=["linear", "images"])
+def test_former_names_warn_and_say_where_they_are_now(space):
+    for name in space.__all__:
+        assert name not in ia.__all__
+        with pytest.warns(
+            DeprecationWarning, match=rf"implicit_accel\.{name} is now {space.__name__}"
+        ):
+            assert getattr(ia, name) is getattr(space, name)
+    with pytest.raises(AttributeError, match="no attribute 'Sweep'"):
+        ia.Sweep  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

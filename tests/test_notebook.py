@@ -14,7 +14,7 @@ from rich.console import Console
 from test_statistics import general, made
 
 import implicit_accel as ia
-from implicit_accel import UserError
+from implicit_accel import UserError, linear
 from implicit_accel.progress import ProgressBar, default_bar
 from implicit_accel.statistics import summarise
 
@@ -158,10 +158,10 @@ def test_a_bar_rests_when_training_is_broken_off():
 
 
 def small_sweep(**options):
-    config = ia.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
+    config = linear.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
     rng = np.random.default_rng(0)
-    problem = ia.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
-    return ia.run_sweep(problem, config, **options)
+    problem = linear.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
+    return linear.run_sweep(problem, config, **options)
 
 
 def test_calls_that_last_show_a_bar_by_themselves(monkeypatch, capsys):

@@ -16,9 +16,10 @@ from jax.flatten_util import ravel_pytree
 from marks import param
 from oracles import loss_and_gradient, random_layers
 
-from implicit_accel import Initialiser, Layers, Loss, Optimizer, UserError, gas_like, make_problem
+from implicit_accel import Optimizer, UserError
 from implicit_accel.data.problems import Problem
 from implicit_accel.eigenvalues import BASIS, MOST_PRODUCTS, largest_eigenvalue, safe_norm
+from implicit_accel.linear import Initialiser, Layers, Loss, gas_like, make_problem
 from implicit_accel.linear import observables as linear
 from implicit_accel.linear.networks import layer_shapes, pad
 from implicit_accel.linear.objectives import OBJECTIVES, reduce

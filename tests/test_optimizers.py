@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 from marks import examples, param
 from oracles import random_layers, random_problem
 
-from implicit_accel import (
-    OPTIMIZERS,
-    Loss,
-    Optimizer,
-    UserError,
-    train,
-)
+from implicit_accel import OPTIMIZERS, Optimizer, UserError
+from implicit_accel.linear import Loss, train
 from implicit_accel.optimizers import _KINDS, parse_settings
 
 SCHEDULES = ("warmup", "silver", "excess_loss", "normalized", "polyak", "line_search")

@@ -15,9 +15,9 @@ from marks import examples
 from test_statistics import made
 
 import implicit_accel as ia
-from implicit_accel import Loss, optimum
 from implicit_accel.claims.published import c1, h1, m1
 from implicit_accel.claims.published.own_losses import make_fit
+from implicit_accel.linear import Loss, optimum
 from implicit_accel.results import by_model
 
 

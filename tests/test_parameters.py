@@ -11,6 +11,7 @@ import pytest
 from marks import param
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.files import seal
 from implicit_accel.store.folder import RunFolder
 
@@ -122,8 +123,8 @@ def test_final_parameters_need_no_other_training(tmp_path):
     assert kept.identical(runs)
     in_memory = train(keep="final")
     assert in_memory.ia.params()["w"].tobytes() == kept.ia.params()["w"].tobytes()
-    alone = train(axes={"learning_rate": RATES[1:2], "seed": [1]}, keep="final").ia.params()
-    found = in_memory.ia.params(learning_rate=[RATES[1]], seed=[1])
+    alone = train(axes={"learning_rate": RATES[1:2], "seed": [1]}, keep="final")
+    alone, found = (r.ia.params(learning_rate=RATES[1], seed=1) for r in (alone, in_memory))
     np.testing.assert_allclose(found["w"], alone["w"], rtol=1e-12)
     with pytest.raises(ia.UserError, match="best_params: None there, loss here"):
         train(folder=tmp_path / "run", keep="best")
@@ -303,9 +304,9 @@ def test_a_metric_has_two_different_numbers(values, words):
 
 def test_experiments_without_parameters_of_a_user_keep_none():
     rng = np.random.default_rng(0)
-    problem = ia.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
-    config = ia.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
-    runs = ia.run_sweep(problem, config)
+    problem = linear.Problem.from_arrays(rng.standard_normal((9, 2)), rng.standard_normal((9, 1)))
+    config = linear.SweepConfig(depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=5)
+    runs = linear.run_sweep(problem, config)
     timing = runs.ia.timing
     assert runs.ia.timing == timing
     assert timing.run_steps == 5 * runs.sizes["model"]

@@ -15,8 +15,9 @@ from oracles import loss_and_gradient, random_problem
 from test_statistics import INF, NAN, general, made
 
 import implicit_accel as ia
-from implicit_accel import Loss, Optimizer, SweepConfig, Target, run_sweep, summarise
+from implicit_accel import Optimizer, summarise
 from implicit_accel.experiments.compare import side_by_side
+from implicit_accel.linear import Loss, SweepConfig, Target, run_sweep
 from implicit_accel.linear.config import parse_learning_rates
 from implicit_accel.linear.networks import Layers
 from implicit_accel.pages.explorer import payload
@@ -37,7 +38,7 @@ def flatten(layers: Layers) -> np.ndarray:
     return np.concatenate([W.ravel() for W in layers.weights])
 
 
-def sharpness(layers: Layers, problem: ia.Problem, p: float) -> float:
+def sharpness(layers: Layers, problem: ia.linear.Problem, p: float) -> float:
     """The Hessian by central differences of the hand-written gradient, and its eigenvalues."""
     X, Y = problem.features, problem.targets
     shapes = [W.shape for W in layers.weights]
@@ -54,7 +55,9 @@ def sharpness(layers: Layers, problem: ia.Problem, p: float) -> float:
     return float(np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
 
 
-def descend(layers: Layers, problem: ia.Problem, p: float, rate: float, goal: float, most: int):
+def descend(
+    layers: Layers, problem: ia.linear.Problem, p: float, rate: float, goal: float, most: int
+):
     """Sharpness of gradient descent before every step, until it is at the goal or diverges."""
     found = []
     for _ in range(most):
@@ -69,7 +72,7 @@ def descend(layers: Layers, problem: ia.Problem, p: float, rate: float, goal: fl
     return np.array(found)
 
 
-def start(config: SweepConfig, problem: ia.Problem, seed: int) -> Layers:
+def start(config: SweepConfig, problem: ia.linear.Problem, seed: int) -> Layers:
     (model,) = config.models
     return model.initialiser.draw(
         problem.num_features, model.hidden_widths, problem.num_outputs, bias=False, seed=seed
@@ -257,7 +260,7 @@ def test_below_the_edge_float32_and_float64_agree_to_rounding(seed, p, depth):
 @pytest.fixture(scope="module")
 def planted() -> dict[str, xr.Dataset]:
     """Ethanol's stand-in, which has its dynamics on l2, at a grid of 60 rates."""
-    problem = ia.make_problem(ia.gas_like())
+    problem = ia.linear.make_problem(ia.linear.gas_like())
     config = SweepConfig(
         depths=(2,), losses=(Loss(2),), num_seeds=3, num_steps=400,
         learning_rates=parse_learning_rates(["log:0.002:0.4:60"]),
@@ -419,7 +422,7 @@ def test_settings_of_optimizers_change_the_threshold(rng):
     )  # fmt: skip
     X = rng.standard_normal((30, 2))
     X *= np.sqrt(3.4 / np.linalg.eigvalsh(X.T @ X / 30)[-1])
-    problem = ia.Problem.from_arrays(X, X @ [[1.0], [1.0]])
+    problem = ia.linear.Problem.from_arrays(X, X @ [[1.0], [1.0]])
     results = run_sweep(problem, config)
     np.testing.assert_allclose(results["sharpness"][0, 0, 0], 3.4, rtol=1e-3)
     assert verdict(results) is True

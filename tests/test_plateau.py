@@ -8,6 +8,7 @@ from scipy.integrate import solve_ivp
 from test_flow import problem_of
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.losses import Loss
 from implicit_accel.theory.flow import Enough, Stack, follow
@@ -93,14 +94,14 @@ def test_depth_8_has_a_time_although_nobody_will_see_it(rng):
 def test_networks_that_never_move(rng):
     surface = make_surface(problem_of(rng), Loss(2))
     zero = np.zeros((1, 1))
-    assert escape_time(surface, ia.Layers((np.zeros((1, 5)), zero))) == math.inf
-    assert escape_time(surface, ia.Layers((np.ones((1, 5)), zero, zero))) == math.inf
+    assert escape_time(surface, linear.Layers((np.zeros((1, 5)), zero))) == math.inf
+    assert escape_time(surface, linear.Layers((np.ones((1, 5)), zero, zero))) == math.inf
     beyond = -10 * surface.at(np.zeros((1, 1, 5))).gradient[0]
     if surface.rotation is not None:
         beyond = beyond @ surface.rotation.T
-    assert escape_time(surface, ia.Layers((beyond,))) == 0
+    assert escape_time(surface, linear.Layers((beyond,))) == 0
     with pytest.raises(ia.UserError, match="share"):
-        escape_time(surface, ia.Layers((np.ones((1, 5)),)), 2.0)
+        escape_time(surface, linear.Layers((np.ones((1, 5)),)), 2.0)
     two = make_surface(problem_of(rng, k=2), Loss(2))
     with pytest.raises(ia.UserError, match="one output"):
-        escape_time(two, ia.Layers((np.ones((2, 5)),)))
+        escape_time(two, linear.Layers((np.ones((2, 5)),)))

@@ -10,6 +10,7 @@ from programs import expect_usage_error, run
 from test_flow import problem_of
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.experiments.predictions import as_text
 from implicit_accel.theory.predict import LARGEST_STABLE, PAST_EDGE, predict
 
@@ -21,9 +22,9 @@ CONFIG = {"num_seeds": 3, "num_steps": 3000, "precision": "float64"}
 )
 def test_steps_to_the_target_in_the_stable_region(rng, p, optimizer):
     problem = problem_of(rng, d=4, decay=0.5)
-    given = {"losses": (ia.Loss(p),), "depths": (1, 2, 3), "inits": ("identity",),
+    given = {"losses": (linear.Loss(p),), "depths": (1, 2, 3), "inits": ("identity",),
              "init_stds": (0.1,), "optimizers": (ia.Optimizer(optimizer),)}  # fmt: skip
-    edges = predict(problem, ia.SweepConfig(**CONFIG, **given))
+    edges = predict(problem, linear.SweepConfig(**CONFIG, **given))
     edge = min(float(m.largest_rates.min()) for m in edges.models)
     # Momentum's memory of 1/(1 − β) steps must be short beside the fastest direction's time.
     slower = 1 if optimizer == "sgd" else 100
@@ -32,9 +33,9 @@ def test_steps_to_the_target_in_the_stable_region(rng, p, optimizer):
         "num_steps": 20_000 if slower == 1 else 400_000,
         "precision": "float64",
     }
-    config = ia.SweepConfig(learning_rates=(edge / 40 / slower, edge / 20 / slower), **given)
+    config = linear.SweepConfig(learning_rates=(edge / 40 / slower, edge / 20 / slower), **given)
     predicted = predict(problem, config)
-    runs = ia.run_sweep(problem, config)
+    runs = linear.run_sweep(problem, config)
     for m, prediction in enumerate(predicted.models):
         for r, rate in enumerate(config.learning_rates):
             measured = runs["steps_to_target"].values[m, r]
@@ -49,14 +50,14 @@ def test_the_edge_is_where_one_layer_on_l2_begins_to_diverge(rng):
     problem = problem_of(rng, d=3)
     top = np.linalg.eigvalsh(problem.features.T @ problem.features / 40)[-1]
     for name, edge in (("sgd", 2 / top), ("momentum", 3.8 / top), ("nesterov", 3.8 / 2.8 / top)):
-        config = ia.SweepConfig(
-            depths=(1,), losses=(ia.Loss(2),), optimizers=(ia.Optimizer(name),),
-            learning_rates=(0.98 * edge, 1.02 * edge), target=ia.Target(1e-9, relative=True),
+        config = linear.SweepConfig(
+            depths=(1,), losses=(linear.Loss(2),), optimizers=(ia.Optimizer(name),),
+            learning_rates=(0.98 * edge, 1.02 * edge), target=linear.Target(1e-9, relative=True),
             **CONFIG,
         )  # fmt: skip
         (prediction,) = predict(problem, config).models
         np.testing.assert_allclose(prediction.largest_rates, edge, rtol=1e-4)
-        runs = ia.run_sweep(problem, config)
+        runs = linear.run_sweep(problem, config)
         diverged = np.isfinite(runs["divergence_step"].values[0])
         assert not diverged[0].any()
         assert diverged[1].all()
@@ -64,8 +65,8 @@ def test_the_edge_is_where_one_layer_on_l2_begins_to_diverge(rng):
 
 def test_the_table_compares_with_one_layer_and_says_what_has_no_prediction(rng):
     problem = problem_of(rng, d=3, decay=0.7)
-    config = ia.SweepConfig(
-        depths=(1, 2), losses=(ia.Loss(2),), inits=("identity",), init_stds=(0.1,),
+    config = linear.SweepConfig(
+        depths=(1, 2), losses=(linear.Loss(2),), inits=("identity",), init_stds=(0.1,),
         optimizers=(ia.Optimizer("sgd"), ia.Optimizer("adam")), learning_rates=(1e-3, 1e-2, 1e3),
         **CONFIG,
     )  # fmt: skip
@@ -80,34 +81,36 @@ def test_the_table_compares_with_one_layer_and_says_what_has_no_prediction(rng):
     notes = [row["note"] for row in rows if row["note"]]
     assert len(notes) == 2
     assert all("adam: it follows no gradient flow" in note for note in notes)
-    runs = ia.run_sweep(problem, config)
+    runs = linear.run_sweep(problem, config)
     beside = predicted.beside(runs)
     assert np.isfinite(beside["error"].to_numpy(float)).sum() == 2
-    relu = ia.SweepConfig(depths=(2,), activation="relu", losses=(ia.Loss(2),), **CONFIG)
+    relu = linear.SweepConfig(depths=(2,), activation="relu", losses=(linear.Loss(2),), **CONFIG)
     assert "relu" in predict(problem, relu).models[0].reason
-    decays = ia.SweepConfig(depths=(1,), weight_decays=(0.1,), losses=(ia.Loss(2),), **CONFIG)
+    decays = linear.SweepConfig(
+        depths=(1,), weight_decays=(0.1,), losses=(linear.Loss(2),), **CONFIG
+    )
     assert "weight decay" in predict(problem, decays).models[0].reason
 
 
 def test_past_the_edge_nothing_is_predicted(rng):
     problem = problem_of(rng, d=3)
-    config = ia.SweepConfig(
-        depths=(1,), losses=(ia.Loss(4),), learning_rates=(1e-3,), num_seeds=2, num_steps=50
+    config = linear.SweepConfig(
+        depths=(1,), losses=(linear.Loss(4),), learning_rates=(1e-3,), num_seeds=2, num_steps=50
     )
     (prediction,) = predict(problem, config).models
     rate = 1.5 * float(prediction.largest_rates.max())
     assert np.isnan(prediction.steps(rate)).all()
     assert (prediction.instability(rate) < prediction.times / rate).all()
-    past = ia.SweepConfig(
-        depths=(1,), losses=(ia.Loss(4),), learning_rates=(rate,), num_seeds=2, num_steps=50
+    past = linear.SweepConfig(
+        depths=(1,), losses=(linear.Loss(4),), learning_rates=(rate,), num_seeds=2, num_steps=50
     )
-    runs = ia.run_sweep(problem, past)
+    runs = linear.run_sweep(problem, past)
     (row,) = predict(problem, past).beside(runs).to_dict("records")
     expected = PAST_EDGE if math.isfinite(row["learning_rate"]) else "every run diverged"
     assert row["note"] == expected
     edge = float(np.median(prediction.largest_rates))
     grid = replace(past, learning_rates=(0.05 * edge, 1.05 * edge), num_steps=3000)
-    runs = ia.run_sweep(problem, grid)
+    runs = linear.run_sweep(problem, grid)
     rows = predict(problem, grid).beside(runs).to_dict("records")
     assert [row["note"] for row in rows] == [PAST_EDGE, LARGEST_STABLE]
     assert rows[0]["learning_rate"] == 1.05 * edge
@@ -118,8 +121,8 @@ def test_past_the_edge_nothing_is_predicted(rng):
 
 def test_progress_rises_to_the_whole(rng):
     problem = problem_of(rng, d=3)
-    config = ia.SweepConfig(
-        depths=(1, 2), losses=(ia.Loss(2),), optimizers=(ia.Optimizer("momentum"),), **CONFIG
+    config = linear.SweepConfig(
+        depths=(1, 2), losses=(linear.Loss(2),), optimizers=(ia.Optimizer("momentum"),), **CONFIG
     )
     shares: list[float] = []
     predict(problem, config, progress=shares.append)
@@ -165,9 +168,9 @@ def test_bad_flags(tmp_path):
 )
 def test_what_happens_past_the_edge_is_predicted(p, share, expected):
     """Sharpness grows slowly into the edge: ℓ2 then oscillates on two layers, ℓ4 does not."""
-    problem = ia.make_problem(ia.gas_like())
-    config = ia.SweepConfig(
-        depths=(2,), losses=(ia.Loss(p),), learning_rates=(1.0,), num_seeds=3, num_steps=17_000
+    problem = linear.make_problem(linear.gas_like())
+    config = linear.SweepConfig(
+        depths=(2,), losses=(linear.Loss(p),), learning_rates=(1.0,), num_seeds=3, num_steps=17_000
     )  # fmt: skip
     found = predict(problem, config)
     rate = share * float(np.median(found.models[0].largest_rates))
@@ -175,7 +178,7 @@ def test_what_happens_past_the_edge_is_predicted(p, share, expected):
     found = predict(problem, config)
     assert found.then(0, rate) in expected
     after = found.models[0].instability(rate)
-    runs = ia.run_sweep(problem, config)
+    runs = linear.run_sweep(problem, config)
     diverged = runs["divergence_step"].values[0, 0]
     assert np.isfinite(diverged).all() == (p == 4)
     if p == 4:
@@ -185,11 +188,11 @@ def test_what_happens_past_the_edge_is_predicted(p, share, expected):
 
 
 def test_nothing_is_predicted_past_the_edge_of_what_has_none():
-    problem = ia.make_problem(ia.gas_like())
-    momentum = ia.SweepConfig(depths=(2,), losses=(ia.Loss(2),),
+    problem = linear.make_problem(linear.gas_like())
+    momentum = linear.SweepConfig(depths=(2,), losses=(linear.Loss(2),),
                               optimizers=(ia.Optimizer("momentum"),), **CONFIG)  # fmt: skip
     assert predict(problem, momentum).then(0, 10.0) == ""
-    rough = ia.SweepConfig(depths=(2,), losses=(ia.Loss(3),), **CONFIG)
+    rough = linear.SweepConfig(depths=(2,), losses=(linear.Loss(3),), **CONFIG)
     assert predict(problem, rough).then(0, 10.0) == ""
 
 
@@ -197,14 +200,17 @@ def test_what_cannot_be_predicted_is_said_in_a_word(rng):
     problem = problem_of(rng, d=3)
 
     def note(**changes):
-        config = ia.SweepConfig(
-            **({"depths": (2,), "losses": (ia.Loss(2),), "num_seeds": 2, "num_steps": 50} | changes)
+        config = linear.SweepConfig(
+            **(
+                {"depths": (2,), "losses": (linear.Loss(2),), "num_seeds": 2, "num_steps": 50}
+                | changes
+            )
         )
         (row,) = predict(problem, config).table().to_dict("records")
         return row["note"]
 
     assert "cannot move" in note(init_stds=(0.0,))
-    assert "below what float64 resolves" in note(target=ia.Target(1e-40))
+    assert "below what float64 resolves" in note(target=linear.Target(1e-40))
     assert "too many" in note(hidden_widths=(10**6,), num_seeds=10)
     assert "more than the grid's 2 steps" in note(num_steps=2)
     assert PAST_EDGE in note(learning_rates=(1e6,))

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_accel import DataError, Dataset, Loss, Problem, UserError, gas_like, make_problem
+from implicit_accel import DataError, UserError
+from implicit_accel.linear import Dataset, Loss, Problem, gas_like, make_problem
 from implicit_accel.linear.objectives import OBJECTIVES, Collapsed, reduce
 
 

@@ -298,22 +298,22 @@ def test_runs_that_were_not_trained_count_nowhere():
 
 # --- with training ---
 
-CONFIG = ia.SweepConfig(
-    depths=(1, 2), losses=(ia.Loss(2),), num_seeds=2, num_steps=1000, records_per_decade=10
+CONFIG = ia.linear.SweepConfig(
+    depths=(1, 2), losses=(ia.linear.Loss(2),), num_seeds=2, num_steps=1000, records_per_decade=10
 )
 
 
 def linear(config=CONFIG):
-    return LinearSweep(ia.make_problem(ia.gas_like()), config)
+    return LinearSweep(ia.linear.make_problem(ia.linear.gas_like()), config)
 
 
 def planned(devices):
     """A whole grid and a plan of some of its runs, trained; and which runs they are."""
-    sweep = linear(ia.SweepConfig(
+    sweep = linear(ia.linear.SweepConfig(
         depths=(1, 2), num_seeds=2, num_steps=300, learning_rates=(0.001, 0.01, 0.05)
     ))  # fmt: skip
     own = ((0.001,), (0.01, 0.05), (0.001, 0.01), (0.05,))
-    whole, some = (run(e, devices=devices)[0] for e in (sweep, AtOwnRates(sweep, own)))
+    whole, some = (run(e, devices=devices) for e in (sweep, AtOwnRates(sweep, own)))
     return whole, some, chosen_runs(sweep.axes, own)
 
 

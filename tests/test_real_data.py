@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from marks import param
 
-from implicit_accel import (
+from implicit_accel import summarise
+from implicit_accel.linear import (
     Loss,
     SweepConfig,
     gas_like,
@@ -13,7 +14,6 @@ from implicit_accel import (
     load_gas,
     make_problem,
     run_sweep,
-    summarise,
 )
 from implicit_accel.linear.config import parse_learning_rates
 

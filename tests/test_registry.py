@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from programs import as_module, forked
 
-from implicit_accel import Dataset, UserError, load_run
+from implicit_accel import UserError, load_run
 from implicit_accel.data import sources
 from implicit_accel.data.dataset import DatasetSource
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.fields import Field
+from implicit_accel.linear import Dataset
 
 # All that somebody writes for a dataset of theirs.
 PENDULUM = '''

@@ -14,22 +14,22 @@ from pages import read_page
 from programs import expect_usage_error, replaced, run
 from test_statistics import INF, made
 
-from implicit_accel import (
-    Initialiser,
-    Layers,
-    Loss,
-    Optimizer,
-    Problem,
-    SweepConfig,
-    gas_like,
-    run_sweep,
-)
+from implicit_accel import Optimizer
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.claims.published import f3, rules, student, very_deep
 from implicit_accel.data.problems import make_problem
 from implicit_accel.devices import num_cores
 from implicit_accel.errors import DataError
+from implicit_accel.linear import (
+    Initialiser,
+    Layers,
+    Loss,
+    Problem,
+    SweepConfig,
+    gas_like,
+    run_sweep,
+)
 from implicit_accel.linear.sweep import train
 from implicit_accel.store.folder import RunFolder
 from implicit_accel.theory.balance import balancedness

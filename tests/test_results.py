@@ -14,8 +14,9 @@ from oracles import random_problem
 from test_statistics import AXES, general, some_axes
 
 import implicit_accel as ia
-from implicit_accel import DataError, Loss, Optimizer, SweepConfig, load_run, run_sweep, select
+from implicit_accel import DataError, Optimizer, load_run, select
 from implicit_accel.files import atomic_path, save_json, seal
+from implicit_accel.linear import Loss, SweepConfig, run_sweep
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.results import LINEAR_QUANTITIES, MODEL_COORDINATES
 from implicit_accel.results import (

@@ -9,7 +9,7 @@ import pytest
 from oracles import random_problem
 from test_statistics import made
 
-from implicit_accel import Loss, Optimizer, SweepConfig, run_sweep
+from implicit_accel import Optimizer
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.criteria import Outcome, Part, answer
 from implicit_accel.claims.effects import Effect, Key
@@ -27,6 +27,7 @@ from implicit_accel.claims.published.rivals import (
     against_one_layer,
     gain_of_depth,
 )
+from implicit_accel.linear import Loss, SweepConfig, run_sweep
 
 INF = math.inf
 

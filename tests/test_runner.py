@@ -10,12 +10,13 @@ import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
-from implicit_accel import Problem, SweepConfig, UserError
+from implicit_accel import UserError
 from implicit_accel.claims.collection import load_collection
 from implicit_accel.claims.context import Context, Scale
 from implicit_accel.executors.dask import DaskExecutor, local_workers
 from implicit_accel.executors.local import LocalExecutor
 from implicit_accel.experiments.claim_runner import Setup, find_data, run_claims
+from implicit_accel.linear import Problem, SweepConfig
 
 # The quickest claims, of two groups.
 QUICK = [claim for claim in load_collection().claims if claim.id in ("T8", "P3b")]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from oracles import random_problem
 
-from implicit_accel import Loss, Optimizer, SweepConfig, UserError
+from implicit_accel import Optimizer, UserError
 from implicit_accel.data.problems import Problem
+from implicit_accel.linear import Loss, SweepConfig
 from implicit_accel.linear.networks import Layers
 from implicit_accel.theory.flow import Enough, Path, Stack, follow
 from implicit_accel.theory.predict import stack_of

@@ -10,7 +10,7 @@ import pytest
 from models import stream
 
 import implicit_accel as ia
-from implicit_accel import summary
+from implicit_accel import linear, summary
 from implicit_accel.engine.layout import batch_order
 from implicit_accel.pages.explorer import payload
 from implicit_accel.plotting import save_figures
@@ -287,12 +287,12 @@ def test_metrics_of_a_diverged_run_are_no_numbers():
 
 
 def test_an_undefined_observable_is_no_number_and_a_loss_is_infinite():
-    problem = ia.make_problem(ia.gas_like())
-    config = ia.SweepConfig(
-        depths=(1,), losses=(ia.Loss(2),), optimizers=(ia.Optimizer("adam"),), num_steps=5,
+    problem = linear.make_problem(linear.gas_like())
+    config = linear.SweepConfig(
+        depths=(1,), losses=(linear.Loss(2),), optimizers=(ia.Optimizer("adam"),), num_steps=5,
         learning_rates=(0.01,), num_seeds=1, record=("preconditioned_sharpness",),
     )  # fmt: skip
-    runs = ia.run_sweep(problem, config)
+    runs = linear.run_sweep(problem, config)
     values = runs["preconditioned_sharpness"].values.ravel()
     # Adam's preconditioner is 0/0 before its first step.
     assert np.isnan(values[0])

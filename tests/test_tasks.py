@@ -18,6 +18,7 @@ from oracles import random_problem
 from programs import expect_usage_error, forked, run, started
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.engine.layout import MiniBatches
 
 RATES = tuple(np.geomspace(1e-3, 0.1, 8))
@@ -120,12 +121,12 @@ def test_frozen_padding_does_not_reach_the_optimizer(rng):
     problem = random_problem(rng)
     losses = {}
     for depths in ((1,), (1, 2, 3)):
-        config = ia.SweepConfig(
-            depths=depths, losses=(ia.Loss(4),), optimizers=(Clipped("sgd"),), init_stds=(0.5,),
+        config = linear.SweepConfig(
+            depths=depths, losses=(linear.Loss(4),), optimizers=(Clipped("sgd"),), init_stds=(0.5,),
             learning_rates=(0.01, 0.1), num_seeds=2, num_steps=50, precision="float64",
             weight_decays=(0.1,),
         )  # fmt: skip
-        results = ia.run_sweep(problem, config)
+        results = linear.run_sweep(problem, config)
         losses[depths] = ia.select(results, depth=1)["excess_loss"].values
     np.testing.assert_allclose(losses[1, 2, 3], losses[(1,)], rtol=1e-12)
 

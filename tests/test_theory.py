@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradient_descent, loss_and_gradient, random_layers, random_problem
 
-from implicit_accel import (
+from implicit_accel import Optimizer, UserError
+from implicit_accel.linear import (
     Initialiser,
     Layers,
     Loss,
-    Optimizer,
     Problem,
     Target,
-    UserError,
     scale_by_end_to_end,
     train,
 )

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from marks import examples, param
 from oracles import gradient_descent, random_layers, random_problem
 
-from implicit_accel import (
-    Layers,
-    Loss,
-    Optimizer,
-    Problem,
-    Target,
-    UserError,
-    optimum,
-    train,
-)
+from implicit_accel import Optimizer, UserError
+from implicit_accel.linear import Layers, Loss, Problem, Target, optimum, train
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.objectives import Moments, choose
 from implicit_accel.sweep import run_sweep

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from marks import examples
 from oracles import random_problem
 
-import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.linear.initialisers import Initialiser
 from implicit_accel.linear.losses import Loss
 from implicit_accel.theory.regulariser import loss_gradient
@@ -40,7 +40,7 @@ def test_the_rule_is_the_product_s_motion(seed, depth, exponent):
     a = 10.0 ** rng.uniform(-3, 1, depth - 1) * rng.choice([-1, 1], depth - 1)
     gradient = rng.standard_normal(4)
     with jax.enable_x64(True):
-        rule = ia.scale_by_unbalanced_end_to_end(a**2 - w1 @ w1)
+        rule = linear.scale_by_unbalanced_end_to_end(a**2 - w1 @ w1)
         w = jnp.asarray(np.prod(a) * w1)
         found = moved(rule, jnp.asarray(gradient), w)
     expected = parts(w1, a)(gradient)
@@ -52,8 +52,8 @@ def test_the_rule_is_the_product_s_motion(seed, depth, exponent):
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_balanced_it_is_the_rule_of_the_paper(rng, depth):
     w, G = (jnp.asarray(rng.standard_normal(6), jnp.float32) for _ in range(2))
-    ours = ia.scale_by_unbalanced_end_to_end(np.zeros(depth - 1))
-    theirs = ia.scale_by_end_to_end(depth)
+    ours = linear.scale_by_unbalanced_end_to_end(np.zeros(depth - 1))
+    theirs = linear.scale_by_end_to_end(depth)
     expected = moved(theirs, G[None], w[None])[0]
     np.testing.assert_allclose(moved(ours, G, w), expected, rtol=1e-5)
 
@@ -63,16 +63,17 @@ def test_it_emulates_a_network_from_near_zero(rng, depth):
     """Steps to a tenth of the zero predictor's excess loss, within 1 %."""
     problem, loss = random_problem(rng, n=40, d=5), Loss(4)
     gradient = loss_gradient(loss, problem)
-    best = ia.optimum(loss, problem.features, problem.targets).loss
+    best = linear.optimum(loss, problem.features, problem.targets).loss
     rate, steps = 1e-4, 40_000
     layers = Initialiser("near_zero", 0.1).draw(5, (1,) * (depth - 1), 1, bias=False, seed=1)
-    run = ia.train(problem, layers, learning_rates=[rate], num_steps=steps, loss=loss)
+    run = linear.train(problem, layers, learning_rates=[rate], num_steps=steps, loss=loss)
     w1, a = layers.weights[0][0], np.array([W.item() for W in layers.weights[1:]])
     X, y = jnp.asarray(problem.features), jnp.asarray(problem.targets[:, 0])
     with jax.enable_x64(True):
         X, y = jnp.asarray(problem.features), jnp.asarray(problem.targets[:, 0])
         rule = optax.chain(
-            ia.scale_by_unbalanced_end_to_end(a**2 - w1 @ w1), optax.scale_by_learning_rate(rate)
+            linear.scale_by_unbalanced_end_to_end(a**2 - w1 @ w1),
+            optax.scale_by_learning_rate(rate),
         )
 
         def value(w):
@@ -95,8 +96,8 @@ def test_it_emulates_a_network_from_near_zero(rng, depth):
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="one for each scalar"):
-        ia.scale_by_unbalanced_end_to_end(np.zeros((1, 1)))
-    rule = ia.scale_by_unbalanced_end_to_end(np.zeros(1))
+        linear.scale_by_unbalanced_end_to_end(np.zeros((1, 1)))
+    rule = linear.scale_by_unbalanced_end_to_end(np.zeros(1))
     with pytest.raises(ValueError, match="single rows"):
         rule.update(jnp.ones((2, 2)), rule.init(jnp.ones((2, 2))), jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="needs the parameters"):

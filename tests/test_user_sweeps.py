@@ -176,3 +176,109 @@ def test_a_loss_that_is_no_number_at_the_start_of_some_runs():
                 runs["loss"].sel(first=first)[step], np.mean((np.log(c) - y) ** 2), rtol=1e-9
             )
             c -= 0.05 * 2 * np.mean(np.log(c) - y) / c
+
+
+@pytest.mark.nightly
+def test_an_equinox_cnn():
+    eqx: Any = pytest.importorskip("equinox")
+    images, labels = RNG.standard_normal((8, 1, 6, 6)), np.arange(8) % 2
+
+    class Network(eqx.Module):
+        convolution: Any
+        last: Any
+
+        def __init__(self, key):
+            first, last = jax.random.split(key)
+            self.convolution = eqx.nn.Conv2d(1, 2, 3, key=first)
+            self.last = eqx.nn.Linear(2, 2, key=last)
+
+        def __call__(self, x):
+            return self.last(jax.nn.relu(self.convolution(x)).mean(axis=(1, 2)))
+
+    def loss(model, batch):
+        logits = jax.vmap(model)(batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+    runs = sweep(
+        ia.from_loss(loss, init=Network, data=(images, labels)),
+        {"learning_rate": [0.1, 0.5], "seed": [0, 4]},
+        lambda hp: optax.sgd(hp["learning_rate"], momentum=0.9),
+    )
+    rule = optax.sgd(0.5, momentum=0.9)
+    with jax.enable_x64(False):
+        model = Network(stream(4, b"init"))
+    with jax.enable_x64(True):
+        trained, fixed = eqx.partition(model, eqx.is_inexact_array)
+        trained = jax.tree.map(lambda a: jnp.asarray(a, float), trained)
+        state = rule.init(trained)
+        for step in range(NUM_STEPS + 1):
+            value, slope = jax.value_and_grad(
+                lambda t: loss(eqx.combine(t, fixed), (jnp.asarray(images), labels))
+            )(trained)
+            found = runs["loss"].sel(learning_rate=0.5, seed=4)[step]
+            np.testing.assert_allclose(found, value, rtol=1e-7)
+            updates, state = rule.update(slope, state)
+            trained = optax.apply_updates(trained, updates)
+
+
+@pytest.mark.nightly
+def test_a_character_transformer():
+    """One layer of attention that predicts the next character of a repeated text."""
+    text = "to be or not to be "
+    letters = sorted({*text})
+    codes = np.array([letters.index(c) for c in text * 2])
+    windows = np.stack([codes[i : i + 7] for i in range(19)])
+
+    def init(key):
+        shapes = {"embed": (len(letters), 8), "place": (6, 8), "qkv": (3, 8, 8), "out": (8, 8)}
+        keys = jax.random.split(key, len(shapes))
+        return {
+            n: jax.random.normal(k, s) / 3 for (n, s), k in zip(shapes.items(), keys, strict=True)
+        }
+
+    def loss(params, batch):
+        x = params["embed"][batch[:, :-1]] + params["place"]
+        q, k, v = (x @ W for W in params["qkv"])
+        scores = jnp.where(jnp.tri(6, dtype=bool), q @ k.swapaxes(-1, -2), -jnp.inf)
+        x = x + jax.nn.softmax(scores) @ v @ params["out"]
+        logits = x @ params["embed"].T
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+
+    runs = sweep(
+        ia.from_loss(loss, init=init, data=windows),
+        {"learning_rate": [0.01, 0.05], "seed": [0, 3]}, lambda hp: optax.adam(hp["learning_rate"]),
+    )  # fmt: skip
+    expected = follow(lambda p, b, _: loss(p, b), init, optax.adam(0.05), seed=3, data=windows)
+    found = runs["loss"].sel(learning_rate=0.05, seed=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.nightly
+def test_widths_and_depths_that_shape_arrays():
+    def init(key, hp):
+        sizes = [3, *[hp["width"]] * (hp["depth"] - 1), 1]
+        keys = jax.random.split(key, hp["depth"])
+        pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
+        return [jax.random.normal(k, (a, b)) / np.sqrt(a) for k, a, b in pairs]
+
+    def loss(params, batch):
+        h = batch[0]
+        for W in params[:-1]:
+            h = jnp.tanh(h @ W)
+        return jnp.mean((h @ params[-1] - batch[1][:, None]) ** 2)
+
+    runs = sweep(
+        ia.from_loss(loss, init=init, data=(X, y)),
+        {"width": ia.static(2, 4), "depth": ia.static(1, 2, 3), "learning_rate": [0.05, 0.1],
+         "seed": [1]},
+        lambda hp: optax.sgd(hp["learning_rate"]),
+    )  # fmt: skip
+    for width in (2, 4):
+        for depth in (1, 2, 3):
+            found = runs["loss"].sel(width=width, depth=depth, learning_rate=0.1, seed=1)
+            expected = follow(
+                lambda p, b, _: loss(p, b),
+                lambda key, w=width, n=depth: init(key, {"width": w, "depth": n}),
+                optax.sgd(0.1), seed=1,
+            )  # fmt: skip
+            np.testing.assert_allclose(found, expected, rtol=1e-8)

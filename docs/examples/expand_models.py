@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 import implicit_accel as ia
+from implicit_accel import linear
 
 ROWS = 256
 CONTEXT, CHARACTERS = 24, "abcdefghijklmnopqrstuvwxyz .,()'\"=_\n"
@@ -28,7 +29,7 @@ def _glorot(key, *shape):
 
 def _digits(rows):
     """Generated digits, pooled to 8 × 8 pixels, with their classes."""
-    data = ia.mnist_like()
+    data = ia.images.mnist_like()
     images = data.train_images[:rows, 2:26, 2:26].astype(np.float32) / 255
     pooled = images.reshape(rows, 8, 3, 8, 3).mean(axis=(2, 4))
     return (pooled - pooled.mean()) / pooled.std(), data.train_labels[:rows].astype(int)
@@ -172,7 +173,7 @@ def transformer():
 
 def tabular():
     """A tanh perceptron with a Huber loss, on the stand-in for the Gas Sensor (Ethanol) data."""
-    problem = ia.make_problem(ia.gas_like())
+    problem = linear.make_problem(linear.gas_like())
     rows = problem.features[:ROWS].astype(np.float32)
     labels = problem.targets[:ROWS].astype(np.float32)
 

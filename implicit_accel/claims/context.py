@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from implicit_accel import Dataset, gas_like, load_abalone, load_gas, rates
+from implicit_accel import rates
 from implicit_accel.data.mnist import ImageData, load_mnist, mnist_like
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.engine.chunks import Device
@@ -28,6 +28,7 @@ from implicit_accel.errors import DataError, NotHereError
 from implicit_accel.experiment import Experiment, Identity, OwnRates
 from implicit_accel.files import atomic_path
 from implicit_accel.images.task import ClassifierConfig, ImageSweep
+from implicit_accel.linear import Dataset, gas_like, load_abalone, load_gas
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep
 from implicit_accel.results import RESULTS_FILE, Metric, by_model, load_results

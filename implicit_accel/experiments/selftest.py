@@ -17,18 +17,19 @@ import numpy as np
 from rich.table import Table
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.errors import ProgramError
 from implicit_accel.experiments import cli
 
 _GROUPS = cli.FlagGroups()
 
 
-def _problem() -> tuple[ia.Problem, np.ndarray, np.ndarray]:
+def _problem() -> tuple[linear.Problem, np.ndarray, np.ndarray]:
     """A regression with features (40, 5) and targets (40, 1)."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 5)) * np.linspace(0.5, 2, 5)
     Y = X @ rng.standard_normal((5, 1)) + 0.1 * rng.standard_normal((40, 1))
-    return ia.Problem.from_arrays(X, Y), X, Y
+    return linear.Problem.from_arrays(X, Y), X, Y
 
 
 def gradient_descent() -> float:
@@ -39,7 +40,9 @@ def gradient_descent() -> float:
     c = vectors.T @ (start - np.linalg.lstsq(X, Y, rcond=None)[0][:, 0])
     rate, steps = 0.5 / eigenvalues[-1], np.arange(201)
     expected = 0.5 * ((1 - rate * eigenvalues) ** (2 * steps[:, None])) @ (eigenvalues * c**2)
-    found = ia.train(problem, ia.Layers((start[None],), ()), learning_rates=[rate], num_steps=200)
+    found = linear.train(
+        problem, linear.Layers((start[None],), ()), learning_rates=[rate], num_steps=200
+    )
     return _error(found.excess_loss[0], expected)
 
 
@@ -54,8 +57,12 @@ def gradients() -> float:
     def loss(W: list[np.ndarray]) -> float:
         return float(np.mean((X @ (W[1] @ W[0]).T - Y) ** 4) / 4)
 
-    found = ia.train(
-        problem, ia.Layers((*weights,), ()), learning_rates=[rate], num_steps=1, loss=ia.Loss(4)
+    found = linear.train(
+        problem,
+        linear.Layers((*weights,), ()),
+        learning_rates=[rate],
+        num_steps=1,
+        loss=linear.Loss(4),
     )
     errors = []
     for j, shape in enumerate(shapes):
@@ -74,26 +81,26 @@ def smallest_loss() -> float:
     """The optimum on ℓ2 is that of least squares."""
     _, X, Y = _problem()
     residual = Y - X @ np.linalg.lstsq(X, Y, rcond=None)[0]
-    return _error(ia.optimum(ia.Loss(2), X, Y).loss, np.mean(residual**2) / 2)
+    return _error(linear.optimum(linear.Loss(2), X, Y).loss, np.mean(residual**2) / 2)
 
 
 def sharpness() -> float:
     """One layer's sharpness on ℓ2 is the largest eigenvalue of XᵀX/n, at every step."""
     problem, X, _ = _problem()
-    config = ia.SweepConfig(
-        losses=(ia.Loss(2),), depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=20,
+    config = linear.SweepConfig(
+        losses=(linear.Loss(2),), depths=(1,), learning_rates=(0.01,), num_seeds=1, num_steps=20,
         record=("sharpness",), precision="float64",
     )  # fmt: skip
-    results = ia.run_sweep(problem, config, progress=False)
+    results = linear.run_sweep(problem, config, progress=False)
     return _error(results["sharpness"].values, np.linalg.eigvalsh(X.T @ X / len(X))[-1])
 
 
 def storage() -> float:
     """A run that is stored and read again is the same, to the bit."""
     problem, _, _ = _problem()
-    config = ia.SweepConfig(depths=(1, 2), learning_rates=(0.01,), num_seeds=2, num_steps=50)
+    config = linear.SweepConfig(depths=(1, 2), learning_rates=(0.01,), num_seeds=2, num_steps=50)
     with tempfile.TemporaryDirectory() as folder:
-        trained = ia.run_sweep(problem, config, folder=Path(folder) / "run", progress=False)
+        trained = linear.run_sweep(problem, config, folder=Path(folder) / "run", progress=False)
         read = ia.load_run(Path(folder) / "run")
     return 0.0 if trained.identical(read) else np.inf
 

@@ -10,13 +10,13 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from implicit_accel import gas_like
 from implicit_accel.claims.api import AS_CHOSEN, Context, Effect, Scaled
 from implicit_accel.claims.estimators import model_number, side_of, speed_up
 from implicit_accel.claims.published.depth_grid import depth_runs
 from implicit_accel.claims.published.theory import end_to_end_starts
 from implicit_accel.data.problems import Problem, make_problem
 from implicit_accel.intervals import ModelRuns
+from implicit_accel.linear import gas_like
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.losses import Loss
 from implicit_accel.optimizers import Optimizer

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.claims.context import Context
 from implicit_accel.claims.published.theory import (
     crossings,
@@ -103,7 +104,8 @@ def _curves(
     def rule(hp: Any) -> optax.GradientTransformation:
         c = jnp.asarray(table)[hp["seed"]]
         return optax.chain(
-            ia.scale_by_unbalanced_end_to_end(c), optax.scale_by_learning_rate(hp["learning_rate"])
+            linear.scale_by_unbalanced_end_to_end(c),
+            optax.scale_by_learning_rate(hp["learning_rate"]),
         )
 
     runs = ia.sweep(

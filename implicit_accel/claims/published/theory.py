@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 import implicit_accel as ia
+from implicit_accel import linear
 from implicit_accel.claims.context import Context
 from implicit_accel.data.problems import Problem
 from implicit_accel.linear.config import SweepConfig, Target
@@ -119,7 +120,7 @@ def end_to_end_starts(problem: Problem, config: SweepConfig) -> np.ndarray:
     return np.stack(products)
 
 
-def drawn(problem: Problem, config: SweepConfig) -> list[ia.Layers]:
+def drawn(problem: Problem, config: SweepConfig) -> list[linear.Layers]:
     """The initial networks of a grid of one model, by seed."""
     (model,) = config.models
     return [
