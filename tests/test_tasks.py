@@ -3,6 +3,7 @@
 import itertools
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from programs import expect_usage_error, forked, run, started
 import implicit_accel as ia
 from implicit_accel import linear
 from implicit_accel.engine.layout import MiniBatches
+from implicit_accel.experiments.user_task import load_configurations, parse_axis
 
 RATES = tuple(np.geomspace(1e-3, 0.1, 8))
 
@@ -448,10 +450,105 @@ def test_the_program_trains_a_task_out_of_a_file(tmp_path):
             ("--task", f"{EXAMPLE}:task", "--metric", "accuracy", "--target", "0.9"),
             ("write the name and the best possible value",),
         ),
+        (("--task", f"{EXAMPLE}:task", "--draws", "3"), ("give --axes to draw from",)),
+        (
+            ("--task", f"{EXAMPLE}:task", "--axes", "width_scale=uniform:0:1"),
+            ("width_scale is a range; give --draws",),
+        ),
+        (
+            ("--task", f"{EXAMPLE}:task", "--configurations", "nowhere.csv", "--draws", "3"),
+            ("--draws: put it into the table",),
+        ),
+        (
+            (
+                "--task",
+                f"{EXAMPLE}:task",
+                "--draws",
+                "2",
+                "--learning_rates",
+                "auto",
+                "--axes",
+                "learning_rate=log_uniform:0.1:1",
+            ),
+            ("learning_rate is an axis already",),
+        ),
     ],
 )
 def test_bad_flags_for_tasks(flags, words):
     expect_usage_error(run("sweep", *flags), *words)
+
+
+def decaying(folder: Path) -> tuple[str, str]:
+    """The flag of a task of ``size`` entries, each of which a step multiplies by 1 − η scale."""
+    (folder / "decaying.py").write_text(
+        "import jax.numpy as jnp\nimport implicit_accel as ia\n"
+        "def init(seed, hp):\n    return jnp.ones(hp['size']) + 0 * seed\n"
+        "def loss(w, _, hp):\n    return hp['scale'] * jnp.sum(w ** 2) / 2\n"
+        "task = ia.from_loss(loss, init=init, data=jnp.zeros(1))\n"
+    )
+    return "--task", f"{folder}/decaying.py:task"
+
+
+def expected_losses(runs):
+    """The last losses by configuration."""
+    size, scale, rate = (runs[n].values for n in ("size", "scale", "learning_rate"))
+    return size * scale / 2 * (1 - rate * scale) ** (2 * runs.attrs["num_steps"])
+
+
+FEW = ("--num_steps", 9, "--num_seeds", 1, "--formats", "none")
+
+
+def test_the_program_trains_the_configurations_of_a_table(tmp_path):
+    table = pd.DataFrame({"learning_rate": [0.1, 0.3], "static:size": [2, 3], "scale": [1.0, 2.0]})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    flags = ("--configurations", tmp_path / "runs.csv", "--output_dir", tmp_path / "run")
+    result = run("sweep", *decaying(tmp_path), *FEW, *flags)
+    assert result.returncode == 0, result.stderr
+    runs = ia.load_run(tmp_path / "run")
+    assert runs["size"].values.tolist() == [2, 3]
+    np.testing.assert_allclose(runs["loss"].values[0, :, -1], expected_losses(runs), rtol=1e-5)
+
+
+@pytest.mark.nightly
+def test_the_program_s_random_search_can_be_extended(tmp_path):
+    axes = "learning_rate=log_uniform:0.01:0.4,size=static:2:3,scale=uniform:1:2"
+    flags = ("--axes", axes, "--output_dir", tmp_path / "run")
+    first, more = [], []
+    for number, found in ((2, first), (5, more)):
+        result = run("sweep", *decaying(tmp_path), *FEW, *flags, "--draws", number)
+        assert result.returncode == 0, result.stderr
+        runs = ia.load_run(tmp_path / "run")
+        np.testing.assert_allclose(runs["loss"].values[0, :, -1], expected_losses(runs), rtol=1e-5)
+        assert ((runs["learning_rate"] >= 0.01) & (runs["learning_rate"] <= 0.4)).all()
+        assert ((runs["scale"] >= 1) & (runs["scale"] <= 2)).all()
+        found += runs["loss"].values[0].tolist()
+    assert more[:2] == first
+    assert len(more) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a table"), ("scale\n", "one row or more"), ("a,b\n1,\n", "a value for every"),
+        ("a b\n1\n", "'a b' is no name"), ("fixed:width\n1\n", "is no name"),
+        ("a,a\n1,2\n", "'a.1' is no name"), ("a;b\n1;2\n", "'a;b' is no name"),
+    ],
+)  # fmt: skip
+def test_bad_tables_of_configurations_are_refused(tmp_path, text, words):
+    (tmp_path / "runs.csv").write_text(text)
+    with pytest.raises(ia.UserError, match=words):
+        load_configurations(str(tmp_path / "runs.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("x=uniform:1:0", "lower one first"), ("x=log_uniform:1", "two bounds"),
+     ("x=log_uniform:0:1", "above 0"), ("x=uniform:1:2:3", "two bounds")],
+)  # fmt: skip
+def test_bad_ranges_are_refused(text, words):
+    with pytest.raises(ia.UserError, match=words):
+        parse_axis(text)
+    assert parse_axis("x=uniform:relu") == ("x", ("uniform", "relu"))
 
 
 @pytest.mark.nightly

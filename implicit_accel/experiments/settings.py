@@ -22,14 +22,21 @@ from implicit_accel.data.dataset import Dataset
 from implicit_accel.data.problems import Preparation, make_problem
 from implicit_accel.data.registry import find_sources, options_of
 from implicit_accel.errors import UserError
-from implicit_accel.experiment import AtOwnRates, Experiment, Identity, OwnRates
+from implicit_accel.experiment import RATES, AtOwnRates, Experiment, Identity, OwnRates
 from implicit_accel.experiments import cli, compilation, executor
-from implicit_accel.experiments.user_task import attribute, load_task, parse_axis
+from implicit_accel.experiments.user_task import (
+    attribute,
+    load_configurations,
+    load_task,
+    parse_axis,
+)
 from implicit_accel.fields import Field, fields_of, read, with_details, write
 from implicit_accel.linear.config import SweepConfig
 from implicit_accel.linear.sweep import LinearSweep, axes_of
 from implicit_accel.rates import TOLERANCE, at_own_rates, coarse_rates
 from implicit_accel.results import Metric
+from implicit_accel.tasks.axes import together
+from implicit_accel.tasks.draws import log_uniform, random, uniform
 from implicit_accel.tasks.grid import TaskSweep
 from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.theory.predict import early_stable_rates
@@ -163,6 +170,20 @@ AXES = flags.DEFINE_multi_string(
     "false, or words. Numbers change no program, words do, and so do numbers after static, "
     "which may shape arrays: width=static:8:16. It may be given several times.",
 )
+DRAWS = flags.DEFINE_integer(
+    "draws",
+    None,
+    "A random search: so many configurations, drawn from the axes in place of their product. Axes "
+    "may then be ranges too, learning_rate=log_uniform:1e-4:1,dropout=uniform:0:0.5. More draws "
+    "extend a run.",
+    lower_bound=1,
+)
+CONFIGURATIONS = flags.DEFINE_string(
+    "configurations",
+    None,
+    "A CSV table with a column for each hyper-parameter and a row for each configuration, in place "
+    "of their product. Numbers that shape arrays have a column called static:width.",
+)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "A task's mini-batches; all rows unless given."
 )
@@ -178,7 +199,9 @@ METRIC = flags.DEFINE_string(
     "What a task's runs are judged by in place of the loss, and its best possible value: "
     "accuracy:1, held_out_loss:0. It must be recorded; --target is then its value to reach.",
 )
-GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER, METRIC)
+GROUPS.add(
+    "A task of your own", TASK, AXES, DRAWS, CONFIGURATIONS, BATCH_SIZE, TASK_OPTIMIZER, METRIC
+)
 TASK_GROUPS = cli.FlagGroups()
 TASK_GROUPS.add("A task of your own", TASK, AXES, BATCH_SIZE, TASK_OPTIMIZER)
 
@@ -376,7 +399,7 @@ def _build_task(place: str) -> Asked:
     def grid_of(rates: tuple[float, ...]) -> Experiment:
         return TaskSweep(
             task,
-            axes=axes | {"learning_rate": rates},
+            axes=axes | ({"learning_rate": rates} if "learning_rate" in axes else {}),
             optimizer=optimizer,
             num_steps=config.num_steps,
             batch_size=BATCH_SIZE.value,
@@ -390,6 +413,8 @@ def _build_task(place: str) -> Asked:
     experiment = grid_of(config.learning_rates)
     search = None
     if is_searched():
+        if "learning_rate" not in axes:
+            raise UserError("--learning_rates auto: the configurations have rates of their own")
         runs_per_model = len(config.learning_rates) * config.num_seeds
         num_models = experiment.num_runs // runs_per_model
         search = Search(grid_of, (coarse_rates(),) * num_models)
@@ -434,6 +459,9 @@ def build_stable_rates(place: str) -> RatesAsked:
     for name in (DATASET.name, *_HOLDERS):
         if name not in _FOR_STABLE_RATES and flags.FLAGS[name].present:
             raise UserError(f"--{name} has no part in the stable rates of a --task: leave it out")
+    for flag in (DRAWS, CONFIGURATIONS):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} has no part in stable rates: leave it out")
     module, task = load_task(place)
     config, _ = _task_settings()
     made, names = _task_optimizer(module, config)
@@ -515,7 +543,10 @@ def _task_optimizer(module: ModuleType, config: SweepConfig) -> tuple[Any, tuple
 
 
 def _task_axes(config: SweepConfig, optimizers: tuple[str, ...]) -> dict[str, Any]:
-    """The axes of a task's grid: those of flags of their own, then those of ``--axes``.
+    """The axes of a task's grid: those of flags of their own, then the further ones.
+
+    Those are of ``--axes``, or configurations that are drawn from these or are in a table.
+    Learning rates may be among them.
 
     Raises:
         UserError: If an axis is given twice.
@@ -530,10 +561,26 @@ def _task_axes(config: SweepConfig, optimizers: tuple[str, ...]) -> dict[str, An
     for name, values in [parse_axis(text) for text in texts]:
         if name in further:
             raise UserError(f"--axes: {name} is given twice; write all its values once")
+        further[name] = values
+    whole: together | None = None
+    if CONFIGURATIONS.value is not None:
+        for flag in (AXES, DRAWS):
+            if flag.value:
+                raise UserError(f"--{flag.name}: put it into the table of --configurations")
+        whole = load_configurations(CONFIGURATIONS.value)
+        further = whole.values
+    elif DRAWS.value is not None:
+        if not further:
+            raise UserError("--draws: give --axes to draw from, like rate=log_uniform:1e-4:1")
+        whole = random(DRAWS.value, **further)
+    for name, values in further.items():
+        if isinstance(values, uniform | log_uniform) and whole is None:
+            raise UserError(f"--axes: {name} is a range; give --draws, the number of draws")
+        if whole is not None and name == RATES and not flags.FLAGS["learning_rates"].present:
+            del axes[RATES]
         if name in axes:
             raise UserError(f"--axes: {name} is an axis already, of a flag of its own")
-        further[name] = values
-    return axes | further
+    return axes | (further if whole is None else {"configuration": whole})
 
 
 def load_dataset(console: Console) -> Dataset:

@@ -11,9 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
+
 from implicit_accel.errors import UserError
 from implicit_accel.linear.config import parse_learning_rates
-from implicit_accel.tasks.axes import static
+from implicit_accel.tasks.axes import static, together
+from implicit_accel.tasks.draws import log_uniform, uniform
 from implicit_accel.tasks.loss_task import LossTask
 from implicit_accel.user_module import run_file
 
@@ -63,16 +66,21 @@ def attribute(module: ModuleType, name: str, flag: str) -> Any:
 Value = bool | int | float | str
 
 
-def parse_axis(text: str) -> tuple[str, tuple[Value, ...] | static]:
+DRAWN = {"uniform": uniform, "log_uniform": log_uniform}
+"""Ranges from which ``--draws`` draws, by the word that they are written with."""
+
+
+def parse_axis(text: str) -> tuple[str, tuple[Value, ...] | static | uniform | log_uniform]:
     """Reads an axis: ``width_scale=0.5:1:2``, ``scale=log:0.1:10:5`` or ``activation=tanh:relu``.
 
     ``log:low:high:count`` means the same as in ``--learning_rates``. ``true`` and ``false``, in
     any case, are truth values. Digits alone are a whole number; with a point or an exponent they
     are a fraction. Everything else is a word. ``width=static:8:16`` are numbers (or truth values,
     or a log range) that have a program each, as `static` marks them; words have that anyway.
+    ``rate=log_uniform:1e-4:1`` and ``uniform:0:1`` are ranges.
 
     Returns:
-        The name, and values that are all numbers, all truth values or all words.
+        The name, and values that are all numbers, all truth values or all words, or a range.
 
     Raises:
         UserError: If the text has another form, or a number is not finite.
@@ -88,7 +96,44 @@ def parse_axis(text: str) -> tuple[str, tuple[Value, ...] | static]:
     # An axis may have the words static and relu.
     if parts[0] == "static" and not all(map(_is_pure_word, parts)):
         return name, static(*_values(text, parts[1:]))
+    if parts[0] in DRAWN and not all(map(_is_word, parts)):
+        ends = _values(text, parts[1:])
+        if len(ends) != 2:
+            raise UserError(f"--axes {text!r}: write two bounds, like {parts[0]}:0.1:1")
+        try:
+            return name, DRAWN[parts[0]](*ends)
+        except UserError as error:
+            raise UserError(f"--axes {text!r}: {error}") from None
     return name, _values(text, parts)
+
+
+def load_configurations(path: str) -> together:
+    """Configurations from a CSV table: a column per hyper-parameter, a row per configuration.
+
+    A column ``static:width`` holds numbers that may shape arrays, see `static`.
+
+    Raises:
+        UserError: If the file cannot be read, or has no rows, or a gap.
+    """
+    try:
+        table = pd.read_csv(path, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--configurations {path}: not a table ({error})") from None
+    if table.empty or table.isna().to_numpy().any():
+        raise UserError(
+            f"--configurations {path}: give one row or more, with a value for every column"
+        )
+    columns: dict[str, Any] = {}
+    for heading in map(str, table.columns):
+        mark, colon, name = heading.rpartition(":")
+        if (colon and mark != "static") or not name.isidentifier():
+            raise UserError(
+                f"--configurations {path}: {heading!r} is no name; write one like width_scale or "
+                "static:width"
+            )
+        values = table[heading].tolist()
+        columns[name] = static(*values) if colon else values
+    return together(**columns)
 
 
 def _values(text: str, parts: list[str]) -> tuple[Value, ...]:
