@@ -21,8 +21,9 @@ from implicit_accel.user_module import run_file
 
 expand_models: Any = run_file(Path(__file__).parent / "examples/expand_models.py", "")
 
-STEPS = 200
-DEPTHS = {"cnn": (2, 3), "mlp": (2, 3)}
+STEPS = dict.fromkeys(("cnn", "resnet", "transformer"), 100)
+"""Where a step takes long; 200 otherwise."""
+DEPTHS = {"mlp": (2, 3)}
 OPTIMIZERS = {
     "gradient descent": Optimizer("sgd"),
     "momentum": Optimizer("momentum"),
@@ -35,7 +36,8 @@ def main() -> None:
     rows, chosen = [], sys.argv[1:] or list(expand_models.WHERE)
     for name in chosen:
         report = expand_report(
-            getattr(expand_models, name)(), expand_models.WHERE[name], num_steps=STEPS,
+            getattr(expand_models, name)(), expand_models.WHERE[name],
+            num_steps=STEPS.get(name, 200),
             optimizers=tuple(OPTIMIZERS.values()), depths=DEPTHS.get(name, (2,)),
             folder=Path("outputs/expansions") / name, progress=progress_bar,
         )  # fmt: skip

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 
-from implicit_accel.claims.effects import Effect
 from implicit_accel.plotting import COLOURS, few_ticks
 
 # What `label_end` writes.
@@ -175,41 +174,5 @@ def draw_dots(
     ax.set_xscale("log")
     ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel(xlabel)
-    few_ticks(ax.xaxis)
-
-
-def draw_ratios(
-    ax: Axes, rows: Sequence[tuple[str, Effect, str]], *, xlabel: str, left: str, right: str
-) -> None:
-    """Ratios with their intervals, a row each, about a line at 1; a logarithmic axis.
-
-    Args:
-        ax: Where.
-        rows: (label, effect, colour); an effect without a value has its note in its place.
-        xlabel: What the ratios are.
-        left: What a ratio below 1 means, in a word or two.
-        right: One above 1.
-    """
-    ax.axvline(1, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.set_xscale("log")
-    shown = [0.98, 1.02]  # room for the words at both sides
-    for place, (_, effect, colour) in enumerate(rows):
-        if not (np.isfinite(effect.value) and effect.value > 0):
-            ax.annotate(effect.note or "no value", (1, place), xytext=(4, 0), fontsize=7,
-                        textcoords="offset points", va="center", color=colour)  # fmt: skip
-            continue
-        ends = [end for end in (effect.low, effect.high) if np.isfinite(end) and end > 0]
-        ax.plot(effect.value, place, "o", color=colour, markersize=5)
-        if len(ends) == 2:
-            ax.hlines(place, ends[0], ends[1], color=colour, linewidth=1.8)
-        shown += [effect.value, *ends]
-    margin = (max(shown) / min(shown)) ** 0.25
-    ax.set_xlim(min(shown) / margin, max(shown) * margin)
-    ax.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
-    ax.set_ylim(len(rows) - 0.4, -1.1)
-    for words, side, shift in ((left, "right", -4), (right, "left", 4)):
-        ax.annotate(words, (1, -0.8), xytext=(shift, 0), textcoords="offset points", fontsize=8,
-                    ha=side, va="center", color="0.3")  # fmt: skip
     ax.set_xlabel(xlabel)
     few_ticks(ax.xaxis)

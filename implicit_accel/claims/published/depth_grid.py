@@ -32,12 +32,6 @@ def speed_up(results: xr.Dataset, p: int, depth: int) -> Effect:
     return compare(results, *_pair(results, p, depth))
 
 
-def slow_down(results: xr.Dataset, p: int, depth: int) -> Effect:
-    """The speed-up of depth 1 over a depth."""
-    model, base = _pair(results, p, depth)
-    return compare(results, base, model)
-
-
 def _pair(results: xr.Dataset, p: int, depth: int) -> tuple[int, int]:
     model, base = (model_number(results, loss_name=f"l{p}", depth=n) for n in (depth, 1))
     return model, base

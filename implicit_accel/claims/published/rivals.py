@@ -39,6 +39,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     LINE_SEARCH: Optimizer("line_search"),
 }
 METHODS = tuple(OPTIMIZERS)
+SMOKE = (CONSTANT, *WARMUPS.values(), "Nesterov", LINE_SEARCH)
+"""At the smoke scale, where compiling every method would take minutes."""
 
 # Of exact steps along the gradient.
 SHARES_OF_STEP = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -131,10 +133,11 @@ def train(
             losses=(Loss(p),), num_seeds=context.pick(2, 20 if p == 2 else 6, 20),
             num_steps=context.pick(300, 20_000, 200_000),
         )  # fmt: skip
-        searched = tuple(OPTIMIZERS[m] for m in METHODS if m != LINE_SEARCH)
+        methods = context.pick(SMOKE, METHODS, METHODS)
+        searched = tuple(OPTIMIZERS[m] for m in methods if m != LINE_SEARCH)
         config = replace(base, depths=(1, 2), optimizers=searched)
         search = {"best_by": "stable", "tolerance": TOLERANCE}
-        cells |= _cells(p, METHODS, context.tuned(problem, config, **search))
+        cells |= _cells(p, methods, context.tuned(problem, config, **search))
         deeper = replace(base, depths=(3,))
         cells |= _cells(p, (CONSTANT,), context.tuned(problem, deeper, **search))
         line_search = replace(
