@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from implicit_accel.errors import UserError
+from implicit_accel.intervals import Interval
 from implicit_accel.results import (
     STEPS,
     by_model,
@@ -21,10 +22,12 @@ from implicit_accel.results import (
     varying,
 )
 from implicit_accel.statistics import (
+    Chosen,
     at_best,
     best_learning_rates,
     final_excess,
     ratio_of_medians,
+    speed_up,
     summarise,
     valid_steps,
 )
@@ -77,15 +80,16 @@ def compare(
         A row per sweep and model: ``run``, its name; the columns of `summarise`; and
         ``over_first``, with ``over_first_low`` and ``over_first_high``: how many times fewer steps
         (or, with ``best_by="final"``, how many times lower a final excess loss) than in the first
-        sweep that has the model, with the bootstrap interval over seeds. It is 1 in that sweep, inf
-        where the model arrives in the other one only, 0 where in the first only, NaN where in none.
+        sweep that has the model, with its interval, see `statistics.speed_up`. It is 1 in that
+        sweep, inf where the model reaches the target in the other one only, 0 where in the first
+        only, NaN where in none.
 
     Raises:
         UserError: As `summarise`, or if there is no sweep.
     """
     if not runs:
         raise UserError("nothing to compare: give at least one run")
-    first: dict[str, np.ndarray] = {}
+    first: dict[str, Chosen] = {}
     tables = []
     for name, labels in common_labels(runs).items():
         results = by_model(runs[name])
@@ -94,23 +98,33 @@ def compare(
         table["baseline"] = [common.get(base, "") for base in table["baseline"]]
         table["model"] = labels
         best = best_learning_rates(results, best_by)
-        final = best_by == "final"
-        values = (
-            final_excess(results) if final else valid_steps(results, stable=best_by == "stable")
-        )
-        for m, (label, own) in enumerate(zip(labels, at_best(best, values), strict=True)):
-            there = first.setdefault(label, own)
-            if there is own:
-                ratio = (1.0 if np.isfinite(np.median(own)) else math.nan, math.nan, math.nan)
-            else:
-                found = ratio_of_medians(there, own, least=0 if final else 1)
-                ratio = found.value, found.low, found.high
+        for m, label in enumerate(labels):
+            own = results, best, m
+            found = _over(first.setdefault(label, own), own, best_by)
+            ratio = found.value, found.low, found.high
             table.loc[m, ["over_first", "over_first_low", "over_first_high"]] = ratio
         table.insert(0, "run", name)
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
     whole.attrs = tables[0].attrs
     return whole
+
+
+def _over(first: Chosen, own: Chosen, best_by: str) -> Interval:
+    """A model of a sweep over the same one of the first sweep, see `compare`."""
+    is_final = best_by == "final"
+
+    def values(runs: xr.Dataset, best: np.ndarray, m: int) -> np.ndarray:
+        one = runs.isel(model=[m])
+        found = final_excess(one) if is_final else valid_steps(one, stable=best_by == "stable")
+        return at_best(best[[m]], found)[0]
+
+    if own is first:
+        value = 1.0 if np.isfinite(np.median(values(*own))) else math.nan
+        return Interval(value, math.nan, math.nan, math.nan)
+    if is_final:
+        return ratio_of_medians(values(*first), values(*own))
+    return speed_up(first, own, best_by=best_by)
 
 
 def of_run(table: pd.DataFrame, run: str) -> pd.DataFrame:

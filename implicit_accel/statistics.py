@@ -361,7 +361,7 @@ def summarise(
         elif best_by == "final":
             found = ratio_of_medians(final[base], final[m])
         else:
-            found = speed_up(runs, best, base, m, best_by=best_by)
+            found = speed_up((runs, best, base), (runs, best, m), best_by=best_by)
         for name, value in zip(
             ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
         ):
@@ -444,17 +444,17 @@ def at_best(
     return np.where(best[:, None] < 0, np.inf, chosen)
 
 
-def speed_up(
-    runs: xr.Dataset, best: Int[np.ndarray, " model"], base: int, m: int, *, best_by: str = "stable"
-) -> Interval:
+Chosen = tuple[xr.Dataset, Int[np.ndarray, " _model"], int]
+"""Results by model, the models' rates from `best_learning_rates`, and the number of one model."""
+
+
+def speed_up(base: Chosen, model: Chosen, *, best_by: str = "stable") -> Interval:
     """The ratio of two models' steps to the target, above 1 if the second needs fewer.
 
     Args:
-        runs: Results by model.
-        best: (model,) the learning rates to compare at, from `best_learning_rates`.
-        base: Number of the model compared with.
-        m: Number of the model.
-        best_by: The rule by which these rates were chosen.
+        base: The model compared with.
+        model: The model; of the same results or of others.
+        best_by: The rule by which the rates were chosen.
 
     Returns:
         The ratio of the medians over seeds at these rates. Its interval includes the uncertainty
@@ -463,31 +463,18 @@ def speed_up(
         model on its grid of learning rates, or on every second rate of it. Where the ratio is a
         bound, it is that of `ratio_of_medians`.
     """
-    pair = [base, m]
-    runs = runs.isel(model=pair)
-    diverged = counts_as_diverged(runs, best_by)
-    steps = valid_steps(runs)
-    if best_by == "stable":  # only stable runs count, which are those that do not count as diverged
-        steps = np.where(diverged, np.inf, steps)
-    # Runs whose initial loss is at the target take 0 steps, which count as one.
-    at_rates = ratio_of_medians(*at_best(best[pair], steps), least=1)
-    if not 0 < at_rates.value < np.inf or steps.shape[2] < 2:
+    (base_steps, base_runs), (steps, runs) = (_sampled(*own, best_by) for own in (base, model))
+    at_rates = ratio_of_medians(base_steps, steps, least=1)
+    size = min(len(base_steps), len(steps))
+    if not 0 < at_rates.value < np.inf or size < 2:
         return at_rates
-    rates = runs["learning_rate"].values
-    num_steps = float(runs.attrs["num_steps"])
-    base_runs, runs_of_model = (
-        model_runs(rates[tried], steps[i, tried], diverged[i, tried], num_steps)
-        for i, tried in enumerate(trained(runs))
-    )
-    if steps.shape[2] < MIN_SEEDS:
-        chosen = np.maximum(at_best(best[pair], steps), 1)
+    if size < MIN_SEEDS:
         of_base, of_model = (
-            np.concatenate([own, *_at_halves(model)])
-            for own, model in zip(chosen, (base_runs, runs_of_model), strict=True)
+            np.concatenate([np.maximum(at_best, 1), *_at_halves(own)])
+            for at_best, own in ((base_steps, base_runs), (steps, runs))
         )
-        pairs = _of_pairs(of_base, of_model, np.divide)
-        return Bootstrap(at_rates.value, pairs, steps.shape[2]).at()
-    interval = of_speed_up(base_runs, runs_of_model).at()
+        return Bootstrap(at_rates.value, _of_pairs(of_base, of_model, np.divide), size).at()
+    interval = of_speed_up(base_runs, runs).at()
     # The table's value is the plain ratio, the interval's the cross-fitted one.
     return replace(
         interval,
@@ -495,6 +482,21 @@ def speed_up(
         low=min(interval.low, at_rates.value),
         high=max(interval.high, at_rates.value),
     )
+
+
+def _sampled(
+    runs: xr.Dataset, best: np.ndarray, m: int, best_by: str
+) -> tuple[Float[np.ndarray, " seed"], ModelRuns]:
+    """A model's steps to the target at its best rate, and at all rates."""
+    runs = runs.isel(model=[m])
+    diverged = counts_as_diverged(runs, best_by)
+    steps = valid_steps(runs)
+    if best_by == "stable":  # only stable runs count, which are those that do not count as diverged
+        steps = np.where(diverged, np.inf, steps)
+    (tried,) = trained(runs)
+    rates, num_steps = runs["learning_rate"].values[tried], float(runs.attrs["num_steps"])
+    (at_rate,) = at_best(best[[m]], steps)
+    return at_rate, model_runs(rates, steps[0, tried], diverged[0, tried], num_steps)
 
 
 def _at_halves(model: ModelRuns) -> list[Float[np.ndarray, " seed"]]:

@@ -53,6 +53,17 @@ def test_models_are_matched_by_what_differs_within_runs(pair):
     assert differences(pair).T.to_dict("list") == {"optimizer": ["sgd", "adam"]}
 
 
+def test_the_range_over_another_run_holds_both_halves_of_the_grid_of_rates():
+    """The other run's best rate is in one half: on the other half it needs 90 steps."""
+    rates = np.array([[[100] * 3] * 6])
+    steps = np.where(np.arange(6)[None, :, None] == 2, 50, 90) * np.ones((1, 1, 3))
+    low = np.full((1, 6, 3), 0.05)
+    a, b = (made(own, low, depths=(1,)) for own in (rates, steps))
+    row = compare({"a": a, "b": b}).iloc[1]
+    found = row[["over_first", "over_first_low", "over_first_high"]].tolist()
+    np.testing.assert_allclose(found, [2, 100 / 90, 2])
+
+
 def test_a_run_s_rows_are_its_own_summary(pair):
     table = compare(pair)
     for name, results in pair.items():

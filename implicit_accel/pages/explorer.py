@@ -328,7 +328,8 @@ class _Runs:
                     steps = at_best(best, valid_steps(at_target))
                     ratio = ratio_of_medians(steps[base], steps[m], least=1)
                 else:
-                    ratio = speed_up(at_target, best, base, m, best_by=best_by)
+                    pair = ((at_target, best, n) for n in (base, m))
+                    ratio = speed_up(*pair, best_by=best_by)
                 found[m] = ratio.value, ratio.low, ratio.high
         return found
 
