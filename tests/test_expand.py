@@ -10,7 +10,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import examples
+from marks import examples, param
 
 import implicit_accel as ia
 from implicit_accel.expand import (
@@ -245,7 +245,9 @@ def test_bad_requests_are_explained(arguments, message):
         expand(params, **{"where": "W", **arguments})
 
 
-@pytest.mark.parametrize("name", list(expand_models.WHERE))
+@pytest.mark.parametrize(
+    "name", [param(n, nightly=n in ("cnn", "resnet", "transformer")) for n in expand_models.WHERE]
+)
 def test_six_models_compute_what_they_did_through_training(name):
     """Gradients are those of the original by the chain rule, dA = G Bᵀ and dB = Aᵀ G."""
     task, where = getattr(expand_models, name)(), expand_models.WHERE[name]

@@ -26,6 +26,7 @@ from implicit_accel.expansion import (
 from implicit_accel.expansion_plots import plot_expansion
 from implicit_accel.experiments.user_task import load_task
 from implicit_accel.intervals import Interval
+from implicit_accel.results import by_model
 from implicit_accel.tasks.loss_task import call
 
 TASK = """
@@ -168,11 +169,14 @@ def test_a_control_that_is_as_fast_removes_a_gain():
 
 def test_a_control_that_never_gets_there_removes_no_gain(task):
     """Planted steps, in results of real runs: what does not reach the target decides nothing."""
-    report = ia.expand_report(
-        task, "first", num_steps=60, num_seeds=2, tolerance=0.5, target=0.5, halves=False
-    )
-    settings, results = Settings("first"), report.runs["sgd", 1]
+    settings = Settings("first")
     controls = list(settings.controls(60))
+    results = by_model(ia.sweep(
+        variant_task(task, settings, 60), num_steps=60, target=0.5,
+        axes={"variant": ia.static(ORIGINAL, "depth 2", *controls), "learning_rate": [0.05, 0.1],
+              "seed": [0, 1]},
+        optimizer=variant_optimizer(ia.Optimizer("sgd"), settings, 60),
+    ))  # fmt: skip
     names = results["variant"].values.tolist()
 
     def answer_of(**planted):
@@ -242,6 +246,7 @@ def test_a_report_s_steps_are_those_of_runs_by_hand(task, tmp_path):
     assert len(plot_expansion(report, title="small").axes) == 2
 
 
+@pytest.mark.nightly
 def test_targets_are_the_original_s_loss_halfway(task):
     report = ia.expand_report(task, "last", num_steps=20, num_seeds=1, tolerance=0.5, halves=False)
     targets = report.table["target"].to_numpy(float)
@@ -271,12 +276,13 @@ def test_what_cannot_be_reported_is_explained(task):
 def test_the_command_answers_and_refuses(tmp_path):
     file = tmp_path / "my_model.py"
     file.write_text(TASK)
+    # A target that is reached at once: the search for rates ends soon.
     flags = ["--task", f"{file}:task", "--where", "first", "--num_steps", "30", "--num_seeds", "1",
-             "--output_dir", str(tmp_path / "out"), "--formats", "png"]  # fmt: skip
+             "--target", "4", "--output_dir", str(tmp_path / "o"), "--formats", "png"]  # fmt: skip
     result = program("expand", *flags)
     assert result.returncode == 0, result.stderr
     assert "→ depth 2, sgd: " in result.stdout
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"answer.txt", "expand.csv", "expand.png"} <= written
     for change, message in (
         (["--where", "x"], "matches none of the parameters: first, last"),
@@ -290,6 +296,7 @@ def test_the_command_answers_and_refuses(tmp_path):
         assert len(bad.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.nightly
 def test_models_with_functions_in_them_are_reported(rng):
     eqx: Any = pytest.importorskip("equinox")
     X = rng.standard_normal((16, 3)).astype(np.float32)
