@@ -413,6 +413,17 @@ def test_bad_tasks_are_refused(changes, words):
         sweep_it()
 
 
+def test_a_comparison_shows_that_optimizers_differ():
+    task = ia.from_loss(lambda w, _: jnp.sum(w**2), init=lambda: jnp.ones(2), data=np.zeros(1))
+    optimizers = {"a": ia.Optimizer("sgd"), "b": ia.Optimizer("momentum", (("momentum", 0.5),))}
+    runs = {
+        name: ia.sweep(task, axes={"learning_rate": [0.1]}, optimizer=optimizer, num_steps=2)
+        for name, optimizer in optimizers.items()
+    }
+    found = ia.differences(runs)
+    assert found.loc["optimizer"].tolist() == ["sgd", "momentum, momentum=0.5"]
+
+
 # --- from the shell ------------------------------------------------------------------------------
 
 SHORT = ("--num_steps", 20, "--learning_rates", "0.01,0.1", "--num_seeds", 2)

@@ -10,7 +10,7 @@ import implicit_accel
 
 PROGRAMS = {
     "sweep": "train a model over a whole grid at once, and compare how fast it trains",
-    "predict": "what theory says of a sweep, before any training",
+    "predict": "before any training: what theory says of a sweep, or a task's largest stable rates",
     "reproduce": "test the claims of the literature, each by an experiment that judges itself",
     "expand": "should a layer of a model of your own be over-parameterised?",
     "plot": "redraw the figures of a finished run",

@@ -788,6 +788,9 @@ class TaskSweep(Experiment):
             "precision": self.precision,
             "is_optimum_known": int(known),
         }
+        if isinstance(self._given_optimizer, Optimizer):
+            given = self._given_optimizer
+            attributes["optimizer"] = ", ".join(filter(None, (given.name, given.settings_text)))
         if self.is_stochastic:
             attributes["evaluated"] = f"on all {self.task.num_rows:,} rows without randomness, " + (
                 f"every {self._epoch_steps:,} steps" if self._epoch_steps > 1 else "now and then"
