@@ -21,7 +21,7 @@ from implicit_accel.user_module import run_file
 
 expand_models: Any = run_file(Path(__file__).parent / "examples/expand_models.py", "")
 
-STEPS = dict.fromkeys(("cnn", "resnet", "transformer"), 100)
+STEPS: dict[str, int] = dict.fromkeys(("cnn", "resnet", "transformer"), 100)
 """Where a step takes long; 200 otherwise."""
 DEPTHS = {"mlp": (2, 3)}
 OPTIMIZERS = {

@@ -13,6 +13,7 @@ print(ia.summarise(runs))
 
 import warnings as _warnings
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from implicit_accel import images, linear, observables
@@ -84,13 +85,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _Any:
-    """Names of `linear` and `images` that were here before."""
-    for space in (linear, images):
-        if name in space.__all__:
-            where = f"{space.__name__}.{name}"
-            _warnings.warn(
-                f"implicit_accel.{name} is now {where}", DeprecationWarning, stacklevel=2
-            )
-            return getattr(space, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _TYPE_CHECKING:  # with it a type checker would take any name for one of the module's
+
+    def __getattr__(name: str) -> _Any:
+        """Names of `linear` and `images` that were here before."""
+        for space in (linear, images):
+            if name in space.__all__:
+                where = f"{space.__name__}.{name}"
+                _warnings.warn(
+                    f"implicit_accel.{name} is now {where}", DeprecationWarning, stacklevel=2
+                )
+                return getattr(space, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

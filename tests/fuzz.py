@@ -559,13 +559,18 @@ def make_axis(rng: Random) -> str:
     )
     while "#" in form and rng.random() < 0.9:
         form = form.replace("#", digits(rng), 1)
-    return name + (form if name and rng.random() < 0.5 else text("=", ":", "log", "x", form)(rng))
+    return name + (
+        form if name and rng.random() < 0.5 else text("=", ":", "log", "uniform:", "x", form)(rng)
+    )
 
 
 def read_axis_flag(item: str) -> None:
     name, found = parse_axis(item)
     assert name.isidentifier()
     parts = item.partition("=")[2].split(":")
+    if isinstance(found, ia.uniform | ia.log_uniform):
+        assert found.low < found.high
+        return
     if isinstance(found, ia.static):
         found, parts = found.values, parts[1:]
     is_range = parts[0].strip() == "log" and isinstance(found[0], float)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -109,7 +110,7 @@ def test_axes_are_read(text, name, values):
         return
     found = parse_axis(text)
     assert found == (name, values)
-    listed = [v.values if isinstance(v, ia.static) else v for v in (found[1], values)]
+    listed: list[Any] = [v.values if isinstance(v, ia.static) else v for v in (found[1], values)]
     assert [type(value) for value in listed[0]] == [type(value) for value in listed[1]]
 
 

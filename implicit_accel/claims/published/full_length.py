@@ -75,7 +75,8 @@ RATES_CAVEAT = (
     "horizon were left out (0.5 for AdaGrad, at which it diverges; 5e-3 for AdaDelta). One layer "
     "has the rates 1e-3 and 2e-3, of which only the first is in the paper's grid, and its rivals "
     "(0.1 and 1e-2) a single one each. Whether a higher one is better was not tried at this "
-    "length. Searched over 20,000 steps, one layer's best rate is a fifth higher than 2e-3."
+    "length. Searched over 20,000 steps, one layer's best rate is a fifth higher than 2e-3. Its "
+    "warm-up has 5e-3 and 1e-2, about the best rate of 20,000 steps and half of it."
 )
 """A caveat of every claim that uses these runs."""
 
