@@ -202,7 +202,7 @@ def _texts(
         short = f"{len(values)}, from {values[0]} to {values[-1]}"
         alike = [other for other in columns if len(other) == len(key)]
         first = next((i for i, own in enumerate(zip(*alike, strict=True)) if len({*own}) > 1), 0)
-        return [short, f"{short}, number {first + 1}: {values[first]}", listed, quoted]
+        return [short, f"{short}; value {first + 1} is {values[first]}", listed, quoted]
 
     return first_unique({key: forms(key) for key in columns})
 

@@ -394,7 +394,7 @@ def test_many_values_of_which_one_differs_are_shown_to_differ():
     }
     row = differences({n: runs[n] for n in "ab"}).loc["learning_rate"].tolist()
     assert row == [
-        "9, from 0.001 to 1, number 5: 0.03162", "9, from 0.001 to 1, number 5: 0.05",
+        "9, from 0.001 to 1; value 5 is 0.03162", "9, from 0.001 to 1; value 5 is 0.05",
     ]  # fmt: skip
     assert len(set(differences(runs).loc["learning_rate"])) == 3
     assert differences({"a": runs["a"], "again": runs["a"]}).empty

@@ -189,10 +189,11 @@ def print_stable_rates(table: pd.DataFrame, title: str, console: Console) -> Non
             as_text(row["lanczos_rate"]), f"{bound}{rate}", ends, f"{cost:,}",
         )  # fmt: skip
     shown.caption = (
-        "Stable: the loss does not blow up, and falls at least half as far as at the best rate. "
+        "Stable: the loss does not blow up, and falls at least half as far as at the best rate; a "
+        "sweep's stable runs must also be at or below the target at the last step. "
         "Medians over seeds. At the start one step raises the loss above the critical rate; the "
-        "Lanczos rate is the optimizer's threshold over the sharpness. Longer trainings may need a "
-        "smaller rate. Gradients count a Hessian product as two."
+        "Lanczos rate is the optimizer's threshold over the sharpness. Over more steps it may be "
+        "another one. Gradients count a Hessian product as two."
     )
     console.print(shown)
 
