@@ -378,7 +378,7 @@ class SweepConfig:
     target: Target = setting(
         "10%",
         "Excess loss (above the optimum) that a run is to reach: a number like 1e-5, or a "
-        "share like 10% of the excess loss of predicting zero, the labels' mean. A task of your own "
+        "share like 10% of the excess loss of predicting zero, the mean label. A task of your own "
         "has none unless it is given, and takes no share.",
         heading="Results",
         parse=Target.parse,
