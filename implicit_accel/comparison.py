@@ -22,14 +22,14 @@ from implicit_accel.results import (
     varying,
 )
 from implicit_accel.statistics import (
-    Chosen,
+    Sampled,
     at_best,
     best_learning_rates,
     final_excess,
     ratio_of_medians,
+    sampled,
     speed_up,
     summarise,
-    valid_steps,
 )
 
 # As many values of a setting are listed; of more there are their number and range.
@@ -89,7 +89,7 @@ def compare(
     """
     if not runs:
         raise UserError("nothing to compare: give at least one run")
-    first: dict[str, Chosen] = {}
+    first: dict[str, Sampled | np.ndarray] = {}
     tables = []
     for name, labels in common_labels(runs).items():
         results = by_model(runs[name])
@@ -98,9 +98,13 @@ def compare(
         table["baseline"] = [common.get(base, "") for base in table["baseline"]]
         table["model"] = labels
         best = best_learning_rates(results, best_by)
-        for m, label in enumerate(labels):
-            own = results, best, m
-            found = _over(first.setdefault(label, own), own, best_by)
+        # Steps, or final losses: what the rule's ratio is of.
+        if best_by == "final":
+            sides = list(at_best(best, final_excess(results)))
+        else:
+            sides = sampled(results, best, best_by)
+        for m, (label, own) in enumerate(zip(labels, sides, strict=True)):
+            found = _over(first.setdefault(label, own), own)
             ratio = found.value, found.low, found.high
             table.loc[m, ["over_first", "over_first_low", "over_first_high"]] = ratio
         table.insert(0, "run", name)
@@ -110,21 +114,15 @@ def compare(
     return whole
 
 
-def _over(first: Chosen, own: Chosen, best_by: str) -> Interval:
-    """A model of a sweep over the same one of the first sweep, see `compare`."""
-    is_final = best_by == "final"
-
-    def values(runs: xr.Dataset, best: np.ndarray, m: int) -> np.ndarray:
-        one = runs.isel(model=[m])
-        found = final_excess(one) if is_final else valid_steps(one, stable=best_by == "stable")
-        return at_best(best[[m]], found)[0]
-
+def _over(first: Sampled | np.ndarray, own: Sampled | np.ndarray) -> Interval:
+    """A model over the same one of the first sweep: of steps, or of final losses."""
     if own is first:
-        value = 1.0 if np.isfinite(np.median(values(*own))) else math.nan
+        values = own.at_best if isinstance(own, Sampled) else own
+        value = 1.0 if np.isfinite(np.median(values)) else math.nan
         return Interval(value, math.nan, math.nan, math.nan)
-    if is_final:
-        return ratio_of_medians(values(*first), values(*own))
-    return speed_up(first, own, best_by=best_by)
+    if isinstance(first, Sampled) and isinstance(own, Sampled):
+        return speed_up(first, own)
+    return ratio_of_medians(np.asarray(first), np.asarray(own))
 
 
 def of_run(table: pd.DataFrame, run: str) -> pd.DataFrame:

@@ -22,7 +22,6 @@ import optax
 import pandas as pd
 import xarray as xr
 
-from implicit_accel.engine.chunks import Timing
 from implicit_accel.errors import UserError
 from implicit_accel.expand import Where, collapse, expand, matching_paths, path_of
 from implicit_accel.files import load_json, save_json
@@ -429,8 +428,7 @@ class _Experiment:
 
     def _timed(self, variant: str, steps: int, target: float) -> float:
         grid = self._grid((variant,), (1e-6,), target, num_steps=steps)
-        timing: Timing = run(grid, progress=False).ia.timing
-        return timing.train_seconds
+        return run(grid, progress=False).ia.timing.train_seconds
 
     def _search(
         self, name: str, variants: tuple[str, ...], searched: auto, target: float | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -338,6 +338,7 @@ def summarise(
     else:
         touched = None
 
+    own = sampled(runs, best, best_by)
     rows = []
     for m, (b, base) in enumerate(zip(best, bases, strict=True)):
         row: dict[str, object] = {"model": labels[m], **{n: runs[n].values[m] for n in names}}
@@ -361,7 +362,7 @@ def summarise(
         elif best_by == "final":
             found = ratio_of_medians(final[base], final[m])
         else:
-            found = speed_up((runs, best, base), (runs, best, m), best_by=best_by)
+            found = speed_up(own[base], own[m])
         for name, value in zip(
             ("", "_low", "_high"), (found.value, found.low, found.high), strict=True
         ):
@@ -444,37 +445,65 @@ def at_best(
     return np.where(best[:, None] < 0, np.inf, chosen)
 
 
-Chosen = tuple[xr.Dataset, Int[np.ndarray, " _model"], int]
-"""Results by model, the models' rates from `best_learning_rates`, and the number of one model."""
+class Sampled(NamedTuple):
+    """A model's steps to the target, for a comparison.
+
+    Attributes:
+        at_best: (seed,) at its best learning rate; inf where a run misses the target or does not
+            count.
+        runs: At all of its learning rates.
+    """
+
+    at_best: Float[np.ndarray, " seed"]
+    runs: ModelRuns
 
 
-def speed_up(base: Chosen, model: Chosen, *, best_by: str = "stable") -> Interval:
+def sampled(runs: xr.Dataset, best: Int[np.ndarray, " model"], best_by: str) -> list[Sampled]:
+    """Each model's steps to the target.
+
+    Args:
+        runs: Results by model.
+        best: (model,) the learning rates to compare at, from `best_learning_rates`.
+        best_by: The rule by which these rates were chosen.
+    """
+    diverged = counts_as_diverged(runs, best_by)
+    steps = valid_steps(runs)
+    if best_by == "stable":  # only stable runs count, which are those that do not count as diverged
+        steps = np.where(diverged, np.inf, steps)
+    rates, num_steps = runs["learning_rate"].values, float(runs.attrs["num_steps"])
+    return [
+        Sampled(at_rate, model_runs(rates[tried], own[tried], lost[tried], num_steps))
+        for at_rate, own, lost, tried in zip(
+            at_best(best, steps), steps, diverged, trained(runs), strict=True
+        )
+    ]
+
+
+def speed_up(base: Sampled, model: Sampled) -> Interval:
     """The ratio of two models' steps to the target, above 1 if the second needs fewer.
 
     Args:
-        base: The model compared with.
+        base: The model compared with, from `sampled`.
         model: The model; of the same results or of others.
-        best_by: The rule by which the rates were chosen.
 
     Returns:
-        The ratio of the medians over seeds at these rates. Its interval includes the uncertainty
-        from the choice of the rates and from the grid's resolution (`intervals.of_speed_up`). With
-        fewer than `intervals.MIN_SEEDS` seeds it is the range of the ratios of pairs of seeds, each
-        model on its grid of learning rates, or on every second rate of it. Where the ratio is a
-        bound, it is that of `ratio_of_medians`.
+        The ratio of the medians over seeds at their best rates. Its interval includes the
+        uncertainty from the choice of the rates and from the grid's resolution
+        (`intervals.of_speed_up`). With fewer than `intervals.MIN_SEEDS` seeds it is the range of
+        the ratios of pairs of seeds, each model on its grid of learning rates, or on every second
+        rate of it. Where the ratio is a bound, it is that of `ratio_of_medians`.
     """
-    (base_steps, base_runs), (steps, runs) = (_sampled(*own, best_by) for own in (base, model))
-    at_rates = ratio_of_medians(base_steps, steps, least=1)
-    size = min(len(base_steps), len(steps))
+    at_rates = ratio_of_medians(base.at_best, model.at_best, least=1)
+    size = min(len(base.at_best), len(model.at_best))
     if not 0 < at_rates.value < np.inf or size < 2:
         return at_rates
     if size < MIN_SEEDS:
         of_base, of_model = (
-            np.concatenate([np.maximum(at_best, 1), *_at_halves(own)])
-            for at_best, own in ((base_steps, base_runs), (steps, runs))
+            np.concatenate([np.maximum(own.at_best, 1), *_at_halves(own.runs)])
+            for own in (base, model)
         )
         return Bootstrap(at_rates.value, _of_pairs(of_base, of_model, np.divide), size).at()
-    interval = of_speed_up(base_runs, runs).at()
+    interval = of_speed_up(base.runs, model.runs).at()
     # The table's value is the plain ratio, the interval's the cross-fitted one.
     return replace(
         interval,
@@ -482,21 +511,6 @@ def speed_up(base: Chosen, model: Chosen, *, best_by: str = "stable") -> Interva
         low=min(interval.low, at_rates.value),
         high=max(interval.high, at_rates.value),
     )
-
-
-def _sampled(
-    runs: xr.Dataset, best: np.ndarray, m: int, best_by: str
-) -> tuple[Float[np.ndarray, " seed"], ModelRuns]:
-    """A model's steps to the target at its best rate, and at all rates."""
-    runs = runs.isel(model=[m])
-    diverged = counts_as_diverged(runs, best_by)
-    steps = valid_steps(runs)
-    if best_by == "stable":  # only stable runs count, which are those that do not count as diverged
-        steps = np.where(diverged, np.inf, steps)
-    (tried,) = trained(runs)
-    rates, num_steps = runs["learning_rate"].values[tried], float(runs.attrs["num_steps"])
-    (at_rate,) = at_best(best[[m]], steps)
-    return at_rate, model_runs(rates, steps[0, tried], diverged[0, tried], num_steps)
 
 
 def _at_halves(model: ModelRuns) -> list[Float[np.ndarray, " seed"]]:

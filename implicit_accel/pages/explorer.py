@@ -50,6 +50,7 @@ from implicit_accel.statistics import (
     final_excess,
     ratio_of_medians,
     resolved,
+    sampled,
     speed_up,
     summarise,
     valid_steps,
@@ -322,14 +323,14 @@ class _Runs:
     def _compared(self, at_target: xr.Dataset, best: np.ndarray, best_by: str) -> np.ndarray:
         """(model, 3) speed-ups over the baselines, with the ends of their intervals, or NaN."""
         found = np.full((len(best), 3), np.nan)
+        own = sampled(at_target, best, best_by)
         for m, base in enumerate(self.bases):
             if base is not None and base != m:
                 if best_by == "final":  # not by steps: these rates, and no choice among them
                     steps = at_best(best, valid_steps(at_target))
                     ratio = ratio_of_medians(steps[base], steps[m], least=1)
                 else:
-                    pair = ((at_target, best, n) for n in (base, m))
-                    ratio = speed_up(*pair, best_by=best_by)
+                    ratio = speed_up(own[base], own[m])
                 found[m] = ratio.value, ratio.low, ratio.high
         return found
 
