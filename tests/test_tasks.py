@@ -456,6 +456,8 @@ def test_the_program_trains_a_task_out_of_a_file(tmp_path):
         (("--task", f"{EXAMPLE}:task", "--target", "10%"), ("excess loss like 1e-3",)),
         (("--batch_size", "3"), ("goes with --task",)),
         (("--metric", "accuracy:1"), ("goes with --task",)),
+        (("--draws", "3"), ("--draws goes with --task",)),
+        (("--configurations", "runs.csv"), ("--configurations goes with --task",)),
         (("--task", f"{EXAMPLE}:task", "--metric", "accuracy:1"), ("give the value to reach",)),
         (
             ("--task", f"{EXAMPLE}:task", "--metric", "accuracy", "--target", "0.9"),

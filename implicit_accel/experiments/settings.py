@@ -325,7 +325,7 @@ def build(console: Console) -> Asked:
     """
     if TASK.value is not None:
         return _build_task(TASK.value)
-    for holder in (AXES, BATCH_SIZE, TASK_OPTIMIZER, METRIC):
+    for holder in (AXES, DRAWS, CONFIGURATIONS, BATCH_SIZE, TASK_OPTIMIZER, METRIC):
         if flags.FLAGS[holder.name].present:
             raise UserError(f"--{holder.name} goes with --task")
     config = SweepConfig(**read(fields_of(SweepConfig), given()))
